@@ -1,0 +1,102 @@
+# np: build, test, measure. `make help` lists the targets.
+#
+# V picks a variant of the C library: release (default), san (ASan + UBSan),
+# tsan, fuzz. Each has its own folder under build/.
+V ?= release
+BUILD := build/$(V)
+MARCH ?= $(if $(filter x86_64,$(shell uname -m)),-march=x86-64-v3,)
+SEED ?=
+
+WARN := -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Werror
+CPPFLAGS := -Icsrc -Icsrc/include -D_GNU_SOURCE
+CFLAGS_release := -O2 -g $(MARCH) -fno-strict-aliasing -fno-plt
+CFLAGS_san := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+CFLAGS_tsan := -O1 -g -fsanitize=thread
+CFLAGS_fuzz := -O1 -g -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
+CC_release := gcc
+CC_san := clang
+CC_tsan := clang
+CC_fuzz := clang
+CC := $(CC_$(V))
+CFLAGS := -std=c11 -fPIC $(WARN) $(CFLAGS_$(V))
+LDLIBS := -lIPSec_MB -lcrypto -llz4 -lzstd -lpcap -lpthread
+
+LIB_SRC := $(sort $(wildcard csrc/base/*.c csrc/wire/*.c csrc/ip/*.c csrc/tcp/*.c csrc/codec/*.c \
+             csrc/crypto/*.c csrc/session/*.c csrc/io/*/*.c csrc/core/*.c))
+LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o)
+LIB := $(BUILD)/libnp.a
+
+# Every csrc/test/unit/test_*.c is one cmocka program; helpers are the other .c files there.
+UNIT_SRC := $(sort $(wildcard csrc/test/unit/test_*.c))
+UNIT_BIN := $(UNIT_SRC:%.c=$(BUILD)/%)
+# csrc/test/sim and csrc/test/script are one program each, made of all their .c files.
+SIM_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard csrc/test/sim/*.c)))
+SCRIPT_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard csrc/test/script/*.c)))
+# Every csrc/test/fuzz/fuzz_*.c is one libFuzzer target; its corpus is csrc/test/fuzz/corpus/NAME.
+FUZZ_SRC := $(sort $(wildcard csrc/test/fuzz/fuzz_*.c))
+FUZZ_BIN := $(FUZZ_SRC:%.c=$(BUILD)/%)
+# Every perf/bench_*.c is one benchmark program.
+BENCH_SRC := $(sort $(wildcard perf/bench_*.c))
+BENCH_BIN := $(BENCH_SRC:%.c=$(BUILD)/%)
+
+GOFLAGS_BUILD := -trimpath
+export CGO_LDFLAGS_ALLOW := -Wl,--(no-)?whole-archive
+
+.PHONY: all lib bin bpf generate demo test test-c test-go e2e test-san lint fuzz sim bench clean help
+all: bin ## build everything
+
+help: ## this list
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(BUILD)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c $< -o $@
+
+$(LIB): $(LIB_OBJ)
+	@rm -f $@
+	ar rcs $@ $(LIB_OBJ)
+lib: $(LIB) ## the C library alone
+
+$(BUILD)/csrc/test/unit/%: $(BUILD)/csrc/test/unit/%.o $(LIB)
+	$(CC) $(CFLAGS) $< $(LIB) -lcmocka $(LDLIBS) -o $@
+$(BUILD)/np-sim: $(SIM_OBJ) $(LIB)
+	$(CC) $(CFLAGS) $(SIM_OBJ) $(LIB) $(LDLIBS) -o $@
+$(BUILD)/np-script: $(SCRIPT_OBJ) $(LIB)
+	$(CC) $(CFLAGS) $(SCRIPT_OBJ) $(LIB) $(LDLIBS) -o $@
+$(BUILD)/csrc/test/fuzz/%: $(BUILD)/csrc/test/fuzz/%.o $(LIB)
+	$(CC) $(CFLAGS) -fsanitize=fuzzer $< $(LIB) $(LDLIBS) -o $@
+$(BUILD)/perf/%: $(BUILD)/perf/%.o $(LIB)
+	$(CC) $(CFLAGS) $< $(LIB) $(LDLIBS) -o $@
+
+# The XDP programs are committed as objects so that Go builds without clang;
+# lint checks that they leave no diff... when the compiler is the pinned one.
+bpf: ## compile the XDP programs again
+	$(MAKE) -C csrc/bpf
+
+generate: ## constants of errors, counters, drops and codes for Go
+	go run ./scripts/gen
+
+# go build notices neither a changed libnp.a nor changed headers outside the
+# package: a stamp header inside it does.
+STAMP := dataplane/npc/zz_stamp.h
+stamp: $(LIB)
+	@sum=$$(cat $(LIB) csrc/include/np/*.h csrc/include/np/*.def | sha256sum | cut -c1-32); \
+	line="#define NP_SOURCE_STAMP \"$$sum\""; \
+	[ "$$(cat $(STAMP) 2>/dev/null)" = "$$line" ] || printf '%s\n' "$$line" > $(STAMP)
+.PHONY: stamp
+
+bin: stamp ## npd, npctl, nppktgen into build/bin
+	@mkdir -p build/bin
+	go build $(GOFLAGS_BUILD) -o build/bin/ ./cmd/...
+
+test: test-c test-go ## everything that needs no root, NIC or huge pages
+test-c: $(UNIT_BIN) $(if $(SIM_OBJ),$(BUILD)/np-sim) $(if $(SCRIPT_OBJ),$(BUILD)/np-script)
+	@scripts/test-c.sh $(BUILD)
+test-go: stamp
+	CGO_ENABLED=0 go build ./...
+	go test ./...
+
+-include $(LIB_OBJ:.o=.d) $(SIM_OBJ:.o=.d) $(SCRIPT_OBJ:.o=.d) $(UNIT_BIN:%=%.d) $(FUZZ_BIN:%=%.d) $(BENCH_BIN:%=%.d)
+
+clean: ## remove build/
+	rm -rf build

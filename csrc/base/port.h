@@ -1,0 +1,55 @@
+/* A port: packets in and out in bursts. Each implementation (afxdp, sim; dpdk
+ * and raw later) fills one vtable; layers above ask for capabilities and never
+ * for a kind. One np_port_queue belongs to one core.
+ *
+ * Thread: the owning core for everything here; opening and closing happen on
+ * the control thread before attach and after detach. */
+#ifndef NP_BASE_PORT_H
+#define NP_BASE_PORT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/addr.h"
+#include "np/buf.h"
+#include "np/err.h"
+#include "np/info.h"
+
+#define NP_BURST 64u /* packets a stage handles at once */
+
+/* Capabilities */
+#define NP_PORT_RX_CSUM 0x1u /* L4 checksum verified on receive (NP_BUF_L4_CSUM_OK) */
+#define NP_PORT_TX_CSUM 0x2u /* port fills L4 checksums */
+#define NP_PORT_TSO 0x4u
+#define NP_PORT_SG 0x8u      /* chained buffers */
+
+struct np_port_queue;
+
+struct np_port_ops {
+  const char *name;
+  /* Up to max packets, one np_buf each with refs 1, data at the Ethernet header.
+   * Never blocks. 0 also when the port is down. */
+  uint32_t (*rx)(struct np_port_queue *q, struct np_buf **out, uint32_t max);
+  /* Takes the first n' <= n packets, keeping the caller's reference of each
+   * until it left; the caller keeps the rest. Nothing need leave before flush. */
+  uint32_t (*tx)(struct np_port_queue *q, struct np_buf **bufs, uint32_t n);
+  /* Once a turn: reclaims sent buffers, refills the receive side, kicks the kernel. */
+  void (*flush)(struct np_port_queue *q);
+  /* Descriptor an idle core may poll(2) for input, -1 when there is none. */
+  int (*fd)(struct np_port_queue *q);
+  /* True when work is pending that needs no event to find (idle would be wrong). */
+  bool (*busy)(struct np_port_queue *q);
+};
+
+struct np_port_queue {
+  const struct np_port_ops *ops;
+  uint32_t caps;
+  uint16_t iface;     /* index of the interface it belongs to */
+  uint16_t queue;     /* index on that interface */
+  uint32_t mtu_bytes; /* of the IP packet */
+  struct np_mac mac;
+  bool down;          /* set by the port itself when it finds its device gone */
+  struct np_queue_stats stats;
+};
+
+#endif

@@ -1,0 +1,129 @@
+/* What the management plane shows of a connection, a neighbor and a port. Filled on the
+ * core, read by Go. Durations in the unit their names end in; 0 is "none". */
+#ifndef NP_INFO_H
+#define NP_INFO_H
+
+#include <stdint.h>
+
+/* handle: generation 32 | core 8 | slot 24. 0 is never a handle. */
+#define NP_HANDLE_SLOT_BITS 24
+#define NP_HANDLE_CORE_BITS 8
+
+enum np_conn_state { /* RFC 9293 §3.3.2, and the two of our own */
+  NP_TCP_CLOSED,
+  NP_TCP_LISTEN,
+  NP_TCP_SYN_SENT,
+  NP_TCP_SYN_RECEIVED,
+  NP_TCP_ESTABLISHED,
+  NP_TCP_FIN_WAIT_1,
+  NP_TCP_FIN_WAIT_2,
+  NP_TCP_CLOSE_WAIT,
+  NP_TCP_CLOSING,
+  NP_TCP_LAST_ACK,
+  NP_TCP_TIME_WAIT,
+  NP_TCP_STATE_COUNT
+};
+
+enum np_session_kind {
+  NP_SESSION_NONE,
+  NP_SESSION_ECHO,
+  NP_SESSION_DISCARD,
+  NP_SESSION_NPRO,
+  NP_SESSION_KIND_COUNT
+};
+
+enum np_limited { /* what keeps the sender from sending more, as `ss -ti` says */
+  NP_LIMITED_NONE,
+  NP_LIMITED_APP,
+  NP_LIMITED_RWND,
+  NP_LIMITED_CWND
+};
+
+struct np_conn_info {
+  uint64_t handle;
+  uint64_t listener; /* handle of the listener, 0 for outgoing */
+  uint8_t local[16]; /* IPv4 as ::ffff:a.b.c.d */
+  uint8_t remote[16];
+  uint16_t local_port;
+  uint16_t remote_port;
+  uint8_t state;         /* enum np_conn_state */
+  uint8_t session_kind;  /* enum np_session_kind */
+  uint8_t session_state; /* NPRO: enum np_npro_state */
+  uint8_t aead;          /* enum np_aead, 0 none */
+  uint8_t compression;   /* enum np_compression */
+  uint8_t limited;       /* enum np_limited */
+  uint8_t core;
+  uint8_t wscale_snd;
+  uint8_t wscale_rcv;
+  uint8_t options; /* NP_CONN_OPT_* */
+  uint8_t pad0[2];
+  uint32_t mss_bytes;
+  uint32_t cwnd_bytes;
+  uint32_t ssthresh_bytes; /* UINT32_MAX: not set yet */
+  uint32_t snd_wnd_bytes;
+  uint32_t rcv_wnd_bytes;
+  uint32_t srtt_us;
+  uint32_t rttvar_us;
+  uint32_t rto_us;
+  uint32_t min_rtt_us;
+  uint32_t inflight_bytes;
+  uint32_t sacked_bytes;
+  uint32_t lost_bytes;
+  uint32_t sendq_bytes;
+  uint32_t recvq_bytes; /* handed up, not consumed */
+  uint32_t ooo_bytes;
+  uint32_t retrans_segs_total;
+  uint32_t rto_total;
+  uint32_t streams; /* NPRO streams open */
+  uint32_t pad1;
+  uint64_t created_ns; /* CLOCK_MONOTONIC */
+  uint64_t last_rx_ns;
+  uint64_t bytes_rx;
+  uint64_t bytes_tx;
+  uint64_t bytes_retrans;
+  uint64_t segs_rx;
+  uint64_t segs_tx;
+  uint64_t frames_rx; /* NPRO */
+  uint64_t frames_tx;
+  uint8_t conn_id[8]; /* NPRO connection ID, zero before the handshake ends */
+};
+
+#define NP_CONN_OPT_TIMESTAMPS 0x01u
+#define NP_CONN_OPT_SACK 0x02u
+#define NP_CONN_OPT_WSCALE 0x04u
+#define NP_CONN_OPT_OUTGOING 0x08u
+
+struct np_neigh_info {
+  uint8_t addr[16];
+  uint8_t mac[6];
+  uint16_t iface;
+  uint8_t state; /* enum np_neigh_state */
+  uint8_t pad[7];
+  uint64_t age_ns; /* since last confirmed */
+};
+
+enum np_neigh_state { /* RFC 4861 §7.3.2, used for IPv4 too */
+  NP_NEIGH_FREE,
+  NP_NEIGH_INCOMPLETE,
+  NP_NEIGH_REACHABLE,
+  NP_NEIGH_STALE,
+  NP_NEIGH_DELAY,
+  NP_NEIGH_PROBE,
+  NP_NEIGH_FAILED,
+  NP_NEIGH_STATE_COUNT
+};
+
+/* One port queue as its core sees it. Counters only grow. */
+struct np_queue_stats {
+  uint64_t rx_pkts;
+  uint64_t rx_bytes;
+  uint64_t tx_pkts;
+  uint64_t tx_bytes;
+  uint64_t rx_dropped;    /* by the kernel: ring full, too big (XDP_STATISTICS) */
+  uint64_t rx_ring_full;
+  uint64_t fill_empty;
+  uint64_t tx_invalid;
+  uint64_t wakeups;       /* system calls that woke the kernel */
+};
+
+#endif

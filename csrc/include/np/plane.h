@@ -1,0 +1,116 @@
+/* Making, running and ending the data plane: all that Go calls by cgo. None of
+ * it is on a packet's or message's way. */
+#ifndef NP_PLANE_H
+#define NP_PLANE_H
+
+#include <stdint.h>
+
+#include "np/abi.h"
+
+struct np_plane;
+
+#define NP_CORES_MAX 64u
+
+struct np_plane_config {
+  uint32_t abi_version;      /* NP_ABI_VERSION, checked */
+  uint32_t cores;            /* 1 to NP_CORES_MAX */
+  int32_t cpu[NP_CORES_MAX]; /* CPU each poll thread is pinned to; -1: not pinned */
+  uint32_t bufs_per_core;    /* default 16,384 */
+  uint32_t chunk_bytes;      /* 2,048 (MTU to 1,536) or 4,096 */
+  uint32_t loans_per_core;   /* buffers lent to Go, out of bufs_per_core; default 2,048 */
+  uint32_t cmd_ring;         /* slots, power of two; default 4,096 */
+  uint32_t event_ring;       /* default 8,192 */
+  uint64_t idle_spin_ns;     /* without work this long, sleep; UINT64_MAX: never sleep */
+  uint32_t conns_max;        /* per core */
+  uint32_t streams_max;      /* NPRO streams per core */
+  uint32_t handshake_ms;
+  uint32_t neigh_max;
+  uint8_t force_portable_crypto;
+  uint8_t huge_pages;        /* 0 no, 1 when there are, 2 must */
+  uint8_t pad[2];
+  /* TCP; 0 means default */
+  uint32_t tcp_rcv_buf_bytes;
+  uint32_t tcp_snd_buf_bytes;
+  uint32_t tcp_keepalive_idle_ms;
+  uint32_t tcp_user_timeout_ms;
+  uint32_t tcp_timewait_ms;
+  uint32_t tcp_rto_ms_min;
+  uint32_t tcp_delack_ms;
+  uint8_t tcp_nagle;
+  uint8_t tcp_no_sack;
+  uint8_t tcp_no_timestamps;
+  uint8_t tcp_no_wscale;
+  uint16_t udp_echo_port;
+  uint16_t udp_discard_port;
+  uint8_t secret[64];        /* random; wiped in the caller's copy by the caller */
+};
+
+/* Detail of a failure, filled in the same call that failed. */
+struct np_err_detail {
+  char text[192]; /* action and object, lower case: "mmap 64 MiB: Cannot allocate memory" */
+  int32_t sys;    /* errno, 0 none */
+};
+
+void np_plane_config_default(struct np_plane_config *config);
+
+/* Takes all memory, makes rings; no thread yet.
+ * Owner: caller destroys. Thread: any, one at a time per plane (all of this file).
+ * Blocks: for page faults. Return: NP_ERR_OK, NP_ERR_INVALID, NP_ERR_NOMEM, NP_ERR_SYS. */
+enum np_err np_plane_create(const struct np_plane_config *config, struct np_plane **out, struct np_err_detail *detail);
+/* Starts the poll threads: pinned, all signals blocked. */
+enum np_err np_plane_start(struct np_plane *plane, struct np_err_detail *detail);
+/* Stops and joins the threads; every connection is aborted. Idempotent. */
+void np_plane_stop(struct np_plane *plane);
+/* Frees everything; queues must have been closed. */
+void np_plane_destroy(struct np_plane *plane);
+
+/* Owner: the plane. Valid until destroy. */
+struct np_core_shared *np_plane_core(struct np_plane *plane, uint32_t core);
+const char *np_plane_crypto_engine(struct np_plane *plane);
+/* 0 ordinary pages, else bytes per huge page in use. */
+uint64_t np_plane_huge_page_bytes(struct np_plane *plane);
+
+/* AF_XDP: opens the socket of one queue on one core's memory and binds it. Not yet polled:
+ * attach with NP_CMD_PORT_ATTACH. The caller puts the fd into the XSKMAP.
+ * Errors: NP_ERR_NODEV, NP_ERR_PERM (detail names the capabilities), NP_ERR_BUSY, NP_ERR_SYS. */
+struct np_afxdp_args {
+  char ifname[16];
+  uint32_t ifindex;
+  uint32_t queue;
+  uint32_t core;
+  uint32_t ring;      /* descriptors per ring, power of two; default 2,048 */
+  uint32_t mtu_bytes;
+  uint8_t mac[6];
+  uint8_t zero_copy;  /* 0 copy, 1 zero-copy, 2 try zero-copy then copy */
+  uint8_t native;     /* bind needs the program's mode: 1 native, 0 generic */
+};
+struct np_port_queue;
+enum np_err np_plane_afxdp_open(struct np_plane *plane, const struct np_afxdp_args *args, struct np_port_queue **out,
+                                int32_t *out_fd, uint8_t *out_zero_copy, struct np_err_detail *detail);
+/* Closes a queue that is not (or no longer) attached; its buffers go back to the core's pool,
+ * so the core must be told to take them: returns them through NP_CMD_PORT_DETACH first. */
+void np_plane_afxdp_close(struct np_plane *plane, struct np_port_queue *queue);
+/* Copies a queue's statistics, the kernel's own included. Thread: any. */
+void np_plane_queue_stats(struct np_plane *plane, struct np_port_queue *queue, struct np_queue_stats *out);
+
+/* Capture. filter: tcpdump's language, compiled with libpcap; NULL or "" takes all.
+ * ring_bytes: power of two, 64 KiB to 256 MiB. */
+struct np_capture;
+struct np_capture_args {
+  const char *filter;
+  uint32_t snap_bytes;
+  uint32_t ring_bytes;
+  uint32_t dirs;     /* mask of enum np_capture_dir */
+  int32_t iface;     /* -1 all */
+  uint64_t conn;     /* handle, 0 all */
+  uint16_t listener_port; /* 0 all */
+};
+enum np_err np_capture_open(const struct np_capture_args *args, struct np_capture **out, struct np_err_detail *detail);
+/* Moves whole records into out, at most out_bytes. Return: bytes moved. One
+ * crossing for many packets. Thread: one reader per capture. Blocks: never. */
+uint32_t np_capture_read(struct np_capture *capture, void *out, uint32_t out_bytes);
+uint64_t np_capture_lost(struct np_capture *capture);
+/* After NP_CMD_CAPTURE 0 was DONE on the core. */
+void np_capture_close(struct np_capture *capture);
+
+#endif

@@ -1,0 +1,120 @@
+/* The network layer of one core: interfaces, addresses, routes, neighbors (ARP
+ * and ND as one table), ICMP and ICMPv6, UDP echo and discard, and output.
+ *
+ * Owner: one core. Thread: that core. No system call, no allocation after
+ * np_ip_init, no clock: now_ns comes in. What leaves goes to env->xmit with the
+ * Ethernet header in place. */
+#ifndef NP_IP_IP_H
+#define NP_IP_IP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/addr.h"
+#include "base/pool.h"
+#include "base/wheel.h"
+#include "np/counter.h"
+#include "np/err.h"
+#include "np/info.h"
+#include "wire/pkt.h"
+
+#define NP_IFACE_MAX 32u
+#define NP_IFACE_ADDR_MAX 16u
+#define NP_ROUTE_MAX 256u
+
+struct np_ip;
+
+struct np_ip_env {
+  struct np_pool *pool;
+  struct np_wheel *wheel;
+  struct np_counters *counters;
+  /* Sends a finished frame by interface; takes over one reference. */
+  void (*xmit)(void *ctx, uint16_t iface, struct np_buf *frame);
+  /* Tells TCP of an ICMP error for a flow of ours (local = our end). mtu_bytes
+   * is set for packet-too-big, else 0. soft: not to end a synchronised connection
+   * (RFC 5461). Return: false when no connection matches (counted as unmatched). */
+  bool (*l4_error)(void *ctx, const struct np_flow *flow, uint32_t tcp_seq, enum np_err err,
+                   bool soft, uint32_t mtu_bytes);
+  /* Called for each packet the layer drops on its own (neighbor queue, ...) before it is freed. */
+  void (*drop)(void *ctx, struct np_buf *buf, enum np_drop why);
+  void *ctx;
+};
+
+struct np_ip_config {
+  uint32_t neigh_max;          /* entries, 16 to 65,536; default 1,024 */
+  uint32_t neigh_queue_pkts;   /* packets held per unresolved neighbor, default 8 */
+  uint32_t icmp_rate_per_s;    /* errors sent per second, default 1,000 */
+  uint32_t icmp_echo_per_s;    /* echo requests answered per second, default 10,000 */
+  uint16_t udp_echo_port;      /* 0 off */
+  uint16_t udp_discard_port;   /* 0 off */
+  uint64_t seed;               /* random: hash key, IPv4 identification */
+};
+
+struct np_iface_config {
+  uint16_t vlan;      /* 0 untagged; the sub-interface's VID otherwise */
+  uint16_t port;      /* interface index handed to xmit and found in buf->iface */
+  uint32_t mtu_bytes; /* of the IP packet, 1,280 to 9,000 */
+  struct np_mac mac;
+};
+
+/* Bytes np_ip_init needs, cache-line aligned. */
+size_t np_ip_bytes(const struct np_ip_config *config);
+struct np_ip *np_ip_init(void *mem, const struct np_ip_config *config, const struct np_ip_env *env, uint64_t now_ns);
+
+/* Interfaces are named by index 0..NP_IFACE_MAX-1, chosen by the caller. The
+ * link-local IPv6 address is made from the MAC. */
+enum np_err np_ip_iface_add(struct np_ip *ip, uint16_t iface, const struct np_iface_config *config);
+enum np_err np_ip_iface_del(struct np_ip *ip, uint16_t iface);
+/* Up sends gratuitous ARP and unsolicited NA for each address; down forgets neighbors. */
+enum np_err np_ip_iface_up(struct np_ip *ip, uint16_t iface, bool up, uint64_t now_ns);
+/* prefix_bits counts in the family's own width (24 for 198.18.0.1/24). */
+enum np_err np_ip_addr_add(struct np_ip *ip, uint16_t iface, const struct np_addr *addr, uint8_t prefix_bits, uint64_t now_ns);
+enum np_err np_ip_addr_del(struct np_ip *ip, uint16_t iface, const struct np_addr *addr);
+/* Longest prefix wins. via all-zero: on link. */
+enum np_err np_ip_route_add(struct np_ip *ip, const struct np_addr *prefix, uint8_t prefix_bits, const struct np_addr *via, uint16_t iface);
+enum np_err np_ip_route_del(struct np_ip *ip, const struct np_addr *prefix, uint8_t prefix_bits);
+bool np_ip_is_local(const struct np_ip *ip, const struct np_addr *addr);
+/* The address of ours to use towards remote (RFC 6724 in small: same interface,
+ * same scope, longest match). NP_ERR_NOROUTE when there is none. */
+enum np_err np_ip_source(const struct np_ip *ip, const struct np_addr *remote, struct np_addr *out);
+
+/* Handles one parsed packet. TCP comes back to the caller; everything else is
+ * answered or dropped here.
+ * Owner: takes over pkt->buf unless it returns NP_IP_TCP.
+ * Return: NP_IP_TCP (caller's, verified to be for us), NP_IP_DONE (delivered),
+ * or NP_IP_DROP with *why set: counted nowhere yet, caller still owns the buffer. */
+enum np_ip_verdict { NP_IP_TCP, NP_IP_DONE, NP_IP_DROP };
+enum np_ip_verdict np_ip_input(struct np_ip *ip, struct np_pkt *pkt, uint64_t now_ns, enum np_drop *why);
+
+/* A connection's cached way out: valid while generation matches the layer's. Zeroed is empty. */
+struct np_path {
+  uint32_t generation;
+  uint16_t iface;
+  uint16_t mtu_bytes;
+  uint8_t link_len; /* 0: unresolved; else bytes of link[] */
+  uint8_t is_v4;
+  uint8_t link[18]; /* Ethernet header, VLAN tag included */
+  uint32_t neigh;   /* index, to keep the neighbor fresh */
+};
+
+/* Sends one L4 packet: prepends IP and Ethernet headers to buf (data at the
+ * L4 header, checksum already right or left to the port) and transmits,
+ * resolving route and neighbor when path is stale; an unresolved neighbor keeps
+ * the packet in its bounded queue.
+ * Owner: takes over one reference of buf in every case. The headers are pushed into
+ * buf's headroom: a caller that keeps the buffer (retransmission) pulls them off again itself.
+ * Return: NP_ERR_OK also when queued; NP_ERR_NOROUTE, NP_ERR_PORTDOWN (counted, freed). */
+enum np_err np_ip_output(struct np_ip *ip, struct np_buf *buf, const struct np_addr *src, const struct np_addr *dst,
+                         uint8_t proto, uint8_t tos, struct np_path *path, uint64_t now_ns);
+/* MTU towards dst and the MSS it allows; 0 without a route. */
+uint32_t np_ip_mtu(struct np_ip *ip, const struct np_addr *dst);
+/* The neighbor of path answered (new data acknowledged): RFC 4861 §7.3.1 upper-layer confirmation. */
+void np_ip_confirm(struct np_ip *ip, const struct np_path *path, uint64_t now_ns);
+
+/* Copies up to max entries from *cursor on; *cursor 0 starts, 0 afterwards ends. */
+uint32_t np_ip_neighbors(const struct np_ip *ip, uint32_t *cursor, struct np_neigh_info *out, uint32_t max, uint64_t now_ns);
+
+/* ICMP port unreachable etc. about a received packet, rate limited. Keeps no reference. */
+void np_ip_send_error(struct np_ip *ip, const struct np_pkt *about, uint8_t type, uint8_t code, uint64_t now_ns);
+
+#endif

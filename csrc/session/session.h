@@ -1,0 +1,63 @@
+/* Sessions: what is done with a stream's bytes. One per connection; echo,
+ * discard and npro today. They know streams (base/stream.h), never TCP. */
+#ifndef NP_SESSION_SESSION_H
+#define NP_SESSION_SESSION_H
+
+#include "base/pool.h"
+#include "base/ring.h"
+#include "base/stream.h"
+#include "base/wheel.h"
+#include "crypto/record.h"
+#include "np/abi.h"
+#include "np/npro.h"
+
+struct np_sessions; /* all sessions of one core */
+
+struct np_sessions_env {
+  struct np_pool *pool;
+  struct np_wheel *wheel;
+  struct np_counters *counters;
+  struct np_crypto *crypto;
+  /* Room in the event ring for n events: a session asks before it takes work that
+   * would need them, and stops reading its stream when there is none. */
+  uint32_t (*event_room)(void *ctx, uint32_t n);
+  /* Appends one event (room was asked for). ev->body's chain passes to Go. */
+  void (*event)(void *ctx, const struct np_event *ev);
+  void *ctx;
+};
+
+struct np_sessions_config {
+  uint32_t sessions_max;      /* memory is taken for all; equals TCP's conns_max */
+  uint32_t streams_max;       /* NPRO streams of the whole core; default 65,536 */
+  uint32_t handshake_ms;      /* limit from accept to keys; default 5,000 */
+  uint32_t handshake_frame_bytes; /* longest handshake frame; default 8,192 */
+  uint32_t goaway_ms;
+  uint64_t seed;
+};
+
+size_t np_sessions_bytes(const struct np_sessions_config *config);
+struct np_sessions *np_sessions_init(void *mem, const struct np_sessions_config *config,
+                                     const struct np_sessions_env *env, uint64_t now_ns);
+
+/* A session for a stream that was just accepted (or is being opened).
+ * listener: handle, goes into events. Return: NULL when none is free. */
+struct np_session *np_session_new(struct np_sessions *sessions, enum np_session_kind kind, struct np_stream *stream,
+                                  uint64_t listener, uint64_t now_ns);
+
+/* Once per turn after streams delivered: opens collected records as one batch,
+ * handles frames, seals answers as one batch, sends. now_ns is the turn's.
+ * Return: true when work is left (budget, event ring full). */
+bool np_sessions_run(struct np_sessions *sessions, uint64_t now_ns);
+
+/* Commands from Go (np/abi.h) addressed to a session. Takes over cmd's lent
+ * buffers and returns them through env (buffers back) when done.
+ * Errors: NP_ERR_STALE, NP_ERR_STATE, NP_ERR_INVALID, NP_ERR_FULL. */
+enum np_err np_sessions_command(struct np_sessions *sessions, struct np_session *session, const struct np_cmd *cmd,
+                                struct np_buf *body, uint64_t now_ns);
+
+/* Adds what only the session knows to out (kind, state, aead, streams, frames). */
+void np_session_info(const struct np_session *session, struct np_conn_info *out);
+uint32_t np_sessions_count(const struct np_sessions *sessions);
+uint32_t np_sessions_streams(const struct np_sessions *sessions);
+
+#endif

@@ -1,0 +1,123 @@
+/* TCP of one core: RFC 9293 and the extensions that README.md lists. Both
+ * roles. Streams come out of it (base/stream.h); packets and time come in.
+ *
+ * Owner: one core. Thread: that core. No system call, no allocation after
+ * np_tcp_init, no clock. Nothing goes out but through env->output; received
+ * data reaches sessions in np_tcp_flush, once per burst, never from inside
+ * np_tcp_input, so that a burst for one connection is handed up as one chain. */
+#ifndef NP_TCP_TCP_H
+#define NP_TCP_TCP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/addr.h"
+#include "base/pool.h"
+#include "base/stream.h"
+#include "base/wheel.h"
+#include "np/counter.h"
+#include "np/err.h"
+#include "np/info.h"
+#include "wire/pkt.h"
+
+struct np_tcp;
+struct np_tcp_conn;
+
+/* Room for the network layer's cached path in each connection; core asserts that
+ * struct np_path fits. TCP never looks inside. */
+#define NP_TCP_PATH_BYTES 40u
+struct np_tcp_path {
+  _Alignas(8) uint8_t opaque[NP_TCP_PATH_BYTES];
+};
+
+struct np_tcp_env {
+  struct np_pool *pool;
+  struct np_wheel *wheel;
+  struct np_counters *counters;
+  /* Sends one segment: data at the TCP header, checksum filled. Takes over one
+   * reference. Lower headers are pushed into the headroom and left there. */
+  void (*output)(void *ctx, struct np_buf *seg, const struct np_flow *flow, uint8_t tos, struct np_tcp_path *path, uint64_t now_ns);
+  /* Bytes of IP packet the way to remote carries; 0: no route. */
+  uint32_t (*mtu)(void *ctx, const struct np_addr *remote);
+  enum np_err (*source)(void *ctx, const struct np_addr *remote, struct np_addr *out);
+  /* New data was acknowledged: the neighbor is alive. */
+  void (*confirm)(void *ctx, struct np_tcp_path *path, uint64_t now_ns);
+  /* A passive connection reached ESTABLISHED. Return its session, already tied
+   * to stream, or NULL to refuse (RST). */
+  struct np_session *(*accept)(void *ctx, void *listener_ctx, struct np_stream *stream, uint64_t now_ns);
+  void *ctx;
+};
+
+struct np_tcp_config {
+  uint32_t conns_max;             /* connections, TIME-WAIT included; memory is taken for all */
+  uint32_t listeners_max;         /* default 64 */
+  uint32_t rcv_buf_bytes;         /* window offered at most per connection; default 512 KiB */
+  uint32_t snd_buf_bytes;         /* queued and unacknowledged at most; default 1 MiB */
+  uint32_t ooo_segs_max;          /* out-of-order segments held per connection; default 512 */
+  uint32_t backlog_default;       /* SYN_RECEIVED per listener before cookies; default 1,024 */
+  uint32_t rto_ms_min;            /* default 200 (RFC 6298 says 1 s; see README) */
+  uint32_t rto_ms_max;            /* default 60,000 */
+  uint32_t delack_ms;             /* default 40 */
+  uint32_t keepalive_idle_ms;     /* 0 off */
+  uint32_t keepalive_interval_ms;
+  uint32_t keepalive_probes;
+  uint32_t user_timeout_ms;       /* unacknowledged data that long ends it; default 120,000 */
+  uint32_t timewait_ms;           /* default 60,000 */
+  uint32_t syn_retries;           /* default 5 */
+  uint8_t core_index;             /* goes into handles */
+  bool nagle;                     /* default false: NPRO writes whole messages */
+  bool sack;
+  bool timestamps;
+  bool window_scaling;
+  uint8_t secret[32];             /* random: sequence numbers (RFC 6528), cookies, hash */
+};
+
+void np_tcp_config_default(struct np_tcp_config *config);
+
+size_t np_tcp_bytes(const struct np_tcp_config *config);
+struct np_tcp *np_tcp_init(void *mem, const struct np_tcp_config *config, const struct np_tcp_env *env, uint64_t now_ns);
+
+/* One segment for an address of ours; takes over pkt->buf. Counts delivered or
+ * dropped itself, exactly one of them. drop is told of each drop before the buffer is freed
+ * (for captures); set it once with np_tcp_on_drop. */
+void np_tcp_input(struct np_tcp *tcp, struct np_pkt *pkt, uint64_t now_ns);
+/* Optional stage before input: hashes flows and prefetches connections of a burst. */
+void np_tcp_prefetch(struct np_tcp *tcp, struct np_pkt *pkts, uint32_t n);
+void np_tcp_on_drop(struct np_tcp *tcp, void (*fn)(void *ctx, struct np_buf *buf, enum np_drop why), void *ctx);
+
+/* Hands received data, room and ends to sessions, then sends what is due: data,
+ * window updates, acknowledgments. Once or more per turn; cheap when idle.
+ * Return: true when something is left for another call (budget used up). */
+bool np_tcp_flush(struct np_tcp *tcp, uint64_t now_ns);
+
+/* An ICMP error for flow; see np_ip_env.l4_error. */
+bool np_tcp_error(struct np_tcp *tcp, const struct np_flow *flow, uint32_t tcp_seq, enum np_err err, bool soft, uint32_t mtu_bytes);
+
+struct np_tcp_listen {
+  struct np_addr local;  /* all zero: any address of ours, both families */
+  uint16_t port;
+  uint32_t backlog;      /* 0: default */
+  uint32_t conns_max;    /* of this listener; 0: no limit of its own */
+  bool cookies;          /* SYN cookies when the backlog is full */
+  void *ctx;             /* handed to env->accept */
+  uint64_t handle;       /* shown in np_conn_info */
+};
+enum np_err np_tcp_listen(struct np_tcp *tcp, const struct np_tcp_listen *args, uint32_t *out_listener);
+/* Connections accepted before stay. */
+enum np_err np_tcp_unlisten(struct np_tcp *tcp, uint32_t listener);
+
+/* Opens. local all zero: chosen; local_port 0: chosen (RFC 6056 algorithm 3).
+ * session is tied to the stream and told established or closed later.
+ * Errors: NP_ERR_FULL, NP_ERR_NOROUTE, NP_ERR_ADDRINUSE, NP_ERR_ADDRNOTAVAIL. */
+enum np_err np_tcp_connect(struct np_tcp *tcp, const struct np_flow *flow, struct np_session *session,
+                           uint64_t now_ns, struct np_stream **out);
+
+/* The stream a handle names; NULL when stale. */
+struct np_stream *np_tcp_stream(struct np_tcp *tcp, uint64_t handle);
+/* Copies up to max connections from *cursor on; *cursor 0 starts, 0 afterwards ends. */
+uint32_t np_tcp_connections(struct np_tcp *tcp, uint32_t *cursor, struct np_conn_info *out, uint32_t max);
+uint32_t np_tcp_conn_count(const struct np_tcp *tcp);
+/* Aborts every connection (teardown): all buffers go back. */
+void np_tcp_abort_all(struct np_tcp *tcp, uint64_t now_ns);
+
+#endif

@@ -1,0 +1,50 @@
+/* What one pass over a received packet's headers finds. Parsing checks every
+ * length before it reads, and every checksum; what it could not accept has a
+ * drop reason. */
+#ifndef NP_WIRE_PKT_H
+#define NP_WIRE_PKT_H
+
+#include <stdint.h>
+
+#include "base/addr.h"
+#include "np/buf.h"
+#include "np/counter.h"
+
+#define NP_PROTO_ICMP 1u
+#define NP_PROTO_TCP 6u
+#define NP_PROTO_UDP 17u
+#define NP_PROTO_ICMPV6 58u
+/* Our own, for what has no IP header */
+#define NP_PROTO_ARP 0x100u
+
+/* Result of np_wire_parse, one per packet of a burst (one cache line and a bit). */
+struct np_pkt {
+  struct np_buf *buf;
+  struct np_flow flow;  /* local = destination, remote = source; ports 0 when none */
+  uint16_t vlan;        /* 0 untagged, else VID 1..4094 */
+  uint16_t l4_proto;    /* NP_PROTO_* */
+  uint16_t l3_off;      /* from buf's data at the Ethernet header */
+  uint16_t l4_off;
+  uint16_t payload_off; /* first byte behind the TCP or UDP header, same base */
+  uint16_t l4_len;      /* bytes from l4_off to the end as the IP header says */
+  uint32_t hash;        /* of the flow, set by the flow lookup stage */
+  uint8_t tos;          /* DSCP and ECN */
+  uint8_t ttl;
+  uint8_t tcp_flags;
+  uint8_t link_dst;     /* enum np_link_dst */
+  struct np_mac src_mac;
+};
+
+enum np_link_dst { NP_LINK_UNICAST, NP_LINK_MULTICAST, NP_LINK_BROADCAST };
+
+#define NP_WIRE_OK NP_DROP_COUNT
+
+/* Parses Ethernet, VLAN, ARP/IPv4/IPv6 and TCP/UDP/ICMP headers of buf (data
+ * at the Ethernet header, one piece) into out. Trims Ethernet padding: buf->len
+ * becomes what the IP header says. Verifies IPv4 header and, unless
+ * NP_BUF_L4_CSUM_OK, TCP, UDP and ICMP checksums. Touches nothing past the headers
+ * except for those sums.
+ * Return: NP_WIRE_OK, or the reason to drop it. Cannot fail otherwise. */
+enum np_drop np_wire_parse(struct np_buf *buf, struct np_pkt *out);
+
+#endif

@@ -1,0 +1,391 @@
+package dataplane
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/netip"
+	"time"
+)
+
+// Handle names a connection or listener: generation, core, slot. A stale
+// handle is an error (CodeStale), never another connection. 0 is no handle.
+type Handle uint64
+
+// Core returns the index of the core that owns the handle.
+func (h Handle) Core() int { return int(h>>24) & 0xff }
+
+// SessionKind says what a listener does with its streams.
+type SessionKind uint8
+
+// Session kinds; the numbers are those of csrc/include/np/info.h.
+const (
+	SessionNone SessionKind = iota
+	SessionEcho
+	SessionDiscard
+	SessionNPRO
+)
+
+// Config is what a Plane is made from. Zero values mean defaults.
+type Config struct {
+	CPUs           []int // one core per entry; -1: not pinned
+	BuffersPerCore int
+	ChunkBytes     int // 2048 or 4096
+	LoansPerCore   int
+	MaxConns       int           // per core
+	MaxStreams     int           // NPRO streams per core
+	IdleSpin       time.Duration // negative: never sleep
+	HandshakeLimit time.Duration
+	HugePages      HugePages
+	PortableCrypto bool // libcrypto even where libipsec-mb would do
+	UDPEchoPort    uint16
+	UDPDiscardPort uint16
+	TCP            TCPConfig
+	Secret         [64]byte // random: sequence numbers, cookies, hash keys
+}
+
+// HugePages says whether memory comes from huge pages.
+type HugePages uint8
+
+// Choices for huge pages.
+const (
+	HugePagesAuto HugePages = iota // when there are any
+	HugePagesOff
+	HugePagesMust
+)
+
+// TCPConfig sets the stack's defaults; zero values mean the stack's own.
+type TCPConfig struct {
+	RcvBuf, SndBuf  int
+	KeepaliveIdle   time.Duration
+	UserTimeout     time.Duration
+	TimeWait        time.Duration
+	MinRTO          time.Duration
+	DelayedAck      time.Duration
+	Nagle           bool
+	NoSACK          bool
+	NoTimestamps    bool
+	NoWindowScaling bool
+}
+
+// Info describes a running plane.
+type Info struct {
+	Backend      string // "af_xdp", "fake"
+	CryptoEngine string // "ipsec-mb avx512", "libcrypto"
+	HugePage     uint64 // bytes per huge page in use, 0 ordinary pages
+	CPUs         []int
+}
+
+// InterfaceConfig adds a network interface by which the appliance speaks.
+type InterfaceConfig struct {
+	Name      string
+	Index     int // the kernel's ifindex
+	MAC       net.HardwareAddr
+	MTU       int
+	VLAN      uint16 // 0 untagged
+	Queues    int    // RX queues to open; queue i goes to core i modulo cores
+	ZeroCopy  ZeroCopy
+	Native    bool // the XDP program is attached in native mode
+	Addresses []netip.Prefix
+}
+
+// ZeroCopy says how AF_XDP binds.
+type ZeroCopy uint8
+
+// Choices for zero-copy.
+const (
+	ZeroCopyAuto ZeroCopy = iota // try, fall back to copy
+	ZeroCopyOff
+	ZeroCopyMust
+)
+
+// Queue is an open port queue; FD goes into the XSKMAP of the XDP program.
+type Queue struct {
+	Queue    int
+	Core     int
+	FD       int
+	ZeroCopy bool
+}
+
+// InterfaceID names an added interface, 0 to 31.
+type InterfaceID uint16
+
+// Route sends Prefix by Via (invalid Addr: on link) out of Interface.
+type Route struct {
+	Prefix    netip.Prefix
+	Via       netip.Addr
+	Interface InterfaceID
+}
+
+// ListenConfig opens a listener on every core.
+type ListenConfig struct {
+	Address  netip.AddrPort // unspecified address: any of ours
+	Kind     SessionKind
+	Backlog  int
+	MaxConns int // over all cores
+	Cookies  bool
+}
+
+// ListenerID names a listener on all cores.
+type ListenerID uint32
+
+// Event kinds; the numbers are those of csrc/include/np/abi.h.
+type EventOp uint8
+
+// Events that a core reports.
+const (
+	EventOpen      EventOp = iota + 1 // an NPRO session exists; Conn, Listener, Info
+	EventClosed                       // last event of Conn; Err says why, Code what the peer said
+	EventHandshake                    // Type, Body
+	EventMessage                      // Stream, Type, Flags, Priority, Body
+	EventReset                        // Stream, Code
+	EventSent                         // Stream, Bytes: budget of Send returns
+	EventPong                         // Body
+	EventGoAway                       // Stream: last one the peer serves
+	EventPort                         // Interface, Err
+)
+
+// Event is one thing that happened on a core. Body is valid until Release is
+// called for the event; it lies in the core's memory and must not be written.
+type Event struct {
+	Op        EventOp
+	Type      uint8 // NPRO frame type
+	Flags     uint8 // NPRO flags
+	Priority  uint8
+	Conn      Handle
+	Listener  ListenerID
+	Stream    uint32
+	Code      uint32
+	Bytes     uint32
+	Interface InterfaceID
+	Err       Code
+	At        time.Duration  // CLOCK_MONOTONIC
+	Incoming  bool           // EventOpen: accepted rather than dialled
+	Local     netip.AddrPort // EventOpen
+	Remote    netip.AddrPort // EventOpen
+	// Body is the frame body in one or more pieces, in order.
+	Body [][]byte
+	// Token is the implementation's; Release needs it.
+	Token uintptr
+}
+
+// Len returns the bytes of the event's body.
+func (e *Event) Len() int {
+	n := 0
+	for _, b := range e.Body {
+		n += len(b)
+	}
+	return n
+}
+
+// Keys is what a handshake settled; InstallKeys hands it to the session and
+// wipes the caller's copy.
+type Keys struct {
+	Rx, Tx               [32]byte
+	ConnID               [8]byte
+	AEAD                 uint8 // 1 XChaCha20-Poly1305, 2 AES-256-GCM
+	Compression          uint8 // what we send: 0 none, 1 LZ4, 2 zstd
+	CompressionRx        uint8 // mask 1<<n of what the peer may send
+	IsClient             bool
+	AllowEcho            bool // ECHO answered on the core
+	MaxFrameTx           uint32
+	MaxFrameRx           uint32
+	StreamWindowTx       uint32
+	ConnWindowTx         uint32
+	StreamWindowRx       uint32
+	ConnWindowRx         uint32
+	Heartbeat            time.Duration
+	CompressionThreshold uint32
+	CompressionLevel     int32
+	MaxStreams           uint32
+	MaxPayload           uint32
+	RekeyRecords         uint64
+	RekeyBytes           uint64
+	RekeyAfter           time.Duration
+}
+
+// Outgoing is one frame to send on an NPRO session.
+type Outgoing struct {
+	Conn     Handle
+	Stream   uint32
+	Type     uint8
+	Flags    uint8
+	Priority uint8
+	// Parts are copied into the core's memory before Send returns.
+	Parts [][]byte
+}
+
+// Core is one poll core as the control plane sees it. Read side (Poll, Wait,
+// Release): one goroutine. Everything else: any goroutine.
+type Core interface {
+	// Poll fills out and returns how many events there were; never blocks. The
+	// slices inside the events belong to the core until Release.
+	Poll(out []Event) int
+	// Wait sleeps until Poll would find something or ctx ends.
+	Wait(ctx context.Context) error
+	// Release gives the events' bodies back. Credit for EventMessage is apart.
+	Release(events []Event)
+	// Credit returns flow-control credit of a stream: body bytes the handler is done with.
+	Credit(conn Handle, stream uint32, bytes uint32) error
+	// Send queues one frame. CodeFull: no room now, wait for EventSent or retry
+	// after Wait; CodeStale: the connection is gone.
+	Send(out *Outgoing) error
+	// Handshake sends a handshake frame (type 0x10..0x12); more: another is awaited.
+	Handshake(conn Handle, frameType uint8, body []byte, more bool) error
+	// InstallKeys ends the handshake. keys is wiped.
+	InstallKeys(conn Handle, keys *Keys) error
+	Reset(conn Handle, stream uint32, code uint32) error
+	Ping(conn Handle, body []byte) error
+	Rekey(conn Handle) error
+	GoAway(conn Handle) error
+	// CloseConn says DISCONNECT with code and reason, then closes in good order.
+	CloseConn(conn Handle, code uint32, reason string) error
+	Abort(conn Handle) error
+	// Flush publishes what was queued since the last Flush and wakes the core.
+	Flush()
+}
+
+// Conn is a connection as `npctl conn` shows it; the fields are those of
+// struct np_conn_info in csrc/include/np/info.h.
+type Conn struct {
+	Handle        Handle
+	Listener      ListenerID
+	Local, Remote netip.AddrPort
+	State         string // "established", as ss prints it
+	Kind          SessionKind
+	SessionState  string
+	AEAD          uint8
+	Compression   uint8
+	Limited       string // "", "app_limited", "rwnd_limited", "cwnd_limited"
+	Core          int
+	WscaleSnd     uint8
+	WscaleRcv     uint8
+	Timestamps    bool
+	SACK          bool
+	WindowScaling bool
+	Outgoing      bool
+	MSS           uint32
+	Cwnd          uint32 // bytes
+	Ssthresh      uint32 // bytes, 0 not set
+	SndWnd        uint32
+	RcvWnd        uint32
+	SRTT          time.Duration
+	RTTVar        time.Duration
+	RTO           time.Duration
+	MinRTT        time.Duration
+	Inflight      uint32
+	Sacked        uint32
+	Lost          uint32
+	SendQ         uint32
+	RecvQ         uint32
+	OutOfOrder    uint32
+	Retrans       uint32
+	Timeouts      uint32
+	Streams       uint32
+	Created       time.Duration // CLOCK_MONOTONIC
+	LastRx        time.Duration
+	BytesRx       uint64
+	BytesTx       uint64
+	BytesRetrans  uint64
+	SegsRx        uint64
+	SegsTx        uint64
+	FramesRx      uint64
+	FramesTx      uint64
+	ConnID        [8]byte
+}
+
+// Neighbor is an entry of the ARP and ND table.
+type Neighbor struct {
+	Addr      netip.Addr
+	MAC       net.HardwareAddr
+	Interface InterfaceID
+	State     string // "reachable", "stale", ...
+	Age       time.Duration
+	Core      int
+}
+
+// QueueStats counts one port queue.
+type QueueStats struct {
+	Queue, Core                      int
+	RxPackets, RxBytes               uint64
+	TxPackets, TxBytes               uint64
+	RxDropped, RxRingFull, FillEmpty uint64
+	TxInvalid, Wakeups               uint64
+	Down                             bool
+}
+
+// CaptureConfig selects what a capture copies.
+type CaptureConfig struct {
+	Filter    string // tcpdump's language; "" takes all
+	Snap      int    // bytes of each packet, 0: all
+	Dirs      CaptureDir
+	Interface int    // InterfaceID, -1 all
+	Conn      Handle // 0 all
+	Port      uint16 // listener's port, 0 all
+	Ring      int    // bytes per core, 0: 4 MiB
+}
+
+// CaptureDir is a mask of directions.
+type CaptureDir uint8
+
+// Directions of captured packets.
+const (
+	CaptureRx CaptureDir = 1 << iota
+	CaptureTx
+	CaptureDrop
+)
+
+// Packet is one captured packet; Data is valid until the next call of Next.
+type Packet struct {
+	At        time.Duration // CLOCK_MONOTONIC
+	Interface InterfaceID
+	Core      int
+	Dir       CaptureDir
+	Drop      Drop // when Dir is CaptureDrop
+	Orig      int  // bytes on the wire
+	Data      []byte
+}
+
+// Capture yields packets until closed. One goroutine.
+type Capture interface {
+	// Next blocks until a packet is there or ctx ends.
+	Next(ctx context.Context) (Packet, error)
+	// Lost counts packets that matched but found no room.
+	Lost() uint64
+	io.Closer
+}
+
+// Plane is the data plane. Methods are safe for concurrent use unless Core
+// says otherwise. Every call that changes something returns after all cores did it.
+type Plane interface {
+	Info() Info
+	Cores() []Core
+
+	// AddInterface opens the queues and attaches them; the caller then points the XDP
+	// program at them (Queue.FD). On error nothing is left open.
+	AddInterface(ctx context.Context, cfg *InterfaceConfig) (InterfaceID, []Queue, error)
+	// DetachInterface closes the queues and marks it down (its device vanished);
+	// connections stay until they time out.
+	DetachInterface(ctx context.Context, id InterfaceID) error
+	// ReattachInterface opens the queues again after DetachInterface.
+	ReattachInterface(ctx context.Context, id InterfaceID, cfg *InterfaceConfig) ([]Queue, error)
+	AddAddress(ctx context.Context, id InterfaceID, p netip.Prefix) error
+	DelAddress(ctx context.Context, id InterfaceID, p netip.Prefix) error
+	AddRoute(ctx context.Context, r Route) error
+	DelRoute(ctx context.Context, r Route) error
+
+	Listen(ctx context.Context, cfg *ListenConfig) (ListenerID, error)
+	Unlisten(ctx context.Context, id ListenerID) error
+	// Drain refuses new connections and says GOAWAY on every NPRO session.
+	Drain(ctx context.Context) error
+
+	Counters(core int) Counters
+	QueueStats(id InterfaceID) []QueueStats
+	Connections(ctx context.Context) ([]Conn, error)
+	Neighbors(ctx context.Context) ([]Neighbor, error)
+	Capture(ctx context.Context, cfg *CaptureConfig) (Capture, error)
+
+	// Close stops the cores, aborts every connection and frees all memory. No
+	// Event or Packet may be used afterwards.
+	Close() error
+}

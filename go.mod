@@ -1,0 +1,3 @@
+module github.com/np-appliance/np
+
+go 1.26

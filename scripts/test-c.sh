@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Runs the C tests of one build folder (default build/release): unit programs, packet
+# scripts, simulation with the committed seeds. Stops at the first failure.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+build=${1:-build/release}
+ran=0
+for t in "$build"/csrc/test/unit/test_*; do
+  [[ -x $t && ! -d $t && $t != *.o && $t != *.d ]] || continue
+  log=$(mktemp)
+  if "$t" >"$log" 2>&1; then
+    printf 'ok   %s\n' "$(basename "$t")"
+  else
+    cat "$log" >&2
+    echo "FAIL $t" >&2
+    exit 1
+  fi
+  rm -f "$log"
+  ran=$((ran + 1))
+done
+if [[ -x $build/np-script ]]; then
+  "$build/np-script" csrc/test/script/*/*.pkt
+  ran=$((ran + 1))
+fi
+if [[ -x $build/np-sim ]]; then
+  "$build/np-sim" --seeds csrc/test/sim/seeds.txt
+  ran=$((ran + 1))
+fi
+((ran > 0)) || { echo "test-c: nothing to run in $build; build first" >&2; exit 1; }
+echo "test-c: $ran programs passed"
