@@ -68,8 +68,7 @@ $(BUILD)/csrc/test/fuzz/%: $(BUILD)/csrc/test/fuzz/%.o $(LIB)
 $(BUILD)/perf/%: $(BUILD)/perf/%.o $(LIB)
 	$(CC) $(CFLAGS) $< $(LIB) $(LDLIBS) -o $@
 
-# The XDP programs are committed as objects so that Go builds without clang;
-# lint checks that they leave no diff... when the compiler is the pinned one.
+# The XDP programs are committed as objects so that Go builds without clang.
 bpf: ## compile the XDP programs again
 	$(MAKE) -C csrc/bpf
 
@@ -95,6 +94,43 @@ test-c: $(UNIT_BIN) $(if $(SIM_OBJ),$(BUILD)/np-sim) $(if $(SCRIPT_OBJ),$(BUILD)
 test-go: stamp
 	CGO_ENABLED=0 go build ./...
 	go test ./...
+
+
+demo: ## two namespaces, npd in one, load from the other, ten seconds (root)
+	@scripts/bootstrap.sh
+	@$(MAKE) -s bin
+	@scripts/demo.sh
+
+e2e: bin ## namespace tests against the kernel's TCP (root)
+	@[ "$$(id -u)" = 0 ] || { echo "make e2e: needs root (network namespaces, AF_XDP)" >&2; exit 1; }
+	NP_BIN=$(CURDIR)/build/bin go test -tags e2e -count=1 -timeout 20m ./scripts/e2e/...
+
+test-san: ## C under ASan + UBSan and TSan, Go under -race
+	$(MAKE) V=san test-c
+	$(MAKE) V=tsan test-tsan
+	$(MAKE) stamp
+	go test -race ./...
+# Only what has more than one thread is worth TSan's time.
+test-tsan: $(filter %/test_ring %/test_plane %/test_core %/test_capture,$(UNIT_BIN))
+	@set -e; for t in $^; do echo "tsan $$t"; $$t >/dev/null; done
+
+lint: lib ## rules of the repository that a machine can check
+	go test -tags lint -count=1 ./scripts/lint
+
+FUZZ_TIME ?= 10
+fuzz: ## every fuzz target for FUZZ_TIME seconds (default 10)
+	$(MAKE) V=fuzz fuzz-bin
+	@scripts/fuzz.sh $(FUZZ_TIME)
+fuzz-bin: $(FUZZ_BIN)
+
+sim: $(BUILD)/np-sim ## whole stacks on a virtual clock: make sim SEED=n
+	@$(BUILD)/np-sim $(if $(SEED),--seed $(SEED),--seeds csrc/test/sim/seeds.txt)
+
+bench: bin $(BENCH_BIN) ## print the figures of perf/ (root for the veth part)
+	@perf/run.sh
+bench-bin: $(BENCH_BIN)
+
+.PHONY: test-tsan fuzz-bin bench-bin
 
 -include $(LIB_OBJ:.o=.d) $(SIM_OBJ:.o=.d) $(SCRIPT_OBJ:.o=.d) $(UNIT_BIN:%=%.d) $(FUZZ_BIN:%=%.d) $(BENCH_BIN:%=%.d)
 

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Runs every fuzz target, C and Go, for a number of seconds each (default 10).
+# What a run finds is left in build/fuzz; a new corpus entry is committed with its mend.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+seconds=${1:-10}
+work=build/fuzz
+mkdir -p "$work"
+n=0
+for src in csrc/test/fuzz/fuzz_*.c; do
+  [[ -e $src ]] || continue
+  name=$(basename "$src" .c)
+  corpus=$work/corpus/$name
+  mkdir -p "$corpus"
+  seeds=csrc/test/fuzz/corpus/${name#fuzz_}
+  [[ -d $seeds ]] || seeds=csrc/test/fuzz/corpus/$name
+  args=("$corpus")
+  [[ -d $seeds ]] && args+=("$seeds")
+  echo "fuzz $name ${seconds}s"
+  if ! "build/fuzz/csrc/test/fuzz/$name" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 \
+    -artifact_prefix="$work/$name-" "${args[@]}" >"$work/$name.log" 2>&1; then
+    tail -n 40 "$work/$name.log" >&2
+    echo "fuzz: $name found something; input in $work/$name-*" >&2
+    exit 1
+  fi
+  n=$((n + 1))
+done
+while read -r pkg fuzz; do
+  echo "fuzz $pkg $fuzz ${seconds}s"
+  if ! go test -run '^$' -fuzz "^$fuzz\$" -fuzztime "${seconds}s" "$pkg" >"$work/go.log" 2>&1; then
+    tail -n 40 "$work/go.log" >&2
+    echo "fuzz: $pkg $fuzz found something; input in the package's testdata/fuzz/$fuzz" >&2
+    exit 1
+  fi
+  n=$((n + 1))
+done < <(grep -rl --include='*_test.go' -E '^func Fuzz' . | while read -r f; do
+  grep -oE '^func Fuzz[A-Za-z0-9_]+' "$f" | while read -r _ name; do echo "$(dirname "$f") $name"; done
+done | sort -u)
+echo "fuzz: $n targets, ${seconds}s each, nothing found"
