@@ -51,6 +51,9 @@ NP_INLINE uint64_t np_load_64(const void *p) {
   memcpy(&v, p, sizeof v);
   return v;
 }
+NP_INLINE void np_store_16(void *p, uint16_t v) { memcpy(p, &v, sizeof v); }
+NP_INLINE void np_store_32(void *p, uint32_t v) { memcpy(p, &v, sizeof v); }
+NP_INLINE void np_store_64(void *p, uint64_t v) { memcpy(p, &v, sizeof v); }
 
 NP_INLINE uint32_t np_min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
 NP_INLINE uint32_t np_max_u32(uint32_t a, uint32_t b) { return a > b ? a : b; }

@@ -22,6 +22,10 @@
 #define NP_COUNT_OF(a) (sizeof(a) / sizeof((a)[0]))
 #define NP_CONTAINER_OF(p, type, member) ((type *)(void *)((char *)(p)-offsetof(type, member)))
 
+/* 64 x 64 bits and four 64-bit lanes: what the checksum and the hash are made of. */
+__extension__ typedef unsigned __int128 np_u128;
+typedef uint64_t np_v4u64 __attribute__((vector_size(32)));
+
 #if defined(__x86_64__)
 #define NP_PAUSE() __builtin_ia32_pause()
 #else

@@ -2,8 +2,9 @@
  * budget. Time comes in as an argument; nothing here reads a clock.
  *
  * Resolution NP_WHEEL_TICK_NS (1,048,576 ns, about 1 ms). Range: 4 levels of
- * 256 slots, over 50 days; longer waits are cut to that. A timer fires in the first
- * np_wheel_advance whose now_ns is at or past its due time, never before.
+ * 256 slots, over 50 days; longer waits are cut to that. Due times are rounded up
+ * to a tick: a timer fires in the first np_wheel_advance whose tick is at or past
+ * its own, so at most one tick late and never early. One set for the past fires at the next tick.
  * Thread: the owning core. */
 #ifndef NP_BASE_WHEEL_H
 #define NP_BASE_WHEEL_H
@@ -41,8 +42,11 @@ typedef void (*np_timer_fn)(void *ctx, struct np_timer *timer, uint64_t now_ns);
 struct np_wheel {
   struct np_timer *slot[NP_WHEEL_LEVELS][NP_WHEEL_SLOTS];
   uint64_t occupied[NP_WHEEL_LEVELS][NP_WHEEL_SLOTS / 64]; /* bit per non-empty slot */
-  uint64_t tick;    /* every timer due at or before it has fired */
-  uint32_t count;   /* timers set */
+  uint64_t tick;            /* every timer due at or before it has fired or is in due */
+  uint64_t floor_tick;      /* earliest tick a timer may be set to: after the running advance */
+  struct np_timer *due;     /* taken from its slot, to be fired first */
+  struct np_timer *moving;  /* taken from a higher slot, to be placed again first */
+  uint32_t count;           /* timers set */
   struct {
     np_timer_fn fn;
     void *ctx;

@@ -1,0 +1,112 @@
+#include <stdlib.h>
+
+#include "base/pool.h"
+#include "test/unit/cmocka_np.h"
+
+#define COUNT 8u
+#define CHUNK 2048u
+
+struct fixture {
+  struct np_pool pool;
+  struct np_counters counters;
+  void *mem;
+  void *stack;
+};
+
+static int setup(void **state) {
+  struct fixture *f = calloc(1, sizeof *f);
+  f->mem = aligned_alloc(CHUNK, COUNT * CHUNK);
+  f->stack = malloc(np_pool_stack_bytes(COUNT));
+  np_pool_init(&f->pool, f->mem, COUNT, CHUNK, f->stack, &f->counters);
+  *state = f;
+  return 0;
+}
+
+static int teardown(void **state) {
+  struct fixture *f = *state;
+  free(f->mem);
+  free(f->stack);
+  free(f);
+  return 0;
+}
+
+static void test_take_all_and_back(void **state) {
+  struct fixture *f = *state;
+  struct np_buf *b[COUNT];
+  for (uint32_t i = 0; i < COUNT; i++) {
+    b[i] = np_pool_get(&f->pool);
+    assert_non_null(b[i]);
+    assert_int_equal(b[i]->index, i);
+    assert_int_equal(b[i]->refs, 1);
+    assert_int_equal(np_buf_headroom(b[i]), NP_BUF_HEADROOM);
+    assert_int_equal(np_buf_tailroom(b[i]), CHUNK - NP_BUF_DATA_OFF);
+  }
+  assert_null(np_pool_get(&f->pool));
+  assert_int_equal(f->counters.counter[NP_C_BUF_EMPTY], 1);
+  assert_int_equal(f->pool.low_count, 0);
+  for (uint32_t i = 0; i < COUNT; i++) np_buf_put(b[i]);
+  assert_int_equal(f->pool.free_count, COUNT);
+}
+
+static void test_refs(void **state) {
+  struct fixture *f = *state;
+  struct np_buf *b = np_pool_get(&f->pool);
+  b->refs++;
+  np_buf_put(b);
+  assert_int_equal(f->pool.free_count, COUNT - 1);
+  np_buf_put(b);
+  assert_int_equal(f->pool.free_count, COUNT);
+  assert_ptr_equal(np_pool_get(&f->pool), b); /* last in, first out */
+  np_buf_put(b);
+}
+
+static void test_push_pull_append(void **state) {
+  struct fixture *f = *state;
+  struct np_buf *b = np_pool_get(&f->pool);
+  uint8_t *tail = np_buf_append(b, 10);
+  assert_ptr_equal(tail, np_buf_data(b));
+  assert_ptr_equal(np_buf_push(b, 14), tail - 14);
+  assert_int_equal(b->len, 24);
+  assert_ptr_equal(np_buf_pull(b, 20), tail + 6);
+  assert_int_equal(b->len, 4);
+  np_buf_append(b, np_buf_tailroom(b));
+  assert_int_equal(np_buf_tailroom(b), 0);
+  np_buf_put(b);
+}
+
+static void test_chain(void **state) {
+  struct fixture *f = *state;
+  struct np_buf *head = NULL;
+  for (uint32_t i = 1; i <= 3; i++) {
+    struct np_buf *b = np_pool_get(&f->pool);
+    np_buf_append(b, i * 100);
+    b->next = head;
+    head = b;
+  }
+  assert_int_equal(np_buf_chain_len(head), 600);
+  assert_int_equal(np_buf_chain_len(NULL), 0);
+  struct np_buf *kept = head->next;
+  kept->refs++;
+  np_buf_put_chain(head);
+  np_buf_put_chain(NULL);
+  assert_int_equal(f->pool.free_count, COUNT - 1);
+  np_buf_put(kept);
+  assert_int_equal(f->pool.free_count, COUNT);
+}
+
+static void test_at(void **state) {
+  struct fixture *f = *state;
+  struct np_buf *b = np_pool_at(&f->pool, 3 * CHUNK + 777);
+  assert_int_equal(b->index, 3);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test_setup_teardown(test_take_all_and_back, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_refs, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_push_pull_append, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_chain, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_at, setup, teardown),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
