@@ -1,0 +1,298 @@
+/* See sim.h. Packets on the wire sit in fixed slots; a binary heap orders them
+ * by arrival, ties by the order they were sent, so a run depends on nothing
+ * but its seed and calls. */
+#include "io/sim/sim.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/compiler.h"
+#include "base/rng.h"
+
+#define SLOT_SLACK 32u /* Ethernet, VLAN and a little */
+
+struct entry {
+  uint64_t at_ns;
+  uint64_t order;
+  uint32_t slot;
+  uint32_t len;
+};
+
+struct end {
+  struct np_port_queue q; /* first: the vtable hands it back */
+  struct np_sim_link *link;
+  struct np_pool *pool;
+  uint32_t index;
+};
+
+struct direction {
+  struct np_sim_params params;
+  struct np_sim_stats stats;
+  uint64_t wire_free_ns; /* when the rate lets the next packet start */
+  uint64_t last_at_ns;   /* arrival of the last packet kept in order */
+  uint32_t burst_left;
+  struct entry *heap;
+  uint32_t heap_count;
+};
+
+struct np_sim_link {
+  struct end end[2];
+  struct direction dir[2];
+  uint64_t now_ns;
+  uint64_t order;
+  struct np_rng rng;
+  uint32_t mtu_bytes;
+  uint32_t slot_bytes;
+  uint32_t slot_count;
+  uint32_t free_count;
+  uint32_t *free_slot;
+  uint8_t *mem;
+  np_sim_tap tap;
+  void *tap_ctx;
+  np_sim_filter filter;
+  void *filter_ctx;
+};
+
+static bool before(const struct entry *a, const struct entry *b) {
+  return a->at_ns != b->at_ns ? a->at_ns < b->at_ns : a->order < b->order;
+}
+
+static void heap_push(struct direction *d, struct entry e) {
+  uint32_t i = d->heap_count++;
+  while (i > 0) {
+    uint32_t up = (i - 1) / 2;
+    if (!before(&e, &d->heap[up])) break;
+    d->heap[i] = d->heap[up];
+    i = up;
+  }
+  d->heap[i] = e;
+}
+
+static struct entry heap_pop(struct direction *d) {
+  struct entry top = d->heap[0];
+  struct entry e = d->heap[--d->heap_count];
+  uint32_t i = 0;
+  for (;;) {
+    uint32_t c = 2 * i + 1;
+    if (c >= d->heap_count) break;
+    if (c + 1 < d->heap_count && before(&d->heap[c + 1], &d->heap[c])) c++;
+    if (!before(&d->heap[c], &e)) break;
+    d->heap[i] = d->heap[c];
+    i = c;
+  }
+  if (d->heap_count > 0) d->heap[i] = e;
+  return top;
+}
+
+static bool chance(struct np_sim_link *l, uint32_t ppm) {
+  return ppm != 0 && np_rng_u64(&l->rng) % 1000000u < ppm;
+}
+
+/* Rate and queue: when the packet's last bit has left, or false when the queue is full. */
+static bool serialise(const struct np_sim_link *l, struct direction *d, uint32_t len, uint64_t *left_ns) {
+  const struct np_sim_params *p = &d->params;
+  uint64_t start = np_max_u64(l->now_ns, d->wire_free_ns);
+  if (p->rate_bps == 0) {
+    *left_ns = start;
+    return true;
+  }
+  uint64_t kbps = np_max_u64(p->rate_bps / 1000u, 1);
+  uint64_t limit = p->queue_bytes ? p->queue_bytes : 262144u;
+  uint64_t waiting = (start - l->now_ns) / 1000u * kbps / 8000u;
+  if (waiting + len > limit) return false;
+  d->wire_free_ns = start + (uint64_t)len * 8000000u / kbps;
+  *left_ns = d->wire_free_ns;
+  return true;
+}
+
+static bool is_lost(struct np_sim_link *l, struct direction *d, uint32_t dir, const uint8_t *bytes, uint32_t len) {
+  const struct np_sim_params *p = &d->params;
+  if (p->cut) return true;
+  if (l->filter && l->filter(l->filter_ctx, dir, bytes, len)) return true;
+  if (d->burst_left > 0) {
+    d->burst_left--;
+    return true;
+  }
+  if (chance(l, p->burst_loss_ppm)) {
+    d->burst_left = (p->burst_pkts ? p->burst_pkts : 8) - 1;
+    return true;
+  }
+  return chance(l, p->loss_ppm);
+}
+
+static uint64_t arrival(struct np_sim_link *l, struct direction *d, uint64_t left_ns) {
+  const struct np_sim_params *p = &d->params;
+  uint64_t at = left_ns + p->delay_ns;
+  if (p->jitter_ns) at += np_rng_u64(&l->rng) % (p->jitter_ns + 1);
+  if (chance(l, p->reorder_ppm)) {
+    d->stats.reordered_pkts++;
+    return at + 1 + np_rng_u64(&l->rng) % (p->reorder_ns ? p->reorder_ns : 1000000u);
+  }
+  at = np_max_u64(at, d->last_at_ns);
+  d->last_at_ns = at;
+  return at;
+}
+
+static void put_on_wire(struct np_sim_link *l, struct direction *d, const struct np_buf *b, uint64_t left_ns) {
+  if (l->free_count == 0) {
+    d->stats.queue_pkts++;
+    return;
+  }
+  uint64_t at = arrival(l, d, left_ns);
+  uint32_t slot = l->free_slot[--l->free_count];
+  uint8_t *mem = l->mem + (size_t)slot * l->slot_bytes;
+  uint32_t len = 0;
+  for (const struct np_buf *piece = b; piece; piece = piece->next) {
+    memcpy(mem + len, np_buf_cdata(piece), piece->len);
+    len += piece->len;
+  }
+  if (len > 14 && chance(l, d->params.corrupt_ppm)) {
+    uint64_t r = np_rng_u64(&l->rng);
+    mem[14 + (r & 0xffffffffu) % (len - 14)] ^= (uint8_t)(1u << ((r >> 32) & 7));
+    d->stats.corrupted_pkts++;
+  }
+  heap_push(d, (struct entry){at, l->order++, slot, len});
+}
+
+static void send_one(struct np_sim_link *l, uint32_t dir, const struct np_buf *b, uint32_t len) {
+  struct direction *d = &l->dir[dir];
+  uint64_t left_ns = 0;
+  d->stats.sent_pkts++;
+  bool lost = len > l->slot_bytes || is_lost(l, d, dir, np_buf_cdata(b), b->len);
+  if (l->tap) l->tap(l->tap_ctx, dir, np_buf_cdata(b), b->len, l->now_ns, lost);
+  if (lost) {
+    d->stats.lost_pkts++;
+    return;
+  }
+  if (!serialise(l, d, len, &left_ns)) {
+    d->stats.queue_pkts++;
+    return;
+  }
+  put_on_wire(l, d, b, left_ns);
+  if (chance(l, d->params.duplicate_ppm)) {
+    put_on_wire(l, d, b, left_ns);
+    d->stats.duplicated_pkts++;
+  }
+}
+
+static uint32_t sim_tx(struct np_port_queue *q, struct np_buf **bufs, uint32_t n) {
+  struct end *e = (struct end *)(void *)q;
+  if (q->down) return 0;
+  for (uint32_t i = 0; i < n; i++) {
+    uint32_t len = np_buf_chain_len(bufs[i]);
+    q->stats.tx_pkts++;
+    q->stats.tx_bytes += len;
+    send_one(e->link, e->index, bufs[i], len);
+    np_buf_put_chain(bufs[i]);
+  }
+  return n;
+}
+
+static uint32_t sim_rx(struct np_port_queue *q, struct np_buf **out, uint32_t max) {
+  struct end *e = (struct end *)(void *)q;
+  struct np_sim_link *l = e->link;
+  struct direction *d = &l->dir[e->index ^ 1u];
+  uint32_t n = 0;
+  while (n < max && d->heap_count > 0 && d->heap[0].at_ns <= l->now_ns) {
+    struct entry it = heap_pop(d);
+    l->free_slot[l->free_count++] = it.slot;
+    struct np_buf *b = q->down ? NULL : np_pool_get(e->pool);
+    if (!b || it.len > np_buf_tailroom(b)) {
+      if (b) np_buf_put(b);
+      d->stats.nobuf_pkts++;
+      continue;
+    }
+    memcpy(np_buf_append(b, it.len), l->mem + (size_t)it.slot * l->slot_bytes, it.len);
+    b->rx_ns = l->now_ns;
+    b->iface = q->iface;
+    q->stats.rx_pkts++;
+    q->stats.rx_bytes += it.len;
+    d->stats.delivered_pkts++;
+    out[n++] = b;
+  }
+  return n;
+}
+
+static void sim_flush(struct np_port_queue *q) { (void)q; }
+static int sim_fd(struct np_port_queue *q) {
+  (void)q;
+  return -1;
+}
+static bool sim_busy(struct np_port_queue *q) {
+  struct end *e = (struct end *)(void *)q;
+  const struct direction *d = &e->link->dir[e->index ^ 1u];
+  return d->heap_count > 0 && d->heap[0].at_ns <= e->link->now_ns;
+}
+
+static const struct np_port_ops sim_ops = {
+    .name = "sim", .rx = sim_rx, .tx = sim_tx, .flush = sim_flush, .fd = sim_fd, .busy = sim_busy};
+
+struct np_sim_link *np_sim_new(const struct np_sim_config *config) {
+  struct np_sim_link *l = calloc(1, sizeof *l);
+  if (!l) return NULL;
+  l->mtu_bytes = config->mtu_bytes ? config->mtu_bytes : 1500u;
+  l->slot_bytes = (l->mtu_bytes + SLOT_SLACK + 63u) & ~63u;
+  l->slot_count = config->inflight_max ? config->inflight_max : 8192u;
+  l->mem = malloc((size_t)l->slot_count * l->slot_bytes);
+  l->free_slot = malloc(l->slot_count * sizeof *l->free_slot);
+  for (uint32_t i = 0; i < 2; i++) {
+    l->dir[i].params = config->dir[i];
+    l->dir[i].heap = malloc(l->slot_count * sizeof *l->dir[i].heap);
+  }
+  if (!l->mem || !l->free_slot || !l->dir[0].heap || !l->dir[1].heap) {
+    np_sim_free(l);
+    return NULL;
+  }
+  for (uint32_t i = 0; i < l->slot_count; i++) l->free_slot[i] = l->slot_count - 1 - i;
+  l->free_count = l->slot_count;
+  np_rng_init(&l->rng, config->seed);
+  return l;
+}
+
+void np_sim_free(struct np_sim_link *link) {
+  if (!link) return;
+  for (uint32_t i = 0; i < 2; i++) free(link->dir[i].heap);
+  free(link->free_slot);
+  free(link->mem);
+  free(link);
+}
+
+struct np_port_queue *np_sim_end(struct np_sim_link *link, uint32_t end, struct np_pool *pool,
+                                 const struct np_mac *mac, uint16_t iface) {
+  struct end *e = &link->end[end];
+  e->link = link;
+  e->pool = pool;
+  e->index = end;
+  e->q.ops = &sim_ops;
+  e->q.iface = iface;
+  e->q.mtu_bytes = link->mtu_bytes;
+  e->q.mac = *mac;
+  return &e->q;
+}
+
+void np_sim_set_now(struct np_sim_link *link, uint64_t now_ns) {
+  np_assert(now_ns >= link->now_ns);
+  link->now_ns = now_ns;
+}
+
+uint64_t np_sim_next_ns(const struct np_sim_link *link) {
+  uint64_t at = UINT64_MAX;
+  for (uint32_t i = 0; i < 2; i++)
+    if (link->dir[i].heap_count > 0) at = np_min_u64(at, link->dir[i].heap[0].at_ns);
+  return at;
+}
+
+void np_sim_set(struct np_sim_link *link, uint32_t dir, const struct np_sim_params *params) {
+  link->dir[dir].params = *params;
+}
+void np_sim_stats(const struct np_sim_link *link, uint32_t dir, struct np_sim_stats *out) {
+  *out = link->dir[dir].stats;
+}
+void np_sim_set_tap(struct np_sim_link *link, np_sim_tap tap, void *ctx) {
+  link->tap = tap;
+  link->tap_ctx = ctx;
+}
+void np_sim_set_filter(struct np_sim_link *link, np_sim_filter filter, void *ctx) {
+  link->filter = filter;
+  link->filter_ctx = ctx;
+}
