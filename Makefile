@@ -35,9 +35,9 @@ SCRIPT_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard csrc/test/script/*.c
 # Every csrc/test/fuzz/fuzz_*.c is one libFuzzer target; its corpus is csrc/test/fuzz/corpus/NAME.
 FUZZ_SRC := $(sort $(wildcard csrc/test/fuzz/fuzz_*.c))
 FUZZ_BIN := $(FUZZ_SRC:%.c=$(BUILD)/%)
-# Every perf/bench_*.c is one benchmark program.
+# Every perf/bench_*.c is one benchmark program; peer is the kernel side of them.
 BENCH_SRC := $(sort $(wildcard perf/bench_*.c))
-BENCH_BIN := $(BENCH_SRC:%.c=$(BUILD)/%)
+BENCH_BIN := $(BENCH_SRC:%.c=$(BUILD)/%) $(BUILD)/perf/peer
 
 GOFLAGS_BUILD := -trimpath
 export CGO_LDFLAGS_ALLOW := -Wl,--(no-)?whole-archive
