@@ -23,6 +23,10 @@ struct np_sessions_env {
   uint32_t (*event_room)(void *ctx, uint32_t n);
   /* Appends one event (room was asked for). ev->body's chain passes to Go. */
   void (*event)(void *ctx, const struct np_event *ev);
+  /* Gives a chain of lent buffers (they came with a command) back to Go's loan ring:
+   * the session has copied their bytes or given them up. Cannot fail: the ring holds
+   * as many slots as there are lent buffers. */
+  void (*loan_return)(void *ctx, struct np_buf *chain);
   void *ctx;
 };
 
@@ -39,7 +43,8 @@ size_t np_sessions_bytes(const struct np_sessions_config *config);
 struct np_sessions *np_sessions_init(void *mem, const struct np_sessions_config *config,
                                      const struct np_sessions_env *env, uint64_t now_ns);
 
-/* A session for a stream that was just accepted (or is being opened).
+/* A session for a stream that was just accepted, or (listener 0) is being opened:
+ * then stream may still be NULL; it is tied (session->stream) before established is called.
  * listener: handle, goes into events. Return: NULL when none is free. */
 struct np_session *np_session_new(struct np_sessions *sessions, enum np_session_kind kind, struct np_stream *stream,
                                   uint64_t listener, uint64_t now_ns);
@@ -49,11 +54,18 @@ struct np_session *np_session_new(struct np_sessions *sessions, enum np_session_
  * Return: true when work is left (budget, event ring full). */
 bool np_sessions_run(struct np_sessions *sessions, uint64_t now_ns);
 
-/* Commands from Go (np/abi.h) addressed to a session. Takes over cmd's lent
- * buffers and returns them through env (buffers back) when done.
- * Errors: NP_ERR_STALE, NP_ERR_STATE, NP_ERR_INVALID, NP_ERR_FULL. */
+/* Commands from Go (np/abi.h) addressed to a session: CLOSE, ABORT, HANDSHAKE,
+ * KEYS, SEND, RESET, PING, CREDIT, REKEY, GOAWAY. Takes over body (lent buffers;
+ * each piece's len and data_off within its chunk is the caller's to have checked)
+ * and returns them through env->loan_return when done, on errors too.
+ * out_stream: the stream a SEND went to (picked here when cmd->stream is 0); for
+ * NP_EV_DONE, which is the caller's to emit. May be NULL.
+ * Errors: NP_ERR_STALE, NP_ERR_STATE, NP_ERR_INVALID, NP_ERR_FULL, NP_ERR_NOBUF, NP_ERR_UNSUPPORTED. */
 enum np_err np_sessions_command(struct np_sessions *sessions, struct np_session *session, const struct np_cmd *cmd,
-                                struct np_buf *body, uint64_t now_ns);
+                                struct np_buf *body, uint64_t now_ns, uint32_t *out_stream);
+
+/* NP_CMD_DRAIN: GOAWAY on every NPRO session of the core. */
+void np_sessions_drain(struct np_sessions *sessions, uint64_t now_ns);
 
 /* Adds what only the session knows to out (kind, state, aead, streams, frames). */
 void np_session_info(const struct np_session *session, struct np_conn_info *out);
