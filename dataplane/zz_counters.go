@@ -11,7 +11,7 @@ const (
 	CounterDeliveredPkts                      // received packets that reached their protocol and were used
 	CounterTXRingFull                         // packets not sent because the port's ring was full; TCP sends them again
 	CounterBufEmpty                           // buffer requests refused because the pool was empty
-	CounterBufFree                            // buffers in the pool now
+	CounterBufFree                            // buffers that hold no data now: in the pool, posted for receiving, lent for sending
 	CounterBufTotal                           // buffers the pool was made with
 	CounterTurns                              // turns of the poll loop
 	CounterBusyNS                             // time spent in turns that found work
@@ -147,7 +147,7 @@ var counterMeta = [CounterCount]CounterMeta{
 	{Name: "rx_delivered_packets_total", Help: "received packets that reached their protocol and were used"},
 	{Name: "tx_ring_full_total", Help: "packets not sent because the port's ring was full; TCP sends them again"},
 	{Name: "buffer_pool_empty_total", Help: "buffer requests refused because the pool was empty"},
-	{Name: "buffers_free", Help: "buffers in the pool now"},
+	{Name: "buffers_free", Help: "buffers that hold no data now: in the pool, posted for receiving, lent for sending"},
 	{Name: "buffers", Help: "buffers the pool was made with"},
 	{Name: "core_turns_total", Help: "turns of the poll loop"},
 	{Name: "core_busy_nanoseconds_total", Help: "time spent in turns that found work"},

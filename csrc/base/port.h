@@ -31,7 +31,9 @@ struct np_port_ops {
    * Never blocks. 0 also when the port is down. */
   uint32_t (*rx)(struct np_port_queue *q, struct np_buf **out, uint32_t max);
   /* Takes the first n' <= n packets, keeping the caller's reference of each
-   * until it left; the caller keeps the rest. Nothing need leave before flush. */
+   * until it left; the caller keeps the rest. Nothing need leave before flush,
+   * but data_off and len are read now: TCP moves them again for a buffer it
+   * keeps for retransmission. Chains only with NP_PORT_SG. */
   uint32_t (*tx)(struct np_port_queue *q, struct np_buf **bufs, uint32_t n);
   /* Once a turn: reclaims sent buffers, refills the receive side, kicks the kernel. */
   void (*flush)(struct np_port_queue *q);
@@ -39,6 +41,9 @@ struct np_port_ops {
   int (*fd)(struct np_port_queue *q);
   /* True when work is pending that needs no event to find (idle would be wrong). */
   bool (*busy)(struct np_port_queue *q);
+  /* About ten times a second: looks whether the device is still (or again) there and sets
+   * down accordingly. NULL when it cannot vanish. May make one system call. */
+  void (*check)(struct np_port_queue *q);
 };
 
 struct np_port_queue {
@@ -48,7 +53,8 @@ struct np_port_queue {
   uint16_t queue;     /* index on that interface */
   uint32_t mtu_bytes; /* of the IP packet */
   struct np_mac mac;
-  bool down;          /* set by the port itself when it finds its device gone */
+  bool down;          /* set by the port itself when it finds its device gone, cleared when it is back */
+  uint32_t posted_count; /* buffers it holds for receiving, empty */
   struct np_queue_stats stats;
 };
 

@@ -91,7 +91,7 @@ enum np_event_op {
   NP_EV_SENT,      /* handle, stream, arg: body bytes of NP_CMD_SEND that left the queue: budget returns */
   NP_EV_PONG,      /* handle, body */
   NP_EV_GOAWAY,    /* handle, arg: last stream the peer serves */
-  NP_EV_PORT,      /* arg: iface; err: NP_ERR_PORTDOWN when its device is gone */
+  NP_EV_PORT,      /* arg: iface; err: NP_ERR_PORTDOWN when its device is gone, 0 when it is back */
   NP_EV_OP_COUNT
 };
 
@@ -154,7 +154,8 @@ struct np_cmd_connect {
   uint8_t pad[3];
 };
 
-/* Loan ring item: a buffer now Go's to write. */
+/* Loan ring item: a buffer now Go's to write. Go's reader that waits for one sets
+ * cons_sleeping of this ring too: event_fd is written for both. */
 struct np_loan {
   struct np_buf *buf;
 };

@@ -36,7 +36,9 @@ struct np_buf {
   uint16_t l4_off;
   uint16_t iface;       /* interface it came from or leaves by */
   uint16_t l4_proto;
-  uint32_t reserved0;
+  uint16_t frame_off;   /* where the received frame began and how long it was, from the start of this
+                         * struct; set by the core, so that a drop deep in the stack can be captured whole */
+  uint16_t frame_len;
   uint64_t rx_ns;       /* clock of the turn that received it */
   uint64_t reserved1;
 
