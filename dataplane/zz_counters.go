@@ -73,6 +73,7 @@ const (
 	DropLinkShort        Drop = iota // frame shorter than its Ethernet or VLAN header
 	DropLinkType                     // EtherType that nobody here handles
 	DropLinkDst                      // unicast destination MAC of somebody else
+	DropLinkSrc                      // source MAC that is a group address
 	DropLinkVLAN                     // VLAN without a sub-interface here
 	DropARPMalformed                 // ARP packet of impossible form
 	DropARPNotForUs                  // ARP for an address that is not ours
@@ -80,7 +81,7 @@ const (
 	DropIPVersion                    // version field does not match the EtherType
 	DropIPHeader                     // impossible header length or extension header chain
 	DropIPChecksum                   // IPv4 header checksum wrong
-	DropIPOptions                    // IPv4 options, which are refused
+	DropIPOptions                    // IPv4 options, or an IPv6 option that asks for the drop
 	DropIPFragment                   // fragment, which this version does not reassemble
 	DropIPSrc                        // source address that no host may use
 	DropIPDst                        // destination address that is not ours
@@ -206,6 +207,7 @@ var dropMeta = [DropCount]DropMeta{
 	{Reason: "link_too_short", Layer: "link", Help: "frame shorter than its Ethernet or VLAN header"},
 	{Reason: "link_unknown_type", Layer: "link", Help: "EtherType that nobody here handles"},
 	{Reason: "link_not_for_us", Layer: "link", Help: "unicast destination MAC of somebody else"},
+	{Reason: "link_bad_source", Layer: "link", Help: "source MAC that is a group address"},
 	{Reason: "link_unknown_vlan", Layer: "link", Help: "VLAN without a sub-interface here"},
 	{Reason: "arp_malformed", Layer: "link", Help: "ARP packet of impossible form"},
 	{Reason: "arp_not_for_us", Layer: "link", Help: "ARP for an address that is not ours"},
@@ -213,7 +215,7 @@ var dropMeta = [DropCount]DropMeta{
 	{Reason: "ip_bad_version", Layer: "ip", Help: "version field does not match the EtherType"},
 	{Reason: "ip_bad_header", Layer: "ip", Help: "impossible header length or extension header chain"},
 	{Reason: "ip_bad_checksum", Layer: "ip", Help: "IPv4 header checksum wrong"},
-	{Reason: "ip_options", Layer: "ip", Help: "IPv4 options, which are refused"},
+	{Reason: "ip_options", Layer: "ip", Help: "IPv4 options, or an IPv6 option that asks for the drop"},
 	{Reason: "ip_fragment", Layer: "ip", Help: "fragment, which this version does not reassemble"},
 	{Reason: "ip_bad_source", Layer: "ip", Help: "source address that no host may use"},
 	{Reason: "ip_not_for_us", Layer: "ip", Help: "destination address that is not ours"},

@@ -1,0 +1,53 @@
+/* Writes headers. Each takes where the header begins, with room for all of it. */
+#ifndef NP_WIRE_BUILD_H
+#define NP_WIRE_BUILD_H
+
+#include "base/addr.h"
+#include "base/bytes.h"
+#include "base/cksum.h"
+#include "wire/hdr.h"
+
+/* Ethernet header, with an 802.1Q tag when vlan is not 0. Return: bytes written, 14 or 18. */
+NP_INLINE uint32_t np_wire_put_eth(uint8_t *p, const struct np_mac *dst, const struct np_mac *src, uint16_t vlan, uint16_t type) {
+  memcpy(p, dst->b, 6);
+  memcpy(p + NP_ETH_SRC, src->b, 6);
+  if (vlan == 0) {
+    np_store_be16(p + NP_ETH_TYPE, type);
+    return NP_ETH_BYTES;
+  }
+  np_store_be16(p + NP_ETH_TYPE, NP_ETHERTYPE_VLAN);
+  np_store_be16(p + NP_ETH_BYTES, vlan);
+  np_store_be16(p + NP_ETH_BYTES + 2, type);
+  return NP_ETH_BYTES + NP_VLAN_BYTES;
+}
+
+/* IPv4 header without options, DF set, checksum filled. total_len: bytes, header included. */
+NP_INLINE void np_wire_put_ip4(uint8_t *p, const struct np_addr *src, const struct np_addr *dst, uint8_t proto, uint8_t tos,
+                               uint16_t id, uint16_t total_len) {
+  struct np_ip4_hdr h = {
+      .version_ihl = 0x45,
+      .tos = tos,
+      .len_be = __builtin_bswap16(total_len),
+      .id_be = __builtin_bswap16(id),
+      .frag_be = __builtin_bswap16(NP_IP4_DF),
+      .ttl = NP_IP_TTL,
+      .proto = proto,
+  };
+  memcpy(h.src, src->b + 12, 4);
+  memcpy(h.dst, dst->b + 12, 4);
+  h.cksum = np_cksum_finish(np_cksum_ip4(&h));
+  memcpy(p, &h, sizeof h);
+}
+
+/* IPv6 header, flow label 0. payload_len: bytes behind it. */
+NP_INLINE void np_wire_put_ip6(uint8_t *p, const struct np_addr *src, const struct np_addr *dst, uint8_t next, uint8_t tos,
+                               uint8_t hops, uint16_t payload_len) {
+  np_store_be32(p, UINT32_C(6) << 28 | (uint32_t)tos << 20);
+  np_store_be16(p + NP_IP6_LEN, payload_len);
+  p[NP_IP6_NEXT] = next;
+  p[NP_IP6_HOPS] = hops;
+  memcpy(p + NP_IP6_SRC, src->b, 16);
+  memcpy(p + NP_IP6_DST, dst->b, 16);
+}
+
+#endif
