@@ -1,0 +1,195 @@
+/* XDP program of an interface that the appliance speaks by: frames for the
+ * appliance's own addresses go to the AF_XDP socket of their queue, all others
+ * to the kernel, whose own addresses on the same interface keep working.
+ *
+ * Ours are: IPv4 and IPv6 packets to an own address (ICMP and unicast neighbor
+ * discovery among them), ARP whose target is an own address (requests for us,
+ * replies to us), and neighbor solicitations for an own address sent to its
+ * solicited-node group (RFC 4861 §7.2.2). Multicast and broadcast otherwise
+ * belong to the kernel. Only what the choice needs is read; a bad packet to us
+ * is redirected, so that the stack drops it and counts why.
+ *
+ * dataplane/xdp loads the object and fills the maps. */
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#define QUEUES_MAX 64
+#define ADDRS_MAX 4096
+
+#define VLAN_ID_MASK 0x0fff
+#define NEXT_ICMPV6 58
+#define ND_SOLICIT 135
+
+/* Indices of counters; dataplane/xdp names them. A frame counts once. */
+enum counter { REDIRECTED, PASSED, NO_SOCKET, MALFORMED, COUNTERS };
+
+/* An own address on an own VLAN. IPv4 as ::ffff:a.b.c.d, as everywhere else. */
+struct own {
+  __be32 addr[4];
+  __u32 vlan; /* 0 untagged; host order */
+};
+
+struct {
+  __uint(type, BPF_MAP_TYPE_XSKMAP);
+  __uint(max_entries, QUEUES_MAX);
+  __type(key, __u32);
+  __type(value, __u32);
+} np_xsks SEC(".maps");
+
+struct {
+  __uint(type, BPF_MAP_TYPE_HASH);
+  __uint(max_entries, ADDRS_MAX);
+  __type(key, struct own);
+  __type(value, __u32);
+} np_own SEC(".maps");
+
+struct {
+  __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+  __uint(max_entries, COUNTERS);
+  __type(key, __u32);
+  __type(value, __u64);
+} np_counters SEC(".maps");
+
+/* Wire layouts, byte arrays where the field is not naturally aligned. */
+struct vlan_tag {
+  __be16 tci;
+  __be16 proto;
+};
+struct arp4 {
+  __be16 htype;
+  __be16 ptype;
+  __u8 hlen;
+  __u8 plen;
+  __be16 op;
+  __u8 sender_mac[6];
+  __u8 sender[4];
+  __u8 target_mac[6];
+  __u8 target[4];
+};
+struct ip4 {
+  __u8 head[16];
+  __be32 dst;
+};
+struct ip6 {
+  __u8 head[6];
+  __u8 next;
+  __u8 hops;
+  __be32 src[4];
+  __be32 dst[4];
+};
+struct nd_solicit {
+  __u8 type;
+  __u8 head[7];
+  __be32 target[4];
+};
+_Static_assert(sizeof(struct arp4) == 28 && sizeof(struct ip4) == 20 && sizeof(struct ip6) == 40 &&
+                 sizeof(struct nd_solicit) == 24 && sizeof(struct own) == 20, "layouts");
+
+enum verdict { TO_KERNEL, OURS, SHORT };
+
+static __always_inline enum verdict look_up(const struct own *key) {
+  return bpf_map_lookup_elem(&np_own, key) ? OURS : TO_KERNEL;
+}
+
+static __always_inline enum verdict look_up4(struct own *key, __be32 addr) {
+  key->addr[2] = bpf_htonl(0xffff);
+  key->addr[3] = addr;
+  return look_up(key);
+}
+
+static __always_inline enum verdict look_up6(struct own *key, const __be32 *addr) {
+  key->addr[0] = addr[0];
+  key->addr[1] = addr[1];
+  key->addr[2] = addr[2];
+  key->addr[3] = addr[3];
+  return look_up(key);
+}
+
+static __always_inline enum verdict choose_arp(struct own *key, const void *at, const void *end) {
+  const struct arp4 *arp = at;
+  __be32 target;
+  if ((const void *)(arp + 1) > end) return SHORT;
+  if (arp->htype != bpf_htons(1) || arp->ptype != bpf_htons(ETH_P_IP) || arp->hlen != 6 || arp->plen != 4)
+    return TO_KERNEL;
+  __builtin_memcpy(&target, arp->target, sizeof(target));
+  return look_up4(key, target);
+}
+
+static __always_inline enum verdict choose_ip6(struct own *key, const void *at, const void *end) {
+  const struct ip6 *ip = at;
+  const struct nd_solicit *nd = (const void *)(ip + 1);
+  if ((const void *)(ip + 1) > end) return SHORT;
+  if (look_up6(key, ip->dst) == OURS) return OURS;
+  /* ff02::1:ff00:0/104, RFC 4291 §2.7.1 */
+  if (ip->dst[0] != bpf_htonl(0xff020000) || ip->dst[1] != 0 || ip->dst[2] != bpf_htonl(1) ||
+      (ip->dst[3] & bpf_htonl(0xff000000)) != bpf_htonl(0xff000000))
+    return TO_KERNEL;
+  if (ip->next != NEXT_ICMPV6) return TO_KERNEL;
+  if ((const void *)(nd + 1) > end) return SHORT;
+  if (nd->type != ND_SOLICIT) return TO_KERNEL;
+  return look_up6(key, nd->target);
+}
+
+static __always_inline enum verdict choose(const void *data, const void *end) {
+  const struct ethhdr *eth = data;
+  const void *at = eth + 1;
+  struct own key = {0};
+  __be16 proto;
+  if (at > end) return SHORT;
+  proto = eth->h_proto;
+  if (proto == bpf_htons(ETH_P_8021Q) || proto == bpf_htons(ETH_P_8021AD)) {
+    const struct vlan_tag *tag = at;
+    at = tag + 1;
+    if (at > end) return SHORT;
+    key.vlan = bpf_ntohs(tag->tci) & VLAN_ID_MASK;
+    proto = tag->proto;
+  }
+  if (proto == bpf_htons(ETH_P_IP)) {
+    const struct ip4 *ip = at;
+    if ((const void *)(ip + 1) > end) return SHORT;
+    return look_up4(&key, ip->dst);
+  }
+  if (proto == bpf_htons(ETH_P_IPV6)) return choose_ip6(&key, at, end);
+  if (proto == bpf_htons(ETH_P_ARP)) return choose_arp(&key, at, end);
+  return TO_KERNEL;
+}
+
+static __always_inline void count(__u32 which) {
+  __u64 *n = bpf_map_lookup_elem(&np_counters, &which);
+  if (n) *n += 1; /* per CPU, and XDP does not nest on one CPU */
+}
+
+static __always_inline int run(struct xdp_md *ctx) {
+  const void *data = (const void *)(long)ctx->data;
+  const void *end = (const void *)(long)ctx->data_end;
+  enum verdict v = choose(data, end);
+  long action;
+  if (v != OURS) {
+    count(v == SHORT ? MALFORMED : PASSED);
+    return XDP_PASS;
+  }
+  /* Without a socket on this queue the frame is dropped and counted: the kernel
+   * does not own the address and, when it forwards, would send it out again. */
+  action = bpf_redirect_map(&np_xsks, ctx->rx_queue_index, XDP_DROP);
+  count(action == XDP_REDIRECT ? REDIRECTED : NO_SOCKET);
+  return (int)action;
+}
+
+SEC("xdp")
+int np_xdp(struct xdp_md *ctx) {
+  return run(ctx);
+}
+
+/* The same for an MTU whose frames do not fit one page: the kernel refuses the
+ * plain one there. Headers always lie in the first, linear part. */
+SEC("xdp.frags")
+int np_xdp_frags(struct xdp_md *ctx) {
+  return run(ctx);
+}
+
+/* No helper used here is reserved for GPL programs, so the file has the
+ * licence of the rest of the repository. */
+char LICENSE[] SEC("license") = "Apache-2.0";
