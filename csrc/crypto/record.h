@@ -23,7 +23,9 @@ struct np_crypto_config {
 };
 
 size_t np_crypto_bytes(const struct np_crypto_config *config);
-/* Return: NULL when no engine can start (detail says why). */
+/* mem: np_crypto_bytes, any alignment. libcrypto's own contexts, where that engine
+ * is taken, come from the heap here and nowhere later.
+ * Return: NULL when no engine can start. */
 struct np_crypto *np_crypto_init(void *mem, const struct np_crypto_config *config);
 void np_crypto_fini(struct np_crypto *crypto);
 /* "ipsec-mb avx512", "libcrypto", ...; static storage. */
@@ -39,7 +41,8 @@ struct np_record_dir {
   uint32_t cache_slot;  /* hint into the key cache */
   uint32_t cache_stamp;
   uint8_t aead;         /* enum np_aead */
-  uint8_t pad[7];
+  uint8_t failed;       /* 1: a record did not open, and none will any more */
+  uint8_t pad[6];
 };
 
 /* Derives record key and nonce base (HKDF-SHA-256), n = 0.
@@ -62,7 +65,10 @@ struct np_record {
 };
 
 #define NP_RECORD_TAG 16u
-#define NP_RECORD_BATCH 32u
+#define NP_RECORD_BATCH 32u /* records handled at a time inside; n may be more */
+/* Numbers end here, far below the wrap. Senders rekey at 2^24; one that never
+ * does fails to open, and our own is a broken invariant. */
+#define NP_RECORD_SEQ_MAX (UINT64_C(1) << 48)
 
 /* Encrypts n records in order and writes their tags; records of one direction
  * take consecutive numbers in the order given. Cannot fail.

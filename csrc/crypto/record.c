@@ -1,0 +1,311 @@
+/* Records over an engine: keys and nonces of a direction, batches, tags that
+ * straddle pieces. */
+#include "crypto/record.h"
+
+#include "base/bytes.h"
+#include "crypto/derive.h"
+#include "crypto/engine.h"
+#include "crypto/keycache.h"
+
+#define KEY_CACHE_DEFAULT 4096u
+#define ALIGN_UP(n) (((n) + (size_t)63) & ~(size_t)63)
+
+struct np_crypto {
+  const struct np_engine *engine;
+  void *state;
+  void *single;      /* slot for np_aead_*, outside the cache */
+  void *mem;         /* as the caller gave it */
+  size_t bytes;
+  struct np_key_cache cache;
+  struct np_aead_op ops[NP_RECORD_BATCH];
+  uint32_t record_of[NP_RECORD_BATCH];       /* ops index -> index in the batch */
+  uint8_t tags[NP_RECORD_BATCH][NP_RECORD_TAG]; /* of records whose tag does not lie in one piece */
+};
+
+static uint32_t cache_count(const struct np_crypto_config *config) {
+  return config->key_cache_count > 0 ? config->key_cache_count : KEY_CACHE_DEFAULT;
+}
+
+static size_t bytes_with(const struct np_engine *engine, const struct np_crypto_config *config) {
+  return ALIGN_UP(sizeof(struct np_crypto)) + ALIGN_UP(engine->state_bytes()) + engine->slot_bytes +
+         np_key_cache_bytes(engine->slot_bytes, cache_count(config));
+}
+
+size_t np_crypto_bytes(const struct np_crypto_config *config) {
+  size_t n = bytes_with(np_engine_portable(), config);
+  if (!config->force_portable) {
+    size_t m = bytes_with(np_engine_ipsecmb(), config);
+    if (m > n) n = m;
+  }
+  return n + 64; /* to align within */
+}
+
+static struct np_crypto *start(void *mem, const struct np_crypto_config *config, const struct np_engine *engine) {
+  uint8_t *p = (uint8_t *)ALIGN_UP((uintptr_t)mem);
+  struct np_crypto *c = (struct np_crypto *)(void *)p;
+  memset(c, 0, sizeof *c);
+  p += ALIGN_UP(sizeof *c);
+  c->engine = engine;
+  c->mem = mem;
+  c->bytes = np_crypto_bytes(config);
+  c->state = p;
+  p += ALIGN_UP(engine->state_bytes());
+  c->single = p;
+  p += engine->slot_bytes;
+  if (!engine->init(c->state)) return NULL;
+  if (engine->slot_open(c->state, c->single)) {
+    if (np_key_cache_init(&c->cache, p, engine, c->state, cache_count(config))) return c;
+    engine->slot_close(c->state, c->single);
+  }
+  engine->fini(c->state);
+  return NULL;
+}
+
+struct np_crypto *np_crypto_init(void *mem, const struct np_crypto_config *config) {
+  struct np_crypto *c = NULL;
+  if (!config->force_portable) c = start(mem, config, np_engine_ipsecmb());
+  return c != NULL ? c : start(mem, config, np_engine_portable());
+}
+
+void np_crypto_fini(struct np_crypto *crypto) {
+  np_key_cache_fini(&crypto->cache);
+  crypto->engine->slot_wipe(crypto->state, crypto->single);
+  crypto->engine->slot_close(crypto->state, crypto->single);
+  crypto->engine->fini(crypto->state);
+  explicit_bzero(crypto, sizeof *crypto);
+}
+
+const char *np_crypto_engine(const struct np_crypto *crypto) { return crypto->engine->name(crypto->state); }
+
+static void hkdf(const uint8_t key[32], const char *info, uint8_t *out, uint32_t out_bytes) {
+  bool ok = np_hkdf_sha256(key, 32, NULL, 0, (const uint8_t *)info, (uint32_t)strlen(info), out, out_bytes);
+  np_assert(ok);
+}
+
+/* Everything that follows from dir->key and dir->aead. */
+static void derive(struct np_record_dir *dir) {
+  hkdf(dir->key, "npro2 key", dir->record_key, sizeof dir->record_key);
+  memset(dir->nonce, 0, sizeof dir->nonce);
+  if (dir->aead == NP_AEAD_AES_256_GCM) {
+    hkdf(dir->key, "npro2 iv", dir->nonce, 12);
+  } else {
+    hkdf(dir->key, "npro2 iv", dir->nonce, 24);
+    np_hchacha20(dir->record_key, dir->nonce, dir->record_key);
+  }
+  dir->seq = 0;
+}
+
+enum np_err np_record_dir_init(struct np_crypto *crypto, struct np_record_dir *dir, enum np_aead aead,
+                               const uint8_t key[32]) {
+  (void)crypto;
+  if (aead != NP_AEAD_XCHACHA20_POLY1305 && aead != NP_AEAD_AES_256_GCM) return NP_ERR_UNSUPPORTED;
+  memset(dir, 0, sizeof *dir);
+  memcpy(dir->key, key, sizeof dir->key);
+  dir->aead = (uint8_t)aead;
+  derive(dir);
+  return NP_ERR_OK;
+}
+
+void np_record_dir_rekey(struct np_crypto *crypto, struct np_record_dir *dir) {
+  np_key_cache_drop(&crypto->cache, dir);
+  uint8_t next[32];
+  hkdf(dir->key, "npro2 rekey", next, sizeof next);
+  memcpy(dir->key, next, sizeof next);
+  explicit_bzero(next, sizeof next);
+  derive(dir);
+}
+
+void np_record_dir_wipe(struct np_crypto *crypto, struct np_record_dir *dir) {
+  np_key_cache_drop(&crypto->cache, dir);
+  explicit_bzero(dir, sizeof *dir);
+}
+
+/* Where a record's tag goes or lies: in place when it is in one piece (return
+ * value), else NULL and *buf, *off say where it begins. */
+static uint8_t *tag_find(struct np_buf **buf, uint32_t *off) {
+  struct np_buf *b = *buf;
+  uint32_t o = *off;
+  while (o >= b->len) {
+    o -= b->len;
+    b = b->next;
+    np_assert(b != NULL);
+  }
+  *buf = b;
+  *off = o;
+  return b->len - o >= NP_RECORD_TAG ? np_buf_data(b) + o : NULL;
+}
+
+static void tag_copy(struct np_buf *b, uint32_t off, uint8_t tag[NP_RECORD_TAG], bool into_chain) {
+  for (uint32_t done = 0; done < NP_RECORD_TAG;) {
+    uint8_t *p;
+    uint32_t n = np_chain_next(&b, &off, NP_RECORD_TAG - done, &p);
+    if (into_chain) {
+      memcpy(p, tag + done, n);
+    } else {
+      memcpy(tag + done, p, n);
+    }
+    done += n;
+  }
+}
+
+/* Nonce of the direction's next record, and the number moves on. */
+NP_INLINE void next_nonce(struct np_record_dir *dir, uint8_t nonce[12]) {
+  uint64_t n = dir->seq++;
+  if (dir->aead == NP_AEAD_AES_256_GCM) {
+    memcpy(nonce, dir->nonce, 4);
+    np_store_be64(nonce + 4, np_load_be64(dir->nonce + 4) ^ n);
+  } else {
+    memset(nonce, 0, 4); /* the first 16 bytes went into the subkey */
+    np_store_be64(nonce + 4, np_load_be64(dir->nonce + 16) ^ n);
+  }
+}
+
+/* The usual record: body and tag in one piece. */
+NP_INLINE bool in_one_piece(const struct np_record *r) {
+  return (uint64_t)r->body_off + r->body_bytes + NP_RECORD_TAG <= r->buf->len;
+}
+
+static void prepare_chain(struct np_aead_op *op, const struct np_record *r, uint8_t tag[NP_RECORD_TAG], bool seal) {
+  struct np_buf *b = r->buf;
+  uint32_t off = r->body_off;
+  op->body = NULL;
+  op->buf = b;
+  op->off = off;
+  uint64_t tag_at = (uint64_t)off + r->body_bytes;
+  np_assert(tag_at <= UINT32_MAX);
+  uint32_t tag_off = (uint32_t)tag_at;
+  op->tag = tag_find(&b, &tag_off);
+  if (op->tag == NULL) {
+    op->tag = tag;
+    if (!seal) tag_copy(b, tag_off, tag, false);
+  }
+}
+
+NP_INLINE void prepare(struct np_crypto *crypto, struct np_record *r, uint32_t k, bool seal) {
+  struct np_aead_op *op = &crypto->ops[k];
+  op->aad = r->header;
+  op->aad_bytes = NP_NPRO_HEADER;
+  op->bytes = r->body_bytes;
+  op->key = r->dir->record_key;
+  next_nonce(r->dir, op->nonce);
+  if (NP_LIKELY(in_one_piece(r))) {
+    op->body = np_buf_data(r->buf) + r->body_off;
+    op->tag = op->body + r->body_bytes;
+  } else {
+    prepare_chain(op, r, crypto->tags[k], seal);
+  }
+}
+
+static void finish_seal(struct np_crypto *crypto, const struct np_record *r, uint32_t k) {
+  if (NP_LIKELY(crypto->ops[k].tag != crypto->tags[k])) return;
+  uint64_t tag_at = (uint64_t)r->body_off + r->body_bytes;
+  tag_copy(r->buf, (uint32_t)tag_at, crypto->tags[k], true);
+}
+
+static void prefetch(const struct np_record *records, uint32_t n) {
+  for (uint32_t i = 0; i < n; i++) {
+    NP_PREFETCH(records[i].dir);
+    NP_PREFETCH(&records[i].dir->nonce[0]);
+    NP_PREFETCH(records[i].buf);
+  }
+}
+
+static void seal_batch(struct np_crypto *crypto, struct np_record *records, uint32_t n) {
+  const struct np_engine *engine = crypto->engine;
+  uint32_t k = 0; /* ChaCha records wait in ops[0..k) for one burst; GCM uses ops[k] and is done at once */
+  prefetch(records, n);
+  for (uint32_t i = 0; i < n; i++) {
+    struct np_record *r = &records[i];
+    np_assert(r->dir->seq < NP_RECORD_SEQ_MAX);
+    prepare(crypto, r, k, true);
+    if (r->dir->aead == NP_AEAD_AES_256_GCM) {
+      engine->gcm(crypto->state, np_key_cache_get(&crypto->cache, r->dir), &crypto->ops[k], true);
+      finish_seal(crypto, r, k);
+    } else {
+      crypto->record_of[k++] = i;
+    }
+  }
+  if (k > 0) engine->chacha(crypto->state, crypto->ops, k, true);
+  for (uint32_t j = 0; j < k; j++) finish_seal(crypto, &records[crypto->record_of[j]], j);
+  engine->scrub(crypto->state);
+}
+
+/* The verdict on one record of a direction, in order: nothing after a failure counts. */
+NP_INLINE void judge(struct np_record *r, bool opened) {
+  r->ok = opened && !r->dir->failed;
+  if (NP_UNLIKELY(!r->ok)) r->dir->failed = 1;
+}
+
+static void open_batch(struct np_crypto *crypto, struct np_record *records, uint32_t n) {
+  const struct np_engine *engine = crypto->engine;
+  uint32_t k = 0;
+  prefetch(records, n);
+  for (uint32_t i = 0; i < n; i++) {
+    struct np_record *r = &records[i];
+    r->ok = false;
+    if (r->dir->seq >= NP_RECORD_SEQ_MAX) r->dir->failed = 1;
+    if (NP_UNLIKELY(r->dir->failed)) continue;
+    prepare(crypto, r, k, false);
+    if (r->dir->aead == NP_AEAD_AES_256_GCM) {
+      engine->gcm(crypto->state, np_key_cache_get(&crypto->cache, r->dir), &crypto->ops[k], false);
+      judge(r, crypto->ops[k].ok);
+    } else {
+      crypto->record_of[k++] = i;
+    }
+  }
+  if (k > 0) engine->chacha(crypto->state, crypto->ops, k, false);
+  for (uint32_t j = 0; j < k; j++) judge(&records[crypto->record_of[j]], crypto->ops[j].ok);
+  engine->scrub(crypto->state);
+}
+
+void np_record_seal(struct np_crypto *crypto, struct np_record *records, uint32_t n) {
+  for (uint32_t i = 0; i < n; i += NP_RECORD_BATCH) {
+    seal_batch(crypto, records + i, np_min_u32(NP_RECORD_BATCH, n - i));
+  }
+}
+
+void np_record_open(struct np_crypto *crypto, struct np_record *records, uint32_t n) {
+  for (uint32_t i = 0; i < n; i += NP_RECORD_BATCH) {
+    open_batch(crypto, records + i, np_min_u32(NP_RECORD_BATCH, n - i));
+  }
+}
+
+/* One operation outside any direction. Return: false for open when the tag differs. */
+static bool single(struct np_crypto *crypto, enum np_aead aead, const uint8_t key[32], const uint8_t *nonce,
+                   struct np_aead_op *op, bool seal) {
+  const struct np_engine *engine = crypto->engine;
+  op->ok = false;
+  if (aead == NP_AEAD_AES_256_GCM) {
+    memcpy(op->nonce, nonce, sizeof op->nonce);
+    engine->slot_expand(crypto->state, crypto->single, key);
+    engine->gcm(crypto->state, crypto->single, op, seal);
+    engine->slot_wipe(crypto->state, crypto->single);
+  } else {
+    uint8_t subkey[32];
+    np_hchacha20(key, nonce, subkey);
+    op->key = subkey;
+    memset(op->nonce, 0, 4);
+    memcpy(op->nonce + 4, nonce + 16, 8);
+    engine->chacha(crypto->state, op, 1, seal);
+    explicit_bzero(subkey, sizeof subkey);
+  }
+  engine->scrub(crypto->state);
+  return op->ok;
+}
+
+bool np_aead_seal(struct np_crypto *crypto, enum np_aead aead, const uint8_t key[32], const uint8_t *nonce,
+                  const uint8_t *aad, uint32_t aad_bytes, uint8_t *body, uint32_t body_bytes, uint8_t tag[16]) {
+  if (aead != NP_AEAD_XCHACHA20_POLY1305 && aead != NP_AEAD_AES_256_GCM) return false;
+  struct np_aead_op op = {.aad = aad, .aad_bytes = aad_bytes, .body = body, .bytes = body_bytes, .tag = tag};
+  single(crypto, aead, key, nonce, &op, true);
+  return true;
+}
+
+bool np_aead_open(struct np_crypto *crypto, enum np_aead aead, const uint8_t key[32], const uint8_t *nonce,
+                  const uint8_t *aad, uint32_t aad_bytes, uint8_t *body, uint32_t body_bytes, const uint8_t tag[16]) {
+  if (aead != NP_AEAD_XCHACHA20_POLY1305 && aead != NP_AEAD_AES_256_GCM) return false;
+  uint8_t want[NP_RECORD_TAG];
+  memcpy(want, tag, sizeof want);
+  struct np_aead_op op = {.aad = aad, .aad_bytes = aad_bytes, .body = body, .bytes = body_bytes, .tag = want};
+  return single(crypto, aead, key, nonce, &op, false);
+}
