@@ -1,0 +1,229 @@
+package config
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// Size is a number of bytes, written "16MiB", "64KiB" or a bare integer.
+type Size int64
+
+// CPUs are the CPUs of the poll cores, written as a list ([2, 3]) or a count
+// (2: CPUs 0 and 1).
+type CPUs []int
+
+// Config is everything npd can be told. Field tags are the schema: key is the
+// TOML key, default its default, oneof the words it may be, min and max its
+// bounds, doc one line for the example and the manual. Treat it as immutable.
+type Config struct {
+	Server     Server      `key:"server" doc:"what holds for all listeners"`
+	Client     Client      `key:"client" doc:"defaults for programs that use the Go SDK with this file; npd itself does not use them"`
+	Transport  Transport   `key:"transport" doc:"messages"`
+	Logging    Logging     `key:"logging" doc:"logs"`
+	Dataplane  Dataplane   `key:"dataplane" doc:"poll cores and how packets reach them"`
+	Interfaces []Interface `key:"interface" doc:"a network interface the appliance speaks by"`
+	Routes     []Route     `key:"route_ip" doc:"an IP route of the appliance's own stack"`
+	TCP        TCP         `key:"tcp" doc:"the TCP stack; 0 means the stack's own default"`
+	Listeners  []Listener  `key:"listener" doc:"an address and what answers there"`
+	Protocol   Protocol    `key:"protocol" doc:"NPRO version 2: identity, encryption, flow control"`
+	Handshake  Handshake   `key:"handshake" doc:"limits of handshakes"`
+	Peers      []Peer      `key:"peer" doc:"a peer by its public key, and what it may call"`
+	Management Management  `key:"management" doc:"the sockets npctl talks to"`
+	Metrics    Metrics     `key:"metrics" doc:"Prometheus metrics; always at /metrics of the management sockets too"`
+	Limits     Limits      `key:"limits" doc:"what bounds memory and work"`
+
+	origins map[string]Pos // value path -> where it was set; absent: default
+	places  map[string]Pos // key or header path -> where it stands
+}
+
+// Server is [server].
+type Server struct {
+	Address           netip.AddrPort `key:"address" default:":7700" doc:"NPRO listener used when there is no [[listener]]"`
+	BackpressureLimit int            `key:"backpressure_limit" default:"32" min:"1" max:"65536" doc:"requests of one connection with handlers at a time; more wait unread"`
+	ConnectionTimeout time.Duration  `key:"connection_timeout" default:"5s" min:"10ms" doc:"longest pause inside a message sent in several frames"`
+	HeartbeatInterval time.Duration  `key:"heartbeat_interval" default:"15s" doc:"PING after this long without sending; three without receiving end a connection; 0 off"`
+	ShutdownTimeout   time.Duration  `key:"shutdown_timeout" default:"10s" doc:"how long SIGTERM waits for requests in flight"`
+	MaxConnections    int            `key:"max_connections" default:"1000" min:"1" max:"8388608" doc:"connections at a time on one listener, unless it says otherwise"`
+}
+
+// Client is [client].
+type Client struct {
+	Address              string        `key:"address" default:"" doc:"host:port of the server"`
+	ConnectionTimeout    time.Duration `key:"connection_timeout" default:"5s" doc:"TCP connect and handshake"`
+	OperationTimeout     time.Duration `key:"operation_timeout" default:"3s" doc:"one send"`
+	ResponseTimeout      time.Duration `key:"response_timeout" default:"30s" doc:"one request until its response"`
+	HeartbeatInterval    time.Duration `key:"heartbeat_interval" default:"15s" doc:"as in [server]"`
+	AutoReconnect        bool          `key:"auto_reconnect" default:"true" doc:"connect again when the connection breaks"`
+	MaxReconnectAttempts int           `key:"max_reconnect_attempts" default:"3" min:"0" doc:"in a row"`
+	ReconnectDelay       time.Duration `key:"reconnect_delay" default:"1s" doc:"before the first attempt; doubles"`
+}
+
+// Transport is [transport].
+type Transport struct {
+	CompressionEnabled bool `key:"compression_enabled" default:"false" doc:"compressing secrets beside text an attacker chose leaks them"`
+	EncryptionEnabled  bool `key:"encryption_enabled" default:"true" doc:"cannot be switched off in this version"`
+	MaxPayloadSize     Size `key:"max_payload_size" default:"16MiB" min:"1KiB" max:"1GiB" doc:"of one message, after decompression"`
+	CompressionLevel   int  `key:"compression_level" default:"1" min:"1" max:"19" doc:"zstd's; LZ4 has none"`
+}
+
+// Logging is [logging].
+type Logging struct {
+	AppName      string `key:"app_name" default:"npd" doc:"field app of each line"`
+	LogLevel     string `key:"log_level" default:"info" oneof:"debug|info|warn|error" doc:"least severe that is written"`
+	LogToConsole bool   `key:"log_to_console" default:"true" doc:"standard error"`
+	LogToFile    bool   `key:"log_to_file" default:"false" doc:"append to log_file_path; USR1 opens it again"`
+	LogFilePath  string `key:"log_file_path" default:"/var/log/np/npd.log" doc:""`
+	JSONFormat   bool   `key:"json_format" default:"false" doc:"JSON lines instead of text"`
+}
+
+// Dataplane is [dataplane].
+type Dataplane struct {
+	Backend        string `key:"backend" default:"auto" oneof:"auto|af_xdp" doc:"auto tries af_xdp zero-copy, then af_xdp copy"`
+	OnFallback     string `key:"on_fallback" default:"warn" oneof:"allow|warn|fail" doc:"when an interface gets less than it asked for"`
+	Cores          CPUs   `key:"cores" default:"1" doc:"CPUs of the poll cores: a list ([2, 3]) or a count (2: CPUs 0 and 1)"`
+	Hugepages      string `key:"hugepages" default:"auto" oneof:"auto|off|must" doc:"2 MiB pages for packet memory"`
+	Crypto         string `key:"crypto" default:"auto" oneof:"auto|portable" doc:"portable: libcrypto even where libipsec-mb works"`
+	Idle           Idle   `key:"idle" doc:""`
+	UDPEchoPort    int    `key:"udp_echo_port" default:"0" min:"0" max:"65535" doc:"UDP port that echoes; 0 none"`
+	UDPDiscardPort int    `key:"udp_discard_port" default:"0" min:"0" max:"65535" doc:"UDP port that swallows; 0 none"`
+}
+
+// Idle is [dataplane.idle].
+type Idle struct {
+	Spin  time.Duration `key:"spin" default:"50us" doc:"a core without work spins this long before it sleeps"`
+	Sleep bool          `key:"sleep" default:"true" doc:"false: cores spin for ever"`
+}
+
+// Interface is one [[interface]].
+type Interface struct {
+	Name      string         `key:"name" need:"an interface name such as \"np0\"" doc:"the kernel's name"`
+	Addresses []netip.Prefix `key:"addresses" need:"at least one address with prefix length, such as \"198.18.0.1/24\"" doc:"the appliance's own; the kernel must not have them"`
+	MTU       int            `key:"mtu" default:"0" min:"0" max:"9216" doc:"0: the device's"`
+	Queues    int            `key:"queues" default:"0" min:"0" max:"64" doc:"receive queues to open; 0: all the device has"`
+	ZeroCopy  string         `key:"zero_copy" default:"auto" oneof:"auto|off|must" doc:"AF_XDP zero-copy"`
+	XDPMode   string         `key:"xdp_mode" default:"auto" oneof:"auto|native|generic" doc:"how the XDP program is attached"`
+	VLAN      int            `key:"vlan" default:"0" min:"0" max:"4094" doc:"0: untagged"`
+	Gateway   []netip.Addr   `key:"gateway" default:"" doc:"default routes, one IPv4 and one IPv6 at most"`
+}
+
+// Route is one [[route_ip]].
+type Route struct {
+	Prefix    netip.Prefix `key:"prefix" need:"a prefix such as \"203.0.113.0/24\"" doc:"destination"`
+	Via       netip.Addr   `key:"via" default:"" doc:"next hop; without it the prefix is on link"`
+	Interface string       `key:"interface" default:"" doc:"name of an [[interface]]; may be left out when via tells it"`
+}
+
+// TCP is [tcp].
+type TCP struct {
+	ReceiveBuffer Size          `key:"receive_buffer" default:"0" min:"0" max:"64MiB" doc:"per connection"`
+	SendBuffer    Size          `key:"send_buffer" default:"0" min:"0" max:"64MiB" doc:"per connection"`
+	KeepaliveIdle time.Duration `key:"keepalive_idle" default:"0" doc:"silence before keep-alive probes"`
+	UserTimeout   time.Duration `key:"user_timeout" default:"0" doc:"unacknowledged data older than this ends a connection"`
+	TimeWait      time.Duration `key:"time_wait" default:"0" doc:"length of TIME-WAIT"`
+	MinRTO        time.Duration `key:"min_rto" default:"0" doc:"shortest retransmission timeout"`
+	DelayedAck    time.Duration `key:"delayed_ack" default:"0" max:"500ms" doc:"longest delay of an acknowledgment"`
+	Nagle         bool          `key:"nagle" default:"false" doc:"collect small segments (RFC 9293 §3.7.4)"`
+	SACK          bool          `key:"sack" default:"true" doc:"RFC 2018"`
+	Timestamps    bool          `key:"timestamps" default:"true" doc:"RFC 7323"`
+	WindowScaling bool          `key:"window_scaling" default:"true" doc:"RFC 7323"`
+	SYNCookies    bool          `key:"syn_cookies" default:"true" doc:"when a backlog is full (RFC 4987)"`
+}
+
+// Listener is one [[listener]].
+type Listener struct {
+	Name           string         `key:"name" need:"a name such as \"npro\"" doc:""`
+	Address        netip.AddrPort `key:"address" need:"an address such as \"198.18.0.1:7700\" or \":7700\" for all" doc:""`
+	Protocol       string         `key:"protocol" default:"npro" oneof:"npro|echo|discard" doc:"npro, or plain TCP echo and discard"`
+	Backlog        int            `key:"backlog" default:"512" min:"1" max:"65536" doc:"connections being opened"`
+	MaxConnections int            `key:"max_connections" default:"0" min:"0" max:"8388608" doc:"0: [server] max_connections"`
+}
+
+// Protocol is [protocol].
+type Protocol struct {
+	PrivateKeyFile       string        `key:"private_key_file" default:"/var/lib/np/npd.key" doc:"base64 X25519 key as npctl key generate prints; made at the first start"`
+	Patterns             []string      `key:"patterns" default:"XX,IK" oneof:"XX|IK|NX|NNpsk0" doc:"Noise patterns answered: XX, IK, NX (anonymous clients), NNpsk0"`
+	Hybrid               bool          `key:"hybrid" default:"true" doc:"ML-KEM-768 beside X25519; both sides must agree"`
+	PSKFile              string        `key:"psk_file" default:"" doc:"base64 pre-shared key for NNpsk0"`
+	PSKAllow             []string      `key:"psk_allow" default:"*" doc:"opcodes that whoever knows the pre-shared key may call"`
+	AEAD                 []string      `key:"aead" default:"aes-256-gcm,xchacha20-poly1305" oneof:"aes-256-gcm|xchacha20-poly1305" doc:"in order of preference"`
+	Compression          []string      `key:"compression" default:"lz4,zstd" oneof:"lz4|zstd" doc:"offered when [transport] compression_enabled"`
+	CompressionThreshold Size          `key:"compression_threshold" default:"512" doc:"smaller bodies go uncompressed"`
+	MaxFrame             Size          `key:"max_frame" default:"256KiB" min:"1KiB" max:"16777232" doc:"longest frame accepted, tag included; longer messages travel in several"`
+	StreamWindow         Size          `key:"stream_window" default:"256KiB" min:"4KiB" max:"1GiB" doc:"body bytes a peer may send ahead on a stream"`
+	ConnectionWindow     Size          `key:"connection_window" default:"4MiB" min:"4KiB" max:"1GiB" doc:"the same over all streams of a connection"`
+	MaxStreams           int           `key:"max_streams" default:"1024" min:"1" max:"65536" doc:"open streams of one connection"`
+	RekeyRecords         Size          `key:"rekey_records" default:"16777216" min:"1" doc:"records under one key"`
+	RekeyBytes           Size          `key:"rekey_bytes" default:"64GiB" min:"1KiB" doc:"bytes under one key"`
+	RekeyInterval        time.Duration `key:"rekey_interval" default:"1h" min:"1s" doc:"time under one key"`
+	AllowAnyPeer         bool          `key:"allow_any_peer" default:"false" doc:"also serve peers that no [[peer]] names"`
+	AnyPeerAllow         []string      `key:"any_peer_allow" default:"*" doc:"opcodes those may call"`
+	AllowV1              bool          `key:"allow_v1" default:"false" doc:"version 1 of the protocol; not in this version"`
+}
+
+// Handshake is [handshake].
+type Handshake struct {
+	Timeout      time.Duration `key:"timeout" default:"5s" min:"10ms" max:"5m" doc:"from accept to keys"`
+	ClockSkew    time.Duration `key:"clock_skew" default:"5s" min:"10ms" doc:"how far a client's clock may be off"`
+	ReplayWindow int           `key:"replay_window" default:"10000" min:"1" max:"10000000" doc:"nonces remembered per listener"`
+	MaxInFlight  int           `key:"max_in_flight" default:"256" min:"1" max:"1000000" doc:"handshakes at a time; more are refused"`
+}
+
+// Peer is one [[peer]].
+type Peer struct {
+	Name      string   `key:"name" need:"a name" doc:""`
+	PublicKey string   `key:"public_key" need:"a base64 X25519 public key as npctl key generate --public prints" doc:""`
+	Allow     []string `key:"allow" need:"a list of opcodes such as [\"ECHO\"], or [\"*\"] for all" doc:"opcodes it may call"`
+}
+
+// Management is [management].
+type Management struct {
+	Socket   string `key:"socket" default:"/run/np/np.sock" doc:"reads and changes"`
+	ROSocket string `key:"ro_socket" default:"/run/np/ro.sock" doc:"reads only; \"\" for none"`
+	Group    string `key:"group" default:"np" doc:"may use the sockets, when it exists"`
+}
+
+// Metrics is [metrics].
+type Metrics struct {
+	Address netip.AddrPort `key:"address" default:"" doc:"kernel TCP address that also serves /metrics, such as \"127.0.0.1:9700\"; \"\" none"`
+}
+
+// Limits is [limits].
+type Limits struct {
+	BuffersPerCore     int  `key:"buffers_per_core" default:"16384" min:"1024" max:"4194304" doc:"packet buffers of each core"`
+	LoansPerCore       int  `key:"loans_per_core" default:"2048" min:"64" max:"1048576" doc:"of these, for messages from Go"`
+	StreamsPerCore     int  `key:"streams_per_core" default:"65536" min:"64" max:"16777216" doc:"NPRO streams of each core"`
+	ConnectionsPerCore int  `key:"connections_per_core" default:"0" min:"0" max:"8388608" doc:"0: the sum of the listeners' max_connections, and room for TIME-WAIT"`
+	Workers            int  `key:"workers" default:"256" min:"1" max:"65536" doc:"handlers running at a time"`
+	MessageMemory      Size `key:"message_memory" default:"256MiB" min:"1MiB" doc:"messages in several frames being put together, all connections"`
+	ConnectionMemory   Size `key:"connection_memory" default:"32MiB" min:"1KiB" doc:"the same for one connection"`
+	Captures           int  `key:"captures" default:"4" min:"0" max:"64" doc:"captures at a time"`
+	LogLines           int  `key:"log_lines" default:"10" min:"1" doc:"log lines per second about peers, for each reason"`
+}
+
+// Pos returns where a key or table stands, such as "interface[0].name" or
+// "listener[1]"; the nearest enclosing table when the key is not written down.
+func (c *Config) Pos(path string) Pos {
+	for p := path; p != ""; p = parent(p) {
+		if at, ok := c.places[p]; ok {
+			return at
+		}
+	}
+	return Pos{}
+}
+
+// Listen returns the listeners: those configured, or the one of [server].
+func (c *Config) Listen() []Listener {
+	if len(c.Listeners) > 0 {
+		return slices.Clone(c.Listeners)
+	}
+	return []Listener{{Name: "npro", Address: c.Server.Address, Protocol: "npro", Backlog: 512}}
+}
+
+// ListenerLimit is a listener's limit of connections.
+func (c *Config) ListenerLimit(l *Listener) int {
+	if l.MaxConnections > 0 {
+		return l.MaxConnections
+	}
+	return c.Server.MaxConnections
+}

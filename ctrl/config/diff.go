@@ -1,0 +1,147 @@
+package config
+
+import (
+	"net/netip"
+	"reflect"
+	"slices"
+)
+
+// Change is what a reload has to do. Everything that Restart does not name
+// can be applied to a running npd.
+type Change struct {
+	Restart         []string // paths whose change needs a restart
+	AddListeners    []Listener
+	DelListeners    []Listener
+	AddAddresses    []InterfaceAddress
+	DelAddresses    []InterfaceAddress
+	AddRoutes       []Route
+	DelRoutes       []Route
+	Live            []string // other paths that changed and apply live
+	PeersOrPolicies bool     // the set of peers, or what who may call
+}
+
+// InterfaceAddress is an address on an interface of the configuration.
+type InterfaceAddress struct {
+	Interface string
+	Prefix    netip.Prefix
+}
+
+// live are plain values that a running npd takes over.
+var live = [...]string{"logging.log_level", "server.shutdown_timeout", "protocol.allow_any_peer", "protocol.any_peer_allow",
+	"protocol.psk_allow", "limits.log_lines", "handshake.max_in_flight", "handshake.clock_skew"}
+
+var policies = [...]string{"protocol.allow_any_peer", "protocol.any_peer_allow", "protocol.psk_allow"}
+
+// Empty says that nothing changed.
+func (c *Change) Empty() bool { return reflect.ValueOf(*c).IsZero() }
+
+// Diff compares the configuration in force with a new one.
+func Diff(old, next *Config) Change {
+	var ch Change
+	was := plain(old)
+	for path, v := range plain(next) {
+		if was[path] == v {
+			continue
+		}
+		switch {
+		case slices.Contains(policies[:], path):
+			ch.PeersOrPolicies = true
+			ch.Live = append(ch.Live, path)
+		case slices.Contains(live[:], path):
+			ch.Live = append(ch.Live, path)
+		default:
+			ch.Restart = append(ch.Restart, path)
+		}
+	}
+	slices.Sort(ch.Live)
+	ch.interfaces(old, next)
+	ch.AddListeners, ch.DelListeners = sets(old.Listen(), next.Listen(), func(a, b Listener) bool { return a == b })
+	ch.AddRoutes, ch.DelRoutes = sets(old.AllRoutes(), next.AllRoutes(), func(a, b Route) bool { return a == b })
+	if !reflect.DeepEqual(old.Peers, next.Peers) {
+		ch.PeersOrPolicies = true
+	}
+	slices.Sort(ch.Restart)
+	return ch
+}
+
+// plain are the values of sections that are no lists.
+func plain(c *Config) map[string]string {
+	flat := *c
+	flat.Interfaces, flat.Routes, flat.Listeners, flat.Peers = nil, nil, nil, nil
+	flat.Server.Address = netip.AddrPort{} // shows as a listener
+	m := map[string]string{}
+	for _, v := range flat.Values() {
+		m[v.Path] = v.Value
+	}
+	return m
+}
+
+func sets[T any](old, next []T, same func(a, b T) bool) (add, del []T) {
+	for _, n := range next {
+		if !slices.ContainsFunc(old, func(o T) bool { return same(o, n) }) {
+			add = append(add, n)
+		}
+	}
+	for _, o := range old {
+		if !slices.ContainsFunc(next, func(n T) bool { return same(o, n) }) {
+			del = append(del, o)
+		}
+	}
+	return add, del
+}
+
+func (ch *Change) interfaces(old, next *Config) {
+	byName := func(c *Config) map[string]Interface {
+		m := map[string]Interface{}
+		for _, it := range c.Interfaces {
+			m[it.Name] = it
+		}
+		return m
+	}
+	was, is := byName(old), byName(next)
+	for name, n := range is {
+		o, ok := was[name]
+		if !ok {
+			ch.Restart = append(ch.Restart, "interface "+name)
+			continue
+		}
+		add, del := sets(o.Addresses, n.Addresses, func(a, b netip.Prefix) bool { return a == b })
+		for _, p := range add {
+			ch.AddAddresses = append(ch.AddAddresses, InterfaceAddress{name, p})
+		}
+		for _, p := range del {
+			ch.DelAddresses = append(ch.DelAddresses, InterfaceAddress{name, p})
+		}
+		o.Addresses, n.Addresses, o.Gateway, n.Gateway = nil, nil, nil, nil
+		if !reflect.DeepEqual(o, n) {
+			ch.Restart = append(ch.Restart, "interface "+name)
+		}
+	}
+	for name := range was {
+		if _, ok := is[name]; !ok {
+			ch.Restart = append(ch.Restart, "interface "+name)
+		}
+	}
+}
+
+// AllRoutes are the [[route_ip]] entries, each with its interface named, and
+// the default routes of the interfaces' gateways.
+func (c *Config) AllRoutes() []Route {
+	var out []Route
+	for _, r := range c.Routes {
+		if i := c.RouteInterface(&r); i >= 0 {
+			r.Interface = c.Interfaces[i].Name
+		}
+		out = append(out, r)
+	}
+	for _, it := range c.Interfaces {
+		for _, g := range it.Gateway {
+			all := netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+			if g.Is4() {
+				all = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+			}
+			out = append(out, Route{Prefix: all, Via: g, Interface: it.Name})
+		}
+	}
+	return out
+}

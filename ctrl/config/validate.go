@@ -1,0 +1,235 @@
+package config
+
+import (
+	"encoding/base64"
+	"fmt"
+	"net/netip"
+	"slices"
+	"unicode/utf8"
+)
+
+// validate checks what one value alone cannot show.
+func (l *loader) validate() {
+	l.interfaces()
+	l.routes()
+	l.listeners()
+	l.protocol()
+	l.peers()
+	c := l.cfg
+	if !c.Transport.EncryptionEnabled {
+		l.fail(c.Pos("transport.encryption_enabled"), "transport.encryption_enabled: got false, expected true: this version has no unencrypted transport")
+	}
+	if c.Logging.LogToFile && c.Logging.LogFilePath == "" {
+		l.fail(c.Pos("logging.log_file_path"), "logging.log_file_path is empty, expected a path because log_to_file is on")
+	}
+	if c.Management.Socket == "" {
+		l.fail(c.Pos("management.socket"), "management.socket is empty, expected a path")
+	}
+	if c.Management.Socket == c.Management.ROSocket {
+		l.fail(c.Pos("management.ro_socket"), "management.ro_socket is the same as socket, expected another path")
+	}
+	if c.Limits.LoansPerCore > c.Limits.BuffersPerCore/2 {
+		l.fail(c.Pos("limits.loans_per_core"), "limits.loans_per_core: got %d, expected at most half of buffers_per_core (%d)", c.Limits.LoansPerCore, c.Limits.BuffersPerCore)
+	}
+}
+
+// unique reports a second entry with the same key.
+func (l *loader) unique(seen map[string]string, what, value, path string) {
+	if first, dup := seen[value]; dup {
+		l.fail(l.cfg.Pos(path), "%s %q is given twice, expected it once (first at %s)", what, value, l.cfg.Pos(first))
+		return
+	}
+	seen[value] = path
+}
+
+func (l *loader) interfaces() {
+	c := l.cfg
+	if len(c.Interfaces) == 0 {
+		at := Pos{Kind: File, Source: l.name}
+		l.fail(at, "no [[interface]], expected at least one with name and addresses (see npd config example)")
+		return
+	}
+	namesSeen, addrs := map[string]string{}, map[string]string{}
+	for i := range c.Interfaces {
+		it := &c.Interfaces[i]
+		at := fmt.Sprintf("interface[%d]", i)
+		l.unique(namesSeen, "interface", it.Name, at+".name")
+		if len(it.Name) > 15 {
+			l.fail(c.Pos(at+".name"), "interface.name: %q has %d characters, expected at most 15", it.Name, len(it.Name))
+		}
+		if it.MTU != 0 && it.MTU < 1280 {
+			l.fail(c.Pos(at+".mtu"), "interface.mtu: got %d, expected 0 or at least 1280 (RFC 8200 §5)", it.MTU)
+		}
+		for j, p := range it.Addresses {
+			place := fmt.Sprintf("%s.addresses[%d]", at, j)
+			l.unique(addrs, "address", p.Addr().String(), place)
+			if a := p.Addr(); a.IsUnspecified() || a.IsMulticast() || a.IsLoopback() {
+				l.fail(c.Pos(place), "interface.addresses: %s is no address of a host, expected a unicast one", a)
+			}
+		}
+		l.gateways(it, at)
+	}
+}
+
+func (l *loader) gateways(it *Interface, at string) {
+	var v4, v6 bool
+	for j, g := range it.Gateway {
+		place := fmt.Sprintf("%s.gateway[%d]", at, j)
+		on := slices.ContainsFunc(it.Addresses, func(p netip.Prefix) bool { return p.Masked().Contains(g) })
+		if !on && !g.IsLinkLocalUnicast() {
+			l.fail(l.cfg.Pos(place), "interface.gateway: %s is in none of the interface's networks, expected a neighbor", g)
+		}
+		if g.Is4() && v4 || g.Is6() && v6 {
+			l.fail(l.cfg.Pos(place), "interface.gateway: %s is the second of its family, expected one IPv4 and one IPv6 at most", g)
+		}
+		v4, v6 = v4 || g.Is4(), v6 || g.Is6()
+	}
+}
+
+// RouteInterface returns the index of the interface a route leaves by, -1
+// when it names none and its next hop is in no interface's network.
+func (c *Config) RouteInterface(r *Route) int {
+	for i := range c.Interfaces {
+		if r.Interface != "" {
+			if c.Interfaces[i].Name == r.Interface {
+				return i
+			}
+			continue
+		}
+		if slices.ContainsFunc(c.Interfaces[i].Addresses, func(p netip.Prefix) bool { return r.Via.IsValid() && p.Masked().Contains(r.Via) }) {
+			return i
+		}
+	}
+	return -1
+}
+
+func (l *loader) routes() {
+	c := l.cfg
+	seen := map[string]string{}
+	for i := range c.Routes {
+		r := &c.Routes[i]
+		at := fmt.Sprintf("route_ip[%d]", i)
+		l.unique(seen, "route", r.Prefix.String(), at+".prefix")
+		if r.Prefix != r.Prefix.Masked() {
+			l.fail(c.Pos(at+".prefix"), "route_ip.prefix: %s has bits behind its length, expected %s", r.Prefix, r.Prefix.Masked())
+		}
+		if r.Via.IsValid() && r.Via.Is4() != r.Prefix.Addr().Is4() {
+			l.fail(c.Pos(at+".via"), "route_ip.via: %s is of another family than %s, expected the same", r.Via, r.Prefix)
+		}
+		if c.RouteInterface(r) >= 0 {
+			continue
+		}
+		if r.Interface != "" {
+			l.fail(c.Pos(at+".interface"), "route_ip.interface: no [[interface]] is named %q, expected one of those configured", r.Interface)
+		} else {
+			l.fail(c.Pos(at), "route_ip %s has no interface and its via is in no interface's network, expected an interface", r.Prefix)
+		}
+	}
+}
+
+func (l *loader) listeners() {
+	c := l.cfg
+	seen, ports := map[string]string{}, map[string]string{}
+	for i := range c.Listeners {
+		li := &c.Listeners[i]
+		at := fmt.Sprintf("listener[%d]", i)
+		l.unique(seen, "listener", li.Name, at+".name")
+		l.unique(ports, "address", AddrPortString(li.Address), at+".address")
+		l.shadowed(i)
+	}
+	if len(c.Listeners) == 0 && !c.Server.Address.IsValid() {
+		l.fail(c.Pos("server.address"), "no [[listener]] and no server.address, expected one of them")
+	}
+	for _, li := range c.Listen() {
+		path := "server.address"
+		if i := slices.IndexFunc(c.Listeners, func(o Listener) bool { return o.Name == li.Name }); i >= 0 {
+			path = fmt.Sprintf("listener[%d].address", i)
+		}
+		a := li.Address.Addr()
+		if !a.IsValid() || a.IsUnspecified() || l.ours(a) {
+			continue
+		}
+		l.fail(c.Pos(path), "%s is on no interface, expected an address of an [[interface]] or \":%d\" for all", li.Address, li.Address.Port())
+	}
+	if c.Dataplane.UDPEchoPort != 0 && c.Dataplane.UDPEchoPort == c.Dataplane.UDPDiscardPort {
+		l.fail(c.Pos("dataplane.udp_discard_port"), "dataplane.udp_discard_port: port %d is udp_echo_port already, expected another", c.Dataplane.UDPDiscardPort)
+	}
+}
+
+// shadowed reports a listener whose port another one takes on all addresses.
+func (l *loader) shadowed(i int) {
+	c := l.cfg
+	a := c.Listeners[i].Address
+	for j := range c.Listeners[:i] {
+		b := c.Listeners[j].Address
+		if a != b && a.Port() == b.Port() && (a.Addr().IsUnspecified() || b.Addr().IsUnspecified()) {
+			l.fail(c.Pos(fmt.Sprintf("listener[%d].address", i)), "port %d is in use by listener %q (%s), expected a free port",
+				a.Port(), c.Listeners[j].Name, c.Pos(fmt.Sprintf("listener[%d].address", j)))
+		}
+	}
+}
+
+func (l *loader) ours(a netip.Addr) bool {
+	return slices.ContainsFunc(l.cfg.Interfaces, func(it Interface) bool {
+		return slices.ContainsFunc(it.Addresses, func(p netip.Prefix) bool { return p.Addr() == a })
+	})
+}
+
+func (l *loader) protocol() {
+	c := l.cfg
+	p := &c.Protocol
+	if p.AllowV1 {
+		l.fail(c.Pos("protocol.allow_v1"), "protocol.allow_v1: got true, expected false: this version does not speak version 1 of the protocol")
+	}
+	psk := slices.Contains(p.Patterns, "NNpsk0")
+	if psk && p.PSKFile == "" {
+		l.fail(c.Pos("protocol.patterns"), "protocol.patterns has NNpsk0 but there is no psk_file, expected a file with a base64 key")
+	}
+	if slices.Contains(p.Patterns, "NX") && !p.AllowAnyPeer {
+		l.fail(c.Pos("protocol.patterns"), "protocol.patterns has NX, whose clients have no identity, expected allow_any_peer = true with it")
+	}
+	if len(p.Patterns) == 0 {
+		l.fail(c.Pos("protocol.patterns"), "protocol.patterns is empty, expected at least one of XX, IK, NX, NNpsk0")
+	}
+	if p.PrivateKeyFile == "" {
+		l.fail(c.Pos("protocol.private_key_file"), "protocol.private_key_file is empty, expected a path")
+	}
+	if len(p.AEAD) == 0 {
+		l.fail(c.Pos("protocol.aead"), "protocol.aead is empty, expected at least one of aes-256-gcm, xchacha20-poly1305")
+	}
+	if p.MaxFrame > p.StreamWindow+16 {
+		l.fail(c.Pos("protocol.max_frame"), "protocol.max_frame: got %s, expected at most stream_window (%s): a longer frame could never be sent",
+			formatSize(p.MaxFrame), formatSize(p.StreamWindow))
+	}
+	if p.StreamWindow > p.ConnectionWindow {
+		l.fail(c.Pos("protocol.stream_window"), "protocol.stream_window: got %s, expected at most connection_window (%s)",
+			formatSize(p.StreamWindow), formatSize(p.ConnectionWindow))
+	}
+	l.opcodes("protocol.any_peer_allow", p.AnyPeerAllow)
+	l.opcodes("protocol.psk_allow", p.PSKAllow)
+}
+
+func (l *loader) opcodes(path string, list []string) {
+	for i, op := range list {
+		if op == "" || len(op) > 63 || !utf8.ValidString(op) {
+			l.fail(l.cfg.Pos(fmt.Sprintf("%s[%d]", path, i)), "opcode %q, expected 1 to 63 bytes of UTF-8", op)
+		}
+	}
+}
+
+func (l *loader) peers() {
+	c := l.cfg
+	seen, keys := map[string]string{}, map[string]string{}
+	for i := range c.Peers {
+		p := &c.Peers[i]
+		at := fmt.Sprintf("peer[%d]", i)
+		l.unique(seen, "peer", p.Name, at+".name")
+		raw, err := base64.StdEncoding.Strict().DecodeString(p.PublicKey)
+		if err != nil || len(raw) != 32 {
+			l.fail(c.Pos(at+".public_key"), "peer.public_key: not a key, expected 44 characters of base64 as npctl key generate --public prints")
+			continue
+		}
+		l.unique(keys, "public key", p.PublicKey, at+".public_key")
+		l.opcodes(at+".allow", p.Allow)
+	}
+}
