@@ -1,0 +1,462 @@
+#include "core/core.h"
+
+#include <string.h>
+#include <unistd.h>
+
+#include "core/internal.h"
+
+_Static_assert(sizeof(struct np_path) <= NP_TCP_PATH_BYTES, "TCP keeps room for the network layer's path");
+_Static_assert(_Alignof(struct np_path) <= 8, "np_tcp_path is aligned to 8");
+_Static_assert(sizeof(struct np_counters) % 8 == 0, "counters are whole words");
+
+/* ---- drops and captures ---- */
+
+/* Reasons of layer "tx" are about frames of ours: their data is where it is now.
+ * The others are about a received frame, whose headers may have been pulled. */
+static bool is_tx_drop(enum np_drop why) { return why >= NP_DROP_NEIGH_QUEUE && why <= NP_DROP_TX_TOO_BIG; }
+
+static NP_COLD void capture_drop(struct np_core *core, const struct np_buf *b, enum np_drop why) {
+  const uint8_t *data = np_buf_cdata(b);
+  uint32_t bytes = b->len;
+  if (!is_tx_drop(why)) {
+    data = (const uint8_t *)b + b->frame_off;
+    bytes = b->frame_len;
+  }
+  np_capture_packet(core->capture, core->counters, NP_CAPTURE_DROP, b->iface, why, data, bytes, core->now_ns);
+}
+
+static void drop(struct np_core *core, struct np_buf *b, enum np_drop why) {
+  core->counters->drop[why]++;
+  if (NP_UNLIKELY(core->capture != NULL)) capture_drop(core, b, why);
+  np_buf_put(b);
+}
+
+/* A layer counted a drop of its own and is about to free the buffer. */
+static void on_drop(void *ctx, struct np_buf *b, enum np_drop why) {
+  struct np_core *core = ctx;
+  if (NP_UNLIKELY(core->capture != NULL)) capture_drop(core, b, why);
+}
+
+/* ---- sending ---- */
+
+/* One retry after a flush; when that finds no room either, the rest of the turn
+ * does not kick the kernel once more for each packet. */
+static bool tx_one(struct np_core *core, struct np_core_link *link, struct np_buf *frame) {
+  struct np_port_queue *q = link->tx;
+  if (NP_LIKELY(q->ops->tx(q, &frame, 1) == 1)) return true;
+  if (link->full_turn == core->turn) return false;
+  q->ops->flush(q);
+  if (q->ops->tx(q, &frame, 1) == 1) return true;
+  link->full_turn = core->turn;
+  return false;
+}
+
+/* Frames go to the port at once, not in a burst at the end: TCP moves data_off
+ * of a segment it keeps as soon as it was sent. Nothing leaves before the flush. */
+static void xmit(void *ctx, uint16_t iface, struct np_buf *frame) {
+  struct np_core *core = ctx;
+  np_assert(iface < NP_IFACE_MAX);
+  struct np_core_link *link = &core->link[iface];
+  frame->iface = iface;
+  if (NP_UNLIKELY(link->tx == NULL || link->tx->down)) {
+    drop(core, frame, NP_DROP_TX_PORT_DOWN);
+    return;
+  }
+  uint32_t len = frame->len;
+  if (NP_UNLIKELY(frame->next != NULL)) {
+    np_assert((link->tx->caps & NP_PORT_SG) != 0);
+    len = np_buf_chain_len(frame);
+  }
+  if (NP_UNLIKELY(len > link->tx->mtu_bytes + 18u)) { /* Ethernet 14, VLAN 4 */
+    drop(core, frame, NP_DROP_TX_TOO_BIG);
+    return;
+  }
+  bool captured = core->capture != NULL;
+  if (NP_UNLIKELY(captured)) frame->refs++; /* the port may free it, and what was not sent is no TX record */
+  if (NP_UNLIKELY(!tx_one(core, link, frame))) {
+    if (captured) np_buf_put(frame);
+    core->counters->counter[NP_C_TX_RING_FULL]++;
+    drop(core, frame, NP_DROP_TX_FULL);
+    return;
+  }
+  core->counters->counter[NP_C_TX_PKTS]++;
+  core->counters->counter[NP_C_TX_BYTES] += len;
+  if (NP_UNLIKELY(captured)) {
+    np_capture_packet(core->capture, core->counters, NP_CAPTURE_TX, iface, NP_DROP_COUNT, np_buf_cdata(frame), len,
+                      core->now_ns);
+    np_buf_put(frame);
+  }
+}
+
+/* ---- what the layers ask of each other ---- */
+
+static bool ip_l4_error(void *ctx, const struct np_flow *flow, uint32_t tcp_seq, enum np_err err, bool soft,
+                        uint32_t mtu_bytes) {
+  struct np_core *core = ctx;
+  return np_tcp_error(core->tcp, flow, tcp_seq, err, soft, mtu_bytes);
+}
+
+static void tcp_output(void *ctx, struct np_buf *seg, const struct np_flow *flow, uint8_t tos, struct np_tcp_path *path,
+                       uint64_t now_ns) {
+  struct np_core *core = ctx;
+  /* No route or a dead port is counted there; TCP's timers notice the loss. */
+  (void)np_ip_output(core->ip, seg, &flow->local, &flow->remote, NP_PROTO_TCP, tos, (struct np_path *)(void *)path,
+                     now_ns);
+}
+
+static uint32_t tcp_mtu(void *ctx, const struct np_addr *remote) {
+  struct np_core *core = ctx;
+  return np_ip_mtu(core->ip, remote);
+}
+
+static enum np_err tcp_source(void *ctx, const struct np_addr *remote, struct np_addr *out) {
+  struct np_core *core = ctx;
+  return np_ip_source(core->ip, remote, out);
+}
+
+static void tcp_confirm(void *ctx, struct np_tcp_path *path, uint64_t now_ns) {
+  struct np_core *core = ctx;
+  np_ip_confirm(core->ip, (const struct np_path *)(const void *)path, now_ns);
+}
+
+static struct np_session *tcp_accept(void *ctx, void *listener_ctx, struct np_stream *stream, uint64_t now_ns) {
+  struct np_core *core = ctx;
+  const struct np_core_listener *l = listener_ctx;
+  if (core->draining || l->handle == 0) return NULL;
+  return np_session_new(core->sessions, l->kind, stream, l->handle, now_ns);
+}
+
+/* ---- rings to Go ---- */
+
+static uint32_t room(struct np_core *core, uint32_t reserve, uint32_t n) {
+  uint32_t used = core->event_pending + reserve;
+  uint32_t have = np_ring_room(core->event, used + n);
+  return have > used ? have - used : 0;
+}
+
+static uint32_t session_event_room(void *ctx, uint32_t n) {
+  struct np_core *core = ctx;
+  uint32_t have = room(core, core->event_reserve, n);
+  if (NP_UNLIKELY(have < n)) core->counters->counter[NP_C_EVENT_RING_FULL]++;
+  return have;
+}
+
+uint32_t np_core_answer_room(struct np_core *core) { return room(core, 0, 1); }
+
+void np_core_event(struct np_core *core, const struct np_event *ev) {
+  np_assert(room(core, 0, 1) > 0);
+  struct np_event *slot = np_ring_slot(core->event, core->event_pending++);
+  *slot = *ev;
+  slot->at_ns = core->now_ns;
+}
+
+static void session_event(void *ctx, const struct np_event *ev) {
+  struct np_core *core = ctx;
+  np_core_event(core, ev);
+}
+
+void np_core_loan_return(struct np_core *core, struct np_buf *chain) {
+  /* bound: the ring has a slot for every lent buffer */
+  while (chain != NULL) {
+    struct np_buf *b = chain;
+    chain = b->next;
+    np_assert(b->pool == &core->pool);
+    np_assert(b->refs == 1);
+    np_assert(core->loans_out < core->loan->count);
+    b->next = NULL;
+    b->data_off = NP_LOAN_DATA_OFF;
+    b->len = 0;
+    b->flags = 0;
+    struct np_loan *slot = np_ring_slot(core->loan, core->loan_pending++);
+    slot->buf = b;
+    core->loans_out++;
+  }
+}
+
+static void session_loan_return(void *ctx, struct np_buf *chain) {
+  struct np_core *core = ctx;
+  np_core_loan_return(core, chain);
+}
+
+/* Full fence between publishing and looking at the flag: pairs with the reader,
+ * which sets the flag, fences and looks at the ring once more before it sleeps.
+ * One of the two sees the other. */
+static bool take_sleeper(struct np_ring *ring) {
+  if (NP_LIKELY(__atomic_load_n(&ring->cons_sleeping, __ATOMIC_RELAXED) == 0)) return false;
+  __atomic_store_n(&ring->cons_sleeping, 0, __ATOMIC_RELAXED); /* one wake-up per sleep */
+  return true;
+}
+
+void np_core_publish(struct np_core *core) {
+  if (core->event_pending == 0 && core->loan_pending == 0) return;
+  core->counters->counter[NP_C_EVENTS] += core->event_pending;
+  uint32_t events = core->event_pending;
+  uint32_t loans = core->loan_pending;
+  if (events > 0) np_ring_publish(core->event, events);
+  if (loans > 0) np_ring_publish(core->loan, loans);
+  core->event_pending = 0;
+  core->loan_pending = 0;
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  bool wake = events > 0 && take_sleeper(core->event);
+  if (loans > 0 && take_sleeper(core->loan)) wake = true;
+  if (NP_LIKELY(!wake) || core->shared.event_fd < 0) return;
+  core->counters->counter[NP_C_WAKEUPS]++;
+  uint64_t one = 1;
+  ssize_t n = write(core->shared.event_fd, &one, sizeof one);
+  (void)n; /* EAGAIN: the counter is far from 0, so the reader wakes anyway */
+}
+
+/* ---- receiving ---- */
+
+/* Ethernet to transport, first the whole burst through one stage, then the next. */
+static uint32_t parse_burst(struct np_core *core, uint32_t n) {
+  struct np_buf **burst = core->burst;
+  uint32_t parsed = 0;
+  for (uint32_t i = 0; i < n; i++) {
+    if (i + 2 < n) NP_PREFETCH(np_buf_cdata(burst[i + 2]));
+    enum np_drop why = np_wire_parse(burst[i], &core->pkt[parsed]);
+    if (NP_LIKELY(why == NP_WIRE_OK)) {
+      parsed++;
+    } else {
+      drop(core, burst[i], why);
+    }
+  }
+  return parsed;
+}
+
+/* Leaves TCP's packets at the front of core->pkt. Return: how many. */
+static uint32_t ip_burst(struct np_core *core, uint32_t n) {
+  uint32_t tcp = 0;
+  for (uint32_t i = 0; i < n; i++) {
+    enum np_drop why = NP_DROP_COUNT;
+    switch (np_ip_input(core->ip, &core->pkt[i], core->now_ns, &why)) {
+      case NP_IP_TCP:
+        if (tcp != i) core->pkt[tcp] = core->pkt[i];
+        tcp++;
+        break;
+      case NP_IP_DONE:
+        core->counters->counter[NP_C_DELIVERED_PKTS]++;
+        break;
+      case NP_IP_DROP:
+        drop(core, core->pkt[i].buf, why);
+        break;
+    }
+  }
+  return tcp;
+}
+
+static NP_COLD void capture_burst(struct np_core *core, uint32_t n) {
+  for (uint32_t i = 0; i < n; i++) {
+    const struct np_buf *b = core->burst[i];
+    np_capture_packet(core->capture, core->counters, NP_CAPTURE_RX, b->iface, NP_DROP_COUNT, np_buf_cdata(b), b->len,
+                      core->now_ns);
+  }
+}
+
+static uint32_t rx_queue(struct np_core *core, struct np_port_queue *q) {
+  uint32_t n = q->ops->rx(q, core->burst, NP_BURST);
+  if (n == 0) return 0;
+  uint64_t bytes = 0;
+  for (uint32_t i = 0; i < n; i++) {
+    struct np_buf *b = core->burst[i];
+    if (i + 2 < n) NP_PREFETCH_W(core->burst[i + 2]);
+    b->iface = q->iface;
+    b->rx_ns = core->now_ns;
+    b->frame_off = (uint16_t)b->data_off;
+    b->frame_len = (uint16_t)b->len;
+    bytes += b->len;
+  }
+  core->counters->counter[NP_C_RX_PKTS] += n;
+  core->counters->counter[NP_C_RX_BYTES] += bytes;
+  if (NP_UNLIKELY(core->capture != NULL)) capture_burst(core, n);
+  uint32_t tcp = ip_burst(core, parse_burst(core, n));
+  np_tcp_prefetch(core->tcp, core->pkt, tcp);
+  for (uint32_t i = 0; i < tcp; i++) np_tcp_input(core->tcp, &core->pkt[i], core->now_ns);
+  return n;
+}
+
+/* ---- ports ---- */
+
+static void gauges(struct np_core *core) {
+  uint32_t empty = core->pool.free_count + core->loans_out;
+  for (uint32_t i = 0; i < core->queue_count; i++) empty += core->queue[i].port->posted_count;
+  core->counters->counter[NP_C_BUF_FREE] = empty;
+}
+
+static void ifaces_up(struct np_core *core, uint16_t port, bool up) {
+  for (uint16_t i = 0; i < NP_IFACE_MAX; i++) {
+    /* cannot fail: the interface exists */
+    if (core->iface[i].used && core->iface[i].port == port) (void)np_ip_iface_up(core->ip, i, up, core->now_ns);
+  }
+}
+
+/* Tells Go once of a device that vanished or came back. */
+static void flush_ports(struct np_core *core) {
+  for (uint32_t i = 0; i < core->queue_count; i++) {
+    struct np_core_queue *cq = &core->queue[i];
+    struct np_port_queue *q = cq->port;
+    q->ops->flush(q);
+    if (NP_LIKELY(q->down == cq->was_down)) continue;
+    if (np_core_answer_room(core) == 0) continue; /* told in a later turn */
+    cq->was_down = q->down;
+    if (core->link[q->iface].tx == q) ifaces_up(core, q->iface, !q->down);
+    struct np_event ev = {.op = NP_EV_PORT, .arg = q->iface, .err = q->down ? NP_ERR_PORTDOWN : NP_ERR_OK};
+    np_core_event(core, &ev);
+  }
+}
+
+static void on_tick(void *ctx, struct np_timer *timer, uint64_t now_ns) {
+  struct np_core *core = ctx;
+  for (uint32_t i = 0; i < core->queue_count; i++) {
+    struct np_port_queue *q = core->queue[i].port;
+    if (q->ops->check != NULL) q->ops->check(q);
+  }
+  if (core->queue_count > 0) np_timer_set(&core->wheel, timer, NP_TIMER_CORE, now_ns + NP_CORE_TICK_NS);
+}
+
+enum np_err np_core_attach(struct np_core *core, struct np_port_queue *queue, uint16_t iface) {
+  if (queue == NULL || iface >= NP_IFACE_MAX) return NP_ERR_INVALID;
+  if (core->queue_count == NP_CORE_QUEUES_MAX) return NP_ERR_FULL;
+  for (uint32_t i = 0; i < core->queue_count; i++) {
+    if (core->queue[i].port == queue) return NP_ERR_EXISTS;
+  }
+  queue->iface = iface;
+  core->queue[core->queue_count++] = (struct np_core_queue){.port = queue, .was_down = queue->down};
+  queue->ops->flush(queue); /* posts its first buffers */
+  struct np_core_link *link = &core->link[iface];
+  if (link->tx == NULL) {
+    *link = (struct np_core_link){.tx = queue, .full_turn = UINT64_MAX};
+    if (!queue->down) ifaces_up(core, iface, true);
+  }
+  if (!np_timer_is_set(&core->tick)) {
+    np_timer_set(&core->wheel, &core->tick, NP_TIMER_CORE, core->now_ns + NP_CORE_TICK_NS);
+  }
+  return NP_ERR_OK;
+}
+
+enum np_err np_core_detach(struct np_core *core, uint16_t iface) {
+  if (iface >= NP_IFACE_MAX) return NP_ERR_INVALID;
+  uint32_t kept = 0;
+  for (uint32_t i = 0; i < core->queue_count; i++) {
+    struct np_port_queue *q = core->queue[i].port;
+    if (q->iface == iface) {
+      q->ops->flush(q);
+    } else {
+      core->queue[kept++] = core->queue[i];
+    }
+  }
+  if (kept == core->queue_count) return NP_ERR_NOTFOUND;
+  core->queue_count = kept;
+  core->link[iface].tx = NULL;
+  ifaces_up(core, iface, false);
+  return NP_ERR_OK;
+}
+
+void np_core_join(struct np_core *core, const struct np_core_parts *parts, uint64_t now_ns) {
+  const struct np_ip_env ip = {
+      .pool = &core->pool,
+      .wheel = &core->wheel,
+      .counters = core->counters,
+      .xmit = xmit,
+      .l4_error = ip_l4_error,
+      .drop = on_drop,
+      .ctx = core,
+  };
+  const struct np_tcp_env tcp = {
+      .pool = &core->pool,
+      .wheel = &core->wheel,
+      .counters = core->counters,
+      .output = tcp_output,
+      .mtu = tcp_mtu,
+      .source = tcp_source,
+      .confirm = tcp_confirm,
+      .accept = tcp_accept,
+      .ctx = core,
+  };
+  const struct np_sessions_env sessions = {
+      .pool = &core->pool,
+      .wheel = &core->wheel,
+      .counters = core->counters,
+      .crypto = core->crypto,
+      .event_room = session_event_room,
+      .event = session_event,
+      .loan_return = session_loan_return,
+      .ctx = core,
+  };
+  np_wheel_handle(&core->wheel, NP_TIMER_CORE, on_tick, core);
+  core->ip = np_ip_init(parts->ip_mem, parts->ip, &ip, now_ns);
+  core->tcp = np_tcp_init(parts->tcp_mem, parts->tcp, &tcp, now_ns);
+  np_tcp_on_drop(core->tcp, on_drop, core);
+  core->sessions = np_sessions_init(parts->sessions_mem, parts->sessions, &sessions, now_ns);
+}
+
+/* ---- one turn ---- */
+
+static void run_call(struct np_core *core) {
+  /* acquire pairs with the control thread's release when it posts the call */
+  struct np_core_call *call = __atomic_load_n(&core->call, __ATOMIC_ACQUIRE);
+  if (NP_LIKELY(call == NULL)) return;
+  call->fn(call->arg);
+  __atomic_store_n(&core->call, NULL, __ATOMIC_RELAXED);
+  __atomic_store_n(&call->done, 1, __ATOMIC_RELEASE);
+}
+
+/* TCP hands data up, sessions answer, TCP sends: until nothing is left or the
+ * rounds are used up, in which case the next turn goes on. */
+static bool flush_streams(struct np_core *core) {
+  bool left = true;
+  for (uint32_t i = 0; left && i < NP_CORE_FLUSH_ROUNDS; i++) {
+    left = np_tcp_flush(core->tcp, core->now_ns);
+    left |= np_sessions_run(core->sessions, core->now_ns);
+    left |= np_tcp_flush(core->tcp, core->now_ns);
+  }
+  return left;
+}
+
+bool np_core_turn(struct np_core *core, uint64_t now_ns) {
+  core->now_ns = now_ns;
+  core->turn++;
+  run_call(core);
+  uint32_t found = np_core_commands(core);
+  for (uint32_t i = 0; i < core->queue_count; i++) found += rx_queue(core, core->queue[i].port);
+  /* Timers before the flush, so that what they queue leaves in this turn too. */
+  found += np_wheel_advance(&core->wheel, now_ns, NP_CORE_TIMERS_PER_TURN);
+  bool was_left = core->left;
+  core->left = flush_streams(core);
+  flush_ports(core);
+  gauges(core);
+  np_core_publish(core);
+  core->counters->counter[NP_C_TURNS]++;
+  return found > 0 || was_left || core->left;
+}
+
+uint64_t np_core_next_ns(const struct np_core *core) {
+  return core->left ? core->now_ns : np_wheel_next_ns(&core->wheel);
+}
+
+bool np_core_must_run(struct np_core *core) {
+  if (core->left || np_ring_avail(core->cmd) > 0) return true;
+  if (__atomic_load_n(&core->call, __ATOMIC_ACQUIRE) != NULL) return true;
+  for (uint32_t i = 0; i < core->queue_count; i++) {
+    struct np_port_queue *q = core->queue[i].port;
+    if (!q->down && q->ops->busy(q)) return true;
+  }
+  return false;
+}
+
+void np_core_stop(struct np_core *core, uint64_t now_ns) {
+  core->now_ns = now_ns;
+  core->turn++;
+  core->draining = true;
+  np_tcp_abort_all(core->tcp, now_ns);
+  core->left = flush_streams(core);
+  flush_ports(core);
+  gauges(core);
+  np_core_publish(core);
+}
+
+struct np_core_shared *np_core_shared(struct np_core *core) { return &core->shared; }
+struct np_pool *np_core_pool(struct np_core *core) { return &core->pool; }
+struct np_tcp *np_core_tcp(struct np_core *core) { return core->tcp; }
+struct np_ip *np_core_ip(struct np_core *core) { return core->ip; }
+struct np_sessions *np_core_sessions(struct np_core *core) { return core->sessions; }

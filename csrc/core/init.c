@@ -1,0 +1,205 @@
+/* Memory of a core: one block cut into parts whose sizes depend on the
+ * configuration, the rings that Go sees among them. Nothing is allocated later. */
+#include <string.h>
+
+#include "core/internal.h"
+
+struct layout {
+  size_t counters;
+  size_t cmd;
+  size_t event;
+  size_t loan;
+  size_t pool_stack;
+  size_t crypto;
+  size_t ip;
+  size_t tcp;
+  size_t sessions;
+  size_t bytes;
+  uint32_t loan_count;
+  struct np_crypto_config crypto_config;
+  struct np_ip_config ip_config;
+  struct np_tcp_config tcp_config;
+  struct np_sessions_config sessions_config;
+};
+
+static size_t take(size_t *at, size_t bytes) {
+  size_t off = *at;
+  *at = (off + bytes + NP_CACHE_LINE - 1) & ~(size_t)(NP_CACHE_LINE - 1);
+  return off;
+}
+
+static uint32_t or_default(uint32_t value, uint32_t otherwise) { return value != 0 ? value : otherwise; }
+
+/* Each core gets the same secret, so that a SYN cookie is valid on whichever core its ACK
+ * arrives; what is not seen by peers gets a seed of its own. */
+static uint64_t seed_of(const struct np_plane_config *config, uint32_t off, uint32_t index) {
+  uint64_t seed = np_load_64(config->secret + off);
+  return (seed ^ (index + 1u)) * UINT64_C(0x9e3779b97f4a7c15) ^ seed;
+}
+
+static void derive(const struct np_plane_config *c, uint32_t index, struct layout *l) {
+  l->crypto_config = (struct np_crypto_config){
+      .key_cache_count = c->conns_max < 2048u ? np_max_u32(2u * c->conns_max, 64u) : 4096u,
+      .force_portable = c->force_portable_crypto != 0,
+  };
+  l->ip_config = (struct np_ip_config){
+      .neigh_max = c->neigh_max,
+      .neigh_queue_pkts = 8,
+      .icmp_rate_per_s = 1000,
+      .icmp_echo_per_s = 10000,
+      .udp_echo_port = c->udp_echo_port,
+      .udp_discard_port = c->udp_discard_port,
+      .seed = seed_of(c, 32, index),
+  };
+  struct np_tcp_config *t = &l->tcp_config;
+  np_tcp_config_default(t);
+  t->conns_max = c->conns_max;
+  t->listeners_max = NP_CORE_LISTENERS_MAX;
+  t->rcv_buf_bytes = or_default(c->tcp_rcv_buf_bytes, t->rcv_buf_bytes);
+  t->snd_buf_bytes = or_default(c->tcp_snd_buf_bytes, t->snd_buf_bytes);
+  t->keepalive_idle_ms = or_default(c->tcp_keepalive_idle_ms, t->keepalive_idle_ms);
+  t->user_timeout_ms = or_default(c->tcp_user_timeout_ms, t->user_timeout_ms);
+  t->timewait_ms = or_default(c->tcp_timewait_ms, t->timewait_ms);
+  t->rto_ms_min = or_default(c->tcp_rto_ms_min, t->rto_ms_min);
+  t->delack_ms = or_default(c->tcp_delack_ms, t->delack_ms);
+  t->core_index = (uint8_t)index;
+  t->nagle = c->tcp_nagle != 0;
+  t->sack = c->tcp_no_sack == 0;
+  t->timestamps = c->tcp_no_timestamps == 0;
+  t->window_scaling = c->tcp_no_wscale == 0;
+  memcpy(t->secret, c->secret, sizeof t->secret);
+  l->sessions_config = (struct np_sessions_config){
+      .sessions_max = c->conns_max,
+      .streams_max = c->streams_max,
+      .handshake_ms = c->handshake_ms,
+      .handshake_frame_bytes = 8192,
+      .goaway_ms = 5000,
+      .seed = seed_of(c, 40, index),
+  };
+}
+
+static void lay_out(const struct np_plane_config *c, uint32_t index, struct layout *l) {
+  memset(l, 0, sizeof *l);
+  derive(c, index, l);
+  l->loan_count = 2; /* a ring's size is a power of two that holds every lent buffer */
+  while (l->loan_count < c->loans_per_core) l->loan_count *= 2;
+  size_t at = 0;
+  take(&at, sizeof(struct np_core));
+  l->counters = take(&at, sizeof(struct np_counters));
+  l->cmd = take(&at, np_ring_bytes(c->cmd_ring, sizeof(struct np_cmd)));
+  l->event = take(&at, np_ring_bytes(c->event_ring, sizeof(struct np_event)));
+  l->loan = take(&at, np_ring_bytes(l->loan_count, sizeof(struct np_loan)));
+  l->pool_stack = take(&at, np_pool_stack_bytes(c->bufs_per_core));
+  l->crypto = take(&at, np_crypto_bytes(&l->crypto_config));
+  l->ip = take(&at, np_ip_bytes(&l->ip_config));
+  l->tcp = take(&at, np_tcp_bytes(&l->tcp_config));
+  l->sessions = take(&at, np_sessions_bytes(&l->sessions_config));
+  l->bytes = at;
+}
+
+size_t np_core_bytes(const struct np_plane_config *config) {
+  struct layout l;
+  lay_out(config, 0, &l);
+  return l.bytes;
+}
+
+static void init_rings(struct np_core *core, uint8_t *base, const struct np_plane_config *c, const struct layout *l) {
+  core->cmd = (struct np_ring *)(void *)(base + l->cmd);
+  core->event = (struct np_ring *)(void *)(base + l->event);
+  core->loan = (struct np_ring *)(void *)(base + l->loan);
+  np_ring_init(core->cmd, c->cmd_ring, sizeof(struct np_cmd));
+  np_ring_init(core->event, c->event_ring, sizeof(struct np_event));
+  np_ring_init(core->loan, l->loan_count, sizeof(struct np_loan));
+  core->event_reserve = c->event_ring / 8u;
+  core->shared = (struct np_core_shared){
+      .cmd = core->cmd,
+      .event = core->event,
+      .loan = core->loan,
+      .counters = core->counters,
+      .chunk_bytes = c->chunk_bytes,
+      .event_fd = -1, /* set by the plane; a simulation has none */
+      .wake_fd = -1,
+      .core = core->index,
+  };
+  for (uint32_t i = 0; i < c->loans_per_core; i++) {
+    struct np_buf *b = np_pool_get(&core->pool);
+    np_assert(b != NULL); /* checked: loans are at most half of the pool */
+    np_core_loan_return(core, b);
+  }
+  np_ring_publish(core->loan, core->loan_pending);
+  core->loan_pending = 0;
+}
+
+enum np_err np_core_init(void *mem, void *pool_mem, const struct np_plane_config *config, uint32_t index,
+                         uint64_t now_ns, struct np_core **out, struct np_err_detail *detail) {
+  *out = NULL;
+  enum np_err err = np_plane_config_check(config, detail);
+  if (err != NP_ERR_OK) return err;
+  struct layout l;
+  lay_out(config, index, &l);
+  uint8_t *base = mem;
+  struct np_core *core = mem;
+  memset(core, 0, sizeof *core);
+  core->now_ns = now_ns;
+  core->index = index;
+  core->counters = (struct np_counters *)(void *)(base + l.counters);
+  memset(core->counters, 0, sizeof *core->counters);
+  np_pool_init(&core->pool, pool_mem, config->bufs_per_core, config->chunk_bytes, base + l.pool_stack, core->counters);
+  core->counters->counter[NP_C_BUF_TOTAL] = config->bufs_per_core;
+  core->counters->counter[NP_C_BUF_FREE] = config->bufs_per_core;
+  np_wheel_init(&core->wheel, now_ns);
+  core->crypto = np_crypto_init(base + l.crypto, &l.crypto_config);
+  if (core->crypto == NULL) {
+    np_err_detail_set(detail, 0, "start crypto engine of core %u: neither libipsec-mb nor libcrypto works", index);
+    return NP_ERR_UNSUPPORTED;
+  }
+  init_rings(core, base, config, &l);
+  struct np_core_parts parts = {
+      .ip_mem = base + l.ip,
+      .tcp_mem = base + l.tcp,
+      .sessions_mem = base + l.sessions,
+      .ip = &l.ip_config,
+      .tcp = &l.tcp_config,
+      .sessions = &l.sessions_config,
+  };
+  np_core_join(core, &parts, now_ns);
+  memset(l.tcp_config.secret, 0, sizeof l.tcp_config.secret);
+  *out = core;
+  return NP_ERR_OK;
+}
+
+/* Bodies of events that nobody read, bodies of commands that nobody ran, and loans
+ * that Go never took. What Go holds is gone with the memory. */
+static void reclaim_rings(struct np_core *core) {
+  for (uint32_t n = np_ring_avail(core->event); n > 0; n = np_ring_avail(core->event)) {
+    for (uint32_t i = 0; i < n; i++) {
+      const struct np_event *ev = np_ring_item(core->event, i);
+      np_buf_put_chain(ev->body);
+    }
+    np_ring_consume(core->event, n);
+  }
+  for (uint32_t n = np_ring_avail(core->cmd); n > 0; n = np_ring_avail(core->cmd)) {
+    for (uint32_t i = 0; i < n; i++) {
+      const struct np_cmd *cmd = np_ring_item(core->cmd, i);
+      np_buf_put_chain(cmd->body); /* lent or brought by an event: one reference either way */
+    }
+    np_ring_consume(core->cmd, n);
+  }
+  for (uint32_t n = np_ring_avail(core->loan); n > 0; n = np_ring_avail(core->loan)) {
+    for (uint32_t i = 0; i < n; i++) {
+      const struct np_loan *loan = np_ring_item(core->loan, i);
+      np_buf_put(loan->buf);
+    }
+    np_ring_consume(core->loan, n);
+  }
+}
+
+void np_core_fini(struct np_core *core, uint64_t now_ns) {
+  np_core_stop(core, now_ns);
+  if (core->capture != NULL) np_capture_stop(core->capture);
+  core->capture = NULL;
+  core->queue_count = 0;
+  reclaim_rings(core);
+  np_crypto_fini(core->crypto);
+  core->crypto = NULL;
+}

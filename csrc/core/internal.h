@@ -1,0 +1,139 @@
+/* What the files of csrc/core share: the core's own state. Nobody else includes it.
+ * Thread: the core's own, except where a field says otherwise. */
+#ifndef NP_CORE_INTERNAL_H
+#define NP_CORE_INTERNAL_H
+
+#include "base/ring.h"
+#include "core/core.h"
+#include "crypto/record.h"
+#include "ip/ip.h"
+#include "session/session.h"
+#include "tcp/tcp.h"
+
+#define NP_CORE_QUEUES_MAX 64u
+#define NP_CORE_LISTENERS_MAX 64u
+/* Budgets of one turn. */
+#define NP_CORE_CMDS_PER_TURN 256u
+#define NP_CORE_TIMERS_PER_TURN 256u
+#define NP_CORE_FLUSH_ROUNDS 4u
+/* Housekeeping: looks at ports without traffic and publishes gauges. */
+#define NP_CORE_TICK_NS UINT64_C(100000000)
+
+/* A port queue that this core polls. */
+struct np_core_queue {
+  struct np_port_queue *port;
+  bool was_down; /* as last told to Go */
+};
+
+/* How this core reaches one interface. */
+struct np_core_link {
+  struct np_port_queue *tx; /* the first queue attached; NULL none */
+  uint64_t full_turn;       /* turn in which its ring was found full even after a flush */
+};
+
+/* An ip-level interface (a VLAN is one too) and the link below it. */
+struct np_core_iface {
+  bool used;
+  uint16_t port;
+};
+
+struct np_core_listener {
+  struct np_core *core;
+  uint64_t handle; /* 0: free */
+  uint32_t generation;
+  uint32_t tcp_listener;
+  enum np_session_kind kind;
+};
+
+/* A function that the control thread wants run on this core's thread; it waits for done. */
+struct np_core_call {
+  void (*fn)(void *arg);
+  void *arg;
+  uint32_t done; /* atomic; release here pairs with the control thread's acquire */
+};
+
+struct np_core {
+  uint64_t now_ns; /* of this turn */
+  uint64_t turn;
+  struct np_counters *counters;
+  struct np_tcp *tcp;
+  struct np_ip *ip;
+  struct np_sessions *sessions;
+  struct np_crypto *crypto;
+  struct np_capture *capture; /* NULL: off */
+  struct np_ring *cmd;
+  struct np_ring *event;
+  struct np_ring *loan;
+  uint32_t event_pending;  /* written, not yet published */
+  uint32_t event_reserve;  /* slots that sessions leave for answers to commands */
+  uint32_t loan_pending;
+  uint32_t loans_out;      /* in the loan ring or with Go */
+  uint32_t queue_count;
+  uint32_t index;
+  bool left;               /* the last turn left work that needs no event to find */
+  bool draining;
+  struct np_core_call *call; /* atomic: set by the control thread, cleared here */
+  struct np_core_queue queue[NP_CORE_QUEUES_MAX];
+  struct np_core_link link[NP_IFACE_MAX];
+  struct np_pool pool;
+  struct np_timer tick;
+  struct np_core_shared shared;
+  struct np_core_iface iface[NP_IFACE_MAX];
+  struct np_core_listener listener[NP_CORE_LISTENERS_MAX];
+  struct np_buf *burst[NP_BURST];
+  struct np_pkt pkt[NP_BURST];
+  struct np_wheel wheel;
+};
+
+/* Memory and configuration of the layers, for np_core_join. */
+struct np_core_parts {
+  void *ip_mem;
+  void *tcp_mem;
+  void *sessions_mem;
+  const struct np_ip_config *ip;
+  const struct np_tcp_config *tcp;
+  const struct np_sessions_config *sessions;
+};
+
+/* core.c */
+
+/* Makes the layers and tells each what it may ask of the others. */
+void np_core_join(struct np_core *core, const struct np_core_parts *parts, uint64_t now_ns);
+
+/* Slots of the event ring that an answer to a command may use. */
+uint32_t np_core_answer_room(struct np_core *core);
+/* Appends an event (room was asked for); published at the end of the turn. */
+void np_core_event(struct np_core *core, const struct np_event *ev);
+/* Makes what was written into the event and loan rings visible and wakes Go if it sleeps. */
+void np_core_publish(struct np_core *core);
+/* Gives a chain of lent buffers back to the loan ring. */
+void np_core_loan_return(struct np_core *core, struct np_buf *chain);
+/* True when a core that slept now would miss something. */
+bool np_core_must_run(struct np_core *core);
+/* Aborts every connection and sends what that makes: the last thing a poll thread does. */
+void np_core_stop(struct np_core *core, uint64_t now_ns);
+
+/* cmd.c */
+
+/* Runs what Go queued, at most NP_CORE_CMDS_PER_TURN. Return: commands taken. */
+uint32_t np_core_commands(struct np_core *core);
+enum np_err np_core_unlisten(struct np_core *core, uint64_t handle);
+
+/* config.c */
+
+/* Checks every field; detail names the field, its value and the range. */
+enum np_err np_plane_config_check(const struct np_plane_config *config, struct np_err_detail *detail);
+/* Fills detail: "action object: strerror(sys)", without the last part when sys is 0. */
+void np_err_detail_set(struct np_err_detail *detail, int sys, const char *format, ...) NP_PRINTF(3, 4);
+
+/* capture.c */
+
+/* Called with the core's thread when a capture starts: conn's addresses are looked up once.
+ * Errors: NP_ERR_BUSY when some core uses it, NP_ERR_STALE when its connection is gone. */
+enum np_err np_capture_start(struct np_capture *capture, struct np_core *core);
+void np_capture_stop(struct np_capture *capture);
+/* Copies one packet if it matches. data is at the Ethernet header. */
+void np_capture_packet(struct np_capture *capture, struct np_counters *counters, enum np_capture_dir dir,
+                       uint16_t iface, enum np_drop why, const uint8_t *data, uint32_t bytes, uint64_t now_ns);
+
+#endif
