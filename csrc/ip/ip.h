@@ -35,16 +35,18 @@ struct np_ip_env {
    * (RFC 5461). Return: false when no connection matches (counted as unmatched). */
   bool (*l4_error)(void *ctx, const struct np_flow *flow, uint32_t tcp_seq, enum np_err err,
                    bool soft, uint32_t mtu_bytes);
-  /* Called for each packet the layer drops on its own (neighbor queue, ...) before it is freed. */
+  /* Called for each packet the layer drops on its own on the way out (neighbor queue, no route,
+   * ...), already counted under why, before it is freed. May be NULL, as l4_error may. */
   void (*drop)(void *ctx, struct np_buf *buf, enum np_drop why);
   void *ctx;
 };
 
 struct np_ip_config {
+  /* 0 in one of the first four means its default. */
   uint32_t neigh_max;          /* entries, 16 to 65,536; default 1,024 */
   uint32_t neigh_queue_pkts;   /* packets held per unresolved neighbor, default 8 */
-  uint32_t icmp_rate_per_s;    /* errors sent per second, default 1,000 */
-  uint32_t icmp_echo_per_s;    /* echo requests answered per second, default 10,000 */
+  uint32_t icmp_rate_per_s;    /* errors sent per second, default 1,000; bursts of a tenth of it */
+  uint32_t icmp_echo_per_s;    /* echo requests answered per second, default 10,000; likewise */
   uint16_t udp_echo_port;      /* 0 off */
   uint16_t udp_discard_port;   /* 0 off */
   uint64_t seed;               /* random: hash key, IPv4 identification */
@@ -60,6 +62,8 @@ struct np_iface_config {
 /* Bytes np_ip_init needs, cache-line aligned. */
 size_t np_ip_bytes(const struct np_ip_config *config);
 struct np_ip *np_ip_init(void *mem, const struct np_ip_config *config, const struct np_ip_env *env, uint64_t now_ns);
+/* Deletes every interface: waiting packets go back to the pool, timers are cancelled. */
+void np_ip_fini(struct np_ip *ip);
 
 /* Interfaces are named by index 0..NP_IFACE_MAX-1, chosen by the caller. The
  * link-local IPv6 address is made from the MAC. */
@@ -80,9 +84,11 @@ enum np_err np_ip_source(const struct np_ip *ip, const struct np_addr *remote, s
 
 /* Handles one parsed packet. TCP comes back to the caller; everything else is
  * answered or dropped here.
- * Owner: takes over pkt->buf unless it returns NP_IP_TCP.
- * Return: NP_IP_TCP (caller's, verified to be for us), NP_IP_DONE (delivered),
- * or NP_IP_DROP with *why set: counted nowhere yet, caller still owns the buffer. */
+ * Owner: takes over pkt->buf when it returns NP_IP_DONE; it may by then have left as the
+ * answer. Received buffers are nobody else's (refs 1).
+ * Return: NP_IP_TCP (caller's, verified to be for us; TCP counts it delivered or dropped),
+ * NP_IP_DONE (the caller counts DELIVERED_PKTS), or NP_IP_DROP with *why set (the caller
+ * counts drop[*why] and still owns the buffer). So each packet is counted once. */
 enum np_ip_verdict { NP_IP_TCP, NP_IP_DONE, NP_IP_DROP };
 enum np_ip_verdict np_ip_input(struct np_ip *ip, struct np_pkt *pkt, uint64_t now_ns, enum np_drop *why);
 
@@ -103,7 +109,9 @@ struct np_path {
  * the packet in its bounded queue.
  * Owner: takes over one reference of buf in every case. The headers are pushed into
  * buf's headroom: a caller that keeps the buffer (retransmission) pulls them off again itself.
- * Return: NP_ERR_OK also when queued; NP_ERR_NOROUTE, NP_ERR_PORTDOWN (counted, freed). */
+ * path may be NULL. buf->next is neither read nor written while somebody else holds buf.
+ * Return: NP_ERR_OK also when queued; NP_ERR_NOROUTE, NP_ERR_PORTDOWN, NP_ERR_LIMIT (over the
+ * MTU), NP_ERR_FULL (no neighbor entry to be had): counted, freed. */
 enum np_err np_ip_output(struct np_ip *ip, struct np_buf *buf, const struct np_addr *src, const struct np_addr *dst,
                          uint8_t proto, uint8_t tos, struct np_path *path, uint64_t now_ns);
 /* MTU towards dst and the MSS it allows; 0 without a route. */

@@ -1,0 +1,205 @@
+/* Interfaces, VLAN sub-interfaces and addresses. */
+#include "ip/internal.h"
+
+#define MTU_MIN 1280u
+#define MTU_MAX 9000u
+#define VID_MAX 4094u
+#define V4_PREFIX 96u
+
+void np_ip_invalidate(struct np_ip *ip) {
+  ip->generation++;
+  if (ip->generation == 0) ip->generation = 1;
+}
+
+struct np_iface *np_iface_find(struct np_ip *ip, uint16_t port, uint16_t vlan) {
+  uint32_t key = (uint32_t)port << 16 | vlan;
+  for (uint32_t i = 0; i < ip->iface_end; i++) {
+    if (ip->iface_key[i] == key) return &ip->iface[i];
+  }
+  return NULL;
+}
+
+bool np_iface_has(const struct np_iface *ifc, const struct np_addr *addr) {
+  for (uint32_t i = 0; i < ifc->addr_count; i++) {
+    if (np_addr_eq(&ifc->addr[i].addr, addr)) return true;
+  }
+  return false;
+}
+
+bool np_ip_is_local(const struct np_ip *ip, const struct np_addr *addr) {
+  for (uint32_t i = 0; i < ip->iface_end; i++) {
+    if (ip->iface[i].used && np_iface_has(&ip->iface[i], addr)) return true;
+  }
+  return false;
+}
+
+uint32_t np_addr_common_bits(const struct np_addr *a, const struct np_addr *b) {
+  uint64_t high = np_load_be64(a->b) ^ np_load_be64(b->b);
+  if (high != 0) return (uint32_t)__builtin_clzll(high);
+  uint64_t low = np_load_be64(a->b + 8) ^ np_load_be64(b->b + 8);
+  return low == 0 ? 128 : 64 + (uint32_t)__builtin_clzll(low);
+}
+
+bool np_addr_is_host(const struct np_addr *a) {
+  if (np_addr_is_v4(a)) return a->b[12] != 0 && a->b[12] != 127 && a->b[12] < 224;
+  if (a->b[0] == 0xff) return false;
+  return np_load_64(a->b) != 0 || np_load_be64(a->b + 8) > 1; /* neither :: nor ::1 */
+}
+
+bool np_iface_joined(const struct np_iface *ifc, const struct np_addr *group) {
+  static const struct np_addr all_nodes = {{0xff, 0x02, [15] = 1}};
+  if (np_addr_eq(group, &all_nodes)) return true;
+  for (uint32_t i = 0; i < ifc->addr_count; i++) {
+    if (np_addr_is_v4(&ifc->addr[i].addr)) continue;
+    struct np_addr own = np_nd_solicited_node(&ifc->addr[i].addr);
+    if (np_addr_eq(group, &own)) return true;
+  }
+  return false;
+}
+
+/* Same family, then same scope, then the longest match (RFC 6724 §5, rules 2 and 8). 0: not usable. */
+static uint32_t source_score(const struct np_addr *own, const struct np_addr *remote) {
+  if (np_addr_is_v4(own) != np_addr_is_v4(remote)) return 0;
+  uint32_t score = 1 + np_addr_common_bits(own, remote);
+  if (np_addr_is_link_local(own) == np_addr_is_link_local(remote)) score += 256;
+  return score;
+}
+
+static uint32_t best_source(const struct np_iface *ifc, const struct np_addr *remote, struct np_addr *out) {
+  uint32_t best = 0;
+  for (uint32_t i = 0; i < ifc->addr_count; i++) {
+    uint32_t score = source_score(&ifc->addr[i].addr, remote);
+    if (score <= best) continue;
+    best = score;
+    *out = ifc->addr[i].addr;
+  }
+  return best;
+}
+
+bool np_iface_source(const struct np_iface *ifc, const struct np_addr *remote, struct np_addr *out) {
+  return best_source(ifc, remote, out) != 0;
+}
+
+enum np_err np_ip_source(const struct np_ip *ip, const struct np_addr *remote, struct np_addr *out) {
+  const struct np_route *route = np_route_find(ip, remote);
+  if (route == NULL || !np_addr_is_host(remote)) return NP_ERR_NOROUTE;
+  uint32_t best = best_source(&ip->iface[route->iface], remote, out);
+  if (best > 256) return NP_ERR_OK;
+  /* Nothing of that scope on the way out: a wider address of another interface is ours as well. */
+  for (uint32_t i = 0; i < ip->iface_end && !np_addr_is_link_local(remote); i++) {
+    struct np_addr addr;
+    if (!ip->iface[i].used) continue;
+    uint32_t score = best_source(&ip->iface[i], remote, &addr);
+    if (score <= 256 || score <= best) continue;
+    best = score;
+    *out = addr;
+  }
+  return best > 256 ? NP_ERR_OK : NP_ERR_NOROUTE;
+}
+
+static void announce(struct np_ip *ip, struct np_iface *ifc, const struct np_addr *addr) {
+  if (np_addr_is_v4(addr)) {
+    np_arp_announce(ip, ifc, addr);
+  } else {
+    np_nd_announce(ip, ifc, addr);
+  }
+}
+
+static struct np_iface *iface_at(struct np_ip *ip, uint16_t iface) {
+  if (iface >= NP_IFACE_MAX || !ip->iface[iface].used) return NULL;
+  return &ip->iface[iface];
+}
+
+static enum np_err add_address(struct np_ip *ip, struct np_iface *ifc, const struct np_addr *addr, uint8_t bits) {
+  if (ifc->addr_count == NP_IFACE_ADDR_MAX) return NP_ERR_FULL;
+  enum np_err err = np_route_insert(ip, addr, bits, &(struct np_addr){{0}}, ifc->index, true);
+  if (err != NP_ERR_OK) return err;
+  ifc->addr[ifc->addr_count++] = (struct np_iface_addr){.addr = *addr, .bits = bits};
+  np_ip_invalidate(ip);
+  return NP_ERR_OK;
+}
+
+/* fe80::/64 and the modified EUI-64 of the MAC (RFC 4291 appendix A). */
+static struct np_addr link_local(const struct np_mac *m) {
+  return (struct np_addr){{0xfe, 0x80, 0, 0, 0, 0, 0, 0, m->b[0] ^ 0x02, m->b[1], m->b[2], 0xff, 0xfe, m->b[3], m->b[4], m->b[5]}};
+}
+
+enum np_err np_ip_iface_add(struct np_ip *ip, uint16_t iface, const struct np_iface_config *config) {
+  if (iface >= NP_IFACE_MAX || config->vlan > VID_MAX || config->port == UINT16_MAX) return NP_ERR_INVALID;
+  if (config->mtu_bytes < MTU_MIN || config->mtu_bytes > MTU_MAX) return NP_ERR_INVALID;
+  if (!np_mac_is_station(&config->mac)) return NP_ERR_INVALID;
+  if (ip->iface[iface].used || np_iface_find(ip, config->port, config->vlan) != NULL) return NP_ERR_EXISTS;
+  struct np_iface *ifc = &ip->iface[iface];
+  *ifc = (struct np_iface){
+      .index = iface,
+      .vlan = config->vlan,
+      .port = config->port,
+      .mtu_bytes = (uint16_t)config->mtu_bytes,
+      .mac = config->mac,
+      .used = true,
+  };
+  struct np_addr own = link_local(&config->mac);
+  enum np_err err = add_address(ip, ifc, &own, 64);
+  if (err != NP_ERR_OK) {
+    ifc->used = false;
+    return err;
+  }
+  ip->iface_key[iface] = (uint32_t)config->port << 16 | config->vlan;
+  ip->iface_end = np_max_u32(ip->iface_end, (uint32_t)iface + 1);
+  return NP_ERR_OK;
+}
+
+enum np_err np_ip_iface_del(struct np_ip *ip, uint16_t iface) {
+  struct np_iface *ifc = iface_at(ip, iface);
+  if (ifc == NULL) return NP_ERR_NODEV;
+  np_neigh_forget_iface(ip, iface);
+  np_route_remove_iface(ip, iface);
+  memset(ifc, 0, sizeof *ifc);
+  ip->iface_key[iface] = NP_IFACE_KEY_NONE;
+  while (ip->iface_end > 0 && !ip->iface[ip->iface_end - 1].used) ip->iface_end--;
+  np_ip_invalidate(ip);
+  return NP_ERR_OK;
+}
+
+enum np_err np_ip_iface_up(struct np_ip *ip, uint16_t iface, bool up, uint64_t now_ns) {
+  (void)now_ns;
+  struct np_iface *ifc = iface_at(ip, iface);
+  if (ifc == NULL) return NP_ERR_NODEV;
+  if (ifc->up == up) return NP_ERR_OK;
+  ifc->up = up;
+  np_ip_invalidate(ip);
+  if (!up) {
+    np_neigh_forget_iface(ip, iface);
+    return NP_ERR_OK;
+  }
+  for (uint32_t i = 0; i < ifc->addr_count; i++) announce(ip, ifc, &ifc->addr[i].addr);
+  return NP_ERR_OK;
+}
+
+enum np_err np_ip_addr_add(struct np_ip *ip, uint16_t iface, const struct np_addr *addr, uint8_t prefix_bits, uint64_t now_ns) {
+  (void)now_ns;
+  struct np_iface *ifc = iface_at(ip, iface);
+  if (ifc == NULL) return NP_ERR_NODEV;
+  bool v4 = np_addr_is_v4(addr);
+  if (!np_addr_is_host(addr) || prefix_bits > (v4 ? 32 : 128)) return NP_ERR_INVALID;
+  if (np_iface_has(ifc, addr)) return NP_ERR_EXISTS;
+  if (!np_addr_is_link_local(addr) && np_ip_is_local(ip, addr)) return NP_ERR_EXISTS;
+  enum np_err err = add_address(ip, ifc, addr, (uint8_t)(prefix_bits + (v4 ? V4_PREFIX : 0)));
+  if (err == NP_ERR_OK && ifc->up) announce(ip, ifc, addr);
+  return err;
+}
+
+enum np_err np_ip_addr_del(struct np_ip *ip, uint16_t iface, const struct np_addr *addr) {
+  struct np_iface *ifc = iface_at(ip, iface);
+  if (ifc == NULL) return NP_ERR_NODEV;
+  for (uint32_t i = 0; i < ifc->addr_count; i++) {
+    struct np_iface_addr gone = ifc->addr[i];
+    if (!np_addr_eq(&gone.addr, addr)) continue;
+    ifc->addr_count--;
+    memmove(&ifc->addr[i], &ifc->addr[i + 1], (ifc->addr_count - i) * sizeof ifc->addr[0]);
+    np_route_remove_connected(ip, &gone.addr, gone.bits, iface);
+    np_ip_invalidate(ip);
+    return NP_ERR_OK;
+  }
+  return NP_ERR_ADDRNOTAVAIL;
+}

@@ -1,0 +1,192 @@
+/* What the files of this folder share. Nobody else includes it. */
+#ifndef NP_IP_INTERNAL_H
+#define NP_IP_INTERNAL_H
+
+#include "base/bytes.h"
+#include "base/cksum.h"
+#include "base/hash.h"
+#include "base/rng.h"
+#include "ip/ip.h"
+#include "wire/build.h"
+#include "wire/hdr.h"
+
+/* RFC 4861 §10, for ARP as well. */
+#define NP_NEIGH_REACHABLE_NS (UINT64_C(30) * 1000000000)
+#define NP_NEIGH_RETRANS_NS (UINT64_C(1) * 1000000000)
+#define NP_NEIGH_DELAY_NS (UINT64_C(5) * 1000000000)
+#define NP_NEIGH_PROBES_MAX 3u
+/* Ours: how long an unused and a failed entry are kept. */
+#define NP_NEIGH_STALE_NS (UINT64_C(600) * 1000000000)
+#define NP_NEIGH_FAILED_NS (UINT64_C(20) * 1000000000)
+
+#define NP_NEIGH_NONE UINT32_MAX
+#define NP_CONNECTED_MAX (NP_IFACE_MAX * NP_IFACE_ADDR_MAX)
+
+/* Where an entry may be taken from when the table is full: FREE, then LOOSE
+ * (its owner never answered us), then FIRM when idle. A flood of made-up
+ * neighbors therefore only ever pushes out other made-up neighbors. */
+enum np_neigh_list { NP_NEIGH_LIST_FREE, NP_NEIGH_LIST_LOOSE, NP_NEIGH_LIST_FIRM, NP_NEIGH_LIST_COUNT };
+
+struct np_neigh {
+  struct np_timer timer;
+  struct np_addr addr;
+  struct np_mac mac;
+  uint16_t iface;
+  uint8_t state;      /* enum np_neigh_state */
+  uint8_t probes;     /* sent in this state */
+  uint8_t list;       /* enum np_neigh_list */
+  bool confirmed;     /* answered us once */
+  bool cached;        /* a np_path may hold its MAC */
+  uint32_t hash_next; /* index or NP_NEIGH_NONE */
+  uint32_t prev;      /* in its list, most recently used first */
+  uint32_t next;
+  uint32_t queue_count;
+  struct np_buf *queue_head; /* packets with their IP header, nobody else's */
+  struct np_buf *queue_tail;
+  uint64_t confirmed_ns;
+  uint64_t reachable_ns; /* this entry's ReachableTime */
+};
+
+struct np_iface_addr {
+  struct np_addr addr;
+  uint8_t bits; /* prefix, of 128 */
+};
+
+struct np_iface {
+  uint16_t index;
+  uint16_t vlan;
+  uint16_t port;
+  uint16_t mtu_bytes;
+  struct np_mac mac;
+  bool used;
+  bool up;
+  uint32_t addr_count;
+  struct np_iface_addr addr[NP_IFACE_ADDR_MAX];
+};
+
+struct np_route {
+  struct np_addr prefix;
+  struct np_addr via; /* all zero: on link */
+  uint16_t iface;
+  uint8_t bits; /* of 128 */
+  bool connected;
+};
+
+/* One per kind of answer that strangers can ask for. */
+struct np_rate {
+  uint64_t gap_ns;   /* between two at the full rate */
+  uint64_t burst_ns; /* how far ahead of the clock full_ns may run */
+  uint64_t full_ns;  /* when all that was allowed has been paid for */
+};
+
+struct np_ip {
+  struct np_ip_env env;
+  struct np_ip_config config;
+  uint32_t generation; /* of every np_path; never 0 */
+  uint32_t iface_key[NP_IFACE_MAX]; /* port << 16 | vlan of those in use, else IFACE_KEY_NONE */
+  uint32_t iface_end; /* one past the last in use */
+  struct np_iface iface[NP_IFACE_MAX];
+  uint32_t route_count;
+  struct np_route route[NP_ROUTE_MAX + NP_CONNECTED_MAX]; /* longest prefix first, connected before others */
+  struct np_hash_key hash_key;
+  struct np_rng rng;
+  struct np_rate error_rate;
+  struct np_rate echo_rate;
+  uint32_t neigh_mask; /* of bucket */
+  uint32_t list_head[NP_NEIGH_LIST_COUNT];
+  uint32_t list_tail[NP_NEIGH_LIST_COUNT];
+  uint32_t *bucket;
+  struct np_neigh *neigh;
+};
+
+#define NP_IFACE_KEY_NONE UINT32_MAX
+
+NP_INLINE uint64_t *np_ip_counter(struct np_ip *ip, enum np_counter c) { return &ip->env.counters->counter[c]; }
+
+NP_INLINE bool np_mac_eq(const struct np_mac *a, const struct np_mac *b) {
+  return ((np_load_32(a->b) ^ np_load_32(b->b)) | (uint32_t)(np_load_16(a->b + 4) ^ np_load_16(b->b + 4))) == 0;
+}
+/* A station's own address: no group, not all zero. */
+NP_INLINE bool np_mac_is_station(const struct np_mac *m) {
+  return (m->b[0] & 1) == 0 && (np_load_32(m->b) | np_load_16(m->b + 4)) != 0;
+}
+NP_INLINE bool np_addr_is_multicast(const struct np_addr *a) {
+  return np_addr_is_v4(a) ? (a->b[12] & 0xf0) == 0xe0 : a->b[0] == 0xff;
+}
+/* fe80::/10 (RFC 4291 §2.5.6) */
+NP_INLINE bool np_addr_is_link_local(const struct np_addr *a) { return a->b[0] == 0xfe && (a->b[1] & 0xc0) == 0x80; }
+
+/* iface.c */
+struct np_iface *np_iface_find(struct np_ip *ip, uint16_t port, uint16_t vlan);
+bool np_iface_has(const struct np_iface *ifc, const struct np_addr *addr);
+/* The interface's own address to ask or tell a neighbor from; false when it has none of the family. */
+bool np_iface_source(const struct np_iface *ifc, const struct np_addr *remote, struct np_addr *out);
+/* A multicast group this interface listens to: all nodes, and solicited-node of each address. */
+bool np_iface_joined(const struct np_iface *ifc, const struct np_addr *group);
+uint32_t np_addr_common_bits(const struct np_addr *a, const struct np_addr *b);
+/* Whether an address can be a single host's. */
+bool np_addr_is_host(const struct np_addr *a);
+/* Paths made before are no longer valid. */
+void np_ip_invalidate(struct np_ip *ip);
+
+/* route.c; routes over an interface that is down are passed over. */
+const struct np_route *np_route_find(const struct np_ip *ip, const struct np_addr *dst);
+/* There would be a route if its interface were up. */
+bool np_route_is_down(const struct np_ip *ip, const struct np_addr *dst);
+enum np_err np_route_insert(struct np_ip *ip, const struct np_addr *prefix, uint8_t bits, const struct np_addr *via,
+                            uint16_t iface, bool connected);
+void np_route_remove_connected(struct np_ip *ip, const struct np_addr *prefix, uint8_t bits, uint16_t iface);
+void np_route_remove_iface(struct np_ip *ip, uint16_t iface);
+/* True when addr is a neighbor on that interface, not behind a router. */
+bool np_route_on_link(const struct np_ip *ip, const struct np_addr *addr, uint16_t iface);
+
+/* neigh.c */
+void np_neigh_init(struct np_ip *ip);
+struct np_neigh *np_neigh_find(struct np_ip *ip, uint16_t iface, const struct np_addr *addr);
+/* The entry to send to addr, made INCOMPLETE and asked for when there is none. NULL: no room. */
+struct np_neigh *np_neigh_resolve(struct np_ip *ip, struct np_iface *ifc, const struct np_addr *addr, uint64_t now_ns);
+/* What an unasked message tells of its sender: makes or changes an entry, STALE (RFC 4861 §7.2.3). */
+void np_neigh_learn(struct np_ip *ip, struct np_iface *ifc, const struct np_addr *addr, const struct np_mac *mac, uint64_t now_ns);
+/* An advertisement or ARP reply about an entry (RFC 4861 §7.2.5). mac NULL: it named none. */
+void np_neigh_advert(struct np_ip *ip, struct np_neigh *n, const struct np_mac *mac, bool solicited, bool override, uint64_t now_ns);
+/* Something is sent to n, which is not REACHABLE. */
+void np_neigh_used(struct np_ip *ip, struct np_neigh *n, uint64_t now_ns);
+void np_neigh_confirm(struct np_ip *ip, struct np_neigh *n, uint64_t now_ns);
+bool np_neigh_has_mac(const struct np_neigh *n);
+/* Takes over a packet (data at the IP header) that waits for n's MAC. */
+void np_neigh_queue(struct np_ip *ip, struct np_neigh *n, struct np_buf *buf);
+void np_neigh_forget_iface(struct np_ip *ip, uint16_t iface);
+
+/* arp.c */
+enum np_drop np_arp_input(struct np_ip *ip, struct np_iface *ifc, struct np_pkt *pkt, uint64_t now_ns);
+/* to NULL: broadcast. */
+void np_arp_request(struct np_ip *ip, struct np_iface *ifc, const struct np_addr *target, const struct np_mac *to);
+void np_arp_announce(struct np_ip *ip, struct np_iface *ifc, const struct np_addr *addr);
+
+/* nd.c */
+enum np_drop np_nd_input(struct np_ip *ip, struct np_iface *ifc, struct np_pkt *pkt, uint64_t now_ns);
+/* to NULL: to the solicited-node group. */
+void np_nd_solicit(struct np_ip *ip, struct np_iface *ifc, const struct np_addr *target, const struct np_mac *to);
+void np_nd_announce(struct np_ip *ip, struct np_iface *ifc, const struct np_addr *addr);
+struct np_addr np_nd_solicited_node(const struct np_addr *addr);
+
+/* icmp.c; each input returns NP_WIRE_OK when it took the buffer over. */
+enum np_drop np_icmp_input(struct np_ip *ip, struct np_iface *ifc, struct np_pkt *pkt, uint64_t now_ns);
+/* A waiting packet (data at its IP header) was given up: tells TCP. */
+void np_icmp_local_unreachable(struct np_ip *ip, const struct np_buf *buf);
+void np_rate_init(struct np_rate *rate, uint32_t per_s);
+bool np_rate_take(struct np_rate *rate, uint64_t now_ns);
+
+/* udp.c */
+enum np_drop np_udp_input(struct np_ip *ip, struct np_iface *ifc, struct np_pkt *pkt, uint64_t now_ns);
+
+/* output.c */
+/* Pushes an Ethernet header and transmits. Takes over one reference. */
+void np_ip_send_frame(struct np_ip *ip, const struct np_iface *ifc, struct np_buf *buf, const struct np_mac *dst, uint16_t type);
+/* The same with an IP header first. hops: for IPv6; IPv4 always leaves with NP_IP_TTL. */
+void np_ip_send_to(struct np_ip *ip, const struct np_iface *ifc, struct np_buf *buf, const struct np_mac *mac,
+                   const struct np_addr *src, const struct np_addr *dst, uint8_t proto, uint8_t tos, uint8_t hops);
+/* Counts, tells env->drop, frees. */
+void np_ip_drop(struct np_ip *ip, struct np_buf *buf, enum np_drop why);
+
+#endif

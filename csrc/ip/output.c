@@ -1,0 +1,139 @@
+/* The way out. With a valid path: one comparison, two headers, transmit. */
+#include "ip/internal.h"
+
+void np_ip_drop(struct np_ip *ip, struct np_buf *buf, enum np_drop why) {
+  ip->env.counters->drop[why]++;
+  if (ip->env.drop != NULL) ip->env.drop(ip->env.ctx, buf, why);
+  np_buf_put(buf);
+}
+
+static void transmit(struct np_ip *ip, uint16_t port, struct np_buf *buf) {
+  buf->iface = port;
+  ip->env.xmit(ip->env.ctx, port, buf);
+}
+
+static void push_ip(struct np_ip *ip, struct np_buf *buf, const struct np_addr *src, const struct np_addr *dst, uint8_t proto,
+                    uint8_t tos, uint8_t hops, bool v4) {
+  uint32_t len = buf->len;
+  if (v4) {
+    uint8_t *p = np_buf_push(buf, NP_IP4_BYTES);
+    /* A packet that may not be fragmented can have any identification (RFC 6864 §4.1). A random
+     * one does not tell how much we send, and serves where DF is cleared on the way. */
+    np_wire_put_ip4(p, src, dst, proto, tos, (uint16_t)np_rng_u64(&ip->rng), (uint16_t)(len + NP_IP4_BYTES));
+  } else {
+    uint8_t *p = np_buf_push(buf, NP_IP6_BYTES);
+    np_wire_put_ip6(p, src, dst, proto, tos, hops, (uint16_t)len);
+  }
+}
+
+void np_ip_send_frame(struct np_ip *ip, const struct np_iface *ifc, struct np_buf *buf, const struct np_mac *dst, uint16_t type) {
+  uint8_t eth[NP_ETH_BYTES + NP_VLAN_BYTES];
+  uint32_t len = np_wire_put_eth(eth, dst, &ifc->mac, ifc->vlan, type);
+  memcpy(np_buf_push(buf, len), eth, len);
+  transmit(ip, ifc->port, buf);
+}
+
+void np_ip_send_to(struct np_ip *ip, const struct np_iface *ifc, struct np_buf *buf, const struct np_mac *mac,
+                   const struct np_addr *src, const struct np_addr *dst, uint8_t proto, uint8_t tos, uint8_t hops) {
+  bool v4 = np_addr_is_v4(dst);
+  push_ip(ip, buf, src, dst, proto, tos, hops, v4);
+  np_ip_send_frame(ip, ifc, buf, mac, v4 ? NP_ETHERTYPE_IP4 : NP_ETHERTYPE_IP6);
+}
+
+/* Link-local destinations are on every interface; the source says which is meant. */
+static const struct np_iface *scoped_iface(const struct np_ip *ip, const struct np_addr *src, const struct np_addr *dst) {
+  if (!np_addr_is_link_local(dst)) return NULL;
+  for (uint32_t i = 0; i < ip->iface_end; i++) {
+    if (ip->iface[i].used && ip->iface[i].up && np_iface_has(&ip->iface[i], src)) return &ip->iface[i];
+  }
+  return NULL;
+}
+
+/* Interface and next hop towards dst; NULL: no route. */
+static struct np_iface *route_out(struct np_ip *ip, const struct np_addr *src, const struct np_addr *dst, struct np_addr *hop) {
+  *hop = *dst;
+  if (!np_addr_is_host(dst) || np_ip_is_local(ip, dst)) return NULL;
+  const struct np_iface *scoped = scoped_iface(ip, src, dst);
+  if (scoped != NULL) return &ip->iface[scoped->index];
+  const struct np_route *route = np_route_find(ip, dst);
+  if (route == NULL) return NULL;
+  if (!np_addr_is_zero(&route->via)) *hop = route->via;
+  return &ip->iface[route->iface];
+}
+
+static void fill_path(struct np_ip *ip, const struct np_iface *ifc, struct np_neigh *n, bool v4, struct np_path *path) {
+  path->generation = ip->generation;
+  path->iface = ifc->index;
+  path->mtu_bytes = ifc->mtu_bytes;
+  path->is_v4 = v4;
+  path->neigh = (uint32_t)(n - ip->neigh);
+  path->link_len = (uint8_t)np_wire_put_eth(path->link, &n->mac, &ifc->mac, ifc->vlan, v4 ? NP_ETHERTYPE_IP4 : NP_ETHERTYPE_IP6);
+  n->cached = true;
+}
+
+/* What waits must be nobody else's: TCP sends a buffer it keeps again, headers and all, while
+ * the first sending still waits here. NULL: no buffer for a copy, and buf is gone. */
+static struct np_buf *own(struct np_ip *ip, struct np_buf *buf) {
+  if (buf->refs == 1) return buf;
+  struct np_buf *copy = np_pool_get(ip->env.pool);
+  if (copy == NULL || np_buf_tailroom(copy) < buf->len) {
+    if (copy != NULL) np_buf_put(copy);
+    np_ip_drop(ip, buf, NP_DROP_NEIGH_QUEUE);
+    return NULL;
+  }
+  memcpy(np_buf_append(copy, buf->len), np_buf_cdata(buf), buf->len);
+  copy->flags = buf->flags;
+  np_buf_put(buf);
+  return copy;
+}
+
+static enum np_err output_slow(struct np_ip *ip, struct np_buf *buf, const struct np_addr *src, const struct np_addr *dst,
+                               uint8_t proto, uint8_t tos, struct np_path *path, uint64_t now_ns) {
+  bool v4 = np_addr_is_v4(dst);
+  struct np_addr hop;
+  if (path != NULL) path->link_len = 0;
+  struct np_iface *ifc = route_out(ip, src, dst, &hop);
+  if (ifc == NULL || v4 != np_addr_is_v4(src)) {
+    bool down = ifc == NULL && np_route_is_down(ip, dst);
+    np_ip_drop(ip, buf, down ? NP_DROP_TX_PORT_DOWN : NP_DROP_NO_ROUTE);
+    return down ? NP_ERR_PORTDOWN : NP_ERR_NOROUTE;
+  }
+  if (buf->len + (v4 ? NP_IP4_BYTES : NP_IP6_BYTES) > ifc->mtu_bytes) {
+    np_ip_drop(ip, buf, NP_DROP_TX_TOO_BIG);
+    return NP_ERR_LIMIT;
+  }
+  struct np_neigh *n = np_neigh_resolve(ip, ifc, &hop, now_ns);
+  if (n == NULL) {
+    np_ip_drop(ip, buf, NP_DROP_NEIGH_QUEUE);
+    return NP_ERR_FULL;
+  }
+  if (np_neigh_has_mac(n)) {
+    if (path != NULL) fill_path(ip, ifc, n, v4, path);
+    np_neigh_used(ip, n, now_ns);
+    np_ip_send_to(ip, ifc, buf, &n->mac, src, dst, proto, tos, NP_IP_TTL);
+    return NP_ERR_OK;
+  }
+  buf = own(ip, buf);
+  if (buf == NULL) return NP_ERR_OK;
+  push_ip(ip, buf, src, dst, proto, tos, NP_IP_TTL, v4);
+  np_neigh_queue(ip, n, buf);
+  return NP_ERR_OK;
+}
+
+enum np_err np_ip_output(struct np_ip *ip, struct np_buf *buf, const struct np_addr *src, const struct np_addr *dst,
+                         uint8_t proto, uint8_t tos, struct np_path *path, uint64_t now_ns) {
+  if (NP_UNLIKELY(path == NULL || path->link_len == 0 || path->generation != ip->generation)) {
+    return output_slow(ip, buf, src, dst, proto, tos, path, now_ns);
+  }
+  bool v4 = path->is_v4 != 0;
+  if (NP_UNLIKELY(buf->len + (v4 ? NP_IP4_BYTES : NP_IP6_BYTES) > path->mtu_bytes)) {
+    np_ip_drop(ip, buf, NP_DROP_TX_TOO_BIG);
+    return NP_ERR_LIMIT;
+  }
+  struct np_neigh *n = &ip->neigh[path->neigh];
+  if (NP_UNLIKELY(n->state != NP_NEIGH_REACHABLE)) np_neigh_used(ip, n, now_ns);
+  push_ip(ip, buf, src, dst, proto, tos, NP_IP_TTL, v4);
+  memcpy(np_buf_push(buf, path->link_len), path->link, path->link_len);
+  transmit(ip, ip->iface[path->iface].port, buf);
+  return NP_ERR_OK;
+}
