@@ -18,7 +18,7 @@ const (
 	// MaxEcho is the largest body of PING and PONG.
 	MaxEcho = 64
 	// MaxReason is the largest reason text of DISCONNECT, in bytes.
-	MaxReason = 1024
+	MaxReason = 256
 )
 
 const magic = 0x4e50524f // "NPRO"
