@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "core/internal.h"
+#include "wire/hdr.h"
 
 _Static_assert(sizeof(struct np_path) <= NP_TCP_PATH_BYTES, "TCP keeps room for the network layer's path");
 _Static_assert(_Alignof(struct np_path) <= 8, "np_tcp_path is aligned to 8");
@@ -11,30 +12,56 @@ _Static_assert(sizeof(struct np_counters) % 8 == 0, "counters are whole words");
 
 /* ---- drops and captures ---- */
 
-/* Reasons of layer "tx" are about frames of ours: their data is where it is now.
- * The others are about a received frame, whose headers may have been pulled. */
-static bool is_tx_drop(enum np_drop why) { return why >= NP_DROP_NEIGH_QUEUE && why <= NP_DROP_TX_TOO_BIG; }
-
-static NP_COLD void capture_drop(struct np_core *core, const struct np_buf *b, enum np_drop why) {
-  const uint8_t *data = np_buf_cdata(b);
-  uint32_t bytes = b->len;
-  if (!is_tx_drop(why)) {
-    data = (const uint8_t *)b + b->frame_off;
-    bytes = b->frame_len;
-  }
+static void capture_drop(struct np_core *core, const struct np_buf *b, enum np_drop why, const uint8_t *data,
+                         uint32_t bytes) {
   np_capture_packet(core->capture, core->counters, NP_CAPTURE_DROP, b->iface, why, data, bytes, core->now_ns);
 }
 
-static void drop(struct np_core *core, struct np_buf *b, enum np_drop why) {
+/* A received frame whose headers may have been pulled meanwhile: shown as it came. */
+static NP_COLD void capture_rx_drop(struct np_core *core, const struct np_buf *b, enum np_drop why) {
+  capture_drop(core, b, why, (const uint8_t *)b + b->frame_off, b->frame_len);
+}
+
+static void drop_rx(struct np_core *core, struct np_buf *b, enum np_drop why) {
   core->counters->drop[why]++;
-  if (NP_UNLIKELY(core->capture != NULL)) capture_drop(core, b, why);
+  if (NP_UNLIKELY(core->capture != NULL)) capture_rx_drop(core, b, why);
   np_buf_put(b);
 }
 
-/* A layer counted a drop of its own and is about to free the buffer. */
-static void on_drop(void *ctx, struct np_buf *b, enum np_drop why) {
+static NP_COLD void drop_tx(struct np_core *core, struct np_buf *b, enum np_drop why) {
+  core->counters->drop[why]++;
+  if (core->capture != NULL) capture_drop(core, b, why, np_buf_cdata(b), b->len);
+  np_buf_put(b);
+}
+
+/* TCP counted a drop and is about to free the buffer. */
+static void on_tcp_drop(void *ctx, struct np_buf *b, enum np_drop why) {
   struct np_core *core = ctx;
-  if (NP_UNLIKELY(core->capture != NULL)) capture_drop(core, b, why);
+  if (NP_UNLIKELY(core->capture != NULL)) capture_rx_drop(core, b, why);
+}
+
+/* The network layer gave up a packet of ours before it had an Ethernet header, some of
+ * them before the IP header too. Captures are of Ethernet frames, so it gets one with
+ * zero addresses, in a copy: an earlier sending of the same buffer may still be in the
+ * port's ring with its headers in the headroom. Type 0xffff (reserved): no IP header. */
+static NP_COLD void capture_ip_drop(struct np_core *core, const struct np_buf *b, enum np_drop why) {
+  uint8_t frame[NP_ETH_BYTES + 4096] = {0};
+  const uint8_t *data = np_buf_cdata(b);
+  uint32_t len = b->len;
+  uint16_t type = 0xffff;
+  if (len >= NP_IP4_BYTES && data[0] == 0x45 && np_load_be16(data + NP_IP4_LEN) == len) type = NP_ETHERTYPE_IP4;
+  if (len >= NP_IP6_BYTES && data[0] >> 4 == 6 && np_load_be16(data + NP_IP6_LEN) + NP_IP6_BYTES == len) {
+    type = NP_ETHERTYPE_IP6;
+  }
+  np_assert(len <= sizeof frame - NP_ETH_BYTES);
+  np_store_be16(frame + NP_ETH_TYPE, type);
+  memcpy(frame + NP_ETH_BYTES, data, len);
+  capture_drop(core, b, why, frame, NP_ETH_BYTES + len);
+}
+
+static void on_ip_drop(void *ctx, struct np_buf *b, enum np_drop why) {
+  struct np_core *core = ctx;
+  if (NP_UNLIKELY(core->capture != NULL)) capture_ip_drop(core, b, why);
 }
 
 /* ---- sending ---- */
@@ -59,7 +86,7 @@ static void xmit(void *ctx, uint16_t iface, struct np_buf *frame) {
   struct np_core_link *link = &core->link[iface];
   frame->iface = iface;
   if (NP_UNLIKELY(link->tx == NULL || link->tx->down)) {
-    drop(core, frame, NP_DROP_TX_PORT_DOWN);
+    drop_tx(core, frame, NP_DROP_TX_PORT_DOWN);
     return;
   }
   uint32_t len = frame->len;
@@ -68,7 +95,7 @@ static void xmit(void *ctx, uint16_t iface, struct np_buf *frame) {
     len = np_buf_chain_len(frame);
   }
   if (NP_UNLIKELY(len > link->tx->mtu_bytes + 18u)) { /* Ethernet 14, VLAN 4 */
-    drop(core, frame, NP_DROP_TX_TOO_BIG);
+    drop_tx(core, frame, NP_DROP_TX_TOO_BIG);
     return;
   }
   bool captured = core->capture != NULL;
@@ -76,7 +103,7 @@ static void xmit(void *ctx, uint16_t iface, struct np_buf *frame) {
   if (NP_UNLIKELY(!tx_one(core, link, frame))) {
     if (captured) np_buf_put(frame);
     core->counters->counter[NP_C_TX_RING_FULL]++;
-    drop(core, frame, NP_DROP_TX_FULL);
+    drop_tx(core, frame, NP_DROP_TX_FULL);
     return;
   }
   core->counters->counter[NP_C_TX_PKTS]++;
@@ -218,7 +245,7 @@ static uint32_t parse_burst(struct np_core *core, uint32_t n) {
     if (NP_LIKELY(why == NP_WIRE_OK)) {
       parsed++;
     } else {
-      drop(core, burst[i], why);
+      drop_rx(core, burst[i], why);
     }
   }
   return parsed;
@@ -238,7 +265,7 @@ static uint32_t ip_burst(struct np_core *core, uint32_t n) {
         core->counters->counter[NP_C_DELIVERED_PKTS]++;
         break;
       case NP_IP_DROP:
-        drop(core, core->pkt[i].buf, why);
+        drop_rx(core, core->pkt[i].buf, why);
         break;
     }
   }
@@ -359,7 +386,7 @@ void np_core_join(struct np_core *core, const struct np_core_parts *parts, uint6
       .counters = core->counters,
       .xmit = xmit,
       .l4_error = ip_l4_error,
-      .drop = on_drop,
+      .drop = on_ip_drop,
       .ctx = core,
   };
   const struct np_tcp_env tcp = {
@@ -386,7 +413,7 @@ void np_core_join(struct np_core *core, const struct np_core_parts *parts, uint6
   np_wheel_handle(&core->wheel, NP_TIMER_CORE, on_tick, core);
   core->ip = np_ip_init(parts->ip_mem, parts->ip, &ip, now_ns);
   core->tcp = np_tcp_init(parts->tcp_mem, parts->tcp, &tcp, now_ns);
-  np_tcp_on_drop(core->tcp, on_drop, core);
+  np_tcp_on_drop(core->tcp, on_tcp_drop, core);
   core->sessions = np_sessions_init(parts->sessions_mem, parts->sessions, &sessions, now_ns);
 }
 

@@ -199,6 +199,7 @@ void np_core_fini(struct np_core *core, uint64_t now_ns) {
   if (core->capture != NULL) np_capture_stop(core->capture);
   core->capture = NULL;
   core->queue_count = 0;
+  np_ip_fini(core->ip);
   reclaim_rings(core);
   np_crypto_fini(core->crypto);
   core->crypto = NULL;

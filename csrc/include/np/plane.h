@@ -93,7 +93,7 @@ enum np_err np_plane_afxdp_open(struct np_plane *plane, const struct np_afxdp_ar
  * np_plane_stop. Ends the socket, then has the core take back every buffer the kernel held: when it
  * returns they are in the pool. Blocks: some milliseconds. queue is invalid afterwards. */
 void np_plane_afxdp_close(struct np_plane *plane, struct np_port_queue *queue);
-/* Copies a queue's statistics, the kernel's own included. Thread: any. */
+/* Copies a queue's statistics, the kernel's own included. */
 void np_plane_queue_stats(struct np_plane *plane, struct np_port_queue *queue, struct np_queue_stats *out);
 
 /* Capture. filter: tcpdump's language, compiled with libpcap; NULL or "" takes all.
