@@ -139,10 +139,10 @@ const (
 	EventHandshake                    // Type, Body
 	EventMessage                      // Stream, Type, Flags, Priority, Body
 	EventReset                        // Stream, Code
-	EventSent                         // Stream, Bytes: budget of Send returns
+	EventSent                         // Stream, Bytes: budget of Send returns; Err: the frame was not sent, its stream is broken
 	EventPong                         // Body
 	EventGoAway                       // Stream: last one the peer serves
-	EventPort                         // Interface, Err
+	EventPort                         // Interface, Err: CodePortdown when its device is gone, CodeOK when it is back
 )
 
 // Event is one thing that happened on a core. Body is valid until Release is
@@ -219,7 +219,8 @@ type Outgoing struct {
 // Release): one goroutine. Everything else: any goroutine.
 type Core interface {
 	// Poll fills out and returns how many events there were; never blocks. The
-	// slices inside the events belong to the core until Release.
+	// slices inside the events belong to the core until Release, which may come
+	// later than the next Poll, in any order.
 	Poll(out []Event) int
 	// Wait sleeps until Poll would find something or ctx ends.
 	Wait(ctx context.Context) error
@@ -227,8 +228,9 @@ type Core interface {
 	Release(events []Event)
 	// Credit returns flow-control credit of a stream: body bytes the handler is done with.
 	Credit(conn Handle, stream uint32, bytes uint32) error
-	// Send queues one frame. CodeFull: no room now, wait for EventSent or retry
-	// after Wait; CodeStale: the connection is gone.
+	// Send queues one frame. CodeFull: no room now, Flush, then wait for EventSent
+	// or retry after Wait, which returns soon after a CodeFull; CodeStale: the
+	// connection is gone; CodeInvalid: larger than all lent buffers together.
 	Send(out *Outgoing) error
 	// Handshake sends a handshake frame (type 0x10..0x12); more: another is awaited.
 	Handshake(conn Handle, frameType uint8, body []byte, more bool) error
