@@ -1,0 +1,331 @@
+//go:build cgo
+
+package npc
+
+// #include "npc.h"
+import "C"
+
+import (
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"unsafe"
+
+	"github.com/np-appliance/np/dataplane"
+)
+
+// sendToken marks the token of NP_CMD_SEND; the other bits are the bytes of
+// the body, so that an error returns them to the sender's budget.
+const sendToken = 1 << 31
+
+// core is one poll core. The two halves have a lock each: mu for what Go sends
+// (any goroutine), rmu for what it reads. Who needs both takes rmu first.
+type core struct {
+	p     *Plane
+	index int
+
+	mu     sync.Mutex
+	dead   bool // memory of the core is gone or going; set under both locks
+	cmd    ring
+	loan   ring
+	queued uint32             // commands written, not yet published
+	free   []*C.struct_np_buf // lent buffers that hold nothing
+	frees  []*C.struct_np_buf // chains released while the command ring was full
+	loans  int
+	wakeFD int
+	token  uint32
+	calls  map[uint32]*call
+	wakeup [8]byte // what one wakes with: a native uint64 1
+
+	rmu   sync.Mutex
+	event ring
+	stash []C.struct_np_event // read aside by set-up calls; Poll takes these first
+	taken int                 // how many of stash Poll took
+	views [][]byte            // one per buffer of the pool, by np_buf.index
+	slab  [][]byte            // for bodies of several pieces
+	down  [32]atomic.Bool     // interfaces whose device is gone, as this core sees it
+
+	// live has the generation of each open connection by slot, 0 for none.
+	live    atomic.Pointer[[]atomic.Uint32]
+	starved atomic.Bool // a Send found no room; Wait looks again soon
+	asleep  atomic.Bool // in Wait; whoever brings something kicks
+	wait    waiter
+	file    *os.File // the core's eventfd, in the runtime's poller
+}
+
+var _ dataplane.Core = (*core)(nil)
+
+// capacity is what one lent buffer holds.
+func (c *core) capacity() int { return c.p.chunk - C.NP_LOAN_DATA_OFF }
+
+// alive says whether the connection was opened and has not been reported
+// closed. A connection that closes just now is refused by the core itself.
+func (c *core) alive(h dataplane.Handle) bool {
+	t := *c.live.Load()
+	slot := uint64(h) & (1<<C.NP_HANDLE_SLOT_BITS - 1)
+	return h != 0 && h.Core() == c.index && slot < uint64(len(t)) && t[slot].Load() == uint32(h>>32)
+}
+
+// mark sets (generation) or clears (0) a connection's entry. rmu is held, which
+// makes it the only writer.
+func (c *core) mark(h dataplane.Handle, generation uint32) {
+	t := *c.live.Load()
+	slot := uint64(h) & (1<<C.NP_HANDLE_SLOT_BITS - 1)
+	if slot >= uint64(len(t)) {
+		if generation == 0 {
+			return
+		}
+		grown := make([]atomic.Uint32, max(2*len(t), int(slot)+1))
+		for i := range t {
+			grown[i].Store(t[i].Load())
+		}
+		c.live.Store(&grown)
+		t = grown
+	}
+	t[slot].Store(generation)
+}
+
+// takeLoans makes sure that n lent buffers are free. mu is held.
+func (c *core) takeLoans(n int) bool {
+	for len(c.free) < n {
+		have := c.loan.avail()
+		if have == 0 {
+			return false
+		}
+		for i := range have {
+			c.free = append(c.free, (*C.struct_np_loan)(c.loan.item(i)).buf)
+		}
+		c.loan.consume(have)
+	}
+	return true
+}
+
+// writer fills lent buffers piece by piece.
+type writer struct {
+	c           *core
+	first, last *C.struct_np_buf
+	left        []byte // of last
+}
+
+// take appends a buffer; takeLoans said that there is one.
+func (w *writer) take() {
+	n := len(w.c.free) - 1
+	b := w.c.free[n]
+	w.c.free = w.c.free[:n]
+	b.next, b.data_off, b.len = nil, C.NP_LOAN_DATA_OFF, 0
+	w.left = unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(b), C.NP_LOAN_DATA_OFF)), w.c.capacity())
+	if w.first == nil {
+		w.first = b
+	} else {
+		w.last.next = b
+	}
+	w.last = b
+}
+
+func (w *writer) write(p []byte) {
+	for len(p) > 0 {
+		if len(w.left) == 0 {
+			w.take()
+		}
+		n := copy(w.left, p)
+		w.left, p = w.left[n:], p[n:]
+		w.last.len += C.uint32_t(n)
+	}
+}
+
+// slot returns the next command, cleared, or nil when the ring is full. mu is held.
+func (c *core) slot() *C.struct_np_cmd {
+	c.drainFrees()
+	if c.cmd.room(c.queued) == 0 {
+		return nil
+	}
+	s := (*C.struct_np_cmd)(c.cmd.slot(c.queued))
+	*s = C.struct_np_cmd{}
+	return s
+}
+
+// drainFrees queues the chains that found no room before. mu is held.
+func (c *core) drainFrees() {
+	n := 0
+	for ; n < len(c.frees) && c.cmd.room(c.queued) > 0; n++ {
+		*(*C.struct_np_cmd)(c.cmd.slot(c.queued)) = C.struct_np_cmd{op: C.NP_CMD_FREE, body: c.frees[n]}
+		c.queued++
+	}
+	if n > 0 {
+		c.frees = append(c.frees[:0], c.frees[n:]...)
+	}
+}
+
+// full says that a command found no room and makes Wait look again soon.
+func (c *core) full() error {
+	c.starved.Store(true)
+	if c.asleep.Load() {
+		c.kick()
+	}
+	return dataplane.CodeFull
+}
+
+// put queues one command with a body of the given parts. fill sets the rest.
+// mu is held.
+func (c *core) put(bytes int, parts [][]byte, fill func(*C.struct_np_cmd)) error {
+	if c.dead {
+		return dataplane.CodeShutdown
+	}
+	pieces := (bytes + c.capacity() - 1) / c.capacity()
+	if pieces > c.loans {
+		return dataplane.CodeInvalid // it never fits; messages of that size go in several frames
+	}
+	s := c.slot()
+	if s == nil || !c.takeLoans(pieces) {
+		return c.full()
+	}
+	fill(s)
+	w := writer{c: c}
+	for _, p := range parts {
+		w.write(p)
+	}
+	s.body, s.body_bytes = w.first, C.uint32_t(bytes)
+	c.queued++
+	return nil
+}
+
+// onConn queues a command for a connection.
+func (c *core) onConn(conn dataplane.Handle, body []byte, fill func(*C.struct_np_cmd)) error {
+	if !c.alive(conn) {
+		return dataplane.CodeStale
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var parts [1][]byte
+	parts[0] = body
+	return c.put(len(body), parts[:], func(s *C.struct_np_cmd) {
+		s.handle = C.uint64_t(conn)
+		fill(s)
+	})
+}
+
+// Send implements [dataplane.Core]. It allocates nothing.
+func (c *core) Send(out *dataplane.Outgoing) error {
+	if !c.alive(out.Conn) {
+		return dataplane.CodeStale
+	}
+	n := 0
+	for _, p := range out.Parts {
+		n += len(p)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.put(n, out.Parts, func(s *C.struct_np_cmd) {
+		s.op, s.handle, s.stream = C.NP_CMD_SEND, C.uint64_t(out.Conn), C.uint32_t(out.Stream)
+		s._type, s.flags, s.priority = C.uint8_t(out.Type), C.uint8_t(out.Flags), C.uint8_t(out.Priority)
+		s.token = C.uint32_t(sendToken | n)
+	})
+}
+
+// Credit implements [dataplane.Core].
+func (c *core) Credit(conn dataplane.Handle, stream uint32, bytes uint32) error {
+	return c.onConn(conn, nil, func(s *C.struct_np_cmd) {
+		s.op, s.stream, s.arg = C.NP_CMD_CREDIT, C.uint32_t(stream), C.uint32_t(bytes)
+	})
+}
+
+// Handshake implements [dataplane.Core].
+func (c *core) Handshake(conn dataplane.Handle, frameType uint8, body []byte, more bool) error {
+	if frameType < C.NP_NPRO_HANDSHAKE_1 || frameType > C.NP_NPRO_HANDSHAKE_3 {
+		return dataplane.CodeInvalid
+	}
+	return c.onConn(conn, body, func(s *C.struct_np_cmd) {
+		s.op, s._type = C.NP_CMD_HANDSHAKE, C.uint8_t(frameType)
+		if more {
+			s.cmd_flags = C.NP_CMD_F_MORE
+		}
+	})
+}
+
+// InstallKeys implements [dataplane.Core]. keys is wiped in every case. The key
+// bytes go straight into the lent buffer, which the core wipes after use.
+func (c *core) InstallKeys(conn dataplane.Handle, keys *dataplane.Keys) error {
+	defer func() { *keys = dataplane.Keys{} }()
+	if !c.alive(conn) {
+		return dataplane.CodeStale
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.dead {
+		return dataplane.CodeShutdown
+	}
+	s := c.slot()
+	if s == nil || !c.takeLoans(1) {
+		return c.full()
+	}
+	w := writer{c: c}
+	w.take()
+	encodeKeys((*C.struct_np_npro_keys)(unsafe.Pointer(&w.left[0])), keys)
+	w.first.len = C.sizeof_struct_np_npro_keys
+	s.op, s.handle = C.NP_CMD_KEYS, C.uint64_t(conn)
+	s.body, s.body_bytes = w.first, C.sizeof_struct_np_npro_keys
+	c.queued++
+	return nil
+}
+
+// Reset implements [dataplane.Core].
+func (c *core) Reset(conn dataplane.Handle, stream uint32, code uint32) error {
+	return c.onConn(conn, nil, func(s *C.struct_np_cmd) {
+		s.op, s.stream, s.arg = C.NP_CMD_RESET, C.uint32_t(stream), C.uint32_t(code)
+	})
+}
+
+// Ping implements [dataplane.Core].
+func (c *core) Ping(conn dataplane.Handle, body []byte) error {
+	if len(body) > 64 {
+		return dataplane.CodeInvalid
+	}
+	return c.onConn(conn, body, func(s *C.struct_np_cmd) { s.op = C.NP_CMD_PING })
+}
+
+// Rekey implements [dataplane.Core].
+func (c *core) Rekey(conn dataplane.Handle) error {
+	return c.onConn(conn, nil, func(s *C.struct_np_cmd) { s.op = C.NP_CMD_REKEY })
+}
+
+// GoAway implements [dataplane.Core].
+func (c *core) GoAway(conn dataplane.Handle) error {
+	return c.onConn(conn, nil, func(s *C.struct_np_cmd) { s.op = C.NP_CMD_GOAWAY })
+}
+
+// CloseConn implements [dataplane.Core]. reason is cut to what one buffer holds.
+func (c *core) CloseConn(conn dataplane.Handle, code uint32, reason string) error {
+	body := []byte(reason)
+	return c.onConn(conn, body[:min(len(body), c.capacity())], func(s *C.struct_np_cmd) {
+		s.op, s.arg = C.NP_CMD_CLOSE, C.uint32_t(code)
+	})
+}
+
+// Abort implements [dataplane.Core].
+func (c *core) Abort(conn dataplane.Handle) error {
+	return c.onConn(conn, nil, func(s *C.struct_np_cmd) { s.op = C.NP_CMD_ABORT })
+}
+
+// Flush implements [dataplane.Core].
+func (c *core) Flush() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.dead {
+		c.publish()
+	}
+}
+
+// publish makes queued commands visible and wakes the core if it sleeps. mu is held.
+func (c *core) publish() {
+	c.drainFrees()
+	if c.queued == 0 {
+		return
+	}
+	c.cmd.publish(c.queued)
+	c.queued = 0
+	if c.cmd.takeSleeper() {
+		// EAGAIN: the counter is far from 0 and the core wakes anyway.
+		_, _ = syscall.Write(c.wakeFD, c.wakeup[:])
+	}
+}

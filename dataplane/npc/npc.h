@@ -1,0 +1,16 @@
+/* All that this package includes. zz_stamp.h holds a hash of libnp.a and its
+ * headers, so that `go build` notices when they change; `make stamp` writes it. */
+#ifndef NPC_H
+#define NPC_H
+
+#include <stdlib.h>
+
+#include "np/plane.h"
+
+#if defined(__has_include)
+#if __has_include("zz_stamp.h")
+#include "zz_stamp.h"
+#endif
+#endif
+
+#endif

@@ -1,0 +1,307 @@
+//go:build cgo
+
+package npc
+
+// #cgo CFLAGS: -I${SRCDIR}/../../csrc/include
+// #cgo LDFLAGS: -L${SRCDIR}/../../build/release -lnp -lIPSec_MB -lcrypto -llz4 -lzstd -lpcap -lpthread
+// #include "npc.h"
+import "C"
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"github.com/np-appliance/np/dataplane"
+)
+
+// Plane implements [dataplane.Plane].
+type Plane struct {
+	c     *C.struct_np_plane
+	chunk int
+	cores []*core
+	info  dataplane.Info
+
+	closed atomic.Bool
+	stop   chan struct{} // closed by Close
+	setup  chan struct{} // holds one token: set-up calls run one at a time
+
+	// life keeps the C memory alive under calls that only read it.
+	life sync.RWMutex
+	dead bool
+
+	// By setup's owner; queues also under life, for QueueStats.
+	ifaces [ifacesMax]*iface
+	routes []dataplane.Route
+	lost   []*C.struct_np_port_queue // a failed call could not close these
+
+	lmu       sync.RWMutex
+	listeners map[uint64]dataplane.ListenerID // by a core's handle; kept after Unlisten for the connections
+	handles   map[dataplane.ListenerID][]uint64
+	nextLis   dataplane.ListenerID
+
+	capturing atomic.Bool
+	capture   *capture // under life
+}
+
+var _ dataplane.Plane = (*Plane)(nil)
+
+// New makes a plane and starts its cores. They spin or sleep as cfg says until
+// Close. The caller's Secret is not kept; a zero one is replaced by a random one.
+func New(cfg *dataplane.Config) (dataplane.Plane, error) {
+	var cc C.struct_np_plane_config
+	var detail C.struct_np_err_detail
+	if err := encodeConfig(&cc, cfg); err != nil {
+		return nil, fmt.Errorf("start data plane: %w", err)
+	}
+	p := &Plane{stop: make(chan struct{}), setup: make(chan struct{}, 1),
+		listeners: map[uint64]dataplane.ListenerID{}, handles: map[dataplane.ListenerID][]uint64{}}
+	code := C.np_plane_create(&cc, &p.c, &detail)
+	clear(bytesOf(&cc.secret))
+	if code != C.NP_ERR_OK {
+		return nil, failure("create data plane", code, &detail)
+	}
+	for i := range int(cc.cores) {
+		c, err := p.newCore(i, int(cc.bufs_per_core), int(cc.loans_per_core))
+		if err != nil {
+			p.Close()
+			return nil, err
+		}
+		p.cores = append(p.cores, c)
+		p.info.CPUs = append(p.info.CPUs, int(cc.cpu[i]))
+	}
+	p.chunk = int(cc.chunk_bytes)
+	p.info.Backend = "af_xdp"
+	p.info.CryptoEngine = C.GoString(C.np_plane_crypto_engine(p.c))
+	p.info.HugePage = uint64(C.np_plane_huge_page_bytes(p.c))
+	if code := C.np_plane_start(p.c, &detail); code != C.NP_ERR_OK {
+		p.Close()
+		return nil, failure("start data plane", code, &detail)
+	}
+	return p, nil
+}
+
+func encodeConfig(cc *C.struct_np_plane_config, cfg *dataplane.Config) error {
+	C.np_plane_config_default(cc)
+	if len(cfg.CPUs) > C.NP_CORES_MAX {
+		return fmt.Errorf("%w: %d cores, at most %d", dataplane.CodeInvalid, len(cfg.CPUs), C.NP_CORES_MAX)
+	}
+	if len(cfg.CPUs) > 0 {
+		cc.cores = C.uint32_t(len(cfg.CPUs))
+		for i, cpu := range cfg.CPUs {
+			cc.cpu[i] = C.int32_t(cpu)
+		}
+	}
+	for _, f := range []struct {
+		name string
+		to   *C.uint32_t
+		from int
+	}{
+		{"BuffersPerCore", &cc.bufs_per_core, cfg.BuffersPerCore},
+		{"ChunkBytes", &cc.chunk_bytes, cfg.ChunkBytes},
+		{"LoansPerCore", &cc.loans_per_core, cfg.LoansPerCore},
+		{"MaxConns", &cc.conns_max, cfg.MaxConns},
+		{"MaxStreams", &cc.streams_max, cfg.MaxStreams},
+		{"TCP.RcvBuf", &cc.tcp_rcv_buf_bytes, cfg.TCP.RcvBuf},
+		{"TCP.SndBuf", &cc.tcp_snd_buf_bytes, cfg.TCP.SndBuf},
+	} {
+		if f.from < 0 || f.from > math.MaxInt32 {
+			return fmt.Errorf("%w: %s is %d", dataplane.CodeInvalid, f.name, f.from)
+		}
+		if f.from > 0 {
+			*f.to = C.uint32_t(f.from)
+		}
+	}
+	for _, f := range []struct {
+		to   *C.uint32_t
+		from time.Duration
+	}{
+		{&cc.handshake_ms, cfg.HandshakeLimit},
+		{&cc.tcp_keepalive_idle_ms, cfg.TCP.KeepaliveIdle},
+		{&cc.tcp_user_timeout_ms, cfg.TCP.UserTimeout},
+		{&cc.tcp_timewait_ms, cfg.TCP.TimeWait},
+		{&cc.tcp_rto_ms_min, cfg.TCP.MinRTO},
+		{&cc.tcp_delack_ms, cfg.TCP.DelayedAck},
+	} {
+		if ms := millis(f.from); ms > 0 {
+			*f.to = ms
+		}
+	}
+	switch {
+	case cfg.IdleSpin < 0:
+		cc.idle_spin_ns = math.MaxUint64
+	case cfg.IdleSpin > 0:
+		cc.idle_spin_ns = C.uint64_t(cfg.IdleSpin)
+	}
+	switch cfg.HugePages {
+	case dataplane.HugePagesAuto:
+		cc.huge_pages = 1
+	case dataplane.HugePagesOff:
+		cc.huge_pages = 0
+	case dataplane.HugePagesMust:
+		cc.huge_pages = 2
+	}
+	cc.force_portable_crypto = flag(cfg.PortableCrypto)
+	cc.udp_echo_port, cc.udp_discard_port = C.uint16_t(cfg.UDPEchoPort), C.uint16_t(cfg.UDPDiscardPort)
+	cc.tcp_nagle, cc.tcp_no_sack = flag(cfg.TCP.Nagle), flag(cfg.TCP.NoSACK)
+	cc.tcp_no_timestamps, cc.tcp_no_wscale = flag(cfg.TCP.NoTimestamps), flag(cfg.TCP.NoWindowScaling)
+	secret := bytesOf(&cc.secret)
+	if copy(secret, cfg.Secret[:]); cfg.Secret == [64]byte{} {
+		rand.Read(secret) // never fails
+	}
+	return nil
+}
+
+// newCore takes its own copies of the core's descriptors, so that closing here
+// and in C are apart.
+func (p *Plane) newCore(i, buffers, loans int) (*core, error) {
+	sh := C.np_plane_core(p.c, C.uint32_t(i))
+	c := &core{p: p, index: i, cmd: newRing(sh.cmd), loan: newRing(sh.loan), event: newRing(sh.event),
+		loans: loans, calls: map[uint32]*call{}, views: make([][]byte, buffers), wakeFD: -1}
+	binary.NativeEndian.PutUint64(c.wakeup[:], 1)
+	c.live.Store(new([]atomic.Uint32))
+	for _, r := range []struct {
+		ring *ring
+		size uintptr
+	}{{&c.cmd, C.sizeof_struct_np_cmd}, {&c.event, C.sizeof_struct_np_event}, {&c.loan, C.sizeof_struct_np_loan}} {
+		if r.ring.size != r.size {
+			return nil, fmt.Errorf("create data plane: %w: ring items of %d bytes, expected %d", dataplane.CodeInvalid, r.ring.size, r.size)
+		}
+	}
+	dup := func(fd C.int32_t) (int, error) {
+		n, _, errno := syscall.Syscall(syscall.SYS_FCNTL, uintptr(fd), syscall.F_DUPFD_CLOEXEC, 0)
+		if errno != 0 {
+			return -1, fmt.Errorf("create data plane: duplicate eventfd: %w", errno)
+		}
+		return int(n), syscall.SetNonblock(int(n), true)
+	}
+	fd, err := dup(sh.event_fd)
+	if err != nil {
+		return nil, err
+	}
+	c.file = os.NewFile(uintptr(fd), fmt.Sprintf("core %d eventfd", i))
+	if c.wakeFD, err = dup(sh.wake_fd); err != nil {
+		c.file.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// Info implements [dataplane.Plane].
+func (p *Plane) Info() dataplane.Info {
+	i := p.info
+	i.CPUs = slices.Clone(i.CPUs)
+	return i
+}
+
+// Cores implements [dataplane.Plane].
+func (p *Plane) Cores() []dataplane.Core {
+	out := make([]dataplane.Core, len(p.cores))
+	for i, c := range p.cores {
+		out[i] = c
+	}
+	return out
+}
+
+// Close implements [dataplane.Plane]. Calls in progress end with CodeShutdown;
+// a second Close does nothing.
+func (p *Plane) Close() error {
+	if p.closed.Swap(true) {
+		return nil
+	}
+	close(p.stop)
+	C.np_plane_stop(p.c) // joins: from here on nothing in C moves
+	for _, c := range p.cores {
+		c.bury()
+	}
+	p.setup <- struct{}{} // the last set-up call has seen CodeShutdown
+	p.life.Lock()
+	defer p.life.Unlock()
+	p.dead = true
+	if p.capture != nil {
+		p.capture.free()
+	}
+	for _, i := range p.ifaces {
+		if i == nil {
+			continue
+		}
+		for _, q := range i.queues {
+			C.np_plane_afxdp_close(p.c, q.c)
+		}
+	}
+	for _, q := range p.lost {
+		C.np_plane_afxdp_close(p.c, q)
+	}
+	C.np_plane_destroy(p.c)
+	p.c = nil
+	return nil
+}
+
+// bury makes every later call on the core fail and ends those that wait.
+func (c *core) bury() {
+	c.rmu.Lock()
+	c.mu.Lock()
+	c.dead = true
+	calls := c.calls
+	c.calls = nil
+	_ = syscall.Close(c.wakeFD)
+	c.mu.Unlock()
+	c.rmu.Unlock()
+	c.file.Close() // ends a Wait
+	for _, k := range calls {
+		k.finish(answer{err: dataplane.CodeShutdown})
+	}
+}
+
+// enter begins a set-up call; the caller leaves when it is done.
+func (p *Plane) enter(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	select {
+	case p.setup <- struct{}{}:
+	case <-p.stop:
+		return dataplane.CodeShutdown
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if p.closed.Load() {
+		<-p.setup
+		return dataplane.CodeShutdown
+	}
+	return nil
+}
+
+func (p *Plane) leave() { <-p.setup }
+
+func (p *Plane) listenerID(handle uint64) dataplane.ListenerID {
+	p.lmu.RLock()
+	defer p.lmu.RUnlock()
+	return p.listeners[handle]
+}
+
+// Counters implements [dataplane.Plane].
+func (p *Plane) Counters(core int) (out dataplane.Counters) {
+	p.life.RLock()
+	defer p.life.RUnlock()
+	if p.dead || core < 0 || core >= len(p.cores) {
+		return out
+	}
+	n := C.np_plane_core(p.c, C.uint32_t(core)).counters
+	for i := range out.Counter {
+		out.Counter[i] = atomic.LoadUint64((*uint64)(unsafe.Pointer(&n.counter[i])))
+	}
+	for i := range out.Drop {
+		out.Drop[i] = atomic.LoadUint64((*uint64)(unsafe.Pointer(&n.drop[i])))
+	}
+	return out
+}

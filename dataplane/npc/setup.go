@@ -1,0 +1,486 @@
+//go:build cgo
+
+package npc
+
+// #include "npc.h"
+import "C"
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"net/netip"
+	"slices"
+	"unsafe"
+
+	"github.com/np-appliance/np/dataplane"
+)
+
+// ifacesMax is the contract's: InterfaceID is 0 to 31.
+const ifacesMax = 32
+
+// iface is what Go keeps of an interface: enough to put it back after its
+// device vanished.
+type iface struct {
+	cfg    dataplane.InterfaceConfig
+	port   dataplane.InterfaceID // whose queues it uses: its own, or another VLAN's of the device
+	queues []queue
+	addrs  []netip.Prefix
+}
+
+type queue struct {
+	dataplane.Queue
+	c *C.struct_np_port_queue
+}
+
+func (i *iface) list() []dataplane.Queue {
+	out := make([]dataplane.Queue, len(i.queues))
+	for n, q := range i.queues {
+		out[n] = q.Queue
+	}
+	return out
+}
+
+// pointer is an address in C memory as commands carry it.
+func pointer(p unsafe.Pointer) uint64 { return uint64(uintptr(p)) }
+
+// openQueues opens all queues of a device, or none.
+func (p *Plane) openQueues(cfg *dataplane.InterfaceConfig) ([]queue, error) {
+	if len(cfg.Name) >= 16 || len(cfg.MAC) != 6 || cfg.Queues < 0 || cfg.MTU < 0 {
+		return nil, fmt.Errorf("open queues of %s: %w (name, MAC, number of queues or MTU)", cfg.Name, dataplane.CodeInvalid)
+	}
+	args := C.struct_np_afxdp_args{ifindex: C.uint32_t(cfg.Index), mtu_bytes: C.uint32_t(cfg.MTU), native: flag(cfg.Native)}
+	for i := range len(cfg.Name) {
+		args.ifname[i] = C.char(cfg.Name[i])
+	}
+	copy(bytesOf(&args.mac), cfg.MAC)
+	switch cfg.ZeroCopy {
+	case dataplane.ZeroCopyAuto:
+		args.zero_copy = 2
+	case dataplane.ZeroCopyMust:
+		args.zero_copy = 1
+	}
+	var out []queue
+	for i := range max(cfg.Queues, 1) {
+		var q queue
+		var fd C.int32_t
+		var zc C.uint8_t
+		var detail C.struct_np_err_detail
+		q.Queue.Queue, q.Core = i, i%len(p.cores)
+		args.queue, args.core = C.uint32_t(i), C.uint32_t(q.Core)
+		code := C.np_plane_afxdp_open(p.c, &args, &q.c, &fd, &zc, &detail)
+		if code != C.NP_ERR_OK {
+			p.closeQueues(out)
+			return nil, failure(fmt.Sprintf("open queue %d of %s", i, cfg.Name), code, &detail)
+		}
+		q.FD, q.ZeroCopy = int(fd), zc != 0
+		out = append(out, q)
+	}
+	return out, nil
+}
+
+func (p *Plane) closeQueues(qs []queue) {
+	for _, q := range qs {
+		C.np_plane_afxdp_close(p.c, q.c)
+	}
+}
+
+// attach gives queues to their cores. On error none stays attached.
+func (p *Plane) attach(ctx context.Context, id dataplane.InterfaceID, qs []queue) error {
+	for _, q := range qs {
+		_, err := p.cores[q.Core].one(ctx, request{op: C.NP_CMD_PORT_ATTACH, handle: pointer(unsafe.Pointer(q.c)), arg: uint32(id)})
+		if err != nil {
+			p.undo(func(ctx context.Context) error { return p.detach(ctx, id, qs) })
+			return err
+		}
+	}
+	return nil
+}
+
+// detach takes the queues of an interface from their cores.
+func (p *Plane) detach(ctx context.Context, id dataplane.InterfaceID, qs []queue) error {
+	var first error
+	for _, c := range p.cores {
+		if !slices.ContainsFunc(qs, func(q queue) bool { return q.Core == c.index }) {
+			continue
+		}
+		// Not found: that core had none attached yet.
+		_, err := c.one(ctx, request{op: C.NP_CMD_PORT_DETACH, arg: uint32(id)})
+		if err != nil && err != error(dataplane.CodeNotfound) && first == nil {
+			first = err
+		}
+	}
+	return first
+}
+
+// drop detaches and closes queues; those that can't be detached now stay open
+// until Close, because a core may still use them.
+func (p *Plane) drop(id dataplane.InterfaceID, qs []queue) {
+	p.undo(func(ctx context.Context) error {
+		err := p.detach(ctx, id, qs)
+		if err != nil {
+			for _, q := range qs {
+				p.lost = append(p.lost, q.c)
+			}
+			return err
+		}
+		p.closeQueues(qs)
+		return nil
+	})
+}
+
+func (p *Plane) ifaceAdd(ctx context.Context, id dataplane.InterfaceID, i *iface) error {
+	args := C.struct_np_cmd_iface{iface: C.uint16_t(id), vlan: C.uint16_t(i.cfg.VLAN), port: C.uint16_t(i.port),
+		mtu_bytes: C.uint32_t(i.cfg.MTU)}
+	copy(bytesOf(&args.mac), i.cfg.MAC)
+	return p.all(ctx,
+		func(*core) request { return request{op: C.NP_CMD_IFACE_ADD, body: bytesOf(&args)} },
+		func(*core) request { return request{op: C.NP_CMD_IFACE_DEL, arg: uint32(id)} })
+}
+
+func (p *Plane) ifaceDel(ctx context.Context, id dataplane.InterfaceID) error {
+	return p.all(ctx, func(*core) request { return request{op: C.NP_CMD_IFACE_DEL, arg: uint32(id)} }, nil)
+}
+
+func (p *Plane) addr(ctx context.Context, op, undo uint16, id dataplane.InterfaceID, pre netip.Prefix) error {
+	args := C.struct_np_cmd_addr{iface: C.uint16_t(id), prefix_bits: C.uint8_t(pre.Bits())}
+	setAddr(&args.addr, pre.Addr())
+	return p.reversible(ctx, op, undo, bytesOf(&args))
+}
+
+func (p *Plane) route(ctx context.Context, op, undo uint16, r dataplane.Route) error {
+	args := C.struct_np_cmd_route{iface: C.uint16_t(r.Interface), prefix_bits: C.uint8_t(r.Prefix.Bits())}
+	setAddr(&args.prefix, r.Prefix.Masked().Addr())
+	setAddr(&args.via, r.Via)
+	return p.reversible(ctx, op, undo, bytesOf(&args))
+}
+
+// reversible runs an operation on every core; undo takes the same arguments.
+func (p *Plane) reversible(ctx context.Context, op, undo uint16, body []byte) error {
+	return p.all(ctx, func(*core) request { return request{op: op, body: body} },
+		func(*core) request { return request{op: undo, body: body} })
+}
+
+// AddInterface implements [dataplane.Plane]. A second VLAN of a device shares
+// the queues of the first and returns them again.
+func (p *Plane) AddInterface(ctx context.Context, cfg *dataplane.InterfaceConfig) (dataplane.InterfaceID, []dataplane.Queue, error) {
+	if err := p.enter(ctx); err != nil {
+		return 0, nil, err
+	}
+	defer p.leave()
+	at := slices.Index(p.ifaces[:], nil)
+	if at < 0 {
+		return 0, nil, fmt.Errorf("add interface %s: %w (%d at most)", cfg.Name, dataplane.CodeFull, ifacesMax)
+	}
+	id := dataplane.InterfaceID(at)
+	i := &iface{cfg: *cfg, port: id}
+	i.cfg.MAC, i.cfg.Addresses = slices.Clone(cfg.MAC), nil
+	for n, o := range p.ifaces {
+		if o == nil || o.cfg.Name != cfg.Name {
+			continue
+		}
+		if o.cfg.VLAN == cfg.VLAN {
+			return 0, nil, fmt.Errorf("add interface %s: %w", cfg.Name, dataplane.CodeExists)
+		}
+		if o.port == dataplane.InterfaceID(n) {
+			i.port = o.port
+		}
+	}
+	if err := p.bringUp(ctx, id, i, cfg.Addresses); err != nil {
+		return 0, nil, fmt.Errorf("add interface %s: %w", cfg.Name, err)
+	}
+	return id, p.ifaces[i.port].list(), nil
+}
+
+// bringUp does what AddInterface promises, or nothing.
+func (p *Plane) bringUp(ctx context.Context, id dataplane.InterfaceID, i *iface, addrs []netip.Prefix) (err error) {
+	if i.port == id {
+		if i.queues, err = p.openQueues(&i.cfg); err != nil {
+			return err
+		}
+		defer func() {
+			if err != nil {
+				p.drop(id, i.queues)
+			}
+		}()
+	}
+	if err := p.ifaceAdd(ctx, id, i); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			p.undo(func(ctx context.Context) error { return p.ifaceDel(ctx, id) })
+		}
+	}()
+	if i.port == id {
+		if err := p.attach(ctx, id, i.queues); err != nil {
+			return err
+		}
+	}
+	for _, a := range addrs {
+		if err := p.addr(ctx, C.NP_CMD_ADDR_ADD, C.NP_CMD_ADDR_DEL, id, a); err != nil {
+			return fmt.Errorf("address %s: %w", a, err)
+		}
+		i.addrs = append(i.addrs, a)
+	}
+	p.life.Lock()
+	p.ifaces[id] = i
+	p.life.Unlock()
+	return nil
+}
+
+// known finds an interface. setup is held.
+func (p *Plane) known(id dataplane.InterfaceID) (*iface, error) {
+	if id >= ifacesMax || p.ifaces[id] == nil {
+		return nil, fmt.Errorf("interface %d: %w", id, dataplane.CodeNotfound)
+	}
+	return p.ifaces[id], nil
+}
+
+// DetachInterface implements [dataplane.Plane].
+func (p *Plane) DetachInterface(ctx context.Context, id dataplane.InterfaceID) error {
+	if err := p.enter(ctx); err != nil {
+		return err
+	}
+	defer p.leave()
+	i, err := p.known(id)
+	if err != nil {
+		return err
+	}
+	if len(i.queues) == 0 {
+		return fmt.Errorf("detach interface %s: %w", i.cfg.Name, dataplane.CodeState)
+	}
+	if err := p.detach(ctx, id, i.queues); err != nil {
+		return fmt.Errorf("detach interface %s: %w", i.cfg.Name, err)
+	}
+	p.life.Lock()
+	defer p.life.Unlock()
+	p.closeQueues(i.queues)
+	i.queues = nil
+	return nil
+}
+
+// ReattachInterface implements [dataplane.Plane]. A device that came back with
+// another MAC or MTU is made anew on every core, with the addresses and routes
+// it had; cfg.Addresses is not looked at.
+func (p *Plane) ReattachInterface(ctx context.Context, id dataplane.InterfaceID, cfg *dataplane.InterfaceConfig) ([]dataplane.Queue, error) {
+	if err := p.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer p.leave()
+	i, err := p.known(id)
+	if err != nil {
+		return nil, err
+	}
+	wrap := func(err error) error { return fmt.Errorf("reattach interface %s: %w", i.cfg.Name, err) }
+	if len(i.queues) != 0 || i.port != id || cfg.VLAN != i.cfg.VLAN {
+		return nil, wrap(dataplane.CodeState)
+	}
+	qs, err := p.openQueues(cfg)
+	if err != nil {
+		return nil, wrap(err)
+	}
+	if err := p.renew(ctx, id, cfg); err != nil {
+		p.closeQueues(qs)
+		return nil, wrap(err)
+	}
+	if err := p.attach(ctx, id, qs); err != nil {
+		p.drop(id, qs)
+		return nil, wrap(err)
+	}
+	p.life.Lock()
+	defer p.life.Unlock()
+	i.queues = qs
+	return i.list(), nil
+}
+
+// renew gives the cores the MAC and MTU of a device that came back, on all
+// interfaces that use it.
+func (p *Plane) renew(ctx context.Context, port dataplane.InterfaceID, cfg *dataplane.InterfaceConfig) error {
+	for n, i := range p.ifaces {
+		id := dataplane.InterfaceID(n)
+		if i == nil || i.port != port {
+			continue
+		}
+		i.cfg.Name, i.cfg.Index, i.cfg.Native, i.cfg.Queues = cfg.Name, cfg.Index, cfg.Native, cfg.Queues
+		if slices.Equal(i.cfg.MAC, cfg.MAC) && i.cfg.MTU == cfg.MTU {
+			continue
+		}
+		if err := p.ifaceDel(ctx, id); err != nil {
+			return err
+		}
+		i.cfg.MAC, i.cfg.MTU = slices.Clone(cfg.MAC), cfg.MTU
+		if err := p.ifaceAdd(ctx, id, i); err != nil {
+			return err
+		}
+		for _, a := range i.addrs {
+			if err := p.addr(ctx, C.NP_CMD_ADDR_ADD, C.NP_CMD_ADDR_DEL, id, a); err != nil {
+				return fmt.Errorf("address %s: %w", a, err)
+			}
+		}
+		for _, r := range p.routes {
+			if r.Interface != id {
+				continue
+			}
+			if err := p.route(ctx, C.NP_CMD_ROUTE_ADD, C.NP_CMD_ROUTE_DEL, r); err != nil && err != error(dataplane.CodeExists) {
+				return fmt.Errorf("route to %s: %w", r.Prefix, err)
+			}
+		}
+	}
+	return nil
+}
+
+// AddAddress implements [dataplane.Plane].
+func (p *Plane) AddAddress(ctx context.Context, id dataplane.InterfaceID, pre netip.Prefix) error {
+	if err := p.enter(ctx); err != nil {
+		return err
+	}
+	defer p.leave()
+	i, err := p.known(id)
+	if err == nil {
+		err = p.addr(ctx, C.NP_CMD_ADDR_ADD, C.NP_CMD_ADDR_DEL, id, pre)
+	}
+	if err != nil {
+		return fmt.Errorf("add address %s: %w", pre, err)
+	}
+	i.addrs = append(i.addrs, pre)
+	return nil
+}
+
+// DelAddress implements [dataplane.Plane].
+func (p *Plane) DelAddress(ctx context.Context, id dataplane.InterfaceID, pre netip.Prefix) error {
+	if err := p.enter(ctx); err != nil {
+		return err
+	}
+	defer p.leave()
+	i, err := p.known(id)
+	if err == nil {
+		err = p.addr(ctx, C.NP_CMD_ADDR_DEL, C.NP_CMD_ADDR_ADD, id, pre)
+	}
+	if err != nil {
+		return fmt.Errorf("delete address %s: %w", pre, err)
+	}
+	i.addrs = slices.DeleteFunc(i.addrs, func(a netip.Prefix) bool { return a.Addr() == pre.Addr() })
+	return nil
+}
+
+// AddRoute implements [dataplane.Plane].
+func (p *Plane) AddRoute(ctx context.Context, r dataplane.Route) error {
+	if err := p.enter(ctx); err != nil {
+		return err
+	}
+	defer p.leave()
+	_, err := p.known(r.Interface)
+	if err == nil {
+		err = p.route(ctx, C.NP_CMD_ROUTE_ADD, C.NP_CMD_ROUTE_DEL, r)
+	}
+	if err != nil {
+		return fmt.Errorf("add route to %s: %w", r.Prefix, err)
+	}
+	p.routes = append(p.routes, r)
+	return nil
+}
+
+// DelRoute implements [dataplane.Plane].
+func (p *Plane) DelRoute(ctx context.Context, r dataplane.Route) error {
+	if err := p.enter(ctx); err != nil {
+		return err
+	}
+	defer p.leave()
+	if err := p.route(ctx, C.NP_CMD_ROUTE_DEL, C.NP_CMD_ROUTE_ADD, r); err != nil {
+		return fmt.Errorf("delete route to %s: %w", r.Prefix, err)
+	}
+	p.routes = slices.DeleteFunc(p.routes, func(o dataplane.Route) bool { return o.Prefix == r.Prefix })
+	return nil
+}
+
+// perCore shares a limit over cores. Flows spread by hash, so a core gets four
+// standard deviations more than its share: the sum of all is near the limit,
+// and a core does not refuse what the appliance has room for.
+func perCore(limit, cores int) int {
+	if cores <= 1 || limit <= 0 {
+		return max(limit, 0)
+	}
+	share := float64(limit) / float64(cores)
+	return min(limit, int(math.Ceil(share+4*math.Sqrt(share))))
+}
+
+// Listen implements [dataplane.Plane].
+func (p *Plane) Listen(ctx context.Context, cfg *dataplane.ListenConfig) (dataplane.ListenerID, error) {
+	if err := p.enter(ctx); err != nil {
+		return 0, err
+	}
+	defer p.leave()
+	if !cfg.Address.IsValid() || cfg.Backlog < 0 || cfg.MaxConns < 0 {
+		return 0, fmt.Errorf("listen on %s: %w", cfg.Address, dataplane.CodeInvalid)
+	}
+	args := C.struct_np_cmd_listen{port: C.uint16_t(cfg.Address.Port()), session_kind: C.uint8_t(cfg.Kind), cookies: flag(cfg.Cookies),
+		backlog: C.uint32_t(cfg.Backlog), conns_max: C.uint32_t(perCore(cfg.MaxConns, len(p.cores)))}
+	if !cfg.Address.Addr().IsUnspecified() {
+		setAddr(&args.local, cfg.Address.Addr())
+	}
+	p.lmu.Lock()
+	p.nextLis++
+	id := p.nextLis
+	handles := make([]uint64, len(p.cores))
+	p.handles[id] = handles
+	p.lmu.Unlock()
+	err := p.all(ctx, func(c *core) request {
+		// Settled before the first EventOpen of this listener can be polled.
+		return request{op: C.NP_CMD_LISTEN, body: bytesOf(&args), settle: func(a answer) {
+			if a.err == nil {
+				p.lmu.Lock()
+				handles[c.index], p.listeners[a.handle] = a.handle, id
+				p.lmu.Unlock()
+			}
+		}}
+	}, func(c *core) request {
+		return request{op: C.NP_CMD_UNLISTEN, handle: p.handleOf(id, c.index)}
+	})
+	if err != nil {
+		p.lmu.Lock()
+		delete(p.handles, id)
+		p.lmu.Unlock()
+		return 0, fmt.Errorf("listen on %s: %w", cfg.Address, err)
+	}
+	return id, nil
+}
+
+func (p *Plane) handleOf(id dataplane.ListenerID, core int) uint64 {
+	p.lmu.RLock()
+	defer p.lmu.RUnlock()
+	if h := p.handles[id]; h != nil {
+		return h[core]
+	}
+	return 0
+}
+
+// Unlisten implements [dataplane.Plane].
+func (p *Plane) Unlisten(ctx context.Context, id dataplane.ListenerID) error {
+	if err := p.enter(ctx); err != nil {
+		return err
+	}
+	defer p.leave()
+	err := p.all(ctx, func(c *core) request {
+		return request{op: C.NP_CMD_UNLISTEN, handle: p.handleOf(id, c.index)}
+	}, nil)
+	if err != nil {
+		return fmt.Errorf("end listener %d: %w", id, err)
+	}
+	p.lmu.Lock()
+	delete(p.handles, id)
+	p.lmu.Unlock()
+	return nil
+}
+
+// Drain implements [dataplane.Plane].
+func (p *Plane) Drain(ctx context.Context) error {
+	if err := p.enter(ctx); err != nil {
+		return err
+	}
+	defer p.leave()
+	if err := p.all(ctx, func(*core) request { return request{op: C.NP_CMD_DRAIN} }, nil); err != nil {
+		return fmt.Errorf("drain: %w", err)
+	}
+	return nil
+}
