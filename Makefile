@@ -29,6 +29,7 @@ LIB := $(BUILD)/libnp.a
 # Every csrc/test/unit/test_*.c is one cmocka program; helpers are the other .c files there.
 UNIT_SRC := $(sort $(wildcard csrc/test/unit/test_*.c))
 UNIT_BIN := $(UNIT_SRC:%.c=$(BUILD)/%)
+UNIT_HELPER_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(UNIT_SRC),$(sort $(wildcard csrc/test/unit/*.c))))
 # csrc/test/sim and csrc/test/script are one program each, made of all their .c files.
 SIM_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard csrc/test/sim/*.c)))
 SCRIPT_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard csrc/test/script/*.c)))
@@ -57,8 +58,8 @@ $(LIB): $(LIB_OBJ)
 	ar rcs $@ $(LIB_OBJ)
 lib: $(LIB) ## the C library alone
 
-$(BUILD)/csrc/test/unit/%: $(BUILD)/csrc/test/unit/%.o $(LIB)
-	$(CC) $(CFLAGS) $< $(LIB) -lcmocka $(LDLIBS) -o $@
+$(BUILD)/csrc/test/unit/%: $(BUILD)/csrc/test/unit/%.o $(UNIT_HELPER_OBJ) $(LIB)
+	$(CC) $(CFLAGS) $< $(UNIT_HELPER_OBJ) $(LIB) -lcmocka $(LDLIBS) -o $@
 $(BUILD)/np-sim: $(SIM_OBJ) $(LIB)
 	$(CC) $(CFLAGS) $(SIM_OBJ) $(LIB) $(LDLIBS) -o $@
 $(BUILD)/np-script: $(SCRIPT_OBJ) $(LIB)
@@ -132,7 +133,7 @@ bench-bin: $(BENCH_BIN)
 
 .PHONY: test-tsan fuzz-bin bench-bin
 
--include $(LIB_OBJ:.o=.d) $(SIM_OBJ:.o=.d) $(SCRIPT_OBJ:.o=.d) $(UNIT_BIN:%=%.d) $(FUZZ_BIN:%=%.d) $(BENCH_BIN:%=%.d)
+-include $(LIB_OBJ:.o=.d) $(UNIT_HELPER_OBJ:.o=.d) $(SIM_OBJ:.o=.d) $(SCRIPT_OBJ:.o=.d) $(UNIT_BIN:%=%.d) $(FUZZ_BIN:%=%.d) $(BENCH_BIN:%=%.d)
 
 clean: ## remove build/
 	rm -rf build

@@ -1,0 +1,125 @@
+/* The fifth check of RFC 9293 §3.10.7.4: the ACK field, the send window, and
+ * what follows from both. */
+#include "tcp/cc.h"
+
+/* Takes b, the head, off the queue. */
+static void remove_head(struct np_tcp_conn *c, struct np_buf *b) {
+  struct np_tcp_txseg *s = np_txseg(b);
+  if (NP_UNLIKELY(s->flags & (NP_TXS_SACKED | NP_TXS_LOST | NP_TXS_RTX)) || c->lost_next != NULL || c->sack_hint != NULL) {
+    np_tcp_sack_forget(c, b);
+  }
+  c->sndq_head = s->next;
+  if (s->next == NULL) c->sndq_tail = NULL;
+  c->snd_segs--;
+  np_buf_put(b);
+}
+
+/* Part of the head was acknowledged. The buffer itself may still be with the
+ * port: only our own notes move. */
+static void trim_head(struct np_tcp_conn *c, struct np_buf *b, uint32_t n) {
+  struct np_tcp_txseg *s = np_txseg(b);
+  if (s->flags & NP_TXS_LOST) c->lost_bytes -= n;
+  if (s->flags & NP_TXS_RTX) c->rtx_bytes -= n;
+  if (s->flags & NP_TXS_SACKED) c->sacked_bytes -= n;
+  s->seq = np_seq_add(s->seq, n);
+  s->off += n;
+  s->len -= n;
+  s->flags &= ~NP_TXS_SUM;
+}
+
+/* RFC 6298 §3: from a segment sent once; from the echoed timestamp when all were
+ * sent again (RFC 7323 §4). */
+static void sample(struct np_tcp *tcp, struct np_tcp_conn *c, uint64_t sent_ns, uint32_t tsecr) {
+  if (sent_ns != 0) {
+    np_tcp_rtt_sample(tcp, c, (uint32_t)np_min_u64((tcp->now_ns - sent_ns) / 1000, UINT32_MAX));
+    return;
+  }
+  if (!(c->flags & NP_TF_TS) || tsecr == 0) return;
+  uint32_t ms = np_tcp_ts_now(tcp, c) - tsecr;
+  if (ms < 120000) np_tcp_rtt_sample(tcp, c, ms == 0 ? 1000 : ms * 1000);
+}
+
+uint32_t np_tcp_ack_queue(struct np_tcp *tcp, struct np_tcp_conn *c, np_seq ack, uint32_t tsecr) {
+  uint32_t acked = (uint32_t)np_seq_diff(ack, c->snd_una);
+  uint64_t sent_ns = 0;
+  bool again = false;
+  struct np_buf *b = c->sndq_head;
+  while (b != NULL && b != c->sndq_next && np_seq_le(np_txend(b), ack)) { /* bound: snd_segs */
+    struct np_tcp_txseg *s = np_txseg(b);
+    struct np_buf *next = s->next;
+    if (s->flags & NP_TXS_EVER) again = true;
+    if (!(s->flags & (NP_TXS_EVER | NP_TXS_SACKED))) sent_ns = s->sent_ns;
+    remove_head(c, b);
+    b = next;
+  }
+  if (b != NULL && b != c->sndq_next && np_seq_lt(np_txseg(b)->seq, ack)) {
+    trim_head(c, b, (uint32_t)np_seq_diff(ack, np_txseg(b)->seq));
+  }
+  c->snd_una = ack;
+  c->progress_ns = tcp->now_ns;
+  c->backoff = 0;
+  c->soft_err = 0;
+  if (sent_ns != 0 || again) sample(tcp, c, again ? 0 : sent_ns, tsecr);
+  return acked;
+}
+
+/* RFC 6298 §5.2 and §5.3; the wheel's timer stays where it is. */
+void np_tcp_ack_timers(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  c->rtx_due_ns = np_tcp_flight(c) == 0 ? 0 : tcp->now_ns + np_tcp_rto_ns(tcp, c);
+  if (tcp->now_ms - c->confirm_ms >= 1000) {
+    c->confirm_ms = tcp->now_ms;
+    tcp->env.confirm(tcp->env.ctx, &c->path, tcp->now_ns);
+  }
+}
+
+/* A session that saw no room hears of it when a quarter of the buffer is free. */
+void np_tcp_wake_writer(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  if (!(c->flags & NP_TF_ROOM_SAID_NO) || c->stream.session == NULL || !np_tcp_sends(c->state)) return;
+  uint32_t queued = (uint32_t)np_seq_diff(c->snd_end, c->snd_una);
+  if (queued > tcp->config.snd_buf_bytes / 4 * 3 || c->snd_segs > tcp->snd_segs_max / 4 * 3) return;
+  c->flags &= ~NP_TF_ROOM_SAID_NO;
+  c->flags |= NP_TF_EV_WRITABLE;
+  np_tcp_dirty(tcp, c);
+}
+
+static bool update_window(struct np_tcp_conn *c, const struct np_tcp_seg *seg) {
+  if (!np_seq_lt(c->snd_wl1, seg->seq) && !(np_seq_eq(c->snd_wl1, seg->seq) && np_seq_le(c->snd_wl2, seg->ack))) {
+    return false;
+  }
+  uint32_t wnd = seg->wnd << c->snd_wscale;
+  bool changed = wnd != c->snd_wnd;
+  c->snd_wnd = wnd;
+  c->snd_wl1 = seg->seq;
+  c->snd_wl2 = seg->ack;
+  c->max_wnd = np_max_u32(c->max_wnd, wnd);
+  return changed;
+}
+
+/* Return: NP_TCP_OK, or why the whole segment is dropped. */
+enum np_drop np_tcp_ack(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tcp_seg *seg) {
+  if (np_seq_gt(seg->ack, c->snd_nxt) || np_seq_lt(seg->ack, np_seq_sub(c->snd_una, c->max_wnd))) {
+    np_tcp_challenge(tcp, c); /* RFC 5961 §5.2 */
+    return NP_DROP_TCP_ACK;
+  }
+  if (np_seq_lt(seg->ack, c->snd_una)) return NP_TCP_OK; /* overtaken by a later one */
+  bool window_moved = update_window(c, seg);
+  uint32_t acked = 0;
+  uint32_t flight = np_tcp_flight(c);
+  if (np_seq_gt(seg->ack, c->snd_una)) {
+    acked = np_tcp_ack_queue(tcp, c, seg->ack, seg->opts.has_ts ? seg->opts.tsecr : 0);
+  }
+  uint32_t newly = 0;
+  if ((c->flags & NP_TF_SACK) && seg->opts.sack_count != 0) newly = np_tcp_sack_in(c, &seg->opts, seg->ack);
+  /* RFC 5681 §2 */
+  bool dup = acked == 0 && seg->len == 0 && !window_moved && flight != 0 && !(seg->flags & NP_TCP_FIN);
+  if (flight != 0) np_tcp_recovery_ack(tcp, c, acked, newly, dup);
+  if (acked != 0) {
+    if (c->ca_state != NP_CA_RECOVERY && (c->flags & NP_TF_CWND_FULL)) np_tcp_cc(c)->acked(c, acked, tcp->now_ns);
+    np_tcp_ack_timers(tcp, c);
+    np_tcp_wake_writer(tcp, c);
+  }
+  if (c->sndq_next != NULL || c->lost_due != 0 || (c->flags & NP_TF_FIN_QUEUED) || c->ca_state == NP_CA_RECOVERY) {
+    np_tcp_dirty(tcp, c);
+  }
+  return NP_TCP_OK;
+}

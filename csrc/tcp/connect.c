@@ -1,0 +1,68 @@
+/* Active opens, and ICMP errors about connections. */
+#include "tcp/cc.h"
+
+/* RFC 6056 §3.3.3, algorithm 3: ports to one peer follow each other from an offset
+ * that nobody outside can know. */
+static enum np_err choose_port(struct np_tcp *tcp, struct np_flow *flow, uint32_t *hash) {
+  uint32_t offset = np_tcp_port_offset(tcp, flow);
+  for (uint32_t n = 0; n < NP_TCP_PORT_COUNT; n++) {
+    uint32_t port = NP_TCP_PORT_MIN + (offset + tcp->next_port++) % NP_TCP_PORT_COUNT;
+    flow->local_port = (uint16_t)port;
+    if (np_tcp_listener_find(tcp, flow) != NULL) continue;
+    *hash = np_tcp_flow_hash(tcp, flow);
+    if (np_tcp_find(tcp, flow, *hash) == NULL) return NP_ERR_OK;
+  }
+  return NP_ERR_ADDRNOTAVAIL;
+}
+
+enum np_err np_tcp_connect(struct np_tcp *tcp, const struct np_flow *args, struct np_session *session, uint64_t now_ns,
+                           struct np_stream **out) {
+  np_tcp_set_now(tcp, now_ns);
+  struct np_flow flow = *args;
+  if (flow.remote_port == 0 || np_addr_is_zero(&flow.remote)) return NP_ERR_INVALID;
+  if (np_tcp_mss_local(tcp, &flow.remote) == 0) return NP_ERR_NOROUTE;
+  if (np_addr_is_zero(&flow.local)) {
+    enum np_err err = tcp->env.source(tcp->env.ctx, &flow.remote, &flow.local);
+    if (err != NP_ERR_OK) return err;
+  }
+  uint32_t hash;
+  if (flow.local_port == 0) {
+    enum np_err err = choose_port(tcp, &flow, &hash);
+    if (err != NP_ERR_OK) return err;
+  } else {
+    hash = np_tcp_flow_hash(tcp, &flow);
+    if (np_tcp_find(tcp, &flow, hash) != NULL) return NP_ERR_ADDRINUSE;
+  }
+  struct np_tcp_conn *c = np_tcp_conn_new(tcp, &flow, hash);
+  if (c == NULL) return NP_ERR_FULL;
+  c->flags |= NP_TF_OUTGOING | NP_TF_RTX_SYN;
+  c->iss = c->snd_una = np_tcp_isn(tcp, &flow);
+  c->snd_nxt = c->snd_end = np_seq_add(c->iss, 1);
+  c->mss_peer = UINT16_MAX;
+  np_tcp_set_mss(tcp, c);
+  np_tcp_set_state(tcp, c, NP_TCP_SYN_SENT);
+  c->stream.session = session;
+  session->stream = &c->stream;
+  c->rtx_due_ns = tcp->now_ns + np_tcp_rto_ns(tcp, c);
+  np_tcp_timer_arm(tcp, c);
+  np_tcp_dirty(tcp, c);
+  *out = &c->stream;
+  return NP_ERR_OK;
+}
+
+/* RFC 5461 with RFC 5927 §4: only what quotes a sequence number in flight counts;
+ * hard errors end an opening, a synchronised connection only remembers them. */
+bool np_tcp_error(struct np_tcp *tcp, const struct np_flow *flow, uint32_t tcp_seq, enum np_err err, bool soft,
+                  uint32_t mtu_bytes) {
+  (void)mtu_bytes; /* path MTU discovery uses it later */
+  struct np_tcp_conn *c = np_tcp_find(tcp, flow, np_tcp_flow_hash(tcp, flow));
+  if (c == NULL) return false;
+  np_seq seq = np_seq_of(tcp_seq);
+  if (np_seq_lt(seq, c->snd_una) || np_seq_gt(seq, c->snd_nxt)) return false;
+  if (!soft && (c->state == NP_TCP_SYN_SENT || c->state == NP_TCP_SYN_RECEIVED)) {
+    np_tcp_close(tcp, c, err);
+  } else {
+    c->soft_err = (uint16_t)err;
+  }
+  return true;
+}

@@ -1,0 +1,130 @@
+/* SYN cookies, RFC 4987 §3.6: a listener whose backlog is full keeps nothing and
+ * puts what it has to know into its sequence number:
+ *
+ *   | minute 5 | MSS index 3 | MAC 24 |   plus a keyed constant of the flow
+ *
+ * and, where the peer sent timestamps, window scale and SACK into the low bits of ours:
+ *
+ *   | clock ... | SACK 1 | window scale 4 |                                           */
+#include "tcp/tcp_int.h"
+
+#define COOKIE_PERIOD_SHIFT 36 /* about 69 s; a cookie lives one to two of them */
+#define TS_BITS 5u
+#define TS_MASK ((1u << TS_BITS) - 1)
+#define WSCALE_NONE 15u
+
+static const uint16_t mss_table[8] = {536, 1024, 1220, 1360, 1400, 1440, 1460, 8960};
+
+static uint64_t mac(const struct np_tcp *tcp, const struct np_flow *flow, np_seq irs, uint32_t period, uint32_t index) {
+  uint8_t in[sizeof *flow + 12];
+  memcpy(in, flow, sizeof *flow);
+  np_store_be32(in + sizeof *flow, irs.v);
+  np_store_be32(in + sizeof *flow + 4, period);
+  np_store_be32(in + sizeof *flow + 8, index);
+  return np_siphash(tcp->key_cookie, in, sizeof in);
+}
+
+/* Hides the plain bits: without it the top of the number would be a clock. */
+static uint32_t veil(const struct np_tcp *tcp, const struct np_flow *flow, np_seq irs) {
+  return (uint32_t)mac(tcp, flow, irs, UINT32_MAX, UINT32_MAX);
+}
+
+static uint32_t period_now(const struct np_tcp *tcp) { return (uint32_t)(tcp->now_ns >> COOKIE_PERIOD_SHIFT); }
+
+static np_seq make(const struct np_tcp *tcp, const struct np_flow *flow, np_seq irs, uint32_t period, uint32_t index) {
+  uint32_t m = (uint32_t)mac(tcp, flow, irs, period, index) & 0xffffffu;
+  return np_seq_of(((period & 31u) << 27 | index << 24 | m) + veil(tcp, flow, irs));
+}
+
+/* A timestamp not ahead of the clock whose low bits are ours to use. */
+static uint32_t ts_with(uint32_t ts, uint32_t bits) {
+  uint32_t v = (ts & ~TS_MASK) | bits;
+  return (int32_t)(v - ts) > 0 ? v - (TS_MASK + 1) : v;
+}
+
+enum np_drop np_tcp_cookie_send(struct np_tcp *tcp, const struct np_tcp_seg *seg) {
+  const struct np_flow *flow = &seg->pkt->flow;
+  const struct np_tcp_config *cfg = &tcp->config;
+  uint32_t index = 0;
+  for (uint32_t i = 0; i < NP_COUNT_OF(mss_table); i++) {
+    if (seg->opts.mss >= mss_table[i]) index = i;
+  }
+  bool ts = cfg->timestamps && seg->opts.has_ts;
+  bool wscale = ts && cfg->window_scaling && seg->opts.has_wscale;
+  uint32_t mss = np_tcp_mss_local(tcp, &flow->remote);
+  struct np_tcp_synack a = {
+      .seq = make(tcp, flow, seg->seq, period_now(tcp), index),
+      .ack = np_seq_add(seg->seq, 1),
+      .tsecr = seg->opts.tsval,
+      .mss = (uint16_t)(mss == 0 ? NP_TCP_MSS_V4 : mss),
+      .wnd = (uint16_t)np_min_u32(cfg->rcv_buf_bytes, UINT16_MAX),
+      .wscale = wscale ? tcp->rcv_wscale : 0xff,
+      .sack = ts && cfg->sack && seg->opts.sack_ok,
+      .ts = ts,
+  };
+  if (ts) {
+    uint32_t bits = (a.sack ? 16u : 0) | (wscale ? seg->opts.wscale : WSCALE_NONE);
+    a.tsval = ts_with(tcp->now_ms + np_tcp_ts_offset(tcp, flow), bits);
+  }
+  np_tcp_send_synack_raw(tcp, flow, &a);
+  np_tcp_count(tcp, NP_C_TCP_COOKIE_TX);
+  tcp->cookie_ns = tcp->now_ns;
+  return NP_TCP_OK;
+}
+
+/* Return: the MSS index, or 8 when seq is no cookie of ours from the last two periods. */
+static uint32_t check(const struct np_tcp *tcp, const struct np_flow *flow, np_seq irs, np_seq seq) {
+  uint32_t plain = seq.v - veil(tcp, flow, irs);
+  uint32_t index = plain >> 24 & 7u;
+  for (uint32_t age = 0; age < 2; age++) {
+    uint32_t period = period_now(tcp) - age;
+    if ((plain >> 27) != (period & 31u)) continue;
+    if (((uint32_t)mac(tcp, flow, irs, period, index) & 0xffffffu) == (plain & 0xffffffu)) return index;
+  }
+  return 8;
+}
+
+/* The options the SYN must have carried. */
+static void recall(const struct np_tcp *tcp, const struct np_tcp_seg *seg, uint32_t index, struct np_tcp_opts *opts) {
+  *opts = (struct np_tcp_opts){.mss = mss_table[index]};
+  if (!seg->opts.has_ts || !tcp->config.timestamps) return;
+  uint32_t bits = seg->opts.tsecr & TS_MASK;
+  opts->has_ts = true;
+  opts->tsval = seg->opts.tsval;
+  opts->sack_ok = (bits & 16u) != 0;
+  opts->has_wscale = (bits & 15u) != WSCALE_NONE;
+  opts->wscale = (uint8_t)(bits & 15u);
+}
+
+struct np_tcp_conn *np_tcp_cookie_accept(struct np_tcp *tcp, struct np_tcp_listener *l, struct np_tcp_seg *seg,
+                                         enum np_drop *why) {
+  /* Nobody guesses at cookies while none are out. */
+  bool out = tcp->cookie_ns != 0 && tcp->now_ns - tcp->cookie_ns < UINT64_C(2) << COOKIE_PERIOD_SHIFT;
+  if (!l->args.cookies || !out) return NULL;
+  *why = NP_DROP_TCP_COOKIE;
+  const struct np_flow *flow = &seg->pkt->flow;
+  np_seq irs = np_seq_sub(seg->seq, 1);
+  np_seq iss = np_seq_sub(seg->ack, 1);
+  uint32_t index = check(tcp, flow, irs, iss);
+  if (index >= NP_COUNT_OF(mss_table)) return NULL;
+  *why = NP_DROP_TCP_CONN_LIMIT;
+  if (l->args.conns_max != 0 && l->conns >= l->args.conns_max) return NULL;
+  struct np_tcp_conn *c = np_tcp_conn_new(tcp, flow, seg->pkt->hash);
+  if (c == NULL) return NULL;
+  struct np_tcp_opts opts;
+  recall(tcp, seg, index, &opts);
+  c->listener = (uint32_t)(l - tcp->listeners);
+  l->conns++;
+  c->flags |= NP_TF_COOKIE;
+  c->iss = c->snd_una = iss;
+  c->snd_nxt = c->snd_end = seg->ack;
+  c->irs = irs;
+  c->rcv_nxt = c->last_ack = seg->seq;
+  c->rcv_adv = np_seq_add(seg->seq, np_min_u32(tcp->config.rcv_buf_bytes, UINT16_MAX));
+  c->snd_wl1 = irs;
+  np_tcp_agree(tcp, c, &opts);
+  np_tcp_set_state(tcp, c, NP_TCP_SYN_RECEIVED);
+  np_tcp_count(tcp, NP_C_TCP_COOKIE_OK);
+  c->segs_rx++;
+  return c;
+}

@@ -1,0 +1,121 @@
+/* CUBIC, RFC 9438, in fixed point: bytes, milliseconds, C = 0.4, beta = 0.7. */
+#include "tcp/cc.h"
+
+#define CUBIC_T_MS_MAX 300000 /* keeps the cube within 64 bits; growth is long unbounded by then */
+
+/* Bit by bit: 22 rounds, no division. */
+uint32_t np_tcp_cbrt(uint64_t v) {
+  uint64_t y = 0;
+  for (int s = 63; s >= 0; s -= 3) {
+    y <<= 1;
+    uint64_t b = 3 * y * (y + 1) + 1;
+    if (v >> s >= b) {
+      v -= b << s;
+      y++;
+    }
+  }
+  return (uint32_t)y;
+}
+
+uint32_t np_tcp_cc_initial_cwnd(const struct np_tcp_conn *c) {
+  /* RFC 6928 §2 */
+  return np_min_u32(NP_TCP_INIT_SEGS * c->mss, np_max_u32(2 * c->mss, 14600));
+}
+
+static void cubic_init(struct np_tcp_conn *c) {
+  c->cc = (struct np_tcp_cubic){0};
+  c->cwnd = np_tcp_cc_initial_cwnd(c);
+  c->ssthresh = UINT32_MAX;
+}
+
+/* RFC 9438 §4.2: K = cbrt((W_max - cwnd_epoch) / C), in segments and seconds. */
+static void epoch_start(struct np_tcp_conn *c, uint64_t now_ns) {
+  struct np_tcp_cubic *q = &c->cc;
+  q->epoch_ns = now_ns;
+  q->acked_bytes = 0;
+  q->est_frac = 0;
+  q->w_est = c->cwnd;
+  if (c->cwnd < q->w_max) {
+    uint64_t segs_milli = (uint64_t)(q->w_max - c->cwnd) * 1000 / c->mss;
+    q->k_ms = np_tcp_cbrt(segs_milli * UINT64_C(2500000)); /* segments / 0.4 * 10^9 */
+  } else {
+    q->k_ms = 0;
+    q->w_max = c->cwnd;
+  }
+}
+
+/* W_cubic at t ms after the epoch began (RFC 9438 §4.2), bytes. */
+static uint64_t w_cubic(const struct np_tcp_conn *c, uint64_t t_ms) {
+  int64_t d = (int64_t)t_ms - (int64_t)c->cc.k_ms;
+  if (d > CUBIC_T_MS_MAX) d = CUBIC_T_MS_MAX;
+  if (d < -CUBIC_T_MS_MAX) d = -CUBIC_T_MS_MAX;
+  int64_t grow = d * d * d / 100000 * 4 * (int64_t)c->mss / 100000; /* 0.4 * d^3 / 10^9 segments */
+  int64_t w = (int64_t)c->cc.w_max + grow;
+  return w < 0 ? 0 : (uint64_t)w;
+}
+
+/* RFC 9438 §4.3: what Reno would have, with alpha 3 (1 - beta) / (1 + beta) = 9/17
+ * until it passes the old window and 1 from there. */
+static void reno_estimate(struct np_tcp_conn *c, uint32_t acked_bytes) {
+  struct np_tcp_cubic *q = &c->cc;
+  uint64_t grow = (uint64_t)acked_bytes * c->mss;
+  if (q->w_est < q->cwnd_prior) grow = grow * 9 / 17;
+  grow += q->est_frac;
+  q->w_est = (uint32_t)np_min_u64(q->w_est + grow / c->cwnd, UINT32_MAX / 2);
+  q->est_frac = (uint32_t)(grow % c->cwnd);
+}
+
+static void avoidance(struct np_tcp_conn *c, uint32_t acked_bytes, uint64_t now_ns) {
+  struct np_tcp_cubic *q = &c->cc;
+  if (q->epoch_ns == 0) epoch_start(c, now_ns);
+  reno_estimate(c, acked_bytes);
+  uint64_t t_ms = (now_ns - q->epoch_ns) / NP_TCP_NS_PER_MS;
+  uint64_t target = w_cubic(c, t_ms + c->srtt_us / 8 / 1000);
+  if (w_cubic(c, t_ms) < q->w_est) {
+    c->cwnd = np_max_u32(c->cwnd, q->w_est); /* Reno-friendly region */
+    return;
+  }
+  /* RFC 9438 §4.2: target within [cwnd, 1.5 cwnd], growth (target - cwnd) / cwnd per segment. */
+  if (target < c->cwnd) target = c->cwnd;
+  if (target > c->cwnd + (uint64_t)c->cwnd / 2) target = c->cwnd + (uint64_t)c->cwnd / 2;
+  uint64_t grow = (target - c->cwnd) * acked_bytes + q->acked_bytes;
+  q->acked_bytes = (uint32_t)(grow % c->cwnd);
+  c->cwnd = (uint32_t)np_min_u64(c->cwnd + grow / c->cwnd, UINT32_MAX / 2);
+}
+
+static void cubic_acked(struct np_tcp_conn *c, uint32_t acked_bytes, uint64_t now_ns) {
+  if (c->cwnd < c->ssthresh) { /* slow start, RFC 5681 §3.1 with L from RFC 3465: bytes, up to 2 segments an ACK... */
+    uint32_t room = c->ssthresh - c->cwnd;
+    /* ...unless the peer acknowledges many at once, as a burst-wise receiver does. */
+    uint32_t grow = np_min_u32(acked_bytes, room);
+    c->cwnd += grow;
+    acked_bytes -= grow;
+    if (acked_bytes == 0) return;
+  }
+  avoidance(c, acked_bytes, now_ns);
+}
+
+static uint32_t cubic_lost(struct np_tcp_conn *c, uint32_t flight_bytes, uint64_t now_ns) {
+  struct np_tcp_cubic *q = &c->cc;
+  (void)now_ns;
+  q->epoch_ns = 0;
+  q->cwnd_prior = c->cwnd;
+  /* RFC 9438 §4.7, fast convergence: leave room for newcomers when the window shrank again. */
+  q->w_max = c->cwnd < q->w_max ? (uint32_t)((uint64_t)c->cwnd * 17 / 20) : c->cwnd;
+  /* RFC 9438 §4.6: from what is in flight, so that an unused window earns nothing. */
+  uint32_t base = np_min_u32(c->cwnd, np_max_u32(flight_bytes, c->mss));
+  return np_max_u32((uint32_t)((uint64_t)base * 7 / 10), 2 * c->mss);
+}
+
+/* RFC 9438 §4.2: time in which nothing was sent does not count as t. */
+static void cubic_restart(struct np_tcp_conn *c, uint64_t idle_ns) {
+  if (c->cc.epoch_ns != 0) c->cc.epoch_ns += idle_ns;
+}
+
+const struct np_tcp_cc_ops np_tcp_cc_cubic = {
+    .name = "cubic",
+    .init = cubic_init,
+    .acked = cubic_acked,
+    .lost = cubic_lost,
+    .restart = cubic_restart,
+};

@@ -1,0 +1,126 @@
+/* Listeners and passive opens. */
+#include "tcp/cc.h"
+
+enum np_err np_tcp_listen(struct np_tcp *tcp, const struct np_tcp_listen *args, uint32_t *out_listener) {
+  uint32_t slot = tcp->config.listeners_max;
+  if (args->port == 0) return NP_ERR_INVALID;
+  for (uint32_t i = 0; i < tcp->config.listeners_max; i++) {
+    struct np_tcp_listener *l = &tcp->listeners[i];
+    if (!l->used) {
+      if (slot == tcp->config.listeners_max) slot = i;
+    } else if (l->args.port == args->port && np_addr_eq(&l->args.local, &args->local)) {
+      return NP_ERR_ADDRINUSE;
+    }
+  }
+  if (slot == tcp->config.listeners_max) return NP_ERR_FULL;
+  struct np_tcp_listener *l = &tcp->listeners[slot];
+  *l = (struct np_tcp_listener){.args = *args, .used = true};
+  if (l->args.backlog == 0) l->args.backlog = tcp->config.backlog_default;
+  *out_listener = slot;
+  return NP_ERR_OK;
+}
+
+enum np_err np_tcp_unlisten(struct np_tcp *tcp, uint32_t listener) {
+  if (listener >= tcp->config.listeners_max || !tcp->listeners[listener].used) return NP_ERR_NOTFOUND;
+  for (uint32_t i = 0; i < tcp->config.conns_max; i++) { /* rare, and not on a packet's way */
+    struct np_tcp_conn *c = np_tcp_at(tcp, i);
+    if (c->state == NP_TCP_CLOSED || c->listener != listener) continue;
+    if (c->state == NP_TCP_SYN_RECEIVED || (c->flags & NP_TF_EV_ACCEPT)) {
+      np_tcp_send_rst(tcp, c);
+      np_tcp_close(tcp, c, NP_ERR_SHUTDOWN);
+    } else {
+      c->listener = NP_TCP_NIL;
+    }
+  }
+  tcp->listeners[listener].used = false;
+  return NP_ERR_OK;
+}
+
+/* One bound to the address itself wins over one for any address. */
+struct np_tcp_listener *np_tcp_listener_find(struct np_tcp *tcp, const struct np_flow *flow) {
+  struct np_tcp_listener *any = NULL;
+  for (uint32_t i = 0; i < tcp->config.listeners_max; i++) {
+    struct np_tcp_listener *l = &tcp->listeners[i];
+    if (!l->used || l->args.port != flow->local_port) continue;
+    if (np_addr_eq(&l->args.local, &flow->local)) return l;
+    if (np_addr_is_zero(&l->args.local)) any = l;
+  }
+  return any;
+}
+
+/* c is no longer half open. */
+void np_tcp_listener_ready(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  if (!(c->flags & NP_TF_PASSIVE)) return;
+  c->flags &= ~NP_TF_PASSIVE;
+  tcp->listeners[c->listener].backlog--;
+}
+
+/* c ends, as far as its listener's limits go. */
+void np_tcp_listener_left(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  if (c->listener == NP_TCP_NIL) return;
+  np_tcp_listener_ready(tcp, c);
+  tcp->listeners[c->listener].conns--;
+  c->listener = NP_TCP_NIL;
+}
+
+/* What both SYNs allow. */
+void np_tcp_agree(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tcp_opts *opts) {
+  const struct np_tcp_config *cfg = &tcp->config;
+  uint32_t none = np_addr_is_v4(&c->flow.remote) ? NP_TCP_MSS_V4 : NP_TCP_MSS_V6;
+  c->mss_peer = (uint16_t)np_max_u32(opts->mss == 0 ? none : opts->mss, NP_TCP_MSS_MIN);
+  c->flags &= ~(NP_TF_TS | NP_TF_SACK | NP_TF_WSCALE);
+  if (cfg->timestamps && opts->has_ts) {
+    c->flags |= NP_TF_TS;
+    c->ts_recent = opts->tsval;
+    c->ts_recent_ms = tcp->now_ms;
+  }
+  if (cfg->sack && opts->sack_ok) c->flags |= NP_TF_SACK;
+  if (cfg->window_scaling && opts->has_wscale) {
+    c->flags |= NP_TF_WSCALE;
+    c->snd_wscale = opts->wscale;
+    c->rcv_wscale = tcp->rcv_wscale;
+  }
+  np_tcp_set_mss(tcp, c);
+}
+
+static enum np_drop open_passive(struct np_tcp *tcp, struct np_tcp_listener *l, struct np_tcp_seg *seg) {
+  struct np_tcp_conn *c = np_tcp_conn_new(tcp, &seg->pkt->flow, seg->pkt->hash);
+  if (c == NULL) return NP_DROP_TCP_CONN_LIMIT;
+  c->listener = (uint32_t)(l - tcp->listeners);
+  l->conns++;
+  l->backlog++;
+  c->flags |= NP_TF_PASSIVE | NP_TF_RTX_SYN;
+  c->iss = np_tcp_isn(tcp, &c->flow);
+  if (seg->retry) c->iss = np_seq_max(c->iss, seg->iss_min);
+  c->snd_una = c->iss;
+  c->snd_nxt = c->snd_end = np_seq_add(c->iss, 1);
+  c->irs = seg->seq;
+  c->rcv_nxt = c->rcv_adv = c->last_ack = np_seq_add(seg->seq, 1);
+  c->snd_wl1 = seg->seq;
+  c->snd_wnd = c->max_wnd = seg->wnd;
+  np_tcp_agree(tcp, c, &seg->opts);
+  np_tcp_set_state(tcp, c, NP_TCP_SYN_RECEIVED);
+  c->rtx_due_ns = tcp->now_ns + np_tcp_rto_ns(tcp, c);
+  np_tcp_timer_arm(tcp, c);
+  np_tcp_dirty(tcp, c);
+  return NP_TCP_OK;
+}
+
+static enum np_drop listen_syn(struct np_tcp *tcp, struct np_tcp_listener *l, struct np_tcp_seg *seg) {
+  /* No connection with a group (RFC 9293 §3.9.2.3, MUST-57). */
+  if (seg->pkt->link_dst != NP_LINK_UNICAST) return NP_DROP_TCP_NO_LISTENER;
+  if (l->args.conns_max != 0 && l->conns >= l->args.conns_max) return NP_DROP_TCP_CONN_LIMIT;
+  if (l->backlog < l->args.backlog) return open_passive(tcp, l, seg);
+  if (!l->args.cookies) return NP_DROP_TCP_BACKLOG;
+  return np_tcp_cookie_send(tcp, seg);
+}
+
+/* RFC 9293 §3.10.7.2: LISTEN. An ACK may bring a cookie back. */
+enum np_drop np_tcp_listen_input(struct np_tcp *tcp, struct np_tcp_listener *l, struct np_tcp_seg *seg) {
+  if (!(seg->flags & NP_TCP_ACK)) return listen_syn(tcp, l, seg);
+  enum np_drop why = NP_DROP_TCP_NO_CONN;
+  struct np_tcp_conn *c = np_tcp_cookie_accept(tcp, l, seg, &why);
+  if (c != NULL) return np_tcp_dispatch(tcp, c, seg);
+  if (why != NP_DROP_TCP_CONN_LIMIT) np_tcp_reply_rst(tcp, seg);
+  return why;
+}

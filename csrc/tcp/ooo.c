@@ -1,0 +1,151 @@
+/* Out-of-order data: runs of touching pieces in order of sequence. A new piece
+ * looks at runs, not pieces. What is there stays; only what is missing is taken
+ * from a new piece, except where it covers whole runs. */
+#include "tcp/tcp_int.h"
+
+static void forget_run(struct np_tcp_conn *c, struct np_buf *first) {
+  struct np_tcp_rxseg *r = np_rxseg(first);
+  c->ooo_bytes -= (uint32_t)np_seq_diff(r->run_end, r->seq);
+  c->ooo_segs = (uint16_t)(c->ooo_segs - r->run_segs);
+}
+
+void np_tcp_ooo_free(struct np_tcp_conn *c) {
+  struct np_buf *run = c->ooo_head;
+  while (run != NULL) { /* bound: ooo_segs_max */
+    struct np_buf *next = np_rxseg(run)->run_next;
+    np_buf_put_chain(run);
+    run = next;
+  }
+  c->ooo_head = NULL;
+  c->ooo_bytes = 0;
+  c->ooo_segs = 0;
+  c->sack_count = 0;
+}
+
+/* A small piece goes into the last buffer of the run it continues: segments of a
+ * few bytes must not each hold a buffer. */
+static bool copied_into(struct np_buf *tail, const struct np_buf *b) {
+  if (tail->refs != 1 || b->len > np_buf_tailroom(tail)) return false;
+  memcpy(np_buf_append(tail, b->len), np_buf_cdata(b), b->len);
+  return true;
+}
+
+static void join_runs(struct np_buf *first, struct np_buf *second) {
+  struct np_tcp_rxseg *a = np_rxseg(first);
+  struct np_tcp_rxseg *z = np_rxseg(second);
+  a->run_tail->next = second;
+  a->run_tail = z->run_tail;
+  a->run_end = z->run_end;
+  a->run_segs += z->run_segs;
+  a->run_next = z->run_next;
+}
+
+/* Adds b, [seq, end), behind run prev when it continues it, else as a run of its own.
+ * Return: the run it is in now, and in *kept whether b itself is. */
+static struct np_buf *place(struct np_tcp_conn *c, struct np_buf *prev, struct np_buf *b, np_seq seq, np_seq end, bool *kept) {
+  struct np_tcp_rxseg *s = np_rxseg(b);
+  c->ooo_bytes += (uint32_t)np_seq_diff(end, seq);
+  b->next = NULL;
+  if (prev != NULL && np_seq_eq(np_rxseg(prev)->run_end, seq)) {
+    struct np_tcp_rxseg *r = np_rxseg(prev);
+    r->run_end = end;
+    *kept = !copied_into(r->run_tail, b);
+    if (*kept) {
+      r->run_tail->next = b;
+      r->run_tail = b;
+      r->run_segs++;
+      c->ooo_segs++;
+    }
+    return prev;
+  }
+  *kept = true;
+  s->seq = seq;
+  s->run_end = end;
+  s->run_tail = b;
+  s->run_segs = 1;
+  c->ooo_segs++;
+  s->run_next = prev != NULL ? np_rxseg(prev)->run_next : c->ooo_head;
+  if (prev != NULL) {
+    np_rxseg(prev)->run_next = b;
+  } else {
+    c->ooo_head = b;
+  }
+  return b;
+}
+
+/* b's data is the len bytes from seq on. NP_TCP_OK: b was taken. */
+enum np_drop np_tcp_ooo_add(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b, np_seq seq, uint32_t len) {
+  np_seq end = np_seq_add(seq, len);
+  struct np_buf *prev = NULL;
+  struct np_buf *next = c->ooo_head;
+  while (next != NULL && np_seq_le(np_rxseg(next)->seq, seq)) { /* bound: ooo_segs_max */
+    prev = next;
+    next = np_rxseg(next)->run_next;
+  }
+  if (prev != NULL && np_seq_ge(np_rxseg(prev)->run_end, end)) {
+    c->dsack = (struct np_tcp_block){seq, end};
+    np_tcp_sack_report(c, np_rxseg(prev)->seq, np_rxseg(prev)->run_end);
+    return NP_DROP_TCP_DUP;
+  }
+  /* Under pressure the pool is for what is in order. */
+  if (c->ooo_segs >= tcp->config.ooo_segs_max || tcp->env.pool->free_count < tcp->env.pool->count / 16) {
+    return NP_DROP_TCP_OOO_LIMIT;
+  }
+  if (prev != NULL && np_seq_gt(np_rxseg(prev)->run_end, seq)) {
+    np_buf_pull(b, (uint32_t)np_seq_diff(np_rxseg(prev)->run_end, seq));
+    seq = np_rxseg(prev)->run_end;
+  }
+  while (next != NULL && np_seq_le(np_rxseg(next)->run_end, end)) { /* bound: ooo_segs_max */
+    struct np_buf *covered = next;
+    next = np_rxseg(next)->run_next;
+    if (prev != NULL) {
+      np_rxseg(prev)->run_next = next;
+    } else {
+      c->ooo_head = next;
+    }
+    forget_run(c, covered);
+    np_buf_put_chain(covered);
+  }
+  if (next != NULL && np_seq_lt(np_rxseg(next)->seq, end)) {
+    b->len -= (uint32_t)np_seq_diff(end, np_rxseg(next)->seq);
+    end = np_rxseg(next)->seq;
+  }
+  bool kept;
+  struct np_buf *run = place(c, prev, b, seq, end, &kept);
+  if (next != NULL && np_seq_eq(np_rxseg(run)->run_end, np_rxseg(next)->seq)) join_runs(run, next);
+  np_tcp_sack_report(c, np_rxseg(run)->seq, np_rxseg(run)->run_end);
+  np_tcp_count(tcp, NP_C_TCP_OOO);
+  if (!kept) np_buf_put(b);
+  return NP_TCP_OK;
+}
+
+/* rcv_nxt moved: hands over the runs it reached. */
+void np_tcp_ooo_drain(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  (void)tcp;
+  while (c->ooo_head != NULL && np_seq_le(np_rxseg(c->ooo_head)->seq, c->rcv_nxt)) { /* bound: runs */
+    struct np_buf *b = c->ooo_head;
+    struct np_tcp_rxseg *r = np_rxseg(b);
+    np_seq seq = r->seq;
+    np_seq run_end = r->run_end;
+    c->ooo_head = r->run_next;
+    forget_run(c, b);
+    while (b != NULL) { /* bound: run_segs */
+      struct np_buf *next = b->next;
+      uint32_t len = b->len;
+      uint32_t skip = np_seq_lt(seq, c->rcv_nxt) ? (uint32_t)np_seq_diff(c->rcv_nxt, seq) : 0;
+      seq = np_seq_add(seq, len);
+      b->next = NULL;
+      if (skip >= len) {
+        np_buf_put(b);
+      } else {
+        np_buf_pull(b, skip);
+        c->rcv_nxt = seq;
+        c->bytes_rx += b->len;
+        np_tcp_rcvq_add(c, b);
+      }
+      b = next;
+    }
+    np_assert(np_seq_ge(c->rcv_nxt, run_end));
+  }
+  np_tcp_sack_trim(c);
+}

@@ -1,0 +1,146 @@
+/* What to send now: retransmissions, new data, FIN, acknowledgments, probes. */
+#include "tcp/cc.h"
+
+enum step { STEP_SENT, STEP_STOP };
+
+/* RFC 9293 §3.8.6.2.1 and RFC 6675 §5. */
+static enum step send_retransmission(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  struct np_buf *b = np_tcp_recovery_next(c);
+  if (b == NULL) return STEP_STOP;
+  if (!(c->flags & NP_TF_FORCE_RTX) && np_tcp_pipe(c) + np_txseg(b)->len > np_max_u32(c->cwnd, np_txseg(b)->len)) {
+    c->flags |= NP_TF_CWND_FULL;
+    return STEP_STOP;
+  }
+  if (np_txseg(b)->len > c->mss) {
+    b = np_tcp_sendq_cut(tcp, c, b, c->mss);
+    if (b == NULL) {
+      c->flags |= NP_TF_NO_BUF;
+      return STEP_STOP;
+    }
+  }
+  if (!np_tcp_send_data(tcp, c, b, true)) return STEP_STOP;
+  c->flags &= ~NP_TF_FORCE_RTX;
+  return STEP_SENT;
+}
+
+/* RFC 5681 §4.1: after an idle RTO the old window says nothing about the path. */
+static void restart_after_idle(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  if (np_tcp_flight(c) != 0 || c->last_tx_ns == 0) return;
+  uint64_t idle_ns = tcp->now_ns - c->last_tx_ns;
+  if (idle_ns <= (uint64_t)c->rto_us * 1000) return;
+  c->cwnd = np_min_u32(c->cwnd, np_tcp_cc_initial_cwnd(c));
+  np_tcp_cc(c)->restart(c, idle_ns);
+}
+
+/* How much of the next piece may go now; 0: nothing. */
+static uint32_t sendable(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b) {
+  uint32_t len = np_min_u32(np_txseg(b)->len, c->mss);
+  uint32_t flight = np_tcp_flight(c);
+  uint32_t pipe = np_tcp_pipe(c);
+  if (pipe + len > c->cwnd && pipe != 0) {
+    c->flags |= NP_TF_CWND_FULL;
+    return 0;
+  }
+  uint32_t usable = c->snd_wnd > flight ? c->snd_wnd - flight : 0;
+  if (usable < len) {
+    /* Sender's silly-window avoidance: wait for a full segment or half the largest window. */
+    if (usable == 0 || usable < np_min_u32(c->mss, (c->max_wnd + 1) / 2)) {
+      if (flight == 0) c->flags |= NP_TF_ZERO_WND;
+      return 0;
+    }
+    return usable;
+  }
+  bool last_short = len < c->mss && np_txnext(b) == NULL && !(c->flags & NP_TF_FIN_QUEUED);
+  if (last_short && ((tcp->config.nagle && flight > 0) || (c->flags & NP_TF_MORE))) return 0;
+  return len;
+}
+
+static enum step send_new(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  struct np_buf *b = c->sndq_next;
+  if (b == NULL) return STEP_STOP;
+  uint32_t n = sendable(tcp, c, b);
+  if (n == 0) return STEP_STOP;
+  if (n < np_txseg(b)->len) {
+    b = np_tcp_sendq_cut(tcp, c, b, n);
+    if (b == NULL) {
+      c->flags |= NP_TF_NO_BUF;
+      return STEP_STOP;
+    }
+  }
+  return np_tcp_send_data(tcp, c, b, false) ? STEP_SENT : STEP_STOP;
+}
+
+static void send_fin(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  bool first = (c->flags & NP_TF_FIN_QUEUED) && !(c->flags & NP_TF_FIN_SENT) && c->sndq_next == NULL;
+  if (!first && !(c->flags & NP_TF_FIN_RTX)) return;
+  if (!np_tcp_send_empty(tcp, c, NP_TCP_FIN | NP_TCP_ACK, c->snd_end)) return;
+  if (first) {
+    if (np_tcp_flight(c) == 0) c->progress_ns = tcp->now_ns;
+    c->snd_nxt = np_seq_add(c->snd_end, 1);
+  } else {
+    c->rtx_segs++;
+    np_tcp_count(tcp, NP_C_TCP_RETRANS);
+  }
+  c->flags |= NP_TF_FIN_SENT;
+  c->flags &= ~NP_TF_FIN_RTX;
+  if (c->rtx_due_ns == 0) c->rtx_due_ns = tcp->now_ns + np_tcp_rto_ns(tcp, c);
+}
+
+static void send_acks(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  /* Without SACK each duplicate counts for the peer (RFC 5681 §4.2). */
+  uint32_t dups = c->flags & NP_TF_SACK ? 0 : c->dup_acks_due;
+  c->dup_acks_due = 0;
+  while (dups > 1) { /* bound: a burst */
+    if (!np_tcp_send_empty(tcp, c, NP_TCP_ACK, c->snd_nxt)) break;
+    dups--;
+    if (dups == 1) c->flags |= NP_TF_ACK_NOW;
+  }
+  if (c->flags & NP_TF_PROBE) {
+    /* Left of the peer's window: it has to answer. One octet of new data, as RFC 9293
+     * §3.8.6.1 has it, would have to be cut from the queue and might not be taken. */
+    c->flags &= ~NP_TF_PROBE;
+    np_tcp_send_empty(tcp, c, NP_TCP_ACK, np_seq_sub(c->snd_una, 1));
+  }
+  if (c->flags & NP_TF_ACK_NOW) np_tcp_send_empty(tcp, c, NP_TCP_ACK, c->snd_nxt);
+}
+
+static void send_queue(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  uint32_t budget = NP_TCP_TX_BUDGET;
+  c->flags &= ~NP_TF_NO_BUF;
+  if (c->lost_due != 0) {
+    while (budget > 0 && send_retransmission(tcp, c) == STEP_SENT) budget--;
+  }
+  if (c->sndq_next != NULL) {
+    c->flags &= ~NP_TF_CWND_FULL;
+    restart_after_idle(tcp, c);
+    while (budget > 0 && send_new(tcp, c) == STEP_SENT) budget--;
+  }
+  if (c->ca_state == NP_CA_RECOVERY && budget == NP_TCP_TX_BUDGET) {
+    struct np_buf *b = np_tcp_recovery_rescue(c);
+    if (b != NULL) np_tcp_send_data(tcp, c, b, true);
+  }
+  send_fin(tcp, c);
+  if ((c->flags & NP_TF_ZERO_WND) && c->rtx_due_ns == 0) {
+    c->backoff = 0;
+    c->rtx_due_ns = tcp->now_ns + np_tcp_rto_ns(tcp, c);
+  }
+  if (budget == 0) c->flags |= NP_TF_AGAIN;
+}
+
+void np_tcp_output(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  if (c->state == NP_TCP_SYN_SENT || c->state == NP_TCP_SYN_RECEIVED) {
+    if (c->flags & NP_TF_RTX_SYN) {
+      if (np_tcp_send_syn(tcp, c)) c->flags &= ~NP_TF_RTX_SYN;
+    } else if (c->flags & NP_TF_ACK_NOW) {
+      np_tcp_send_empty(tcp, c, NP_TCP_ACK, c->snd_nxt);
+    }
+  } else {
+    if (c->sndq_next != NULL || c->lost_due != 0 || (c->flags & (NP_TF_FIN_QUEUED | NP_TF_FIN_RTX)) ||
+        c->ca_state == NP_CA_RECOVERY) {
+      send_queue(tcp, c);
+    }
+    send_acks(tcp, c);
+  }
+  if (c->rtx_due_ns != 0) np_tcp_timer_arm(tcp, c);
+  if (c->flags & (NP_TF_ACK_LATER | NP_TF_NO_BUF)) np_tcp_delack_arm(tcp, c);
+}

@@ -1,0 +1,30 @@
+/* Round-trip time and retransmission timeout, RFC 6298. */
+#include "tcp/tcp_int.h"
+
+#define CLOCK_US 1000u /* G: what the timer wheel resolves */
+
+/* srtt_us is kept times 8 and rttvar_us times 4, so that alpha 1/8 and beta 1/4
+ * are shifts without loss. */
+void np_tcp_rtt_sample(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t rtt_us) {
+  if (rtt_us == 0) rtt_us = 1;
+  if (rtt_us > 120000000u) rtt_us = 120000000u;
+  if (c->min_rtt_us == 0 || rtt_us < c->min_rtt_us) c->min_rtt_us = rtt_us;
+  if (c->srtt_us == 0) {
+    c->srtt_us = rtt_us * 8;
+    c->rttvar_us = rtt_us * 2;
+  } else {
+    int32_t err = (int32_t)rtt_us - (int32_t)(c->srtt_us / 8);
+    uint32_t dev = (uint32_t)(err < 0 ? -err : err);
+    c->rttvar_us = c->rttvar_us - c->rttvar_us / 4 + dev;
+    c->srtt_us = (uint32_t)((int64_t)c->srtt_us + err);
+  }
+  uint32_t rto = c->srtt_us / 8 + np_max_u32(CLOCK_US, c->rttvar_us);
+  rto = np_max_u32(rto, tcp->config.rto_ms_min * 1000);
+  c->rto_us = np_min_u32(rto, tcp->config.rto_ms_max * 1000);
+}
+
+/* With back-off (RFC 6298 §5.5). */
+uint64_t np_tcp_rto_ns(const struct np_tcp *tcp, const struct np_tcp_conn *c) {
+  uint64_t us = (uint64_t)c->rto_us << np_min_u32(c->backoff, 20);
+  return np_min_u64(us, (uint64_t)tcp->config.rto_ms_max * 1000) * 1000;
+}

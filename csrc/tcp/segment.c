@@ -1,0 +1,274 @@
+/* Building segments. Header words are made in registers, stored once and summed
+ * there; the payload's sum is kept with the queued buffer, so that sending it
+ * again reads no payload. */
+#include "tcp/tcp_int.h"
+
+static uint64_t word(uint32_t first_be, uint32_t second_be) {
+  return (uint64_t)__builtin_bswap32(first_be) | (uint64_t)__builtin_bswap32(second_be) << 32;
+}
+
+struct hdr {
+  uint32_t ports;
+  uint32_t seq;
+  uint32_t ack;
+  uint32_t wnd;
+  uint32_t bytes; /* options included */
+  uint8_t flags;
+};
+
+/* Writes the fixed header at p; options are already behind it. Sums all of it. */
+static void put_header(uint8_t *p, const struct hdr *h, uint64_t sum) {
+  uint64_t w0 = word(h->ports, h->seq);
+  uint64_t w1 = word(h->ack, (h->bytes / 4) << 28 | (uint32_t)h->flags << 16 | h->wnd);
+  np_store_64(p, w0);
+  np_store_64(p + 8, w1);
+  np_store_32(p + 16, 0);
+  sum = np_cksum_add64(sum, w0);
+  sum = np_cksum_add64(sum, w1);
+  np_store_16(p + 16, np_cksum_finish(sum));
+}
+
+static uint64_t pseudo_len(uint32_t l4_len) { return __builtin_bswap32(l4_len); }
+
+static uint32_t ports_of(const struct np_flow *f) { return (uint32_t)f->local_port << 16 | f->remote_port; }
+
+/* What the window field says; moves rcv_adv. RFC 9293 §3.8.6.2.2: the right edge
+ * moves by a worthwhile step or not at all, and never back. With scaling the
+ * field may round down below rcv_adv, which stays what we accept (RFC 7323 §2.4).
+ * Out-of-order data needs no deduction: it lies inside the offered window. */
+uint32_t np_tcp_window(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  uint32_t buf = tcp->config.rcv_buf_bytes;
+  uint32_t held = c->unconsumed + c->rcvq_bytes;
+  uint32_t free_bytes = held < buf ? buf - held : 0;
+  int32_t left = np_seq_diff(c->rcv_adv, c->rcv_nxt);
+  uint32_t wnd = left > 0 ? (uint32_t)left : 0;
+  if (free_bytes > wnd && free_bytes - wnd >= np_min_u32(buf / 2, c->mss)) wnd = free_bytes;
+  uint32_t field = np_min_u32(wnd >> c->rcv_wscale, UINT16_MAX);
+  c->rcv_adv = np_seq_max(c->rcv_adv, np_seq_add(c->rcv_nxt, field << c->rcv_wscale));
+  return field;
+}
+
+/* An acknowledgment is leaving with whatever is sent. */
+static void ack_left(struct np_tcp_conn *c) {
+  c->flags &= ~(NP_TF_ACK_NOW | NP_TF_ACK_LATER);
+  c->ack_bytes = 0;
+  c->last_ack = c->rcv_nxt;
+}
+
+static void emit(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b) {
+  c->segs_tx++;
+  np_tcp_count(tcp, NP_C_TCP_SEGS_TX);
+  tcp->env.output(tcp->env.ctx, b, &c->flow, 0, &c->path, tcp->now_ns);
+}
+
+/* Pushes the header of a segment of this connection in front of tx. */
+static void push_header(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *tx, struct hdr *h, uint64_t sum) {
+  uint32_t payload = tx->len;
+  h->bytes = NP_TCP_HDR_BYTES + (c->flags & NP_TF_TS ? NP_TCP_TS_BYTES : 0);
+  uint8_t *p = np_buf_push(tx, h->bytes);
+  if (c->flags & NP_TF_TS) {
+    uint64_t opt = word(np_tcp_ts_now(tcp, c), c->ts_recent);
+    np_store_be32(p + 20, 0x0101080au);
+    np_store_64(p + 24, opt);
+    sum = np_cksum_add64(sum, opt);
+    sum = np_cksum_add64(sum, __builtin_bswap32(0x0101080au));
+  }
+  h->ports = ports_of(&c->flow);
+  sum = np_cksum_add64(sum, c->csum_base + pseudo_len(h->bytes + payload));
+  put_header(p, h, sum);
+}
+
+/* The buffer to transmit for queued b: b itself with one more reference, or a copy
+ * while a lower layer still holds b from the last time. NULL: no buffer. */
+static struct np_buf *tx_buffer(struct np_tcp *tcp, struct np_buf *b) {
+  struct np_tcp_txseg *s = np_txseg(b);
+  if (b->refs == 1) {
+    b->data_off = s->off;
+    b->len = s->len;
+    b->refs++;
+    return b;
+  }
+  struct np_buf *copy = np_pool_get(tcp->env.pool);
+  if (copy == NULL) return NULL;
+  memcpy(np_buf_append(copy, s->len), (const uint8_t *)b + s->off, s->len);
+  return copy;
+}
+
+static void account_data(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b, bool again, uint32_t fin) {
+  struct np_tcp_txseg *s = np_txseg(b);
+  c->last_tx_ns = tcp->now_ns;
+  if (c->rtx_due_ns == 0 || (c->flags & NP_TF_ZERO_WND)) {
+    c->flags &= ~NP_TF_ZERO_WND;
+    c->rtx_due_ns = tcp->now_ns + np_tcp_rto_ns(tcp, c);
+  }
+  if (again) {
+    if ((s->flags & (NP_TXS_LOST | NP_TXS_RTX)) == NP_TXS_LOST) c->lost_due--;
+    if (!(s->flags & NP_TXS_RTX)) c->rtx_bytes += s->len;
+    s->flags |= NP_TXS_RTX | NP_TXS_EVER;
+    c->rtx_segs++;
+    c->bytes_rtx += s->len;
+    np_tcp_count(tcp, NP_C_TCP_RETRANS);
+    return;
+  }
+  if (np_tcp_flight(c) == 0) c->progress_ns = tcp->now_ns;
+  s->sent_ns = tcp->now_ns;
+  c->sndq_next = s->next;
+  c->snd_nxt = np_seq_add(np_txend(b), fin);
+  c->bytes_tx += s->len;
+  tcp->env.counters->counter[NP_C_TCP_BYTES_TX] += s->len;
+}
+
+/* Sends queued b, for the first time or again. Return: false without a buffer. */
+bool np_tcp_send_data(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b, bool again) {
+  struct np_tcp_txseg *s = np_txseg(b);
+  struct np_buf *tx = tx_buffer(tcp, b);
+  if (tx == NULL) {
+    c->flags |= NP_TF_NO_BUF;
+    return false;
+  }
+  if (!(s->flags & NP_TXS_SUM)) {
+    s->sum = np_cksum_fold(np_cksum_add(0, (const uint8_t *)b + s->off, s->len));
+    s->flags |= NP_TXS_SUM;
+  }
+  uint32_t fin = 0;
+  if (s->next == NULL && (c->flags & NP_TF_FIN_QUEUED) && !(again && !(c->flags & NP_TF_FIN_SENT))) {
+    fin = 1;
+    c->flags |= NP_TF_FIN_SENT;
+    c->flags &= ~NP_TF_FIN_RTX;
+  }
+  bool push = (s->flags & NP_TXS_PSH) != 0 || s->next == NULL;
+  struct hdr h = {
+      .seq = s->seq.v,
+      .ack = c->rcv_nxt.v,
+      .wnd = np_tcp_window(tcp, c),
+      .flags = (uint8_t)(NP_TCP_ACK | (push ? NP_TCP_PSH : 0) | (fin ? NP_TCP_FIN : 0)),
+  };
+  push_header(tcp, c, tx, &h, s->sum);
+  account_data(tcp, c, b, again, fin);
+  if (c->sack_count == 0) ack_left(c); /* SACK blocks go out with an ACK of their own */
+  c->last_ack = c->rcv_nxt;
+  emit(tcp, c, tx);
+  return true;
+}
+
+bool np_tcp_send_empty(struct np_tcp *tcp, struct np_tcp_conn *c, uint8_t flags, np_seq seq) {
+  struct np_buf *b = np_pool_get(tcp->env.pool);
+  if (b == NULL) {
+    c->flags |= NP_TF_NO_BUF;
+    return false;
+  }
+  uint64_t sum = 0;
+  struct hdr h = {.seq = seq.v, .ack = c->rcv_nxt.v, .flags = flags, .ports = ports_of(&c->flow)};
+  h.wnd = flags & NP_TCP_RST ? 0 : np_tcp_window(tcp, c);
+  bool dsack = !np_seq_eq(c->dsack.start, c->dsack.end);
+  if ((c->flags & NP_TF_SACK) && (c->sack_count != 0 || dsack) && !(flags & NP_TCP_RST)) {
+    uint8_t opts[40];
+    uint32_t n = 0;
+    if (c->flags & NP_TF_TS) n = np_tcp_opts_put_ts(opts, np_tcp_ts_now(tcp, c), c->ts_recent);
+    n += np_tcp_opts_put_sack(opts + n, &c->dsack, c->sack, c->sack_count, (uint32_t)sizeof opts - n);
+    c->dsack.end = c->dsack.start;
+    h.bytes = NP_TCP_HDR_BYTES + n;
+    uint8_t *p = np_buf_append(b, h.bytes);
+    memcpy(p + NP_TCP_HDR_BYTES, opts, n);
+    sum = np_cksum_add(c->csum_base + pseudo_len(h.bytes), opts, n);
+    put_header(p, &h, sum);
+  } else {
+    push_header(tcp, c, b, &h, sum);
+  }
+  ack_left(c);
+  emit(tcp, c, b);
+  return true;
+}
+
+/* SYN in SYN-SENT, SYN-ACK in SYN-RECEIVED. */
+bool np_tcp_send_syn(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  bool reply = c->state == NP_TCP_SYN_RECEIVED;
+  bool out = (c->flags & NP_TF_OUTGOING) != 0;
+  const struct np_tcp_config *cfg = &tcp->config;
+  struct np_tcp_synack a = {
+      .seq = c->iss,
+      .ack = c->rcv_nxt,
+      .tsval = np_tcp_ts_now(tcp, c),
+      .tsecr = c->ts_recent,
+      .mss = (uint16_t)np_tcp_mss_local(tcp, &c->flow.remote),
+      .wnd = (uint16_t)np_min_u32(cfg->rcv_buf_bytes, UINT16_MAX),
+      .wscale = 0xff,
+  };
+  bool offer = out && !reply;
+  if (offer ? cfg->window_scaling : (c->flags & NP_TF_WSCALE) != 0) a.wscale = tcp->rcv_wscale;
+  a.sack = offer ? cfg->sack : (c->flags & NP_TF_SACK) != 0;
+  a.ts = offer ? cfg->timestamps : (c->flags & NP_TF_TS) != 0;
+  if (!reply) a.ack = np_seq_of(0);
+  struct np_buf *b = np_pool_get(tcp->env.pool);
+  if (b == NULL) {
+    c->flags |= NP_TF_NO_BUF;
+    return false;
+  }
+  uint8_t opts[40];
+  uint32_t n = np_tcp_opts_put_mss(opts, a.mss == 0 ? NP_TCP_MSS_V4 : a.mss);
+  if (a.sack) n += np_tcp_opts_put_sack_ok(opts + n);
+  if (a.ts) n += np_tcp_opts_put_ts(opts + n, a.tsval, a.tsecr);
+  if (a.wscale != 0xff) n += np_tcp_opts_put_wscale(opts + n, a.wscale);
+  struct hdr h = {.ports = ports_of(&c->flow), .seq = a.seq.v, .ack = a.ack.v, .wnd = a.wnd, .bytes = NP_TCP_HDR_BYTES + n};
+  h.flags = (uint8_t)(NP_TCP_SYN | (reply ? NP_TCP_ACK : 0));
+  uint8_t *p = np_buf_append(b, h.bytes);
+  memcpy(p + NP_TCP_HDR_BYTES, opts, n);
+  put_header(p, &h, np_cksum_add(c->csum_base + pseudo_len(h.bytes), opts, n));
+  if (reply) {
+    c->rcv_adv = np_seq_max(c->rcv_adv, np_seq_add(c->rcv_nxt, a.wnd));
+    ack_left(c);
+  }
+  emit(tcp, c, b);
+  return true;
+}
+
+/* A segment of no connection: path unknown, looked up for this one. */
+static void emit_raw(struct np_tcp *tcp, const struct np_flow *flow, struct hdr *h, const uint8_t *opts, uint32_t n) {
+  struct np_buf *b = np_pool_get(tcp->env.pool);
+  if (b == NULL) return; /* counted by the pool; the peer asks again */
+  h->ports = ports_of(flow);
+  h->bytes = NP_TCP_HDR_BYTES + n;
+  uint8_t *p = np_buf_append(b, h->bytes);
+  uint64_t sum = np_cksum_pseudo(&flow->local, &flow->remote, NP_PROTO_TCP, h->bytes);
+  if (n != 0) {
+    memcpy(p + NP_TCP_HDR_BYTES, opts, n);
+    sum = np_cksum_add(sum, opts, n);
+  }
+  put_header(p, h, sum);
+  struct np_tcp_path path = {{0}};
+  np_tcp_count(tcp, NP_C_TCP_SEGS_TX);
+  tcp->env.output(tcp->env.ctx, b, flow, 0, &path, tcp->now_ns);
+}
+
+bool np_tcp_send_synack_raw(struct np_tcp *tcp, const struct np_flow *flow, const struct np_tcp_synack *a) {
+  uint8_t opts[40];
+  uint32_t n = np_tcp_opts_put_mss(opts, a->mss);
+  if (a->sack) n += np_tcp_opts_put_sack_ok(opts + n);
+  if (a->ts) n += np_tcp_opts_put_ts(opts + n, a->tsval, a->tsecr);
+  if (a->wscale != 0xff) n += np_tcp_opts_put_wscale(opts + n, a->wscale);
+  struct hdr h = {.seq = a->seq.v, .ack = a->ack.v, .wnd = a->wnd, .flags = NP_TCP_SYN | NP_TCP_ACK};
+  emit_raw(tcp, flow, &h, opts, n);
+  return true;
+}
+
+void np_tcp_reply_rst(struct np_tcp *tcp, const struct np_tcp_seg *seg) {
+  if (seg->flags & NP_TCP_RST) return;
+  struct hdr h = {.flags = NP_TCP_RST};
+  if (seg->flags & NP_TCP_ACK) {
+    h.seq = seg->ack.v;
+  } else {
+    uint32_t len = seg->len + (seg->flags & NP_TCP_SYN ? 1u : 0u) + (seg->flags & NP_TCP_FIN ? 1u : 0u);
+    h.ack = seg->seq.v + len;
+    h.flags |= NP_TCP_ACK;
+  }
+  np_tcp_count(tcp, NP_C_TCP_RST_TX);
+  emit_raw(tcp, &seg->pkt->flow, &h, NULL, 0);
+}
+
+/* RFC 9293 §3.10.5: <SEQ=SND.NXT><CTL=RST>; with ACK, which does no harm and helps middleboxes. */
+void np_tcp_send_rst(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  struct hdr h = {.seq = c->snd_nxt.v, .ack = c->rcv_nxt.v, .flags = NP_TCP_RST | NP_TCP_ACK};
+  np_tcp_count(tcp, NP_C_TCP_RST_TX);
+  c->segs_tx++;
+  emit_raw(tcp, &c->flow, &h, NULL, 0);
+}

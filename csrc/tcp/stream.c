@@ -1,0 +1,184 @@
+/* The stream side of a connection: what sessions call (base/stream.h). */
+#include "tcp/tcp_int.h"
+
+static uint32_t queued_bytes(const struct np_tcp_conn *c) { return (uint32_t)np_seq_diff(c->snd_end, c->snd_una); }
+
+/* Once the queue is three quarters full the session is told when it is no longer,
+ * also when what room said was more than nothing: it may have been too little. */
+static uint32_t stream_room(struct np_stream *s) {
+  struct np_tcp_conn *c = np_tcp_of(s);
+  const struct np_tcp *tcp = np_tcp_owner(c);
+  if (!np_tcp_sends(c->state) || (c->flags & NP_TF_FIN_QUEUED)) return 0;
+  uint32_t most = tcp->config.snd_buf_bytes;
+  uint32_t queued = queued_bytes(c);
+  if (queued > most / 4 * 3 || c->snd_segs > tcp->snd_segs_max / 4 * 3) c->flags |= NP_TF_ROOM_SAID_NO;
+  if (queued >= most || c->snd_segs >= tcp->snd_segs_max) return 0;
+  return most - queued;
+}
+
+static enum np_err stream_send(struct np_stream *s, struct np_buf *chain, uint32_t flags) {
+  struct np_tcp_conn *c = np_tcp_of(s);
+  struct np_tcp *tcp = np_tcp_owner(c);
+  if (!np_tcp_sends(c->state) || (c->flags & NP_TF_FIN_QUEUED)) {
+    np_buf_put_chain(chain);
+    return NP_ERR_STATE;
+  }
+  np_tcp_sendq_add(c, chain);
+  np_assert(queued_bytes(c) <= tcp->config.snd_buf_bytes);
+  c->flags &= ~NP_TF_MORE;
+  if (flags & NP_SEND_MORE) c->flags |= NP_TF_MORE;
+  np_tcp_dirty(tcp, c);
+  return NP_ERR_OK;
+}
+
+/* RFC 9293 §3.8.6.2.2: the peer hears of new room when it is worth a segment of
+ * its own: a quarter of the buffer, or anything useful when it saw next to none. */
+static void stream_consumed(struct np_stream *s, uint32_t bytes) {
+  struct np_tcp_conn *c = np_tcp_of(s);
+  struct np_tcp *tcp = np_tcp_owner(c);
+  np_assert(bytes <= c->unconsumed);
+  c->unconsumed -= bytes;
+  if (!np_tcp_receives(c->state)) return;
+  uint32_t buf = tcp->config.rcv_buf_bytes;
+  uint32_t held = c->unconsumed + c->rcvq_bytes;
+  uint32_t free_bytes = held < buf ? buf - held : 0;
+  int32_t edge = np_seq_diff(c->rcv_adv, c->rcv_nxt);
+  uint32_t offered = edge > 0 ? (uint32_t)edge : 0;
+  uint32_t worth = offered < 2 * c->mss ? np_min_u32(c->mss, buf / 2) : buf / 4;
+  if (free_bytes < offered + worth) return;
+  c->flags |= NP_TF_ACK_NOW;
+  np_tcp_dirty(tcp, c);
+}
+
+static void stream_shutdown(struct np_stream *s) {
+  struct np_tcp_conn *c = np_tcp_of(s);
+  struct np_tcp *tcp = np_tcp_owner(c);
+  if (!np_tcp_sends(c->state) || (c->flags & NP_TF_FIN_QUEUED)) return;
+  c->flags |= NP_TF_FIN_QUEUED;
+  c->flags &= ~(NP_TF_ROOM_SAID_NO | NP_TF_EV_WRITABLE | NP_TF_MORE);
+  /* Before ESTABLISHED the FIN waits for it (RFC 9293 §3.10.4). */
+  if (c->state == NP_TCP_ESTABLISHED) np_tcp_set_state(tcp, c, NP_TCP_FIN_WAIT_1);
+  if (c->state == NP_TCP_CLOSE_WAIT) np_tcp_set_state(tcp, c, NP_TCP_LAST_ACK);
+  np_tcp_dirty(tcp, c);
+}
+
+static void stream_abort(struct np_stream *s) {
+  struct np_tcp_conn *c = np_tcp_of(s);
+  struct np_tcp *tcp = np_tcp_owner(c);
+  struct np_session *session = c->stream.session;
+  if (c->state != NP_TCP_CLOSED && c->state != NP_TCP_TIME_WAIT) {
+    if (c->state != NP_TCP_SYN_SENT) np_tcp_send_rst(tcp, c);
+    np_tcp_close(tcp, c, NP_ERR_ABORTED);
+  }
+  if (session == NULL) return;
+  np_tcp_rcvq_free(c);
+  c->stream.session = NULL;
+  c->flags &= ~NP_TF_EV_CLOSED;
+  session->ops->closed(session, NP_ERR_ABORTED);
+}
+
+static void stream_detach(struct np_stream *s) {
+  struct np_tcp_conn *c = np_tcp_of(s);
+  struct np_tcp *tcp = np_tcp_owner(c);
+  if (c->stream.session != NULL) c->stream.session->stream = NULL;
+  c->stream.session = NULL;
+  c->flags |= NP_TF_DETACHED;
+  c->flags &= ~NP_TF_EV_CLOSED;
+  c->unconsumed = 0;
+  np_tcp_rcvq_free(c);
+  np_tcp_ooo_free(c);
+  np_tcp_dirty(tcp, c);
+  if (c->state == NP_TCP_SYN_SENT) {
+    np_tcp_close(tcp, c, NP_ERR_ABORTED);
+    return;
+  }
+  stream_shutdown(s);
+  if (c->state == NP_TCP_FIN_WAIT_2) {
+    c->misc_due_ns = tcp->now_ns + tcp->config.timewait_ms * NP_TCP_NS_PER_MS;
+    np_tcp_timer_arm(tcp, c);
+  }
+}
+
+static enum np_limited limited_by(const struct np_tcp_conn *c) {
+  if (c->flags & NP_TF_ZERO_WND) return NP_LIMITED_RWND;
+  if (c->sndq_next == NULL) return NP_LIMITED_APP;
+  return c->flags & NP_TF_CWND_FULL ? NP_LIMITED_CWND : NP_LIMITED_RWND;
+}
+
+static uint8_t options_of(const struct np_tcp_conn *c) {
+  uint32_t o = 0;
+  if (c->flags & NP_TF_TS) o |= NP_CONN_OPT_TIMESTAMPS;
+  if (c->flags & NP_TF_SACK) o |= NP_CONN_OPT_SACK;
+  if (c->flags & NP_TF_WSCALE) o |= NP_CONN_OPT_WSCALE;
+  if (c->flags & NP_TF_OUTGOING) o |= NP_CONN_OPT_OUTGOING;
+  return (uint8_t)o;
+}
+
+static void info_numbers(const struct np_tcp *tcp, const struct np_tcp_conn *c, struct np_conn_info *out) {
+  int32_t edge = np_seq_diff(c->rcv_adv, c->rcv_nxt);
+  out->mss_bytes = c->mss;
+  out->cwnd_bytes = c->cwnd;
+  out->ssthresh_bytes = c->ssthresh;
+  out->snd_wnd_bytes = c->snd_wnd;
+  out->rcv_wnd_bytes = edge > 0 ? (uint32_t)edge : 0;
+  out->srtt_us = c->srtt_us / 8;
+  out->rttvar_us = c->rttvar_us / 4;
+  out->rto_us = (uint32_t)np_min_u64((uint64_t)c->rto_us << np_min_u32(c->backoff, 20), UINT32_MAX);
+  out->min_rtt_us = c->min_rtt_us;
+  out->inflight_bytes = np_tcp_flight(c);
+  out->sacked_bytes = c->sacked_bytes;
+  out->lost_bytes = c->lost_bytes;
+  out->sendq_bytes = queued_bytes(c);
+  out->recvq_bytes = c->unconsumed + c->rcvq_bytes;
+  out->ooo_bytes = c->ooo_bytes;
+  out->retrans_segs_total = c->rtx_segs;
+  out->rto_total = c->rto_count;
+  out->created_ns = c->created_ns;
+  /* Kept in milliseconds that wrap after 49 days. */
+  out->last_rx_ns = tcp->now_ns - (uint64_t)(tcp->now_ms - c->rx_ms) * NP_TCP_NS_PER_MS;
+  out->bytes_rx = c->bytes_rx;
+  out->bytes_tx = c->bytes_tx;
+  out->bytes_retrans = c->bytes_rtx;
+  out->segs_rx = c->segs_rx;
+  out->segs_tx = c->segs_tx;
+}
+
+static void stream_info(const struct np_stream *s, struct np_conn_info *out) {
+  const struct np_tcp_conn *c = (const struct np_tcp_conn *)(const void *)((const uint8_t *)s - offsetof(struct np_tcp_conn, stream));
+  const struct np_tcp *tcp = np_tcp_owner(c);
+  memset(out, 0, sizeof *out);
+  out->handle = s->handle;
+  out->listener = c->listener == NP_TCP_NIL ? 0 : tcp->listeners[c->listener].args.handle;
+  memcpy(out->local, c->flow.local.b, sizeof out->local);
+  memcpy(out->remote, c->flow.remote.b, sizeof out->remote);
+  out->local_port = c->flow.local_port;
+  out->remote_port = c->flow.remote_port;
+  out->state = c->state;
+  out->limited = (uint8_t)limited_by(c);
+  out->core = tcp->config.core_index;
+  out->wscale_snd = c->snd_wscale;
+  out->wscale_rcv = c->rcv_wscale;
+  out->options = options_of(c);
+  info_numbers(tcp, c, out);
+}
+
+const struct np_stream_ops np_tcp_stream_ops = {
+    .room = stream_room,
+    .send = stream_send,
+    .consumed = stream_consumed,
+    .shutdown = stream_shutdown,
+    .abort = stream_abort,
+    .detach = stream_detach,
+    .info = stream_info,
+};
+
+uint32_t np_tcp_connections(struct np_tcp *tcp, uint32_t *cursor, struct np_conn_info *out, uint32_t max) {
+  uint32_t n = 0;
+  uint32_t i = *cursor;
+  for (; i < tcp->config.conns_max && n < max; i++) {
+    struct np_tcp_conn *c = np_tcp_at(tcp, i);
+    if (c->state != NP_TCP_CLOSED) stream_info(&c->stream, &out[n++]);
+  }
+  *cursor = i < tcp->config.conns_max ? i : 0;
+  return n;
+}

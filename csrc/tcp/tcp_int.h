@@ -1,0 +1,445 @@
+/* TCP's own structures and the functions its files share. Nothing outside this
+ * folder includes it, but for tests that look at a connection's variables. */
+#ifndef NP_TCP_INT_H
+#define NP_TCP_INT_H
+
+#include "base/bytes.h"
+#include "base/cksum.h"
+#include "base/hash.h"
+#include "base/seq.h"
+#include "tcp/options.h"
+#include "tcp/tcp.h"
+
+#define NP_TCP_FIN 0x01u
+#define NP_TCP_SYN 0x02u
+#define NP_TCP_RST 0x04u
+#define NP_TCP_PSH 0x08u
+#define NP_TCP_ACK 0x10u
+#define NP_TCP_URG 0x20u
+
+#define NP_TCP_NS_PER_MS UINT64_C(1000000)
+#define NP_TCP_NS_PER_S UINT64_C(1000000000)
+
+#define NP_TCP_DUP_THRESH 3u       /* RFC 5681 §3.2, RFC 6675 §2 */
+#define NP_TCP_INIT_SEGS 10u       /* RFC 6928 */
+#define NP_TCP_SACK_WALK 1024u     /* segments one ACK may make us look at */
+#define NP_TCP_TX_BUDGET 64u       /* segments a connection sends in one flush */
+#define NP_TCP_FLUSH_BUDGET 4096u  /* connections one flush serves */
+#define NP_TCP_REAP_BUDGET 256u    /* TIME-WAIT ends in one timer */
+#define NP_TCP_MSS_MIN 64u         /* what a peer may ask for at least */
+#define NP_TCP_MSS_V4 536u         /* RFC 9293 §3.7.1 when the peer says nothing */
+#define NP_TCP_MSS_V6 1220u
+#define NP_TCP_TS_BYTES 12u        /* timestamps with their padding */
+#define NP_TCP_HDR_BYTES 20u
+#define NP_TCP_PORT_MIN 32768u
+#define NP_TCP_PORT_COUNT 28232u   /* 32768 to 60999 */
+#define NP_TCP_CHALLENGE_MAX 10u   /* per connection and window (RFC 5961 §7) */
+#define NP_TCP_CHALLENGE_MS 5000u
+#define NP_TCP_NIL UINT32_MAX      /* no slot */
+
+/* conn->flags: what was agreed and what has happened */
+#define NP_TF_TS 0x00000001u        /* timestamps both ways */
+#define NP_TF_SACK 0x00000002u
+#define NP_TF_WSCALE 0x00000004u
+#define NP_TF_OUTGOING 0x00000008u
+#define NP_TF_PASSIVE 0x00000010u   /* counted in its listener's backlog */
+#define NP_TF_FIN_QUEUED 0x00000020u
+#define NP_TF_FIN_SENT 0x00000040u
+#define NP_TF_FIN_RTX 0x00000080u   /* the FIN alone has to go out again */
+#define NP_TF_RCV_FIN 0x00000100u   /* a FIN came; rcv_fin says where */
+#define NP_TF_ACK_NOW 0x00000200u
+#define NP_TF_ACK_LATER 0x00000400u /* delayed ACK pending */
+#define NP_TF_ROOM_SAID_NO 0x00000800u
+#define NP_TF_MORE 0x00001000u      /* session said more follows */
+#define NP_TF_DETACHED 0x00002000u  /* had a session, has none */
+#define NP_TF_FORCE_RTX 0x00004000u /* first retransmission of a recovery goes out whatever cwnd says */
+#define NP_TF_RESCUED 0x00008000u   /* RFC 6675 NextSeg rule 4 used up */
+#define NP_TF_CWND_FULL 0x00010000u /* cwnd stopped the last output */
+#define NP_TF_KEEPALIVE 0x00020000u /* probes outstanding */
+#define NP_TF_NO_BUF 0x00040000u    /* something was not sent for want of a buffer */
+#define NP_TF_COOKIE 0x00080000u    /* made from a SYN cookie: its SYN-ACK must not be sent again */
+#define NP_TF_RTX_SYN 0x00100000u   /* SYN or SYN-ACK to be sent (again) */
+#define NP_TF_PROBE 0x00200000u     /* keep-alive or window probe to be sent */
+#define NP_TF_ZERO_WND 0x00400000u  /* persist: window keeps us from sending */
+#define NP_TF_AGAIN 0x00800000u     /* output stopped at its budget */
+/* what the next flush tells the session, in this order */
+#define NP_TF_EV_ACCEPT 0x01000000u
+#define NP_TF_EV_ESTABLISHED 0x02000000u
+#define NP_TF_EV_EOF 0x04000000u
+#define NP_TF_EV_WRITABLE 0x08000000u
+#define NP_TF_EV_CLOSED 0x10000000u
+#define NP_TF_DIRTY 0x20000000u     /* on the dirty list */
+#define NP_TF_EOF_TOLD 0x40000000u
+
+enum np_tcp_ca { NP_CA_OPEN, NP_CA_RECOVERY, NP_CA_LOSS };
+
+/* A queued segment's state, in np_buf.priv. Times and places are ours: data_off
+ * and len of the buffer belong to whoever transmits it. */
+struct np_tcp_txseg {
+  np_seq seq;
+  uint32_t len;     /* payload bytes */
+  uint32_t off;     /* payload, from the buffer's start */
+  uint32_t sum;     /* of the payload, folded; valid with NP_TXS_SUM */
+  uint64_t sent_ns; /* first transmission; meaningless after a second */
+  struct np_buf *next; /* in the queue: np_buf.next is free for the layers below */
+  uint32_t flags;   /* NP_TXS_* */
+};
+_Static_assert(sizeof(struct np_tcp_txseg) <= sizeof(((struct np_buf *)0)->priv), "fits a buffer's private line");
+
+#define NP_TXS_SACKED 0x01u
+#define NP_TXS_LOST 0x02u
+#define NP_TXS_RTX 0x04u  /* retransmission in flight */
+#define NP_TXS_EVER 0x08u /* retransmitted at least once: no round-trip sample (Karn) */
+#define NP_TXS_SUM 0x10u
+#define NP_TXS_PSH 0x20u
+
+/* A piece of out-of-order data. Pieces that touch form a run, linked by
+ * np_buf.next; its first piece knows where it ends and where the next run is. */
+struct np_tcp_rxseg {
+  np_seq seq;            /* all of this in a run's first piece only */
+  np_seq run_end;
+  uint32_t run_segs;
+  struct np_buf *run_tail;
+  struct np_buf *run_next;
+};
+_Static_assert(sizeof(struct np_tcp_rxseg) <= sizeof(((struct np_buf *)0)->priv), "fits a buffer's private line");
+
+NP_INLINE struct np_tcp_txseg *np_txseg(struct np_buf *b) { return (struct np_tcp_txseg *)(void *)b->priv; }
+NP_INLINE struct np_buf *np_txnext(struct np_buf *b) { return np_txseg(b)->next; }
+NP_INLINE np_seq np_txend(struct np_buf *b) { return np_seq_add(np_txseg(b)->seq, np_txseg(b)->len); }
+NP_INLINE struct np_tcp_rxseg *np_rxseg(struct np_buf *b) { return (struct np_tcp_rxseg *)(void *)b->priv; }
+
+/* Congestion control's own state; 64 bytes leave room for BBR's. */
+struct np_tcp_cubic {
+  uint64_t epoch_ns;     /* 0: no epoch */
+  uint32_t w_max;        /* bytes */
+  uint32_t k_ms;
+  uint32_t w_est;        /* bytes: what Reno would have (RFC 9438 §4.3) */
+  uint32_t cwnd_prior;   /* bytes before the last reduction */
+  uint32_t acked_bytes;  /* not yet turned into growth */
+  uint32_t est_frac;
+};
+
+struct np_tcp_conn {
+  /* Line 0: found and judged by. */
+  struct np_flow flow;
+  uint8_t state;      /* enum np_conn_state, changed by np_tcp_set_state only */
+  uint8_t ca_state;   /* enum np_tcp_ca */
+  uint8_t snd_wscale;
+  uint8_t rcv_wscale;
+  uint32_t flags;     /* NP_TF_* */
+  np_seq rcv_nxt;
+  np_seq rcv_adv;     /* right edge of the largest window offered: never moves back */
+  np_seq last_ack;    /* rcv_nxt as last acknowledged: Last.ACK.sent of RFC 7323 */
+  uint32_t ts_recent;
+  uint32_t rx_ms;     /* tcp->now_ms when the last segment came */
+  /* Line 1: acknowledgment and window. */
+  np_seq snd_una;
+  np_seq snd_nxt;
+  np_seq snd_end;     /* behind the last byte queued */
+  np_seq snd_wl1;
+  np_seq snd_wl2;
+  uint32_t snd_wnd;
+  uint32_t cwnd;
+  uint32_t mss;       /* payload of a full segment, options taken off */
+  struct np_buf *sndq_head;
+  struct np_buf *sndq_tail;
+  struct np_buf *sndq_next; /* first never sent; NULL: none */
+  uint32_t snd_segs;
+  uint32_t ack_bytes; /* in order since the last ACK left */
+  /* Line 2: data up, timers, output. */
+  struct np_buf *rcvq_head;
+  struct np_buf *rcvq_tail;
+  uint32_t rcvq_bytes;
+  uint32_t rcvq_segs;
+  uint32_t unconsumed;    /* handed up, not yet consumed */
+  uint32_t dirty_next;    /* slot */
+  uint32_t ts_offset;
+  uint64_t rtx_due_ns;    /* retransmission or persist; 0 none */
+  uint64_t timer_due_ns;  /* what timer is set to: at or before the deadlines */
+  struct np_stream stream;
+  struct np_tcp_path path;
+  struct np_timer timer;
+  struct np_timer ack_timer;
+  /* From here on: once per round trip, or less. */
+  uint64_t misc_due_ns;   /* keep-alive, FIN-WAIT-2; 0 none */
+  uint64_t progress_ns;   /* last time snd_una moved, or sending began: user timeout */
+  uint64_t last_tx_ns;    /* data */
+  struct np_buf *ooo_head;
+  struct np_buf *rtx_next;  /* where to look for the next lost segment */
+  struct np_buf *lost_next; /* first segment not judged lost */
+  struct np_buf *sack_hint; /* segment with the highest SACKed sequence */
+  uint32_t sacked_segs;
+  uint32_t sacked_bytes;
+  uint32_t lost_bytes;
+  uint32_t rtx_bytes;       /* retransmitted and in flight */
+  uint32_t sacked_below;    /* SACKed segments before lost_next */
+  uint32_t lost_due;        /* lost segments not sent again yet */
+  uint32_t dup_acks;
+  uint32_t reno_bytes;      /* without SACK: what duplicate ACKs say has left */
+  uint32_t dup_acks_due;    /* duplicate ACKs owed to a peer without SACK */
+  np_seq recover;
+  np_seq iss;
+  np_seq irs;
+  np_seq rcv_fin;
+  uint32_t max_wnd;         /* largest snd_wnd seen */
+  uint32_t ssthresh;
+  uint32_t srtt_us;         /* times 8 */
+  uint32_t rttvar_us;       /* times 4 */
+  uint32_t rto_us;
+  uint32_t min_rtt_us;
+  uint32_t ts_recent_ms;
+  uint32_t csum_base;       /* pseudo header without length, folded */
+  uint32_t ooo_bytes;
+  uint16_t ooo_segs;
+  uint16_t mss_peer;
+  struct np_tcp_block sack[4]; /* what we report, latest first (RFC 2018 §4) */
+  struct np_tcp_block dsack;   /* to report once (RFC 2883); empty when start == end */
+  struct np_tcp_block seen[2]; /* reported to us last: not walked again */
+  uint8_t sack_count;
+  uint8_t backoff;
+  uint8_t probes;           /* keep-alive probes or SYNs sent in vain */
+  uint8_t challenge_count;
+  uint32_t challenge_ms;
+  uint32_t ack_due_ms;      /* when the delayed ACK must leave */
+  uint16_t rcv_mss;         /* largest segment seen, at least 536 */
+  uint16_t pad0;
+  uint32_t confirm_ms;
+  uint32_t generation;
+  uint32_t tw_prev;         /* TIME-WAIT list, and free list */
+  uint32_t tw_next;
+  uint32_t listener;        /* index, NP_TCP_NIL for outgoing */
+  uint32_t hash;
+  uint16_t err;             /* enum np_err to tell */
+  uint16_t soft_err;
+  uint64_t created_ns;
+  struct np_tcp_cubic cc;
+  uint64_t bytes_rx;
+  uint64_t bytes_tx;
+  uint64_t bytes_rtx;
+  uint64_t segs_rx;
+  uint64_t segs_tx;
+  uint32_t rtx_segs;
+  uint32_t rto_count;
+};
+_Static_assert(sizeof(struct np_tcp_conn) <= 640, "an idle connection costs less than 1 KiB with its table slot");
+_Static_assert(offsetof(struct np_tcp_conn, snd_una) == 64 && offsetof(struct np_tcp_conn, rcvq_head) == 128,
+               "hot fields lie on the lines their comments say");
+
+#define NP_TCP_CONN_BYTES 640u /* stride of the table: a multiple of the cache line */
+_Static_assert(NP_TCP_CONN_BYTES % NP_CACHE_LINE == 0, "connections start on a line");
+
+/* Eight slots on one cache line, found by 16-bit tags. overflow counts entries
+ * whose way from their home bucket leads past this one. */
+struct np_tcp_bucket {
+  uint16_t tag[8]; /* 0: empty */
+  uint32_t slot[8];
+  uint32_t overflow;
+  uint32_t pad[3];
+};
+_Static_assert(sizeof(struct np_tcp_bucket) == 64, "a bucket is a cache line");
+
+struct np_tcp_listener {
+  struct np_tcp_listen args;
+  bool used;
+  uint32_t conns;   /* made by it and still there */
+  uint32_t backlog; /* of them in SYN-RECEIVED */
+  uint32_t generation;
+};
+
+struct np_tcp {
+  struct np_tcp_env env;
+  struct np_tcp_config config;
+  uint64_t now_ns;
+  uint32_t now_ms;
+  uint32_t conn_count;
+  uint8_t *conns;
+  struct np_tcp_bucket *buckets;
+  uint32_t bucket_mask;
+  uint32_t free_head;  /* slots never used or given back, linked by tw_next */
+  uint32_t dirty_head;
+  uint32_t dirty_tail;
+  uint32_t dirty_count;
+  uint32_t tw_head;    /* oldest */
+  uint32_t tw_tail;
+  uint32_t tw_count;
+  uint32_t next_port;  /* RFC 6056 §3.3.3 */
+  uint32_t snd_segs_max;
+  uint8_t rcv_wscale;
+  uint64_t cookie_ns;  /* when the last cookie left; 0 never */
+  struct np_timer tw_timer;
+  struct np_hash_key flow_key;
+  uint8_t key_isn[16];
+  uint8_t key_cookie[16];
+  struct np_tcp_listener *listeners;
+  void (*drop_fn)(void *ctx, struct np_buf *buf, enum np_drop why);
+  void *drop_ctx;
+};
+
+/* A segment being processed. */
+struct np_tcp_seg {
+  struct np_pkt *pkt;
+  struct np_buf *buf;
+  np_seq seq;
+  np_seq ack;
+  uint32_t len;   /* payload bytes */
+  uint32_t off;   /* payload, from buf's data */
+  uint32_t wnd;   /* as in the header, not scaled */
+  uint8_t flags;
+  bool kept;      /* buf now belongs to a queue */
+  bool retry;     /* processed by the listener after the old connection went */
+  np_seq iss_min; /* with retry: the new ISS must be beyond */
+  struct np_tcp_opts opts;
+};
+
+#define NP_TCP_OK NP_DROP_COUNT /* outcome: delivered */
+
+NP_INLINE struct np_tcp_conn *np_tcp_at(const struct np_tcp *tcp, uint32_t slot) {
+  return (struct np_tcp_conn *)(void *)(tcp->conns + (size_t)slot * NP_TCP_CONN_BYTES);
+}
+NP_INLINE uint32_t np_tcp_slot(const struct np_tcp *tcp, const struct np_tcp_conn *c) {
+  return (uint32_t)((size_t)((const uint8_t *)c - tcp->conns) / NP_TCP_CONN_BYTES);
+}
+NP_INLINE struct np_tcp_conn *np_tcp_of(struct np_stream *s) { return NP_CONTAINER_OF(s, struct np_tcp_conn, stream); }
+NP_INLINE uint32_t np_tcp_flight(const struct np_tcp_conn *c) { return (uint32_t)np_seq_diff(c->snd_nxt, c->snd_una); }
+NP_INLINE uint32_t np_tcp_ts_now(const struct np_tcp *tcp, const struct np_tcp_conn *c) { return tcp->now_ms + c->ts_offset; }
+NP_INLINE bool np_tcp_sends(uint8_t state) {
+  return state == NP_TCP_ESTABLISHED || state == NP_TCP_CLOSE_WAIT || state == NP_TCP_SYN_SENT ||
+         state == NP_TCP_SYN_RECEIVED;
+}
+/* True while the peer may still send data. */
+NP_INLINE bool np_tcp_receives(uint8_t state) {
+  return state == NP_TCP_ESTABLISHED || state == NP_TCP_FIN_WAIT_1 || state == NP_TCP_FIN_WAIT_2;
+}
+NP_INLINE void np_tcp_count(struct np_tcp *tcp, enum np_counter which) { tcp->env.counters->counter[which]++; }
+void np_tcp_set_now(struct np_tcp *tcp, uint64_t now_ns);
+
+/* table.c */
+uint32_t np_tcp_table_buckets(uint32_t conns_max);
+struct np_tcp_conn *np_tcp_find(struct np_tcp *tcp, const struct np_flow *flow, uint32_t hash);
+void np_tcp_table_add(struct np_tcp *tcp, struct np_tcp_conn *c);
+void np_tcp_table_del(struct np_tcp *tcp, struct np_tcp_conn *c);
+uint32_t np_tcp_flow_hash(const struct np_tcp *tcp, const struct np_flow *flow);
+
+/* conn.c */
+struct np_tcp_conn *np_tcp_conn_new(struct np_tcp *tcp, const struct np_flow *flow, uint32_t hash);
+void np_tcp_set_state(struct np_tcp *tcp, struct np_tcp_conn *c, enum np_conn_state to);
+/* Ends a connection at once: out of the table, queues freed, timers off; the
+ * session hears of it, and the slot is freed, in the next flush. */
+void np_tcp_close(struct np_tcp *tcp, struct np_tcp_conn *c, enum np_err err);
+void np_tcp_conn_free(struct np_tcp *tcp, struct np_tcp_conn *c);
+void np_tcp_dirty(struct np_tcp *tcp, struct np_tcp_conn *c);
+void np_tcp_set_mss(struct np_tcp *tcp, struct np_tcp_conn *c);
+/* MSS to announce towards remote; 0 without a route. */
+uint32_t np_tcp_mss_local(struct np_tcp *tcp, const struct np_addr *remote);
+
+/* timewait.c */
+void np_tcp_time_wait(struct np_tcp *tcp, struct np_tcp_conn *c);
+void np_tcp_time_wait_touch(struct np_tcp *tcp, struct np_tcp_conn *c);
+bool np_tcp_time_wait_evict(struct np_tcp *tcp);
+void np_tcp_time_wait_unlink(struct np_tcp *tcp, struct np_tcp_conn *c);
+
+/* input.c, text.c, established.c */
+bool np_tcp_fast(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_pkt *pkt);
+enum np_drop np_tcp_text(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tcp_seg *seg);
+void np_tcp_fin(struct np_tcp *tcp, struct np_tcp_conn *c);
+bool np_tcp_may_challenge(struct np_tcp *tcp, struct np_tcp_conn *c);
+void np_tcp_challenge(struct np_tcp *tcp, struct np_tcp_conn *c);
+enum np_drop np_tcp_dispatch(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tcp_seg *seg);
+void np_tcp_ack_in_order(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t len);
+void np_tcp_rcvq_free(struct np_tcp_conn *c);
+void np_tcp_rcvq_add(struct np_tcp_conn *c, struct np_buf *b);
+void np_tcp_drop_buf(struct np_tcp *tcp, struct np_buf *b, enum np_drop why);
+
+/* ack.c */
+enum np_drop np_tcp_ack(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tcp_seg *seg);
+/* Takes what ack covers off the send queue and moves snd_una. Return: bytes. */
+uint32_t np_tcp_ack_queue(struct np_tcp *tcp, struct np_tcp_conn *c, np_seq ack, uint32_t tsecr);
+void np_tcp_ack_timers(struct np_tcp *tcp, struct np_tcp_conn *c);
+void np_tcp_wake_writer(struct np_tcp *tcp, struct np_tcp_conn *c);
+
+/* rtt.c */
+void np_tcp_rtt_sample(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t rtt_us);
+uint64_t np_tcp_rto_ns(const struct np_tcp *tcp, const struct np_tcp_conn *c);
+
+/* recovery.c */
+uint32_t np_tcp_pipe(const struct np_tcp_conn *c);
+void np_tcp_recovery_ack(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t acked, uint32_t newly_sacked, bool dup);
+void np_tcp_recovery_rto(struct np_tcp *tcp, struct np_tcp_conn *c);
+/* The segment to send again now, NULL: none. */
+struct np_buf *np_tcp_recovery_next(struct np_tcp_conn *c);
+struct np_buf *np_tcp_recovery_rescue(struct np_tcp_conn *c);
+void np_tcp_mark_lost(struct np_tcp_conn *c, struct np_buf *b);
+
+/* newreno.c */
+void np_tcp_reno_dup(struct np_tcp_conn *c);
+void np_tcp_reno_acked(struct np_tcp_conn *c, uint32_t acked);
+
+/* sack.c */
+uint32_t np_tcp_sack_in(struct np_tcp_conn *c, const struct np_tcp_opts *opts, np_seq ack);
+void np_tcp_sack_update_lost(struct np_tcp_conn *c);
+void np_tcp_sack_forget(struct np_tcp_conn *c, struct np_buf *b);
+void np_tcp_sack_clear(struct np_tcp_conn *c);
+void np_tcp_sack_report(struct np_tcp_conn *c, np_seq start, np_seq end);
+void np_tcp_sack_trim(struct np_tcp_conn *c);
+
+/* ooo.c */
+enum np_drop np_tcp_ooo_add(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b, np_seq seq, uint32_t len);
+void np_tcp_ooo_drain(struct np_tcp *tcp, struct np_tcp_conn *c);
+void np_tcp_ooo_free(struct np_tcp_conn *c);
+
+/* sendq.c */
+void np_tcp_sendq_add(struct np_tcp_conn *c, struct np_buf *chain);
+void np_tcp_sendq_free(struct np_tcp_conn *c);
+/* Cuts b so that it carries n bytes, the rest in the piece behind it. Return: the piece with n bytes; NULL: no buffer. */
+struct np_buf *np_tcp_sendq_cut(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b, uint32_t n);
+
+/* output.c, segment.c */
+void np_tcp_output(struct np_tcp *tcp, struct np_tcp_conn *c);
+uint32_t np_tcp_window(struct np_tcp *tcp, struct np_tcp_conn *c);
+bool np_tcp_send_data(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b, bool again);
+bool np_tcp_send_empty(struct np_tcp *tcp, struct np_tcp_conn *c, uint8_t flags, np_seq seq);
+bool np_tcp_send_syn(struct np_tcp *tcp, struct np_tcp_conn *c);
+void np_tcp_send_rst(struct np_tcp *tcp, struct np_tcp_conn *c);
+/* Answers a segment that belongs to no connection (RFC 9293 §3.10.7.1). */
+void np_tcp_reply_rst(struct np_tcp *tcp, const struct np_tcp_seg *seg);
+struct np_tcp_synack {
+  np_seq seq;
+  np_seq ack;
+  uint32_t tsval;
+  uint32_t tsecr;
+  uint16_t mss;
+  uint16_t wnd;
+  uint8_t wscale; /* 0xff: none */
+  bool sack;
+  bool ts;
+};
+bool np_tcp_send_synack_raw(struct np_tcp *tcp, const struct np_flow *flow, const struct np_tcp_synack *args);
+
+/* timer.c */
+void np_tcp_timer_init(struct np_tcp *tcp);
+/* Makes sure the timer fires no later than the deadlines. */
+void np_tcp_timer_arm(struct np_tcp *tcp, struct np_tcp_conn *c);
+void np_tcp_delack_arm(struct np_tcp *tcp, struct np_tcp_conn *c);
+void np_tcp_keepalive_start(struct np_tcp *tcp, struct np_tcp_conn *c);
+void np_tcp_timers_cancel(struct np_tcp *tcp, struct np_tcp_conn *c);
+
+/* listen.c, cookie.c, isn.c */
+struct np_tcp_listener *np_tcp_listener_find(struct np_tcp *tcp, const struct np_flow *flow);
+enum np_drop np_tcp_listen_input(struct np_tcp *tcp, struct np_tcp_listener *l, struct np_tcp_seg *seg);
+void np_tcp_listener_left(struct np_tcp *tcp, struct np_tcp_conn *c);
+void np_tcp_listener_ready(struct np_tcp *tcp, struct np_tcp_conn *c);
+void np_tcp_agree(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tcp_opts *opts);
+np_seq np_tcp_isn(const struct np_tcp *tcp, const struct np_flow *flow);
+uint32_t np_tcp_ts_offset(const struct np_tcp *tcp, const struct np_flow *flow);
+uint32_t np_tcp_port_offset(const struct np_tcp *tcp, const struct np_flow *flow);
+enum np_drop np_tcp_cookie_send(struct np_tcp *tcp, const struct np_tcp_seg *seg);
+/* A connection from the ACK of a cookie, NULL with *why when it is none. */
+struct np_tcp_conn *np_tcp_cookie_accept(struct np_tcp *tcp, struct np_tcp_listener *l, struct np_tcp_seg *seg, enum np_drop *why);
+
+/* stream.c */
+extern const struct np_stream_ops np_tcp_stream_ops;
+/* A session calls with the stream alone. */
+struct np_tcp *np_tcp_owner(const struct np_tcp_conn *c);
+
+#endif

@@ -1,0 +1,180 @@
+/* Timers. A deadline is a field; the wheel's timer is set no later than the
+ * earliest deadline and, when it fires too early, set again. So a connection
+ * that sends and is acknowledged a thousand times moves its timer once per RTO. */
+#include "tcp/cc.h"
+
+void np_tcp_timer_arm(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  uint64_t due = c->rtx_due_ns;
+  if (due == 0 || (c->misc_due_ns != 0 && c->misc_due_ns < due)) due = c->misc_due_ns;
+  if (due == 0 || (np_timer_is_set(&c->timer) && c->timer_due_ns <= due)) return;
+  c->timer_due_ns = due;
+  np_timer_set(tcp->env.wheel, &c->timer, NP_TIMER_TCP, due);
+}
+
+/* Sets the second timer when an ACK, or anything that found no buffer, waits. */
+void np_tcp_delack_arm(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  if (np_timer_is_set(&c->ack_timer)) return;
+  uint64_t wait_ms = c->flags & NP_TF_NO_BUF ? 2 : tcp->config.delack_ms;
+  np_timer_set(tcp->env.wheel, &c->ack_timer, NP_TIMER_TCP_ACK, tcp->now_ns + wait_ms * NP_TCP_NS_PER_MS);
+}
+
+void np_tcp_timers_cancel(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  np_timer_cancel(tcp->env.wheel, &c->timer);
+  np_timer_cancel(tcp->env.wheel, &c->ack_timer);
+  c->rtx_due_ns = c->misc_due_ns = 0;
+}
+
+void np_tcp_keepalive_start(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  if (tcp->config.keepalive_idle_ms == 0) return;
+  c->misc_due_ns = tcp->now_ns + tcp->config.keepalive_idle_ms * NP_TCP_NS_PER_MS;
+  np_tcp_timer_arm(tcp, c);
+}
+
+static enum np_err timeout_err(const struct np_tcp_conn *c) {
+  return c->soft_err != 0 ? (enum np_err)c->soft_err : NP_ERR_TIMEDOUT; /* RFC 1122 §4.2.3.9 */
+}
+
+static void on_syn_timeout(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  /* A SYN cookie's connection has nothing to send again: the peer has to speak. */
+  if (c->probes >= tcp->config.syn_retries) {
+    np_tcp_close(tcp, c, timeout_err(c));
+    return;
+  }
+  c->probes++;
+  c->backoff++;
+  c->flags |= NP_TF_RTX_SYN;
+  c->rtx_due_ns = tcp->now_ns + np_tcp_rto_ns(tcp, c);
+  np_tcp_count(tcp, NP_C_TCP_RTO);
+  np_tcp_dirty(tcp, c);
+}
+
+/* RFC 9293 §3.8.6.1: as long as the peer answers, a closed window is no reason
+ * to give up (MUST-35..37); silence is, and so is a session that has gone. */
+static void on_persist(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  uint32_t limit_ms = tcp->config.user_timeout_ms;
+  bool silent = tcp->now_ms - c->rx_ms >= limit_ms;
+  bool orphan = (c->flags & NP_TF_DETACHED) && tcp->now_ns - c->progress_ns >= limit_ms * NP_TCP_NS_PER_MS;
+  if (limit_ms != 0 && (silent || orphan)) {
+    np_tcp_send_rst(tcp, c);
+    np_tcp_close(tcp, c, timeout_err(c));
+    return;
+  }
+  if (c->backoff < 30) c->backoff++;
+  c->flags |= NP_TF_PROBE;
+  c->rtx_due_ns = tcp->now_ns + np_tcp_rto_ns(tcp, c);
+  np_tcp_count(tcp, NP_C_TCP_PROBE);
+  np_tcp_dirty(tcp, c);
+}
+
+static void on_rtx_timeout(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  c->rtx_due_ns = 0;
+  if (c->state == NP_TCP_SYN_SENT || c->state == NP_TCP_SYN_RECEIVED) {
+    on_syn_timeout(tcp, c);
+    return;
+  }
+  if (np_tcp_flight(c) == 0) {
+    if (c->flags & NP_TF_ZERO_WND) on_persist(tcp, c);
+    return;
+  }
+  uint32_t limit_ms = tcp->config.user_timeout_ms;
+  if (limit_ms != 0 && tcp->now_ns - c->progress_ns >= limit_ms * NP_TCP_NS_PER_MS) {
+    np_tcp_close(tcp, c, timeout_err(c)); /* RFC 9293 §3.10.8, USER TIMEOUT */
+    return;
+  }
+  np_tcp_count(tcp, NP_C_TCP_RTO);
+  c->rto_count++;
+  np_tcp_recovery_rto(tcp, c);
+  if (c->backoff < 30) c->backoff++;
+  c->rtx_due_ns = tcp->now_ns + np_tcp_rto_ns(tcp, c);
+  np_tcp_dirty(tcp, c);
+}
+
+/* RFC 9293 §3.8.4. The probe is a segment just left of the window, without data. */
+static void on_keepalive(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  uint64_t idle_ms = tcp->now_ms - c->rx_ms;
+  const struct np_tcp_config *cfg = &tcp->config;
+  c->misc_due_ns = 0;
+  if (cfg->keepalive_idle_ms == 0) return;
+  if (idle_ms < cfg->keepalive_idle_ms || np_tcp_flight(c) > 0) {
+    uint64_t wait_ms = idle_ms < cfg->keepalive_idle_ms ? cfg->keepalive_idle_ms - idle_ms : cfg->keepalive_idle_ms;
+    c->probes = 0;
+    c->misc_due_ns = tcp->now_ns + wait_ms * NP_TCP_NS_PER_MS;
+    return;
+  }
+  if (c->probes >= cfg->keepalive_probes) {
+    np_tcp_send_rst(tcp, c);
+    np_tcp_close(tcp, c, timeout_err(c));
+    return;
+  }
+  c->probes++;
+  c->flags |= NP_TF_PROBE;
+  c->misc_due_ns = tcp->now_ns + cfg->keepalive_interval_ms * NP_TCP_NS_PER_MS;
+  np_tcp_count(tcp, NP_C_TCP_KEEPALIVE);
+  np_tcp_dirty(tcp, c);
+}
+
+static void on_misc_timeout(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  switch (c->state) {
+    case NP_TCP_ESTABLISHED:
+    case NP_TCP_CLOSE_WAIT:
+      on_keepalive(tcp, c);
+      return;
+    case NP_TCP_FIN_WAIT_1:
+    case NP_TCP_FIN_WAIT_2:
+      /* Nobody is left to read what a peer that never closes might send: RFC 9293
+       * §3.6.1 lets us end it with a reset. */
+      c->misc_due_ns = 0;
+      np_tcp_send_rst(tcp, c);
+      np_tcp_close(tcp, c, NP_ERR_TIMEDOUT);
+      return;
+    default:
+      c->misc_due_ns = 0;
+  }
+}
+
+static void time_wait_expired(struct np_tcp *tcp) {
+  for (uint32_t n = 0; n < NP_TCP_REAP_BUDGET && tcp->tw_head != NP_TCP_NIL; n++) {
+    struct np_tcp_conn *c = np_tcp_at(tcp, tcp->tw_head);
+    if (c->misc_due_ns > tcp->now_ns) break;
+    np_tcp_close(tcp, c, NP_ERR_EOF);
+  }
+  if (tcp->tw_head != NP_TCP_NIL) {
+    np_timer_set(tcp->env.wheel, &tcp->tw_timer, NP_TIMER_TCP, np_tcp_at(tcp, tcp->tw_head)->misc_due_ns);
+  }
+}
+
+static void on_timer(void *ctx, struct np_timer *timer, uint64_t now_ns) {
+  struct np_tcp *tcp = ctx;
+  np_tcp_set_now(tcp, now_ns);
+  if (timer == &tcp->tw_timer) {
+    time_wait_expired(tcp);
+    return;
+  }
+  struct np_tcp_conn *c = NP_CONTAINER_OF(timer, struct np_tcp_conn, timer);
+  if (c->rtx_due_ns != 0 && c->rtx_due_ns <= now_ns) on_rtx_timeout(tcp, c);
+  if (c->misc_due_ns != 0 && c->misc_due_ns <= now_ns && c->state != NP_TCP_CLOSED) on_misc_timeout(tcp, c);
+  if (c->state != NP_TCP_CLOSED) np_tcp_timer_arm(tcp, c);
+}
+
+static void on_ack_timer(void *ctx, struct np_timer *timer, uint64_t now_ns) {
+  struct np_tcp *tcp = ctx;
+  np_tcp_set_now(tcp, now_ns);
+  struct np_tcp_conn *c = NP_CONTAINER_OF(timer, struct np_tcp_conn, ack_timer);
+  if (c->flags & NP_TF_NO_BUF) {
+    c->flags &= ~NP_TF_NO_BUF;
+    np_tcp_dirty(tcp, c);
+  }
+  if (!(c->flags & NP_TF_ACK_LATER)) return;
+  if ((int32_t)(c->ack_due_ms - tcp->now_ms) > 0) {
+    np_timer_set(tcp->env.wheel, timer, NP_TIMER_TCP_ACK,
+                 now_ns + (uint64_t)(c->ack_due_ms - tcp->now_ms) * NP_TCP_NS_PER_MS);
+    return;
+  }
+  c->flags |= NP_TF_ACK_NOW;
+  np_tcp_dirty(tcp, c);
+}
+
+void np_tcp_timer_init(struct np_tcp *tcp) {
+  np_wheel_handle(tcp->env.wheel, NP_TIMER_TCP, on_timer, tcp);
+  np_wheel_handle(tcp->env.wheel, NP_TIMER_TCP_ACK, on_ack_timer, tcp);
+}
