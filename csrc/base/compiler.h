@@ -32,6 +32,10 @@ typedef uint64_t np_v4u64 __attribute__((vector_size(32)));
 #define NP_PAUSE() __asm__ volatile("yield")
 #endif
 
+/* Two words that are loaded and stored as one: a reader of the whole 16 bytes
+ * right behind two 8-byte stores would wait for both to reach the cache. */
+typedef uint64_t np_pair64 __attribute__((vector_size(16)));
+
 /* Ends the process: prints where and what, then aborts. Defined in
  * core/panic.c, because the folders below make no system call. */
 NP_NORETURN NP_COLD void np_panic(const char *file, int line, const char *what);

@@ -64,6 +64,6 @@ void np_frame_encode(const struct np_frame *frame, uint8_t header[16]) {
                 (uint64_t)(length & 0xffff) << 48;
   uint64_t hi = (uint64_t)(length >> 16) | (uint64_t)frame->type << 16 | (uint64_t)frame->priority << 24 |
                 (uint64_t)__builtin_bswap32(frame->stream) << 32;
-  memcpy(header, &lo, 8);
-  memcpy(header + 8, &hi, 8);
+  np_pair64 both = {lo, hi};
+  memcpy(header, &both, sizeof both);
 }

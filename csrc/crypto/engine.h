@@ -22,7 +22,8 @@ struct np_aead_op {
   uint32_t off;
   uint32_t bytes;
   uint32_t aad_bytes;
-  uint8_t nonce[12];
+  uint32_t record;     /* record.c's: which one of the batch */
+  uint8_t nonce[16];   /* 12 used */
   uint8_t calc[16];    /* the engine's: tag computed by open */
   bool ok;             /* out, open only */
 };

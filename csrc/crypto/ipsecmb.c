@@ -141,7 +141,7 @@ static void fill_job(IMB_JOB *j, struct np_aead_op *op, bool seal) {
   j->hash_start_src_offset_in_bytes = 0;
   j->msg_len_to_hash_in_bytes = op->bytes;
   j->iv = op->nonce;
-  j->iv_len_in_bytes = sizeof op->nonce;
+  j->iv_len_in_bytes = 12;
   j->auth_tag_output = seal ? op->tag : op->calc;
   j->auth_tag_output_len_in_bytes = NP_RECORD_TAG;
   j->u.CHACHA20_POLY1305.aad = op->aad;

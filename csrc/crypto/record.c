@@ -17,9 +17,10 @@ struct np_crypto {
   void *mem;         /* as the caller gave it */
   size_t bytes;
   struct np_key_cache cache;
+  /* A batch's operations: GCM from the front, ChaCha20 from the back, so that each
+   * kind lies together and the ChaCha20 ones make one burst. */
   struct np_aead_op ops[NP_RECORD_BATCH];
-  uint32_t record_of[NP_RECORD_BATCH];       /* ops index -> index in the batch */
-  uint8_t tags[NP_RECORD_BATCH][NP_RECORD_TAG]; /* of records whose tag does not lie in one piece */
+  uint8_t tags[NP_RECORD_BATCH][NP_RECORD_TAG]; /* by record: tags that do not lie in one piece */
 };
 
 static uint32_t cache_count(const struct np_crypto_config *config) {
@@ -149,10 +150,11 @@ static void tag_copy(struct np_buf *b, uint32_t off, uint8_t tag[NP_RECORD_TAG],
 }
 
 /* Nonce of the direction's next record, and the number moves on. */
-NP_INLINE void next_nonce(struct np_record_dir *dir, uint8_t nonce[12]) {
+NP_INLINE void next_nonce(struct np_record_dir *dir, uint8_t nonce[16]) {
   uint64_t n = dir->seq++;
   if (dir->aead == NP_AEAD_AES_256_GCM) {
-    memcpy(nonce, dir->nonce, 4);
+    uint32_t fixed = np_load_32(dir->nonce);
+    memcpy(nonce, &fixed, 4);
     np_store_be64(nonce + 4, np_load_be64(dir->nonce + 4) ^ n);
   } else {
     memset(nonce, 0, 4); /* the first 16 bytes went into the subkey */
@@ -181,53 +183,51 @@ static void prepare_chain(struct np_aead_op *op, const struct np_record *r, uint
   }
 }
 
-NP_INLINE void prepare(struct np_crypto *crypto, struct np_record *r, uint32_t k, bool seal) {
-  struct np_aead_op *op = &crypto->ops[k];
-  op->aad = r->header;
-  op->aad_bytes = NP_NPRO_HEADER;
-  op->bytes = r->body_bytes;
-  op->key = r->dir->record_key;
-  next_nonce(r->dir, op->nonce);
-  if (NP_LIKELY(in_one_piece(r))) {
-    op->body = np_buf_data(r->buf) + r->body_off;
-    op->tag = op->body + r->body_bytes;
-  } else {
-    prepare_chain(op, r, crypto->tags[k], seal);
-  }
-}
+/* First stage of a batch: everything that is known before any key is touched.
+ * The engines read nonces back with wider loads than wrote them, which waits
+ * for the stores when it comes right behind them; a stage of its own hides that. */
+struct staged {
+  uint32_t gcm;    /* ops[0..gcm) */
+  uint32_t chacha; /* ops[NP_RECORD_BATCH-chacha..), last record first */
+};
 
-static void finish_seal(struct np_crypto *crypto, const struct np_record *r, uint32_t k) {
-  if (NP_LIKELY(crypto->ops[k].tag != crypto->tags[k])) return;
-  uint64_t tag_at = (uint64_t)r->body_off + r->body_bytes;
-  tag_copy(r->buf, (uint32_t)tag_at, crypto->tags[k], true);
-}
-
-static void prefetch(const struct np_record *records, uint32_t n) {
-  for (uint32_t i = 0; i < n; i++) {
-    NP_PREFETCH(records[i].dir);
-    NP_PREFETCH(&records[i].dir->nonce[0]);
-    NP_PREFETCH(records[i].buf);
-  }
-}
-
-static void seal_batch(struct np_crypto *crypto, struct np_record *records, uint32_t n) {
-  const struct np_engine *engine = crypto->engine;
-  uint32_t k = 0; /* ChaCha records wait in ops[0..k) for one burst; GCM uses ops[k] and is done at once */
-  prefetch(records, n);
+static struct staged prepare(struct np_crypto *crypto, struct np_record *records, uint32_t n, bool seal) {
+  struct staged s = {0};
   for (uint32_t i = 0; i < n; i++) {
     struct np_record *r = &records[i];
-    np_assert(r->dir->seq < NP_RECORD_SEQ_MAX);
-    prepare(crypto, r, k, true);
-    if (r->dir->aead == NP_AEAD_AES_256_GCM) {
-      engine->gcm(crypto->state, np_key_cache_get(&crypto->cache, r->dir), &crypto->ops[k], true);
-      finish_seal(crypto, r, k);
+    struct np_record_dir *dir = r->dir;
+    if (seal) {
+      np_assert(dir->seq < NP_RECORD_SEQ_MAX);
     } else {
-      crypto->record_of[k++] = i;
+      r->ok = false;
+      if (NP_UNLIKELY(dir->seq >= NP_RECORD_SEQ_MAX)) dir->failed = 1;
+      if (NP_UNLIKELY(dir->failed)) continue;
+    }
+    bool gcm = dir->aead == NP_AEAD_AES_256_GCM;
+    struct np_aead_op *op = &crypto->ops[gcm ? s.gcm++ : NP_RECORD_BATCH - ++s.chacha];
+    op->record = i;
+    op->aad = r->header;
+    op->aad_bytes = NP_NPRO_HEADER;
+    op->bytes = r->body_bytes;
+    op->key = dir->record_key;
+    next_nonce(dir, op->nonce);
+    if (gcm) np_key_cache_prefetch(&crypto->cache, dir);
+    if (NP_LIKELY(in_one_piece(r))) {
+      op->body = np_buf_data(r->buf) + r->body_off;
+      op->tag = op->body + r->body_bytes;
+      NP_PREFETCH_W(op->body);
+    } else {
+      prepare_chain(op, r, crypto->tags[i], seal);
     }
   }
-  if (k > 0) engine->chacha(crypto->state, crypto->ops, k, true);
-  for (uint32_t j = 0; j < k; j++) finish_seal(crypto, &records[crypto->record_of[j]], j);
-  engine->scrub(crypto->state);
+  return s;
+}
+
+/* A tag that belongs into several pieces goes there. */
+NP_INLINE void place_tag(struct np_crypto *crypto, const struct np_record *records, const struct np_aead_op *op) {
+  if (NP_LIKELY(op->tag != crypto->tags[op->record])) return;
+  const struct np_record *r = &records[op->record];
+  tag_copy(r->buf, r->body_off + r->body_bytes, op->tag, true);
 }
 
 /* The verdict on one record of a direction, in order: nothing after a failure counts. */
@@ -236,25 +236,44 @@ NP_INLINE void judge(struct np_record *r, bool opened) {
   if (NP_UNLIKELY(!r->ok)) r->dir->failed = 1;
 }
 
+static void prefetch(const struct np_record *records, uint32_t n) {
+  for (uint32_t i = 0; i < n; i++) {
+    NP_PREFETCH_W(&records[i].dir->seq);
+    NP_PREFETCH(records[i].buf);
+  }
+}
+
+static void seal_batch(struct np_crypto *crypto, struct np_record *records, uint32_t n) {
+  const struct np_engine *engine = crypto->engine;
+  prefetch(records, n);
+  struct staged s = prepare(crypto, records, n, true);
+  for (uint32_t i = 0; i < s.gcm; i++) {
+    struct np_aead_op *op = &crypto->ops[i];
+    engine->gcm(crypto->state, np_key_cache_get(&crypto->cache, records[op->record].dir), op, true);
+    place_tag(crypto, records, op);
+  }
+  struct np_aead_op *chacha = &crypto->ops[NP_RECORD_BATCH - s.chacha];
+  if (s.chacha > 0) engine->chacha(crypto->state, chacha, s.chacha, true);
+  for (uint32_t i = 0; i < s.chacha; i++) place_tag(crypto, records, &chacha[i]);
+  engine->scrub(crypto->state);
+}
+
 static void open_batch(struct np_crypto *crypto, struct np_record *records, uint32_t n) {
   const struct np_engine *engine = crypto->engine;
-  uint32_t k = 0;
   prefetch(records, n);
-  for (uint32_t i = 0; i < n; i++) {
-    struct np_record *r = &records[i];
-    r->ok = false;
-    if (r->dir->seq >= NP_RECORD_SEQ_MAX) r->dir->failed = 1;
+  struct staged s = prepare(crypto, records, n, false);
+  for (uint32_t i = 0; i < s.gcm; i++) {
+    struct np_aead_op *op = &crypto->ops[i];
+    struct np_record *r = &records[op->record];
     if (NP_UNLIKELY(r->dir->failed)) continue;
-    prepare(crypto, r, k, false);
-    if (r->dir->aead == NP_AEAD_AES_256_GCM) {
-      engine->gcm(crypto->state, np_key_cache_get(&crypto->cache, r->dir), &crypto->ops[k], false);
-      judge(r, crypto->ops[k].ok);
-    } else {
-      crypto->record_of[k++] = i;
-    }
+    engine->gcm(crypto->state, np_key_cache_get(&crypto->cache, r->dir), op, false);
+    judge(r, op->ok);
   }
-  if (k > 0) engine->chacha(crypto->state, crypto->ops, k, false);
-  for (uint32_t j = 0; j < k; j++) judge(&records[crypto->record_of[j]], crypto->ops[j].ok);
+  if (s.chacha > 0) engine->chacha(crypto->state, &crypto->ops[NP_RECORD_BATCH - s.chacha], s.chacha, false);
+  for (uint32_t i = 1; i <= s.chacha; i++) {
+    struct np_aead_op *op = &crypto->ops[NP_RECORD_BATCH - i];
+    judge(&records[op->record], op->ok);
+  }
   engine->scrub(crypto->state);
 }
 
@@ -276,7 +295,7 @@ static bool single(struct np_crypto *crypto, enum np_aead aead, const uint8_t ke
   const struct np_engine *engine = crypto->engine;
   op->ok = false;
   if (aead == NP_AEAD_AES_256_GCM) {
-    memcpy(op->nonce, nonce, sizeof op->nonce);
+    memcpy(op->nonce, nonce, 12);
     engine->slot_expand(crypto->state, crypto->single, key);
     engine->gcm(crypto->state, crypto->single, op, seal);
     engine->slot_wipe(crypto->state, crypto->single);
