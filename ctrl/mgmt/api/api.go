@@ -1,0 +1,357 @@
+// Package api is the contract of the management socket: paths and the JSON that
+// travels. Server (ctrl/mgmt) and client (npctl) share it; it holds no behaviour but
+// formatting rules that both need.
+//
+// HTTP/1.1 over a Unix socket. Reads are GET, changes POST. Every answer is an
+// object with "schema": "np/v1"; field names are snake_case with units in them,
+// times RFC 3339 in UTC. An error answer is [Error] with the HTTP status that
+// [Error.Kind] implies.
+package api
+
+import "time"
+
+// Schema is the value of every answer's schema field.
+const Schema = "np/v1"
+
+// Paths. Those with a trailing slash take one more segment.
+const (
+	PathLive        = "/livez"
+	PathReady       = "/readyz"
+	PathMetrics     = "/metrics"
+	PathVersion     = "/v1/version"
+	PathStatus      = "/v1/status"
+	PathConns       = "/v1/connections"
+	PathConn        = "/v1/connections/" // + ID
+	PathDrops       = "/v1/drops"
+	PathStats       = "/v1/stats"
+	PathBackend     = "/v1/backend"
+	PathInterfaces  = "/v1/interfaces"
+	PathNeighbors   = "/v1/neighbors"
+	PathListeners   = "/v1/listeners"
+	PathPeers       = "/v1/peers"
+	PathConfig      = "/v1/config"  // shown with the origin of each value
+	PathCapture     = "/v1/capture" // GET: streams pcapng; query: CaptureQuery
+	PathDrain       = "/v1/drain"   // POST
+	PathLogLevel    = "/v1/log/level"
+	PathConnClose   = "/v1/connections/close" // POST: CloseRequest
+	CaptureLostName = "Np-Capture-Lost"       // trailer of PathCapture: packets that found no room
+)
+
+// Error kinds; npctl turns them into its exit codes.
+const (
+	KindFailed      = "failed"        // 500, exit 1
+	KindUsage       = "usage"         // 400, exit 2
+	KindNotFound    = "not_found"     // 404, exit 4
+	KindPermission  = "not_permitted" // 403, exit 5
+	KindTimeout     = "timeout"       // 504, exit 6
+	KindConflict    = "conflict"      // 409, exit 7
+	KindUnavailable = "unavailable"   // 503, exit 1
+)
+
+// Error is the body of every answer that is not 2xx.
+type Error struct {
+	Schema string `json:"schema"`
+	Kind   string `json:"kind"`
+	Text   string `json:"error"`
+}
+
+// Version says what runs.
+type Version struct {
+	Schema  string `json:"schema"`
+	Version string `json:"version"`
+	Commit  string `json:"commit"`
+	Go      string `json:"go"`
+}
+
+// Status is the daemon at a glance. State is starting, ready, degraded or draining; Problems
+// is empty unless degraded and says one line each.
+type Status struct {
+	Schema        string      `json:"schema"`
+	State         string      `json:"state"`
+	Problems      []string    `json:"problems"`
+	Version       string      `json:"version"`
+	StartedAt     time.Time   `json:"started_at"`
+	UptimeSeconds float64     `json:"uptime_seconds"`
+	Backend       string      `json:"backend"`
+	CryptoEngine  string      `json:"crypto_engine"`
+	HugePageBytes uint64      `json:"huge_page_bytes"` // 0: ordinary pages
+	PublicKey     string      `json:"public_key"`
+	Cores         []Core      `json:"cores"`
+	Interfaces    []Interface `json:"interfaces"`
+	Connections   uint64      `json:"connections"`
+	Sessions      uint64      `json:"npro_sessions"`
+	Streams       uint64      `json:"npro_streams"`
+	Handshakes    uint64      `json:"handshakes_in_flight"`
+	BuffersFree   uint64      `json:"buffers_free"`
+	Buffers       uint64      `json:"buffers"`
+	RxPackets     uint64      `json:"rx_packets_total"`
+	TxPackets     uint64      `json:"tx_packets_total"`
+	Dropped       uint64      `json:"dropped_packets_total"`
+}
+
+// Core is one poll core. BusyRatio is over the time since the last status call, 0 to 1.
+type Core struct {
+	Core            int     `json:"core"`
+	CPU             int     `json:"cpu"` // -1: not pinned
+	BusyNanoseconds uint64  `json:"busy_nanoseconds_total"`
+	Turns           uint64  `json:"turns_total"`
+	Sleeps          uint64  `json:"sleeps_total"`
+	BusyRatio       float64 `json:"busy_ratio"`
+}
+
+// Interface is one interface of the appliance.
+type Interface struct {
+	Name      string   `json:"name"`
+	State     string   `json:"state"` // up, down
+	Reason    string   `json:"reason,omitempty"`
+	MAC       string   `json:"mac"`
+	MTUBytes  int      `json:"mtu_bytes"`
+	Addresses []string `json:"addresses"`
+	XDPMode   string   `json:"xdp_mode"` // native, generic
+	ZeroCopy  bool     `json:"zero_copy"`
+	Queues    []Queue  `json:"queues"`
+	// of the XDP program
+	Redirected   uint64 `json:"xdp_redirected_packets_total"`
+	PassedKernel uint64 `json:"xdp_passed_packets_total"`
+	XDPDropped   uint64 `json:"xdp_dropped_packets_total"`
+}
+
+// Queue is one port queue.
+type Queue struct {
+	Queue      int    `json:"queue"`
+	Core       int    `json:"core"`
+	RxPackets  uint64 `json:"rx_packets_total"`
+	RxBytes    uint64 `json:"rx_bytes_total"`
+	TxPackets  uint64 `json:"tx_packets_total"`
+	TxBytes    uint64 `json:"tx_bytes_total"`
+	RxDropped  uint64 `json:"rx_dropped_packets_total"`
+	RxRingFull uint64 `json:"rx_ring_full_total"`
+	FillEmpty  uint64 `json:"fill_ring_empty_total"`
+	TxInvalid  uint64 `json:"tx_invalid_total"`
+	Wakeups    uint64 `json:"wakeups_total"`
+}
+
+// Interfaces answers PathInterfaces.
+type Interfaces struct {
+	Schema     string      `json:"schema"`
+	Interfaces []Interface `json:"interfaces"`
+}
+
+// Conn is a connection, with the vocabulary of `ss -ti`.
+type Conn struct {
+	ID                string    `json:"id"` // hexadecimal handle
+	Listener          string    `json:"listener,omitempty"`
+	Protocol          string    `json:"protocol"` // npro, echo, ...
+	Local             string    `json:"local"`
+	Remote            string    `json:"remote"`
+	State             string    `json:"state"`
+	SessionState      string    `json:"session_state,omitempty"`
+	Peer              string    `json:"peer,omitempty"`        // name of the [[peer]] entry
+	PeerKey           string    `json:"peer_key,omitempty"`    // its public key
+	Pattern           string    `json:"pattern,omitempty"`     // XX, IK, NX, NNpsk0, with +mlkem768 when hybrid
+	AEAD              string    `json:"aead,omitempty"`        // aes-256-gcm, xchacha20-poly1305
+	Compression       string    `json:"compression,omitempty"` // lz4, zstd
+	ConnectionID      string    `json:"connection_id,omitempty"`
+	Core              int       `json:"core"`
+	Backend           string    `json:"backend"`
+	Outgoing          bool      `json:"outgoing"`
+	CreatedAt         time.Time `json:"created_at"`
+	LastReceivedMs    float64   `json:"last_received_ms"` // ago
+	BytesReceived     uint64    `json:"bytes_received"`
+	BytesSent         uint64    `json:"bytes_sent"`
+	BytesRetrans      uint64    `json:"bytes_retransmitted"`
+	SegmentsReceived  uint64    `json:"segments_received"`
+	SegmentsSent      uint64    `json:"segments_sent"`
+	FramesReceived    uint64    `json:"frames_received"`
+	FramesSent        uint64    `json:"frames_sent"`
+	Streams           uint32    `json:"streams"`
+	SendQueueBytes    uint32    `json:"send_queue_bytes"`
+	ReceiveQueueBytes uint32    `json:"receive_queue_bytes"`
+	TCP               TCP       `json:"tcp"`
+}
+
+// TCP is a connection's transport state.
+type TCP struct {
+	MSSBytes        uint32  `json:"mss_bytes"`
+	CwndBytes       uint32  `json:"cwnd_bytes"`
+	SsthreshBytes   uint32  `json:"ssthresh_bytes,omitempty"`
+	SndWndBytes     uint32  `json:"snd_wnd_bytes"`
+	RcvWndBytes     uint32  `json:"rcv_wnd_bytes"`
+	WscaleSnd       uint8   `json:"wscale_snd"`
+	WscaleRcv       uint8   `json:"wscale_rcv"`
+	Timestamps      bool    `json:"timestamps"`
+	SACK            bool    `json:"sack"`
+	RTTMs           float64 `json:"rtt_ms"`
+	RTTVarMs        float64 `json:"rttvar_ms"`
+	RTOMs           float64 `json:"rto_ms"`
+	MinRTTMs        float64 `json:"minrtt_ms"`
+	InflightBytes   uint32  `json:"inflight_bytes"`
+	SackedBytes     uint32  `json:"sacked_bytes"`
+	LostBytes       uint32  `json:"lost_bytes"`
+	OutOfOrderBytes uint32  `json:"out_of_order_bytes"`
+	Retrans         uint32  `json:"retransmits_total"`
+	Timeouts        uint32  `json:"timeouts_total"`
+	Limited         string  `json:"limited,omitempty"`
+}
+
+// Conns answers PathConns. Query: state, listener, peer, protocol (exact), limit (default 1000).
+type Conns struct {
+	Schema      string `json:"schema"`
+	Total       int    `json:"total"`
+	Connections []Conn `json:"connections"`
+}
+
+// ConnAnswer answers PathConn.
+type ConnAnswer struct {
+	Schema     string `json:"schema"`
+	Connection Conn   `json:"connection"`
+}
+
+// Counter is one value of the ledger.
+type Counter struct {
+	Name  string `json:"name"`
+	Layer string `json:"layer,omitempty"` // drops
+	Value uint64 `json:"value"`
+	Help  string `json:"help"`
+}
+
+// Drops answers PathDrops: every reason, zero ones too, summed over cores, and the ledger
+// that must sum (see csrc/include/np/np_counter.def).
+type Drops struct {
+	Schema string    `json:"schema"`
+	Drops  []Counter `json:"drops"`
+	Ledger Ledger    `json:"ledger"`
+}
+
+// Ledger is the packet and frame equation.
+type Ledger struct {
+	RxPackets       uint64 `json:"rx_packets"`
+	Delivered       uint64 `json:"delivered_packets"`
+	Dropped         uint64 `json:"dropped_packets"`
+	FramesReceived  uint64 `json:"npro_frames_received"`
+	FramesDelivered uint64 `json:"npro_frames_delivered"`
+	FramesDropped   uint64 `json:"npro_frames_dropped"`
+	Balanced        bool   `json:"balanced"`
+}
+
+// Stats answers PathStats: every counter, summed over cores, and by core.
+type Stats struct {
+	Schema   string      `json:"schema"`
+	Counters []Counter   `json:"counters"`
+	Cores    []CoreStats `json:"cores"`
+}
+
+// CoreStats is one core's counters, in the order of Stats.Counters.
+type CoreStats struct {
+	Core   int      `json:"core"`
+	Values []uint64 `json:"values"`
+}
+
+// Backend answers PathBackend. Ladder says, rung by rung, what was tried.
+type Backend struct {
+	Schema    string `json:"schema"`
+	Requested string `json:"requested"`
+	Actual    string `json:"actual"`
+	Reason    string `json:"reason"` // why actual differs, "" when it does not
+	Ladder    []Rung `json:"ladder"`
+}
+
+// Rung is one backend tried on one interface.
+type Rung struct {
+	Interface string `json:"interface"`
+	Backend   string `json:"backend"` // af_xdp zero-copy, af_xdp copy, ...
+	Chosen    bool   `json:"chosen"`
+	Reason    string `json:"reason,omitempty"`
+	Cure      string `json:"cure,omitempty"` // the command that would help
+}
+
+// Neighbors answers PathNeighbors.
+type Neighbors struct {
+	Schema    string     `json:"schema"`
+	Neighbors []Neighbor `json:"neighbors"`
+}
+
+// Neighbor is an ARP or ND entry of one core.
+type Neighbor struct {
+	Address    string  `json:"address"`
+	MAC        string  `json:"mac"`
+	Interface  string  `json:"interface"`
+	State      string  `json:"state"`
+	AgeSeconds float64 `json:"age_seconds"`
+	Core       int     `json:"core"`
+}
+
+// Listeners answers PathListeners.
+type Listeners struct {
+	Schema    string     `json:"schema"`
+	Listeners []Listener `json:"listeners"`
+}
+
+// Listener is one listener.
+type Listener struct {
+	Name           string `json:"name"`
+	Address        string `json:"address"`
+	Protocol       string `json:"protocol"`
+	Connections    int    `json:"connections"`
+	MaxConnections int    `json:"max_connections"` // 0: none of its own
+	Accepted       uint64 `json:"accepted_total"`
+	AllowV1        bool   `json:"allow_v1"`
+}
+
+// Peers answers PathPeers.
+type Peers struct {
+	Schema   string `json:"schema"`
+	AllowAny bool   `json:"allow_any_peer"`
+	Peers    []Peer `json:"peers"`
+}
+
+// Peer is a configured identity.
+type Peer struct {
+	Name        string   `json:"name"`
+	PublicKey   string   `json:"public_key"`
+	Allow       []string `json:"allow"`
+	Connections int      `json:"connections"`
+}
+
+// Config answers PathConfig; secrets are never in it.
+type Config struct {
+	Schema string        `json:"schema"`
+	Values []ConfigValue `json:"values"`
+}
+
+// ConfigValue is one key with where its value came from: default, file:line:column,
+// environment NAME or flag.
+type ConfigValue struct {
+	Key    string `json:"key"`
+	Value  string `json:"value"`
+	Origin string `json:"origin"`
+}
+
+// CaptureQuery names the query parameters of PathCapture.
+const (
+	CaptureFilter    = "filter"     // tcpdump's language
+	CaptureInterface = "interface"  // name
+	CaptureConn      = "conn"       // ID
+	CaptureListener  = "listener"   // name or port
+	CaptureDir       = "dir"        // comma-separated rx, tx, drop; default all
+	CaptureCount     = "count"      // packets, then it ends
+	CaptureSnap      = "snap_bytes" // of each packet
+)
+
+// CloseRequest is the body of PathConnClose.
+type CloseRequest struct {
+	ID    string `json:"id"`
+	Abort bool   `json:"abort"`
+}
+
+// LogLevel is body and answer of PathLogLevel: debug, info, warn, error.
+type LogLevel struct {
+	Schema string `json:"schema"`
+	Level  string `json:"level"`
+}
+
+// Done answers changes that have nothing to tell.
+type Done struct {
+	Schema string `json:"schema"`
+	Done   bool   `json:"done"`
+}
