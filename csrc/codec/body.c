@@ -47,6 +47,16 @@ bool np_cursor_skip(struct np_cursor *at, uint32_t n) {
   return true;
 }
 
+/* A text entry of n bytes: once, and UTF-8. */
+static bool context_text(struct np_cursor *at, uint32_t n, struct np_cursor *out, bool *has) {
+  uint8_t text[UINT8_MAX];
+  if (*has) return false;
+  *has = true;
+  *out = *at;
+  out->left = n;
+  return np_cursor_read(at, text, n) && np_utf8_valid(text, n);
+}
+
 static bool context_entry(struct np_cursor *at, struct np_context *out) {
   uint8_t head[2]; /* key, length */
   if (!np_cursor_read(at, head, sizeof head)) return false;
@@ -62,6 +72,10 @@ static bool context_entry(struct np_cursor *at, struct np_context *out) {
       out->deadline_ms = np_load_be32(v);
       return true;
     }
+    case NP_CONTEXT_TENANT:
+      return context_text(at, head[1], &out->tenant, &out->has_tenant);
+    case NP_CONTEXT_SESSION:
+      return context_text(at, head[1], &out->session, &out->has_session);
     default:
       return np_cursor_skip(at, head[1]);
   }

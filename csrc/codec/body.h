@@ -41,9 +41,13 @@ enum np_context_key {
 
 struct np_context {
   struct np_cursor entries; /* the block as it came, length field left out: what is forwarded */
+  struct np_cursor tenant;  /* left: 0 to 255 bytes of UTF-8 */
+  struct np_cursor session;
   uint32_t deadline_ms;
   bool has_deadline;
   bool has_traceparent;
+  bool has_tenant;
+  bool has_session;
   uint8_t traceparent[NP_TRACEPARENT_BYTES];
 };
 
@@ -52,8 +56,9 @@ struct np_request {
   uint8_t opcode[NP_OPCODE_MAX];
 };
 
-/* Reads the block that CTX announces and leaves at behind it. Unknown keys are
- * kept in entries. Return: NP_FRAME_OK or NP_DROP_NPRO_BODY. */
+/* Reads the block that CTX announces and leaves at behind it. Keys 01 to 04 come
+ * once at most, with the sizes and text given; others may repeat and are kept in
+ * entries. Return: NP_FRAME_OK or NP_DROP_NPRO_BODY. */
 enum np_drop np_body_context(struct np_cursor *at, struct np_context *out);
 /* REQUEST and MESSAGE: reads the opcode and leaves at on the payload (at->left bytes). */
 enum np_drop np_body_request(struct np_cursor *at, struct np_request *out);
