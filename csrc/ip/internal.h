@@ -186,7 +186,7 @@ void np_ip_send_frame(struct np_ip *ip, const struct np_iface *ifc, struct np_bu
 /* The same with an IP header first. hops: for IPv6; IPv4 always leaves with NP_IP_TTL. */
 void np_ip_send_to(struct np_ip *ip, const struct np_iface *ifc, struct np_buf *buf, const struct np_mac *mac,
                    const struct np_addr *src, const struct np_addr *dst, uint8_t proto, uint8_t tos, uint8_t hops);
-/* Counts, tells env->drop, frees. */
+/* A packet on its way out, data at its IP header: counts, tells env->drop, frees. */
 void np_ip_drop(struct np_ip *ip, struct np_buf *buf, enum np_drop why);
 
 #endif

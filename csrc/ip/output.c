@@ -3,7 +3,14 @@
 
 void np_ip_drop(struct np_ip *ip, struct np_buf *buf, enum np_drop why) {
   ip->env.counters->drop[why]++;
-  if (ip->env.drop != NULL) ip->env.drop(ip->env.ctx, buf, why);
+  if (ip->env.drop != NULL) {
+    /* A capture shows frames: an Ethernet header whose addresses are not known yet. */
+    uint16_t type = np_buf_cdata(buf)[0] >> 4 == 4 ? NP_ETHERTYPE_IP4 : NP_ETHERTYPE_IP6;
+    uint8_t *eth = np_buf_push(buf, NP_ETH_BYTES);
+    memset(eth, 0, NP_ETH_BYTES);
+    np_store_be16(eth + NP_ETH_TYPE, type);
+    ip->env.drop(ip->env.ctx, buf, why);
+  }
   np_buf_put(buf);
 }
 
@@ -87,8 +94,9 @@ static struct np_buf *own(struct np_ip *ip, struct np_buf *buf) {
   return copy;
 }
 
+/* Sends or queues one packet (data at the IP header) by the routing table. */
 static enum np_err output_slow(struct np_ip *ip, struct np_buf *buf, const struct np_addr *src, const struct np_addr *dst,
-                               uint8_t proto, uint8_t tos, struct np_path *path, uint64_t now_ns) {
+                               struct np_path *path, uint64_t now_ns) {
   bool v4 = np_addr_is_v4(dst);
   struct np_addr hop;
   if (path != NULL) path->link_len = 0;
@@ -98,7 +106,7 @@ static enum np_err output_slow(struct np_ip *ip, struct np_buf *buf, const struc
     np_ip_drop(ip, buf, down ? NP_DROP_TX_PORT_DOWN : NP_DROP_NO_ROUTE);
     return down ? NP_ERR_PORTDOWN : NP_ERR_NOROUTE;
   }
-  if (buf->len + (v4 ? NP_IP4_BYTES : NP_IP6_BYTES) > ifc->mtu_bytes) {
+  if (buf->len > ifc->mtu_bytes) {
     np_ip_drop(ip, buf, NP_DROP_TX_TOO_BIG);
     return NP_ERR_LIMIT;
   }
@@ -110,29 +118,27 @@ static enum np_err output_slow(struct np_ip *ip, struct np_buf *buf, const struc
   if (np_neigh_has_mac(n)) {
     if (path != NULL) fill_path(ip, ifc, n, v4, path);
     np_neigh_used(ip, n, now_ns);
-    np_ip_send_to(ip, ifc, buf, &n->mac, src, dst, proto, tos, NP_IP_TTL);
+    np_ip_send_frame(ip, ifc, buf, &n->mac, v4 ? NP_ETHERTYPE_IP4 : NP_ETHERTYPE_IP6);
     return NP_ERR_OK;
   }
   buf = own(ip, buf);
-  if (buf == NULL) return NP_ERR_OK;
-  push_ip(ip, buf, src, dst, proto, tos, NP_IP_TTL, v4);
-  np_neigh_queue(ip, n, buf);
+  if (buf != NULL) np_neigh_queue(ip, n, buf);
   return NP_ERR_OK;
 }
 
 enum np_err np_ip_output(struct np_ip *ip, struct np_buf *buf, const struct np_addr *src, const struct np_addr *dst,
                          uint8_t proto, uint8_t tos, struct np_path *path, uint64_t now_ns) {
+  bool v4 = np_addr_is_v4(dst);
+  push_ip(ip, buf, src, dst, proto, tos, NP_IP_TTL, v4);
   if (NP_UNLIKELY(path == NULL || path->link_len == 0 || path->generation != ip->generation)) {
-    return output_slow(ip, buf, src, dst, proto, tos, path, now_ns);
+    return output_slow(ip, buf, src, dst, path, now_ns);
   }
-  bool v4 = path->is_v4 != 0;
-  if (NP_UNLIKELY(buf->len + (v4 ? NP_IP4_BYTES : NP_IP6_BYTES) > path->mtu_bytes)) {
+  if (NP_UNLIKELY(buf->len > path->mtu_bytes)) {
     np_ip_drop(ip, buf, NP_DROP_TX_TOO_BIG);
     return NP_ERR_LIMIT;
   }
   struct np_neigh *n = &ip->neigh[path->neigh];
   if (NP_UNLIKELY(n->state != NP_NEIGH_REACHABLE)) np_neigh_used(ip, n, now_ns);
-  push_ip(ip, buf, src, dst, proto, tos, NP_IP_TTL, v4);
   memcpy(np_buf_push(buf, path->link_len), path->link, path->link_len);
   transmit(ip, ip->iface[path->iface].port, buf);
   return NP_ERR_OK;
