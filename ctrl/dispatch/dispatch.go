@@ -10,13 +10,9 @@ import (
 	"runtime/debug"
 	"slices"
 	"time"
-	"unicode/utf8"
 
 	"github.com/np-appliance/np/ctrl/npro"
 )
-
-// MaxOpcode is the longest opcode in bytes.
-const MaxOpcode = 63
 
 // Request is a message to a handler. It and its Payload are the handler's
 // only until it returns.
@@ -25,9 +21,7 @@ type Request struct {
 	Payload []byte
 	OneWay  bool // MESSAGE: what the handler returns goes nowhere
 	Peer    Peer
-	Trace   [26]byte // W3C traceparent, zero when there is none
-	Tenant  []byte
-	Session []byte
+	Context npro.Context
 }
 
 // Peer is who sent a request.
@@ -75,7 +69,7 @@ type Registry struct {
 func New(log *slog.Logger, entries ...Entry) (*Registry, error) {
 	r := &Registry{entries: make(map[string]*Entry, len(entries)), log: log}
 	for _, e := range entries {
-		if err := CheckOpcode(e.Opcode); err != nil {
+		if err := npro.CheckOpcode(e.Opcode); err != nil {
 			return nil, fmt.Errorf("register handler: %w", err)
 		}
 		if e.Handle == nil && e.Stream == nil {
@@ -87,14 +81,6 @@ func New(log *slog.Logger, entries ...Entry) (*Registry, error) {
 		r.entries[e.Opcode] = &e
 	}
 	return r, nil
-}
-
-// CheckOpcode tests an opcode's form.
-func CheckOpcode(op string) error {
-	if len(op) < 1 || len(op) > MaxOpcode || !utf8.ValidString(op) {
-		return fmt.Errorf("opcode %q: expected 1 to %d bytes of UTF-8", op, MaxOpcode)
-	}
-	return nil
 }
 
 // Lookup finds an opcode's entry, nil when there is none.

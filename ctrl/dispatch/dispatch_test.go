@@ -21,14 +21,9 @@ func quiet() (*slog.Logger, *bytes.Buffer) {
 }
 
 func TestOpcodes(t *testing.T) {
-	for op, ok := range map[string]bool{"A": true, strings.Repeat("x", 63): true, "größe": true, "": false, strings.Repeat("x", 64): false, "\xff": false} {
-		if err := CheckOpcode(op); (err == nil) != ok {
-			t.Errorf("CheckOpcode(%q) = %v", op, err)
-		}
-	}
 	log, _ := quiet()
 	h := func(context.Context, *Request) ([]byte, error) { return nil, nil }
-	for _, bad := range [][]Entry{{{Opcode: "", Handle: h}}, {{Opcode: "A"}}, {{Opcode: "A", Handle: h}, {Opcode: "A", Handle: h}}} {
+	for _, bad := range [][]Entry{{{Opcode: "", Handle: h}}, {{Opcode: strings.Repeat("x", 64), Handle: h}}, {{Opcode: "\xff", Handle: h}}, {{Opcode: "A"}}, {{Opcode: "A", Handle: h}, {Opcode: "A", Handle: h}}} {
 		if _, err := New(log, bad...); err == nil {
 			t.Errorf("accepted %+v", bad)
 		}

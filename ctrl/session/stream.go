@@ -1,0 +1,305 @@
+package session
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/np-appliance/np/ctrl/dispatch"
+	"github.com/np-appliance/np/ctrl/npro"
+	"github.com/np-appliance/np/dataplane"
+)
+
+// stream is one NPRO stream: a message on its way to its answer, or a byte
+// stream. Guarded by its connection's mu.
+type stream struct {
+	c        *conn
+	id       uint32
+	priority uint8
+	data     bool // a byte stream
+	oneWay   bool
+	touched  time.Time
+	cancel   context.CancelFunc // ends its handler's context
+	busy     bool               // a handler has it, or will
+	done     bool               // our side has said all
+	dead     bool               // reset, or its connection is gone
+	why      dataplane.Code     // of dead
+
+	// a message being put together
+	partial bool
+	flags   uint8
+	body    []byte
+	held    int
+
+	// sending
+	out    int   // bytes handed to the core, not reported sent
+	frames []int // the same, frame by frame
+
+	// a byte stream
+	peerEnd  bool     // its peer has said all
+	in       [][]byte // received, not read
+	credited int      // read, credit not returned yet
+	readable chan struct{}
+	wroteEnd bool
+}
+
+func newStream(c *conn, ev *dataplane.Event) *stream {
+	t := npro.Type(ev.Type)
+	return &stream{c: c, id: ev.Stream, priority: ev.Priority, data: t == npro.TypeData, oneWay: t == npro.TypeMessage}
+}
+
+// takes says whether a frame may follow on a known stream. c.mu is held.
+func (st *stream) takes(ev *dataplane.Event) bool {
+	t := npro.Type(ev.Type)
+	switch {
+	case st.dead:
+		return false
+	case st.data:
+		return t == npro.TypeData && !st.peerEnd
+	}
+	return st.partial && (t == npro.TypeMessage) == st.oneWay && t != npro.TypeData && t != npro.TypeResponse
+}
+
+// reason is the error of a dead stream.
+func (st *stream) reason() error { return fmt.Errorf("stream %d: %w", st.id, st.why) }
+
+// fail ends a stream at once. c.mu is held.
+func (st *stream) fail(why dataplane.Code) {
+	if st.dead {
+		return
+	}
+	st.dead, st.why = true, why
+	if why == dataplane.CodeOK {
+		st.why = dataplane.CodeEOF
+	}
+	st.c.outBytes -= st.out
+	st.out, st.frames, st.in = 0, nil, nil
+	if st.partial {
+		st.partial = false
+		st.c.m.partial.Add(-1)
+	}
+	if st.c.state != stateGone {
+		st.c.free(st.held)
+	}
+	st.held, st.body = 0, nil
+	if st.cancel != nil {
+		st.cancel()
+	}
+	st.wakeReader()
+	st.c.wake()
+}
+
+func (st *stream) wakeReader() {
+	if st.readable != nil {
+		close(st.readable)
+		st.readable = nil
+	}
+}
+
+// forget takes a stream that ended badly off its connection. c.mu is held.
+func (c *conn) forget(st *stream) {
+	st.fail(dataplane.CodeAborted)
+	delete(c.streams, st.id)
+}
+
+// tidy forgets a stream that ended well, once all of it is sent. c.mu is held.
+func (c *conn) tidy(st *stream) {
+	if st.done && st.out == 0 && !st.busy && (!st.data || st.peerEnd) {
+		delete(c.streams, st.id)
+	}
+}
+
+// reset is the peer giving a stream up.
+func (c *conn) reset(id, code uint32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if st := c.streams[id]; st != nil {
+		st.fail(dataplane.CodeReset)
+		delete(c.streams, id)
+	}
+}
+
+// admitStream takes a place for a byte stream's handler.
+func (m *Manager) admitStream() bool {
+	if m.streams.Add(1) > int64(m.cfg.StreamHandlers) {
+		m.streams.Add(-1)
+		return false
+	}
+	return true
+}
+
+// data takes a DATA frame; first: it opened the stream, which serve has a
+// place for.
+func (c *conn) data(st *stream, ev *dataplane.Event, first, serve bool) {
+	n := ev.Len()
+	if first {
+		if why := c.begin(st, serve); why != npro.CodeOK {
+			c.mu.Lock()
+			c.forget(st)
+			c.mu.Unlock()
+			c.sh.must(func() error { return c.sh.core.Reset(c.handle, st.id, uint32(why)) })
+			c.sh.credit(c.handle, st.id, n)
+			return
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if st.done || st.dead { // its handler ended: the rest goes nowhere
+		c.sh.credit(c.handle, st.id, n)
+		c.tidy(st)
+		return
+	}
+	if n > 0 {
+		st.in = append(st.in, join(nil, ev.Body)) // bounded by the stream's window
+	}
+	st.wakeReader()
+}
+
+// begin starts a byte stream's handler; the code says why not.
+func (c *conn) begin(st *stream, admitted bool) npro.Code {
+	entry := c.m.cfg.Registry.Lookup(c.m.cfg.StreamOpcode)
+	code := npro.CodeOK
+	switch {
+	case !c.rights.May(c.m.cfg.StreamOpcode):
+		code = npro.CodeDenied
+	case entry == nil || entry.Stream == nil:
+		code = npro.CodeUnknownOpcode
+	case !admitted:
+		c.m.count("stream_handlers")
+		return npro.CodeOverloaded
+	}
+	if code != npro.CodeOK {
+		c.m.count("stream_refused")
+		if admitted {
+			c.m.streams.Add(-1)
+		}
+		return code
+	}
+	ctx, cancel := context.WithCancel(c.ctx)
+	c.mu.Lock()
+	st.cancel, st.busy = cancel, true
+	c.mu.Unlock()
+	c.m.stats.streams.Add(1)
+	c.m.wg.Go(func() {
+		defer c.m.streams.Add(-1)
+		defer cancel()
+		s := &byteStream{st: st, ctx: ctx}
+		code := c.m.cfg.Registry.Serve(ctx, entry, s)
+		s.end(code)
+		c.sh.core.Flush()
+	})
+	return npro.CodeOK
+}
+
+// byteStream is what a StreamHandler gets.
+type byteStream struct {
+	st  *stream
+	ctx context.Context
+}
+
+var _ dispatch.Stream = (*byteStream)(nil)
+
+// Peer implements [dispatch.Stream].
+func (s *byteStream) Peer() dispatch.Peer { return s.st.c.peer }
+
+// creditStep is how much is read before credit returns while more is there.
+const creditStep = 32 << 10
+
+// Read implements io.Reader.
+func (s *byteStream) Read(p []byte) (int, error) {
+	st, c := s.st, s.st.c
+	for {
+		c.mu.Lock()
+		if len(st.in) > 0 {
+			n := copy(p, st.in[0])
+			if st.in[0] = st.in[0][n:]; len(st.in[0]) == 0 {
+				st.in[0] = nil
+				st.in = st.in[1:]
+			}
+			st.credited += n
+			due := 0
+			if st.credited >= creditStep || len(st.in) == 0 {
+				due, st.credited = st.credited, 0
+			}
+			c.mu.Unlock()
+			if due > 0 {
+				c.sh.credit(c.handle, st.id, due)
+				c.sh.core.Flush()
+			}
+			return n, nil
+		}
+		switch {
+		case st.dead:
+			c.mu.Unlock()
+			return 0, st.reason()
+		case st.peerEnd:
+			c.mu.Unlock()
+			return 0, io.EOF
+		case len(p) == 0:
+			c.mu.Unlock()
+			return 0, nil
+		}
+		if st.readable == nil {
+			st.readable = make(chan struct{})
+		}
+		ch := st.readable
+		c.mu.Unlock()
+		select {
+		case <-ch:
+		case <-s.ctx.Done():
+			return 0, context.Cause(s.ctx)
+		}
+	}
+}
+
+// Write implements io.Writer.
+func (s *byteStream) Write(p []byte) (int, error) {
+	if s.st.wroteEnd {
+		return 0, fmt.Errorf("stream %d: write after CloseWrite", s.st.id)
+	}
+	total := len(p)
+	for len(p) > 0 {
+		n := min(len(p), s.st.c.frameMax)
+		if err := s.st.c.send(s.ctx, s.st, npro.TypeData, 0, p[:n]); err != nil {
+			return total - len(p), err
+		}
+		p = p[n:]
+	}
+	return total, nil
+}
+
+// CloseWrite implements [dispatch.Stream].
+func (s *byteStream) CloseWrite() error {
+	if s.st.wroteEnd {
+		return nil
+	}
+	s.st.wroteEnd = true
+	return s.st.c.send(s.ctx, s.st, npro.TypeData, npro.FlagEnd)
+}
+
+// end is the handler's return: what it wrote ends well, or is reset.
+func (s *byteStream) end(code npro.Code) {
+	st, c := s.st, s.st.c
+	if code == npro.CodeOK && s.CloseWrite() != nil {
+		code = npro.CodeCanceled
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	st.cancel, st.busy, st.done = nil, false, true
+	if st.dead {
+		return
+	}
+	if code != npro.CodeOK {
+		c.forget(st)
+		c.sh.must(func() error { return c.sh.core.Reset(c.handle, st.id, uint32(code)) })
+		return
+	}
+	left := st.credited
+	for _, b := range st.in {
+		left += len(b)
+	}
+	st.in, st.credited = nil, 0
+	c.sh.credit(c.handle, st.id, left)
+	c.tidy(st)
+}
