@@ -1,6 +1,7 @@
 /* Sending bodies: items queued per stream, cut into frames as the peer's windows
  * and the stream's room allow. The highest priority first, streams of equal
- * priority in turn, a frame each. Lent buffers are copied into buffers of ours,
+ * priority in turn, by bytes and not by frames, because little room makes small
+ * frames. Lent buffers are copied into buffers of ours,
  * where the record is sealed in place, and go back to Go at once. */
 #include "session/session_int.h"
 
@@ -142,6 +143,7 @@ static enum sent send_fragment(struct np_sess *s, struct np_nstream *st) {
   bool lent = it->lent;
   s->tx_window -= n;
   st->tx_window -= n;
+  st->turn_bytes += n;
   s->sendq_bytes -= n;
   it->left_bytes -= n;
   it->head_bytes = 0;
@@ -161,7 +163,8 @@ static void rotate(struct np_sess *s, struct np_nstream *st) {
   } else if ((np_item_of(st->q_head)->priority & 7u) != st->priority) {
     np_nstream_unready(s, st);
     np_nstream_ready(s, st);
-  } else {
+  } else if (st->turn_bytes >= NP_NPRO_FRAGMENT) {
+    st->turn_bytes = 0;
     s->ready_tail[st->priority] = (uint32_t)(st - s->owner->stream);
   }
 }

@@ -192,8 +192,10 @@ void np_sess_end(struct np_sess *s, enum np_err err) {
   np_bufq_free(&s->rx);
   np_bufq_free(&s->out);
   s->state = NP_NPRO_CLOSED;
-  /* an outgoing connection that failed is told of by CLOSED alone */
-  bool told = (s->flags & NP_SF_OPEN_SENT) != 0 || ((s->flags & NP_SF_OUTGOING) != 0 && s->kind == NP_SESSION_NPRO);
+  /* an outgoing connection that failed is told of by CLOSED alone; one that never
+   * got a stream was answered by its command's error */
+  bool failed = s->kind == NP_SESSION_NPRO && (s->flags & NP_SF_OUTGOING) != 0 && s->handle != 0;
+  bool told = (s->flags & NP_SF_OPEN_SENT) != 0 || failed;
   if (told) bury(s);
   else slot_free(s);
 }

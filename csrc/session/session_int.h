@@ -152,12 +152,13 @@ struct np_nstream {
   uint32_t tx_window;
   uint32_t rx_window; /* credit the peer still has */
   uint32_t rx_freed;
+  uint32_t turn_bytes; /* sent since it came to the front of its ring */
   uint16_t flags;
   uint8_t priority;   /* of the ready list it is in */
   struct np_buf *q_head; /* items: struct np_send_item in the first piece's priv */
   struct np_buf *q_tail;
 };
-_Static_assert(sizeof(struct np_nstream) == 56, "an NPRO stream is within one cache line");
+_Static_assert(sizeof(struct np_nstream) == 64, "an NPRO stream is one cache line");
 
 /* One body to send. Lives in priv of the first buffer of its chain and moves on
  * with it as pieces are used up. */

@@ -21,6 +21,7 @@
 #define RIG_EVENTS 65536u
 #define RIG_BUFS 4096u
 #define RIG_LOANS 256u
+#define NP_RIG_FRAGMENT (16u << 10) /* bytes of body the sender cuts at */
 
 struct rig;
 
@@ -286,7 +287,7 @@ static inline uint32_t rig_move(struct rig *r, uint32_t i) {
     uint32_t room = to->window_max > to->unconsumed ? to->window_max - to->unconsumed : 0;
     if (n > room) n = room;
     if (n > 0) n = rig_feed(r, 1 - i, from->wire, n);
-    memmove(from->wire, from->wire + n, from->wire_bytes - n);
+    if (n > 0) memmove(from->wire, from->wire + n, from->wire_bytes - n);
     from->wire_bytes -= n;
     if (from->fin && from->wire_bytes == 0 && !from->fin_told && to->stream.session != NULL) {
       from->fin_told = true;
