@@ -87,6 +87,9 @@ func (p *Plane) closeQueues(qs []queue) {
 
 // attach gives queues to their cores. On error none stays attached.
 func (p *Plane) attach(ctx context.Context, id dataplane.InterfaceID, qs []queue) error {
+	for _, c := range p.cores {
+		c.down[id].Store(false) // of the queues before; a core reports only changes
+	}
 	for _, q := range qs {
 		_, err := p.cores[q.Core].one(ctx, request{op: C.NP_CMD_PORT_ATTACH, handle: pointer(unsafe.Pointer(q.c)), arg: uint32(id)})
 		if err != nil {
