@@ -37,10 +37,9 @@ NP_INLINE bool np_addr_is_zero(const struct np_addr *a) {
   return (np_load_64(a->b) | np_load_64(a->b + 8)) == 0;
 }
 NP_INLINE struct np_addr np_addr_from_v4_be(const void *p) {
-  struct np_addr a = {{0}};
-  a.b[10] = 0xff;
-  a.b[11] = 0xff;
-  memcpy(a.b + 12, p, 4);
+  struct np_addr a; /* two wide stores, because it is soon read in wide loads */
+  np_store_64(a.b, 0);
+  np_store_64(a.b + 8, UINT64_C(0xffff0000) | (uint64_t)np_load_32(p) << 32);
   return a;
 }
 NP_INLINE struct np_addr np_addr_from_v6(const void *p) {

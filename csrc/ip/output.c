@@ -139,7 +139,12 @@ enum np_err np_ip_output(struct np_ip *ip, struct np_buf *buf, const struct np_a
   }
   struct np_neigh *n = &ip->neigh[path->neigh];
   if (NP_UNLIKELY(n->state != NP_NEIGH_REACHABLE)) np_neigh_used(ip, n, now_ns);
-  memcpy(np_buf_push(buf, path->link_len), path->link, path->link_len);
+  uint8_t *link = np_buf_push(buf, path->link_len);
+  if (NP_LIKELY(path->link_len == NP_ETH_BYTES)) {
+    memcpy(link, path->link, NP_ETH_BYTES);
+  } else {
+    memcpy(link, path->link, NP_ETH_BYTES + NP_VLAN_BYTES);
+  }
   transmit(ip, ip->iface[path->iface].port, buf);
   return NP_ERR_OK;
 }
