@@ -127,6 +127,15 @@ func (p *Plane) PortDown(id dataplane.InterfaceID) {
 	}
 }
 
+// PortUp reports that the device is back.
+func (p *Plane) PortUp(id dataplane.InterfaceID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.cores {
+		c.push(dataplane.Event{Op: dataplane.EventPort, Interface: id}, nil)
+	}
+}
+
 // Inject appends any event to a core's queue, its body copied. Peers' methods
 // are the usual way; this is for events that no sound core would send.
 func (p *Plane) Inject(core int, ev dataplane.Event, body []byte) {

@@ -219,3 +219,24 @@ func TestInterfaces(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestSendFailed(t *testing.T) {
+	p, id := setup(t, Options{})
+	c := p.Cores()[0]
+	peer, err := p.Dial(0, id, remote)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next(t, c)
+	p.HoldSent(true)
+	c.Send(&dataplane.Outgoing{Conn: peer.Handle(), Stream: 5, Type: 0x21, Parts: [][]byte{{0, 1}}})
+	c.Flush()
+	peer.SendFailed(5, 2, dataplane.CodeNobuf)
+	if ev := next(t, c); ev.Op != dataplane.EventSent || ev.Bytes != 2 || ev.Err != dataplane.CodeNobuf {
+		t.Errorf("%+v", ev)
+	}
+	p.PortUp(0)
+	if ev := next(t, c); ev.Op != dataplane.EventPort || ev.Err != dataplane.CodeOK {
+		t.Errorf("%+v", ev)
+	}
+}

@@ -195,6 +195,12 @@ func (e *Peer) Sent(stream, n uint32) error {
 	return nil
 }
 
+// SendFailed reports that the core refused a frame after Send took it: n is
+// the bytes of its body. Needed with Plane.HoldSent(true), instead of Sent.
+func (e *Peer) SendFailed(stream, n uint32, why dataplane.Code) error {
+	return e.event(dataplane.Event{Op: dataplane.EventSent, Stream: stream, Bytes: n, Err: why}, nil)
+}
+
 // Pong answers a Ping.
 func (e *Peer) Pong(body []byte) error {
 	return e.event(dataplane.Event{Op: dataplane.EventPong}, nonNil(body))

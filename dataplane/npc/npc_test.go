@@ -146,7 +146,7 @@ func TestListen(t *testing.T) {
 	if err := p.Unlisten(ctx, id); !errors.Is(err, dataplane.CodeStale) {
 		t.Error("unlisten twice:", err)
 	}
-	if id, err = p.Listen(ctx, cfg); err != nil {
+	if _, err = p.Listen(ctx, cfg); err != nil {
 		t.Error("listen again:", err)
 	}
 	cfg.Kind = dataplane.SessionNone
