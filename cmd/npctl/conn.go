@@ -1,0 +1,176 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/np-appliance/np/ctrl/mgmt/api"
+	"github.com/np-appliance/np/ctrl/mgmt/client"
+)
+
+// connKeys are what `conn list --sort` understands; the larger or later comes first but for names.
+var connKeys = map[string]func(x, y *api.Conn) int{
+	"id":       func(x, y *api.Conn) int { return strings.Compare(x.ID, y.ID) },
+	"remote":   func(x, y *api.Conn) int { return strings.Compare(x.Remote, y.Remote) },
+	"state":    func(x, y *api.Conn) int { return strings.Compare(x.State, y.State) },
+	"peer":     func(x, y *api.Conn) int { return strings.Compare(x.Peer, y.Peer) },
+	"core":     func(x, y *api.Conn) int { return x.Core - y.Core },
+	"rtt":      func(x, y *api.Conn) int { return more(x.TCP.RTTMs, y.TCP.RTTMs) },
+	"cwnd":     func(x, y *api.Conn) int { return more(x.TCP.CwndBytes, y.TCP.CwndBytes) },
+	"retrans":  func(x, y *api.Conn) int { return more(x.TCP.Retrans, y.TCP.Retrans) },
+	"received": func(x, y *api.Conn) int { return more(x.BytesReceived, y.BytesReceived) },
+	"sent":     func(x, y *api.Conn) int { return more(x.BytesSent, y.BytesSent) },
+	"sendq":    func(x, y *api.Conn) int { return more(x.SendQueueBytes, y.SendQueueBytes) },
+	"age":      func(x, y *api.Conn) int { return x.CreatedAt.Compare(y.CreatedAt) },
+}
+
+func more[T float64 | uint32 | uint64](x, y T) int {
+	switch {
+	case x > y:
+		return -1
+	case x < y:
+		return 1
+	}
+	return 0
+}
+
+func connCmd(a *app) *cobra.Command {
+	c := noun("connection", "Connections", connListCmd(a), connShowCmd(a), connCloseCmd(a))
+	c.Aliases = []string{"conn"}
+	return c
+}
+
+func connListCmd(a *app) *cobra.Command {
+	var sortBy, state, listener, peer, protocol string
+	var limit int
+	c := a.watched(&cobra.Command{Use: "list", Short: "Connections, sortable by any column", Args: exact(0, "no arguments")})
+	f := c.Flags()
+	f.StringVar(&sortBy, "sort", "id", "id, remote, state, peer, core, rtt, cwnd, retrans, received, sent, sendq or age")
+	f.StringVar(&state, "state", "", "only this state, e.g. established")
+	f.StringVar(&listener, "listener", "", "only of this listener")
+	f.StringVar(&peer, "peer", "", "only of this peer")
+	f.StringVar(&protocol, "protocol", "", "only npro, echo, ...")
+	f.IntVar(&limit, "limit", 1000, "at most so many")
+	c.RunE = func(cmd *cobra.Command, _ []string) error {
+		less, ok := connKeys[sortBy]
+		if !ok {
+			return usageError{fmt.Errorf("--sort %q: want one of id, remote, state, peer, core, rtt, cwnd, retrans, received, sent, sendq, age", sortBy)}
+		}
+		q := url.Values{"limit": {fmt.Sprint(limit)}}
+		for k, v := range map[string]string{"state": state, "listener": listener, "peer": peer, "protocol": protocol} {
+			if v != "" {
+				q.Set(k, v)
+			}
+		}
+		return a.each(cmd.Context(), func(ctx context.Context, cl *client.Client) error {
+			var v api.Conns
+			if err := cl.Get(ctx, api.PathConns, q, &v); err != nil {
+				return err
+			}
+			slices.SortStableFunc(v.Connections, func(x, y api.Conn) int { return less(&x, &y) })
+			if n := v.Total - len(v.Connections); n > 0 {
+				fmt.Fprintf(a.err, "npctl: %d more; raise --limit\n", n)
+			}
+			return a.print(v, anys(v.Connections), connTable(v.Connections, a.output == "wide"))
+		})
+	}
+	return c
+}
+
+func connTable(list []api.Conn, wide bool) *table {
+	cols := []string{"id", "protocol", "state", "remote", "local", "peer", ">core", ">rtt ms", ">cwnd", ">received", ">sent", ">retrans"}
+	if wide {
+		cols = append(cols, "aead", "pattern", ">streams", ">frames in", ">frames out", ">sendq", ">recvq", ">age", "limited")
+	}
+	t := newTable(cols...)
+	for i := range list {
+		c := &list[i]
+		peer := c.Peer
+		if peer == "" && c.PeerKey != "" {
+			peer = c.PeerKey
+			if !wide {
+				peer = peer[:min(10, len(peer))] + "…"
+			}
+		}
+		t.row(c.ID, c.Protocol, c.State, c.Remote, c.Local, peer, c.Core, fmt.Sprintf("%.3f", c.TCP.RTTMs), bytesText(uint64(c.TCP.CwndBytes)),
+			bytesText(c.BytesReceived), bytesText(c.BytesSent), c.TCP.Retrans,
+			c.AEAD, c.Pattern, c.Streams, c.FramesReceived, c.FramesSent, c.SendQueueBytes, c.ReceiveQueueBytes, ago(time.Since(c.CreatedAt)), c.TCP.Limited)
+	}
+	return t
+}
+
+func connShowCmd(a *app) *cobra.Command {
+	var info bool
+	c := a.watched(&cobra.Command{Use: "show ID", Short: "One connection; -i adds the transport's inside", Args: exact(1, "one connection ID")})
+	c.Flags().BoolVarP(&info, "info", "i", false, "transport state, in the words of ss -ti")
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		return a.each(cmd.Context(), func(ctx context.Context, cl *client.Client) error {
+			var v api.ConnAnswer
+			if err := cl.Get(ctx, api.PathConn+url.PathEscape(args[0]), nil, &v); err != nil {
+				return err
+			}
+			if err := a.print(v, nil, connTable([]api.Conn{v.Connection}, true)); err != nil {
+				return err
+			}
+			if info && (a.output == "table" || a.output == "wide") {
+				fmt.Fprintln(a.out, "\t"+tcpInfo(&v.Connection))
+			}
+			return nil
+		})
+	}
+	return c
+}
+
+// tcpInfo is one line in the vocabulary of ss -ti.
+func tcpInfo(c *api.Conn) string {
+	t := &c.TCP
+	var w []string
+	add := func(format string, args ...any) { w = append(w, fmt.Sprintf(format, args...)) }
+	if t.Timestamps {
+		add("ts")
+	}
+	if t.SACK {
+		add("sack")
+	}
+	add("cubic wscale:%d,%d rto:%.3f rtt:%.3f/%.3f", t.WscaleSnd, t.WscaleRcv, t.RTOMs, t.RTTMs, t.RTTVarMs)
+	add("mss:%d cwnd:%d", t.MSSBytes, t.CwndBytes/max(t.MSSBytes, 1))
+	if t.SsthreshBytes > 0 {
+		add("ssthresh:%d", t.SsthreshBytes/max(t.MSSBytes, 1))
+	}
+	add("bytes_sent:%d bytes_received:%d bytes_retrans:%d", c.BytesSent, c.BytesReceived, c.BytesRetrans)
+	add("segs_out:%d segs_in:%d", c.SegmentsSent, c.SegmentsReceived)
+	add("lastrcv:%.0f snd_wnd:%d rcv_wnd:%d", c.LastReceivedMs, t.SndWndBytes, t.RcvWndBytes)
+	for _, e := range []struct {
+		name  string
+		value uint32
+	}{{"unacked_bytes", t.InflightBytes}, {"sacked_bytes", t.SackedBytes}, {"lost_bytes", t.LostBytes}, {"rcv_ooo_bytes", t.OutOfOrderBytes},
+		{"retrans", t.Retrans}, {"timeouts", t.Timeouts}} {
+		if e.value > 0 {
+			add("%s:%d", e.name, e.value)
+		}
+	}
+	if t.Limited != "" {
+		add("%s", t.Limited)
+	}
+	add("minrtt:%.3f", t.MinRTTMs)
+	return strings.Join(w, " ")
+}
+
+func connCloseCmd(a *app) *cobra.Command {
+	var abort bool
+	c := &cobra.Command{Use: "close ID", Short: "Close a connection in good order, or with --abort at once", Args: exact(1, "one connection ID")}
+	c.Flags().BoolVar(&abort, "abort", false, "reset it")
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		return a.each(cmd.Context(), func(ctx context.Context, cl *client.Client) error {
+			var v api.Done
+			return cl.Post(ctx, api.PathConnClose, api.CloseRequest{ID: args[0], Abort: abort}, &v)
+		})
+	}
+	return c
+}

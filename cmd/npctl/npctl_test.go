@@ -1,0 +1,231 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/np-appliance/np/ctrl/handshake"
+	"github.com/np-appliance/np/ctrl/mgmt/api"
+)
+
+// daemon answers on a Unix socket as npd would.
+func daemon(t *testing.T, routes map[string]any) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "np.sock")
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	for p, v := range routes {
+		mux.HandleFunc(p, func(w http.ResponseWriter, r *http.Request) {
+			if f, ok := v.(func(http.ResponseWriter, *http.Request)); ok {
+				f(w, r)
+				return
+			}
+			_ = json.NewEncoder(w).Encode(v)
+		})
+	}
+	s := &http.Server{Handler: mux}
+	go func() { _ = s.Serve(ln) }()
+	t.Cleanup(func() { _ = s.Close() })
+	return path
+}
+
+func npctl(args ...string) (stdout, stderr string, code int) {
+	var o, e bytes.Buffer
+	code = run(context.Background(), args, &o, &e)
+	return o.String(), e.String(), code
+}
+
+var status = api.Status{Schema: api.Schema, State: "ready", UptimeSeconds: 3725, Backend: "af_xdp", CryptoEngine: "ipsec-mb avx512",
+	Connections: 3, Sessions: 2, Streams: 1, BuffersFree: 16000, Buffers: 16384, RxPackets: 1000, TxPackets: 900, Dropped: 2,
+	Cores:      []api.Core{{Core: 0, CPU: 1, BusyRatio: 0.251, Turns: 5, Sleeps: 2}},
+	Interfaces: []api.Interface{{Name: "np0", State: "up", MAC: "02:00:00:00:00:01", MTUBytes: 1500, XDPMode: "native", Addresses: []string{"198.18.0.1/24", "2001:db8::1/64"}, Queues: []api.Queue{{RxPackets: 1000, TxPackets: 900}}, PassedKernel: 7}}}
+
+func TestStatus(t *testing.T) {
+	sock := daemon(t, map[string]any{api.PathStatus: status})
+	out, errOut, code := npctl("-s", sock, "status")
+	want := `STATE  UPTIME  BACKEND  CRYPTO           CONNS  SESSIONS  STREAMS  BUFFERS FREE  RX PACKETS  TX PACKETS  DROPPED
+ready  1h02m   af_xdp   ipsec-mb avx512      3         2        1   16000/16384        1000         900        2
+
+CORE  CPU   BUSY  TURNS  SLEEPS
+0     1    25.1%      5       2
+
+INTERFACE  STATE  MAC                 MTU  MODE         QUEUES  RX PACKETS  TX PACKETS  TO KERNEL  ADDRESSES
+np0        up     02:00:00:00:00:01  1500  native/copy       1        1000         900          7  198.18.0.1/24,2001:db8::1/64
+`
+	if out != want || errOut != "" || code != exitDone {
+		t.Errorf("code %d, stderr %q, got\n%s", code, errOut, out)
+	}
+	out, _, _ = npctl("-s", sock, "status", "-o", "json")
+	var back api.Status
+	if err := json.Unmarshal([]byte(out), &back); err != nil || back.Schema != "np/v1" || back.State != "ready" {
+		t.Errorf("json: %v\n%s", err, out)
+	}
+}
+
+func TestDegradedExitsOne(t *testing.T) {
+	bad := status
+	bad.State, bad.Problems = "degraded", []string{"interface np0 is down: its device is gone"}
+	sock := daemon(t, map[string]any{api.PathStatus: bad})
+	_, errOut, code := npctl("-s", sock, "status")
+	if code != exitFailed || errOut != "npctl: interface np0 is down: its device is gone\n" {
+		t.Errorf("code %d, stderr %q", code, errOut)
+	}
+	if out, _, code := npctl("-s", sock, "-q", "status"); code != exitFailed || out != "" {
+		t.Errorf("quiet: code %d, stdout %q", code, out)
+	}
+}
+
+func TestConnListSortsAndShows(t *testing.T) {
+	created := time.Now().Add(-time.Minute)
+	conns := api.Conns{Schema: api.Schema, Total: 5, Connections: []api.Conn{
+		{ID: "a1", Protocol: "npro", State: "established", Remote: "198.18.0.2:40000", Local: "198.18.0.1:7700", Peer: "web", BytesReceived: 100, CreatedAt: created, TCP: api.TCP{CwndBytes: 14480, MSSBytes: 1448}},
+		{ID: "a2", Protocol: "echo", State: "close-wait", Remote: "[2001:db8::2]:40001", Local: "[2001:db8::1]:7", BytesReceived: 5000, CreatedAt: created, TCP: api.TCP{CwndBytes: 2, MSSBytes: 0, Limited: "rwnd_limited"}},
+	}}
+	sock := daemon(t, map[string]any{
+		api.PathConns:       conns,
+		api.PathConn + "a2": api.ConnAnswer{Schema: api.Schema, Connection: conns.Connections[1]},
+		api.PathConn + "zz": func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusNotFound)
+			_ = json.NewEncoder(w).Encode(api.Error{Schema: api.Schema, Kind: api.KindNotFound, Text: "connection zz: not found"})
+		}})
+	out, errOut, code := npctl("-s", sock, "conn", "list", "--sort", "received", "--no-headers")
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	if code != exitDone || len(lines) != 2 || !strings.HasPrefix(lines[0], "a2 ") || !strings.HasPrefix(lines[1], "a1 ") {
+		t.Errorf("code %d\n%s", code, out)
+	}
+	if errOut != "npctl: 3 more; raise --limit\n" {
+		t.Errorf("stderr %q", errOut)
+	}
+	if out, _, _ := npctl("-s", sock, "conn", "list", "-o", "jsonl"); strings.Count(out, "\n") != 2 {
+		t.Errorf("jsonl:\n%s", out)
+	}
+	out, _, code = npctl("-s", sock, "connection", "show", "a2", "-i")
+	if code != exitDone || !strings.Contains(out, "rwnd_limited") || !strings.Contains(out, "bytes_received:5000") {
+		t.Errorf("code %d\n%s", code, out)
+	}
+	if _, errOut, code := npctl("-s", sock, "conn", "show", "zz"); code != exitNotFound || errOut != "npctl: connection zz: not found\n" {
+		t.Errorf("code %d, stderr %q", code, errOut)
+	}
+}
+
+func TestExitCodes(t *testing.T) {
+	slow := func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+	refuse := func(kind string, code int) func(http.ResponseWriter, *http.Request) {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(code)
+			_ = json.NewEncoder(w).Encode(api.Error{Schema: api.Schema, Kind: kind, Text: kind})
+		}
+	}
+	sock := daemon(t, map[string]any{api.PathStats: slow, api.PathDrain: refuse(api.KindConflict, 409), api.PathBackend: refuse(api.KindPermission, 403), api.PathDrops: refuse(api.KindFailed, 500)})
+	for _, c := range []struct {
+		want int
+		args []string
+	}{
+		{exitUsage, []string{"nonsense"}},
+		{exitUsage, []string{"conn"}},
+		{exitUsage, []string{"status", "--nonsense"}},
+		{exitUsage, []string{"status", "-o", "xml"}},
+		{exitUsage, []string{"conn", "list", "--sort", "beauty"}},
+		{exitUsage, []string{"conn", "show"}},
+		{exitUsage, []string{"capture"}},
+		{exitUnreachable, []string{"-s", "/nonexistent/np.sock", "status"}},
+		{exitTimeout, []string{"-s", sock, "--timeout", "50ms", "stats"}},
+		{exitConflict, []string{"-s", sock, "drain", "--yes"}},
+		{exitPermission, []string{"-s", sock, "backend", "show"}},
+		{exitFailed, []string{"-s", sock, "drops"}},
+	} {
+		if _, errOut, code := npctl(c.args...); code != c.want || !strings.HasPrefix(errOut, "npctl: ") {
+			t.Errorf("npctl %s: code %d, want %d, stderr %q", strings.Join(c.args, " "), code, c.want, errOut)
+		}
+	}
+}
+
+func TestUnreachableNamesTheSocket(t *testing.T) {
+	_, errOut, _ := npctl("-s", "/nonexistent/np.sock", "status")
+	if !strings.Contains(errOut, "/nonexistent/np.sock") || !strings.Contains(errOut, "is npd running?") {
+		t.Errorf("stderr %q", errOut)
+	}
+}
+
+func TestCapture(t *testing.T) {
+	var query string
+	sock := daemon(t, map[string]any{api.PathCapture: func(w http.ResponseWriter, r *http.Request) {
+		query = r.URL.RawQuery
+		w.Header().Set("Trailer", api.CaptureLostName)
+		_, _ = w.Write([]byte("pcapng bytes"))
+		w.Header().Set(api.CaptureLostName, "12")
+	}})
+	file := filepath.Join(t.TempDir(), "x.pcapng")
+	_, errOut, code := npctl("-s", sock, "capture", "-f", "tcp port 7700", "-c", "5", "-w", file)
+	got, err := os.ReadFile(file)
+	if code != exitDone || err != nil || string(got) != "pcapng bytes" {
+		t.Errorf("code %d, file %q, %v", code, got, err)
+	}
+	if query != "count=5&dir=rx%2Ctx%2Cdrop&filter=tcp+port+7700" {
+		t.Errorf("query %s", query)
+	}
+	if !strings.Contains(errOut, "12 packets") {
+		t.Errorf("stderr %q", errOut)
+	}
+}
+
+func TestKeys(t *testing.T) {
+	out, errOut, code := npctl("key", "generate")
+	key, err := handshake.ParsePrivateKey(strings.TrimSpace(out))
+	if code != exitDone || err != nil {
+		t.Fatalf("code %d, %v", code, err)
+	}
+	if errOut != "public key: "+key.Public().String()+"\n" {
+		t.Errorf("stderr %q", errOut)
+	}
+	file := filepath.Join(t.TempDir(), "key")
+	pub, _, code := npctl("key", "generate", "--write", file)
+	info, err := os.Stat(file)
+	if code != exitDone || err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("code %d, %v, %v", code, info, err)
+	}
+	if again, _, _ := npctl("key", "public", file); again != pub {
+		t.Errorf("public %q, want %q", again, pub)
+	}
+	if _, _, code := npctl("key", "generate", "--write", file); code != exitFailed {
+		t.Errorf("an existing key was overwritten (code %d)", code)
+	}
+}
+
+func TestText(t *testing.T) {
+	for n, want := range map[uint64]string{0: "0B", 1023: "1023B", 1024: "1.0KiB", 102400: "100KiB", 1 << 20: "1.0MiB", 1048064: "1.0MiB", 5 << 40: "5.0TiB"} {
+		if got := bytesText(n); got != want {
+			t.Errorf("bytesText(%d) = %s, want %s", n, got, want)
+		}
+	}
+	for d, want := range map[time.Duration]string{-1: "0s", 5 * time.Millisecond: "5ms", 1500 * time.Millisecond: "1.5s", 61 * time.Second: "1m01s", 26 * time.Hour: "1d02h"} {
+		if got := ago(d); got != want {
+			t.Errorf("ago(%v) = %s, want %s", d, got, want)
+		}
+	}
+}
+
+// Completions and every command's help exist without a daemon.
+func TestHelpAndCompletion(t *testing.T) {
+	for _, shell := range []string{"bash", "zsh", "fish"} {
+		if out, _, code := npctl("completion", shell); code != exitDone || len(out) < 1000 {
+			t.Errorf("completion %s: code %d, %d bytes", shell, code, len(out))
+		}
+	}
+	for _, n := range []string{"conn", "interface", "neighbor", "capture", "key"} {
+		if out, _, code := npctl(n, "--help"); code != exitDone || !strings.Contains(out, "Usage:") {
+			t.Errorf("%s --help: code %d\n%s", n, code, out)
+		}
+	}
+}

@@ -1,0 +1,237 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/np-appliance/np/ctrl/mgmt/api"
+	"github.com/np-appliance/np/ctrl/mgmt/client"
+)
+
+// get makes a command that reads one path and prints it.
+func get[T any](a *app, use, short, path string, show func(v *T) error) *cobra.Command {
+	return a.watched(&cobra.Command{Use: use, Short: short, Args: exact(0, "no arguments"), RunE: func(cmd *cobra.Command, _ []string) error {
+		return a.each(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+			var v T
+			if err := c.Get(ctx, path, nil, &v); err != nil {
+				return err
+			}
+			return show(&v)
+		})
+	}})
+}
+
+func statusCmd(a *app) *cobra.Command {
+	return get(a, "status", "The daemon at a glance; exit 1 when something is wrong", api.PathStatus, func(s *api.Status) error {
+		if err := a.print(s, nil, statusTables(a, s)...); err != nil {
+			return err
+		}
+		if a.output == "table" || a.output == "wide" {
+			for _, p := range s.Problems {
+				fmt.Fprintf(a.err, "npctl: %s\n", p)
+			}
+		}
+		if len(s.Problems) > 0 {
+			return quietError{exitFailed}
+		}
+		return nil
+	})
+}
+
+func statusTables(a *app, s *api.Status) []*table {
+	top := newTable("state", "uptime", "backend", "crypto", ">conns", ">sessions", ">streams", ">buffers free", ">rx packets", ">tx packets", ">dropped")
+	top.row(s.State, ago(time.Duration(s.UptimeSeconds*float64(time.Second))), s.Backend, s.CryptoEngine, s.Connections, s.Sessions, s.Streams,
+		fmt.Sprintf("%d/%d", s.BuffersFree, s.Buffers), s.RxPackets, s.TxPackets, s.Dropped)
+	cores := newTable("core", "cpu", ">busy", ">turns", ">sleeps")
+	for _, c := range s.Cores {
+		cpu := fmt.Sprint(c.CPU)
+		if c.CPU < 0 {
+			cpu = "any"
+		}
+		cores.row(c.Core, cpu, fmt.Sprintf("%.1f%%", 100*c.BusyRatio), c.Turns, c.Sleeps)
+	}
+	tables := []*table{top, cores, interfaceTable(s.Interfaces, false)}
+	if a.output == "wide" {
+		id := newTable("version", "public key", "started", "huge pages")
+		huge := "no"
+		if s.HugePageBytes > 0 {
+			huge = bytesText(s.HugePageBytes)
+		}
+		id.row(s.Version, s.PublicKey, s.StartedAt.UTC().Format(time.RFC3339), huge)
+		tables = append(tables, id)
+	}
+	return tables
+}
+
+func interfaceTable(list []api.Interface, wide bool) *table {
+	cols := []string{"interface", "state", "mac", ">mtu", "mode", ">queues", ">rx packets", ">tx packets", ">to kernel", "addresses"}
+	if wide {
+		cols = append(cols, ">rx bytes", ">tx bytes", ">rx dropped", ">rx ring full", ">fill empty", ">wakeups")
+	}
+	t := newTable(cols...)
+	for _, i := range list {
+		mode := i.XDPMode
+		if i.ZeroCopy {
+			mode += "/zero-copy"
+		} else if mode != "" {
+			mode += "/copy"
+		}
+		var q api.Queue
+		for _, one := range i.Queues {
+			q.RxPackets += one.RxPackets
+			q.TxPackets += one.TxPackets
+			q.RxBytes += one.RxBytes
+			q.TxBytes += one.TxBytes
+			q.RxDropped += one.RxDropped
+			q.RxRingFull += one.RxRingFull
+			q.FillEmpty += one.FillEmpty
+			q.Wakeups += one.Wakeups
+		}
+		t.row(i.Name, i.State, i.MAC, i.MTUBytes, mode, len(i.Queues), q.RxPackets, q.TxPackets, i.PassedKernel, strings.Join(i.Addresses, ","),
+			q.RxBytes, q.TxBytes, q.RxDropped, q.RxRingFull, q.FillEmpty, q.Wakeups)
+	}
+	return t
+}
+
+func interfaceCmd(a *app) *cobra.Command {
+	return noun("interface", "Interfaces of the appliance", get(a, "list", "Interfaces with their packets", api.PathInterfaces, func(v *api.Interfaces) error {
+		return a.print(v, anys(v.Interfaces), interfaceTable(v.Interfaces, a.output == "wide"))
+	}))
+}
+
+func dropsCmd(a *app) *cobra.Command {
+	var all bool
+	c := get(a, "drops", "Dropped packets and frames by reason, and whether the ledger sums", api.PathDrops, func(d *api.Drops) error {
+		t := newTable("reason", "layer", ">count", "help")
+		for _, r := range d.Drops {
+			if r.Value > 0 || all {
+				t.row(r.Name, r.Layer, r.Value, r.Help)
+			}
+		}
+		l := newTable("ledger", ">received", ">delivered", ">dropped", "balanced")
+		balanced := map[bool]string{true: "yes", false: "no (exact only when idle)"}[d.Ledger.Balanced]
+		l.row("packets", d.Ledger.RxPackets, d.Ledger.Delivered, d.Ledger.Dropped, balanced)
+		l.row("npro frames", d.Ledger.FramesReceived, d.Ledger.FramesDelivered, d.Ledger.FramesDropped, balanced)
+		if len(t.rows) == 0 {
+			return a.print(d, anys(d.Drops), l)
+		}
+		return a.print(d, anys(d.Drops), t, l)
+	})
+	c.Flags().BoolVarP(&all, "all", "a", false, "reasons that never happened, too")
+	return c
+}
+
+func statsCmd(a *app) *cobra.Command {
+	return get(a, "stats", "Every counter", api.PathStats, func(s *api.Stats) error {
+		cols := []string{"counter", ">value"}
+		if a.output == "wide" {
+			for _, c := range s.Cores {
+				cols = append(cols, fmt.Sprintf(">core %d", c.Core))
+			}
+		}
+		t := newTable(append(cols, "help")...)
+		for i, n := range s.Counters {
+			cells := []any{n.Name, n.Value}
+			if a.output == "wide" {
+				for _, c := range s.Cores {
+					cells = append(cells, c.Values[i])
+				}
+			}
+			t.row(append(cells, n.Help)...)
+		}
+		return a.print(s, anys(s.Counters), t)
+	})
+}
+
+func backendCmd(a *app) *cobra.Command {
+	return noun("backend", "How packets come in and leave", get(a, "show", "Requested, actual, and why each rung was left", api.PathBackend, func(b *api.Backend) error {
+		top := newTable("requested", "actual", "reason")
+		top.row(b.Requested, b.Actual, b.Reason)
+		rungs := newTable("interface", "rung", "chosen", "reason", "cure")
+		for _, r := range b.Ladder {
+			rungs.row(r.Interface, r.Backend, map[bool]string{true: "yes", false: "no"}[r.Chosen], r.Reason, r.Cure)
+		}
+		return a.print(b, anys(b.Ladder), top, rungs)
+	}))
+}
+
+func neighborCmd(a *app) *cobra.Command {
+	return noun("neighbor", "ARP and ND table", get(a, "list", "Neighbors of every core", api.PathNeighbors, func(n *api.Neighbors) error {
+		t := newTable("address", "mac", "interface", "state", ">age", ">core")
+		for _, e := range n.Neighbors {
+			t.row(e.Address, e.MAC, e.Interface, e.State, ago(time.Duration(e.AgeSeconds*float64(time.Second))), e.Core)
+		}
+		return a.print(n, anys(n.Neighbors), t)
+	}))
+}
+
+func listenerCmd(a *app) *cobra.Command {
+	return noun("listener", "Listeners", get(a, "list", "Listeners and their connections", api.PathListeners, func(l *api.Listeners) error {
+		t := newTable("name", "address", "protocol", ">connections", ">limit", ">accepted", "version 1")
+		for _, e := range l.Listeners {
+			limit := "none"
+			if e.MaxConnections > 0 {
+				limit = fmt.Sprint(e.MaxConnections)
+			}
+			t.row(e.Name, e.Address, e.Protocol, e.Connections, limit, e.Accepted, map[bool]string{true: "allowed", false: "refused"}[e.AllowV1])
+		}
+		return a.print(l, anys(l.Listeners), t)
+	}))
+}
+
+func peerCmd(a *app) *cobra.Command {
+	return noun("peer", "Configured identities", get(a, "list", "Peers and what each may call", api.PathPeers, func(p *api.Peers) error {
+		t := newTable("name", "public key", "may call", ">connections")
+		for _, e := range p.Peers {
+			t.row(e.Name, e.PublicKey, strings.Join(e.Allow, ","), e.Connections)
+		}
+		if p.AllowAny && (a.output == "table" || a.output == "wide") {
+			fmt.Fprintln(a.err, "npctl: any identity may connect ([protocol] allow_any_peer = true)")
+		}
+		return a.print(p, anys(p.Peers), t)
+	}))
+}
+
+func configCmd(a *app) *cobra.Command {
+	var origin bool
+	show := get(a, "show", "The configuration in force", api.PathConfig, func(v *api.Config) error {
+		cols := []string{"key", "value"}
+		if origin {
+			cols = append(cols, "origin")
+		}
+		t := newTable(cols...)
+		for _, e := range v.Values {
+			t.row(e.Key, e.Value, e.Origin)
+		}
+		return a.print(v, anys(v.Values), t)
+	})
+	show.Flags().BoolVar(&origin, "origin", false, "where each value came from")
+	return noun("config", "Configuration", show)
+}
+
+func versionCmd(a *app) *cobra.Command {
+	var daemon bool
+	c := &cobra.Command{Use: "version", Short: "Version of npctl and, with --daemon, of npd", Args: exact(0, "no arguments"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			t := newTable("program", "version", "commit", "go")
+			own := ownVersion()
+			t.row("npctl", own.Version, own.Commit, own.Go)
+			if !daemon {
+				return a.print(own, nil, t)
+			}
+			return a.each(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+				var v api.Version
+				if err := c.Get(ctx, api.PathVersion, nil, &v); err != nil {
+					return err
+				}
+				t.row("npd", v.Version, v.Commit, v.Go)
+				return a.print(v, nil, t)
+			})
+		}}
+	c.Flags().BoolVar(&daemon, "daemon", false, "ask the running npd, too")
+	return c
+}
