@@ -14,6 +14,8 @@
 #define NP_PREFETCH_W(p) __builtin_prefetch((p), 1, 3)
 #define NP_COLD __attribute__((cold, noinline))
 #define NP_INLINE static inline __attribute__((always_inline))
+/* For reads that race by contract: counters (np/counter.h). */
+#define NP_NO_TSAN __attribute__((no_sanitize("thread"), noinline))
 #define NP_UNUSED __attribute__((unused))
 #define NP_NORETURN __attribute__((noreturn))
 #define NP_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
