@@ -20,7 +20,7 @@ static uint64_t add_wide(uint64_t sum, const uint8_t *p, size_t blocks) {
 
 uint64_t np_cksum_add(uint64_t sum, const void *data, size_t len) {
   const uint8_t *p = data;
-  if (len >= 128) {
+  if (len >= 64) {
     size_t blocks = len / 64;
     sum = add_wide(sum, p, blocks);
     p += blocks * 64;

@@ -232,8 +232,10 @@ static void test_arp_reply(void **state) {
   assert_int_equal(rig_rx(r, 3, &fr), NP_DROP_ARP_MALFORMED);
   /* Nobody takes our address. */
   static const uint8_t thief[6] = {0x02, 0, 0, 0, 0, 0x66};
-  rig_arp(&fr, 2, RIG_US, thief, &f.us, &f.us);
-  assert_int_equal(rig_rx(r, 3, &fr), RIG_DONE);
+  for (uint16_t op = 1; op <= 2; op++) {
+    rig_arp(&fr, op, op == 1 ? RIG_ALL : RIG_US, thief, &f.us, &f.us);
+    assert_int_equal(rig_rx(r, 3, &fr), RIG_DONE);
+  }
   assert_int_equal(rig_neigh(r, &f.us, NULL), NP_NEIGH_FREE);
   rig_free(r);
 }

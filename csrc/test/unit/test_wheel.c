@@ -56,7 +56,7 @@ static void on_timer(void *ctx, struct np_timer *timer, uint64_t now_ns) {
   struct timed *other = &m->t[np_rng_below(&m->rng, TIMERS)];
   switch (np_rng_below(&m->rng, 4)) {
     case 0: model_set(m, t, now_ns + random_wait_ns(m)); break;
-    case 1: model_set(m, other, now_ns); break;
+    case 1: model_set(m, other, now_ns - now_ns % TICK); break; /* due already, yet not in this advance */
     case 2:
       np_timer_cancel(&m->wheel, &other->timer);
       other->set = false;
