@@ -18,9 +18,11 @@
 #include "session/session.h"
 
 #define RIG_MS UINT64_C(1000000)
+#ifndef RIG_BUFS /* the fuzz target takes less */
 #define RIG_EVENTS 65536u
 #define RIG_BUFS 4096u
 #define RIG_LOANS 256u
+#endif
 #define NP_RIG_FRAGMENT (16u << 10) /* bytes of body the sender cuts at */
 
 struct rig;
