@@ -1,0 +1,352 @@
+/* The stack alone: one core, no kernel, no other thread. A port in memory hands it
+ * segments of N connections and takes what it sends; the clients behind it are a few
+ * numbers each. Only the core's own work is timed.
+ *
+ *   bench_stack [--conns N] [--size BYTES] [--rounds R] [--hold N] [--json]
+ *
+ * Default: 1,000 connections, 64 bytes echoed, 400 rounds. --hold opens N connections more
+ * and says what an idle one costs. Time: CLOCK_MONOTONIC around each turn of up to 64 segments. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/bytes.h"
+#include "core/core.h"
+#include "ip/ip.h"
+#include "session/session.h"
+#include "tcp/tcp.h"
+#include "wire/pkt.h"
+
+#define BURST 64u
+#define TX_MAX 4096u
+#define PORTS_PER_IP 50000u
+#define HDR 66u /* Ethernet 14, IPv4 20, TCP 20, timestamps 12 */
+
+struct client {
+  uint32_t snd_nxt;
+  uint32_t rcv_nxt;
+  uint32_t ts_recent;
+};
+
+struct sent {
+  struct np_buf *buf;
+  uint32_t data_off;
+  uint32_t len;
+};
+
+struct bench {
+  struct np_port_queue q; /* first */
+  struct np_core *core;
+  struct client *client;
+  uint32_t conns;
+  struct np_buf *rx[BURST];
+  uint32_t rx_count;
+  struct sent tx[TX_MAX];
+  uint32_t tx_count;
+  uint64_t now_ns;
+  uint64_t answers;
+  uint32_t established;
+};
+
+static uint64_t clock_ns(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static uint32_t port_rx(struct np_port_queue *q, struct np_buf **out, uint32_t max) {
+  struct bench *b = (struct bench *)(void *)q;
+  uint32_t n = np_min_u32(max, b->rx_count);
+  memcpy(out, b->rx, n * sizeof *out);
+  memmove(b->rx, b->rx + n, (b->rx_count - n) * sizeof *out);
+  b->rx_count -= n;
+  return n;
+}
+static uint32_t port_tx(struct np_port_queue *q, struct np_buf **bufs, uint32_t n) {
+  struct bench *b = (struct bench *)(void *)q;
+  uint32_t i = 0;
+  for (; i < n && b->tx_count < TX_MAX; i++) b->tx[b->tx_count++] = (struct sent){bufs[i], bufs[i]->data_off, bufs[i]->len};
+  return i;
+}
+static void port_flush(struct np_port_queue *q) { (void)q; }
+static int port_fd(struct np_port_queue *q) {
+  (void)q;
+  return -1;
+}
+static bool port_busy(struct np_port_queue *q) { return ((struct bench *)(void *)q)->rx_count > 0; }
+static const struct np_port_ops port_ops = {
+    .name = "bench", .rx = port_rx, .tx = port_tx, .flush = port_flush, .fd = port_fd, .busy = port_busy};
+
+static uint32_t fold(const uint8_t *p, uint32_t n, uint32_t sum) {
+  for (uint32_t i = 0; i + 1 < n; i += 2) sum += (uint32_t)p[i] << 8 | p[i + 1];
+  if (n & 1) sum += (uint32_t)p[n - 1] << 8;
+  return sum;
+}
+static uint16_t finish(uint32_t sum) {
+  while (sum >> 16) sum = (sum & 0xffff) + (sum >> 16);
+  return (uint16_t)~sum;
+}
+
+static struct np_buf *segment(struct bench *b, uint32_t conn, uint8_t flags, uint32_t payload) {
+  static const uint8_t head[] = {2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45, 0};
+  struct client *c = &b->client[conn];
+  struct np_buf *buf = np_pool_get(np_core_pool(b->core));
+  if (!buf) return NULL;
+  uint8_t *p = np_buf_append(buf, HDR + payload);
+  memset(p, 0, HDR);
+  memcpy(p, head, sizeof head);
+  uint8_t *ip = p + 14;
+  uint8_t *t = ip + 20;
+  np_store_be16(ip + 2, (uint16_t)(52 + payload));
+  ip[8] = 64;
+  ip[9] = 6;
+  np_store_be32(ip + 12, 0xc6120002u + conn / PORTS_PER_IP);
+  np_store_be32(ip + 16, 0xc6120001u);
+  np_store_be16(ip + 10, finish(fold(ip, 20, 0)));
+  np_store_be16(t, (uint16_t)(10000 + conn % PORTS_PER_IP));
+  np_store_be16(t + 2, 7);
+  np_store_be32(t + 4, c->snd_nxt);
+  np_store_be32(t + 8, c->rcv_nxt);
+  t[12] = 0x80;
+  t[13] = flags;
+  np_store_be16(t + 14, 65535);
+  t[20] = t[21] = 1;
+  t[22] = 8;
+  t[23] = 10;
+  np_store_be32(t + 24, (uint32_t)(b->now_ns / 1000000u));
+  np_store_be32(t + 28, c->ts_recent);
+  memset(t + 32, 'x', payload);
+  np_store_be16(t + 16, finish(fold(t, 32 + payload, fold(ip + 12, 8, 6 + 32 + payload))));
+  c->snd_nxt += payload + ((flags & 2) != 0);
+  return buf;
+}
+
+static void answer_arp(struct bench *b, const uint8_t *ask) {
+  struct np_buf *buf = np_pool_get(np_core_pool(b->core));
+  if (!buf || b->rx_count == BURST) {
+    if (buf) np_buf_put(buf);
+    return;
+  }
+  uint8_t *p = np_buf_append(buf, 60);
+  memset(p, 0, 60);
+  memcpy(p, ask + 6, 6);
+  memcpy(p + 6, (uint8_t[]){2, 0, 0, 0, 0, 2}, 6);
+  memcpy(p + 12, (uint8_t[]){8, 6, 0, 1, 8, 0, 6, 4, 0, 2, 2, 0, 0, 0, 0, 2}, 16);
+  memcpy(p + 28, ask + 38, 4);  /* the address asked for is the sender's now */
+  memcpy(p + 32, ask + 22, 10); /* and the asker the target */
+  b->rx[b->rx_count++] = buf;
+}
+
+/* What the clients make of what the core sent. */
+static void take_sent(struct bench *b) {
+  for (uint32_t i = 0; i < b->tx_count; i++) {
+    const uint8_t *p = (const uint8_t *)b->tx[i].buf + b->tx[i].data_off;
+    if (np_load_be16(p + 12) == 0x0806) {
+      if (np_load_be16(p + 20) == 1 && memcmp(p + 28, p + 38, 4) != 0) answer_arp(b, p);
+    } else if (np_load_be16(p + 12) == 0x0800 && p[23] == 6) {
+      uint32_t conn = (np_load_be32(p + 30) - 0xc6120002u) * PORTS_PER_IP + np_load_be16(p + 36) - 10000u;
+      const uint8_t *t = p + 34;
+      uint32_t hdr = (uint32_t)(t[12] >> 4) * 4;
+      uint32_t len = np_load_be16(p + 16) - 20u - hdr;
+      if (conn < b->conns) {
+        struct client *c = &b->client[conn];
+        if (t[13] & 2) c->rcv_nxt = np_load_be32(t + 4) + 1;
+        else c->rcv_nxt += len;
+        if (hdr >= 32 && !(t[13] & 2)) c->ts_recent = np_load_be32(t + 24);
+        b->answers += len > 0;
+      }
+    }
+    np_buf_put_chain(b->tx[i].buf);
+  }
+  b->tx_count = 0;
+}
+
+static void settle(struct bench *b) {
+  for (uint32_t i = 0; i < 32; i++) {
+    b->now_ns += 1000;
+    bool work = np_core_turn(b->core, b->now_ns);
+    take_sent(b);
+    if (!work && b->rx_count == 0) return;
+  }
+}
+
+static void open_conns(struct bench *b, uint32_t from, uint32_t to) {
+  for (uint32_t i = from; i < to; i++) {
+    b->client[i].snd_nxt = i * 7919u;
+    b->rx[b->rx_count++] = segment(b, i, 2, 0);
+    if (b->rx_count < BURST && i + 1 < to) continue;
+    uint32_t first = i + 1 - b->rx_count;
+    settle(b);
+    for (uint32_t k = first; k <= i; k++) b->rx[b->rx_count++] = segment(b, k, 16, 0);
+    settle(b);
+  }
+  b->established = np_tcp_conn_count(np_core_tcp(b->core));
+}
+
+struct stages {
+  uint64_t parse_ns, ip_ns, input_ns, session_ns, send_ns;
+};
+
+/* One burst through the core's turn, timed as a whole. */
+static uint64_t turn_burst(struct bench *b) {
+  uint64_t start = clock_ns();
+  while (b->rx_count > 0 || port_busy(&b->q)) np_core_turn(b->core, b->now_ns);
+  return clock_ns() - start;
+}
+
+/* One burst by hand, stage by stage, as the turn does it. */
+static void stage_burst(struct bench *b, struct stages *s) {
+  struct np_pkt pkt[BURST];
+  struct np_buf *in[BURST];
+  uint32_t n = port_rx(&b->q, in, BURST);
+  uint64_t t0 = clock_ns();
+  for (uint32_t i = 0; i < n; i++) {
+    if (i + 4 < n) NP_PREFETCH(np_buf_data(in[i + 4]));
+    in[i]->iface = 0;
+    if (np_wire_parse(in[i], &pkt[i]) != NP_WIRE_OK) abort();
+  }
+  uint64_t t1 = clock_ns();
+  for (uint32_t i = 0; i < n; i++) {
+    enum np_drop why;
+    if (np_ip_input(np_core_ip(b->core), &pkt[i], b->now_ns, &why) != NP_IP_TCP) abort();
+  }
+  uint64_t t2 = clock_ns();
+  np_tcp_prefetch(np_core_tcp(b->core), pkt, n);
+  for (uint32_t i = 0; i < n; i++) np_tcp_input(np_core_tcp(b->core), &pkt[i], b->now_ns);
+  uint64_t t3 = clock_ns();
+  np_sessions_run(np_core_sessions(b->core), b->now_ns);
+  uint64_t t4 = clock_ns();
+  np_tcp_flush(np_core_tcp(b->core), b->now_ns);
+  np_sessions_run(np_core_sessions(b->core), b->now_ns);
+  np_tcp_flush(np_core_tcp(b->core), b->now_ns);
+  uint64_t t5 = clock_ns();
+  s->parse_ns += t1 - t0;
+  s->ip_ns += t2 - t1;
+  s->input_ns += t3 - t2;
+  s->session_ns += t4 - t3;
+  s->send_ns += t5 - t4;
+}
+
+static int by_value(const void *a, const void *b) {
+  double x = *(const double *)a;
+  double y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+static double echo_rounds(struct bench *b, uint32_t conns, uint32_t size, uint32_t rounds, struct stages *stages) {
+  double *per_pkt = malloc(rounds * sizeof *per_pkt);
+  for (uint32_t r = 0; r < rounds; r++) {
+    uint64_t ns = 0;
+    for (uint32_t at = 0; at < conns; at += BURST) {
+      uint32_t n = np_min_u32(BURST, conns - at);
+      b->now_ns += 20000;
+      for (uint32_t i = 0; i < n; i++) b->rx[b->rx_count++] = segment(b, at + i, 24, size);
+      if (stages) stage_burst(b, stages);
+      else ns += turn_burst(b);
+      take_sent(b);
+    }
+    per_pkt[r] = (double)ns / conns;
+  }
+  qsort(per_pkt, rounds, sizeof *per_pkt, by_value);
+  double median = per_pkt[rounds / 2];
+  free(per_pkt);
+  return median;
+}
+
+static long rss_kib(void) {
+  FILE *f = fopen("/proc/self/statm", "r");
+  long pages = 0;
+  if (f && fscanf(f, "%*s %ld", &pages) != 1) pages = 0;
+  if (f) fclose(f);
+  return pages * sysconf(_SC_PAGESIZE) / 1024;
+}
+
+static uint64_t option(int argc, char **argv, const char *name, uint64_t otherwise) {
+  for (int i = 1; i + 1 < argc; i++)
+    if (strcmp(argv[i], name) == 0) return strtoull(argv[i + 1], NULL, 0);
+  return otherwise;
+}
+
+static void set_up(struct bench *b, uint32_t conns, struct np_plane_config *config) {
+  np_plane_config_default(config);
+  config->cores = 1;
+  config->conns_max = conns;
+  config->bufs_per_core = 16384;
+  void *mem = aligned_alloc(64, (np_core_bytes(config) + 63) & ~(size_t)63);
+  void *pool = aligned_alloc(config->chunk_bytes, (size_t)config->bufs_per_core * config->chunk_bytes);
+  if (!mem || !pool) abort();
+  memset(mem, 0, np_core_bytes(config));
+  memset(pool, 0, (size_t)config->bufs_per_core * config->chunk_bytes);
+  struct np_err_detail detail;
+  b->now_ns = 1000000000;
+  if (np_core_init(mem, pool, config, 0, b->now_ns, &b->core, &detail)) {
+    fprintf(stderr, "bench_stack: %s\n", detail.text);
+    exit(1);
+  }
+  b->q = (struct np_port_queue){.ops = &port_ops, .mtu_bytes = 1500, .mac = {{2, 0, 0, 0, 0, 1}}};
+  struct np_iface_config iface = {.mtu_bytes = 1500, .mac = b->q.mac};
+  struct np_addr addr = np_addr_from_v4_be((uint8_t[]){198, 18, 0, 1});
+  struct np_ip *ip = np_core_ip(b->core);
+  struct np_cmd_listen echo = {.port = 7, .session_kind = NP_SESSION_ECHO, .backlog = 4096};
+  uint64_t handle;
+  if (np_ip_iface_add(ip, 0, &iface) || np_core_attach(b->core, &b->q, 0) || np_ip_iface_up(ip, 0, true, b->now_ns) ||
+      np_ip_addr_add(ip, 0, &addr, 16, b->now_ns) || np_core_listen(b->core, &echo, &handle))
+    abort();
+  b->client = calloc(conns, sizeof *b->client);
+  b->conns = conns;
+  settle(b);
+}
+
+int main(int argc, char **argv) {
+  uint32_t conns = (uint32_t)option(argc, argv, "--conns", 1000);
+  uint32_t size = (uint32_t)option(argc, argv, "--size", 64);
+  uint32_t rounds = (uint32_t)option(argc, argv, "--rounds", 400);
+  uint32_t hold = (uint32_t)option(argc, argv, "--hold", 0);
+  bool json = false;
+  for (int i = 1; i < argc; i++) json |= strcmp(argv[i], "--json") == 0;
+  if (conns == 0 || size == 0 || size > 1400 || rounds == 0 || conns + hold > 2000000) {
+    fprintf(stderr, "bench_stack: --conns 1.., --size 1..1400, --rounds 1.., conns + hold at most 2,000,000\n");
+    return 2;
+  }
+  struct bench *b = calloc(1, sizeof *b);
+  struct np_plane_config config;
+  set_up(b, conns + hold, &config);
+  long before = rss_kib();
+  open_conns(b, 0, conns + hold);
+  long after = rss_kib();
+  if (b->established != conns + hold) {
+    fprintf(stderr, "bench_stack: %u of %u connections established\n", b->established, conns + hold);
+    return 1;
+  }
+  echo_rounds(b, conns, size, rounds / 4 + 1, NULL); /* warm */
+  b->answers = 0;
+  double ns = echo_rounds(b, conns, size, rounds, NULL);
+  if (b->answers != (uint64_t)conns * rounds) {
+    fprintf(stderr, "bench_stack: %llu answers to %llu requests\n", (unsigned long long)b->answers, (unsigned long long)conns * rounds);
+    return 1;
+  }
+  struct stages s = {0};
+  uint32_t staged = rounds / 2 + 1;
+  echo_rounds(b, conns, size, staged, &s);
+  double per = 1.0 / ((double)conns * staged);
+  struct np_plane_config more = config;
+  more.conns_max = config.conns_max + 100000;
+  double idle_bytes = (double)(np_core_bytes(&more) - np_core_bytes(&config)) / 100000.0;
+  if (json)
+    printf("{\"bench\":\"stack\",\"conns\":%u,\"held\":%u,\"size_bytes\":%u,\"ns_per_segment\":%.1f,\"mpps\":%.2f,"
+           "\"parse_ns\":%.1f,\"ip_ns\":%.1f,\"tcp_input_ns\":%.1f,\"deliver_echo_send_ns\":%.1f,\"bytes_per_conn\":%.0f}\n",
+           conns, hold, size, ns, 1e3 / ns, (double)s.parse_ns * per, (double)s.ip_ns * per, (double)s.input_ns * per,
+           (double)(s.session_ns + s.send_ns) * per, idle_bytes);
+  else
+    printf("stack alone, %u connections (%u held besides), %u B echo, one core\n"
+           "  %.1f ns per received segment, answer included (median of %u rounds): %.2f Mpps in and as many out\n"
+           "  by stage: parse %.1f  ip %.1f  tcp input %.1f  deliver, echo, send %.1f ns\n"
+           "  memory per connection, TCP and session (NPRO's included): %.0f B; RSS grew %ld KiB while opening %u\n"
+           "  pool: %u of %u buffers free while all are idle\n",
+           conns, hold, size, ns, rounds, 1e3 / ns, (double)s.parse_ns * per, (double)s.ip_ns * per, (double)s.input_ns * per,
+           (double)(s.session_ns + s.send_ns) * per, idle_bytes, after - before, conns + hold,
+           np_core_pool(b->core)->free_count, np_core_pool(b->core)->count);
+  return 0;
+}
