@@ -382,6 +382,12 @@ static int act(struct script *s, char **w, int n) {
     seg_print(s, "out", s->out[s->out_head].bytes, s->out[s->out_head].len);
     return fail(s, "none: %u segments left", s->out_count);
   }
+  if (strcmp(w[0], "skip") == 0 && n == 2) {
+    if (s->out_count < v) return fail(s, "skip: %u segments left", s->out_count);
+    s->out_head = (s->out_head + v) % SCRIPT_OUT_MAX;
+    s->out_count -= v;
+    return 0;
+  }
   if (strcmp(w[0], "state") == 0 && n == 2) return act_state(s, w[1]);
   if (strcmp(w[0], "got") == 0 && n == 2) return s->got == v ? 0 : fail(s, "the application got %u bytes, not %u", s->got, v);
   if (strcmp(w[0], "eof") == 0) return s->eof ? 0 : fail(s, "the application saw no end");
