@@ -256,6 +256,7 @@ static uint32_t ip_burst(struct np_core *core, uint32_t n) {
   uint32_t tcp = 0;
   for (uint32_t i = 0; i < n; i++) {
     enum np_drop why = NP_DROP_COUNT;
+    if (core->peer_count > 1 && core->pkt[i].l4_proto != NP_PROTO_TCP) np_mail_send(core, &core->pkt[i]);
     switch (np_ip_input(core->ip, &core->pkt[i], core->now_ns, &why)) {
       case NP_IP_TCP:
         if (tcp != i) core->pkt[tcp] = core->pkt[i];
@@ -445,6 +446,7 @@ bool np_core_turn(struct np_core *core, uint64_t now_ns) {
   core->turn++;
   run_call(core);
   uint32_t found = np_core_commands(core);
+  if (core->peer_count > 1) found += np_mail_receive(core);
   for (uint32_t i = 0; i < core->queue_count; i++) found += rx_queue(core, core->queue[i].port);
   /* Timers before the flush, so that what they queue leaves in this turn too. */
   found += np_wheel_advance(&core->wheel, now_ns, NP_CORE_TIMERS_PER_TURN);
@@ -463,7 +465,7 @@ uint64_t np_core_next_ns(const struct np_core *core) {
 
 bool np_core_must_run(struct np_core *core) {
   if (core->left || np_ring_avail(core->cmd) > 0) return true;
-  if (__atomic_load_n(&core->call, __ATOMIC_ACQUIRE) != NULL) return true;
+  if (__atomic_load_n(&core->call, __ATOMIC_ACQUIRE) != NULL || np_mail_waits(core)) return true;
   for (uint32_t i = 0; i < core->queue_count; i++) {
     struct np_port_queue *q = core->queue[i].port;
     if (!q->down && q->ops->busy(q)) return true;

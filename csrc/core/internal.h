@@ -52,6 +52,14 @@ struct np_core_call {
   uint32_t done; /* atomic; release here pairs with the control thread's acquire */
 };
 
+/* A neighbor's answer on its way to another core: frames longer than this are none. */
+struct np_mail {
+  uint16_t port;  /* interface it came in by */
+  uint16_t bytes;
+  uint8_t frame[124];
+};
+_Static_assert(sizeof(struct np_mail) == 128, "np_mail is two cache lines");
+
 struct np_core {
   uint64_t now_ns; /* of this turn */
   uint64_t turn;
@@ -72,6 +80,8 @@ struct np_core {
   uint32_t index;
   bool left;               /* the last turn left work that needs no event to find */
   bool draining;
+  uint32_t mail;           /* atomic: a peer left something; set by them, cleared here */
+  uint32_t peer_count;     /* cores of the plane; 0 or 1: alone */
   struct np_core_call *call; /* atomic: set by the control thread, cleared here */
   struct np_core_queue queue[NP_CORE_QUEUES_MAX];
   struct np_core_link link[NP_IFACE_MAX];
@@ -83,6 +93,8 @@ struct np_core {
   struct np_buf *burst[NP_BURST];
   struct np_pkt pkt[NP_BURST];
   struct np_wheel wheel;
+  struct np_core **peer;    /* peer_count, by index; itself among them */
+  struct np_ring **mail_in; /* from the core of that index; NULL for itself */
 };
 
 /* Memory and configuration of the layers, for np_core_join. */
@@ -118,6 +130,19 @@ void np_core_stop(struct np_core *core, uint64_t now_ns);
 /* Runs what Go queued, at most NP_CORE_CMDS_PER_TURN. Return: commands taken. */
 uint32_t np_core_commands(struct np_core *core);
 enum np_err np_core_unlisten(struct np_core *core, uint64_t handle);
+
+/* mail.c */
+
+/* Bytes of a core's mail rings and tables, and their making. */
+size_t np_mail_bytes(uint32_t cores);
+void np_mail_init(struct np_core *core, void *mem, uint32_t cores);
+/* Makes the cores of a plane known to each other; before any thread starts. */
+void np_mail_join(struct np_core *const *cores, uint32_t count);
+/* If pkt is a neighbor's answer, copies it to every other core. */
+void np_mail_send(struct np_core *core, const struct np_pkt *pkt);
+/* Takes what others sent. Return: answers taken. */
+uint32_t np_mail_receive(struct np_core *core);
+bool np_mail_waits(struct np_core *core);
 
 /* config.c */
 

@@ -133,6 +133,9 @@ enum np_err np_plane_create(const struct np_plane_config *config, struct np_plan
     np_plane_destroy(plane);
     return err;
   }
+  struct np_core *cores[NP_CORES_MAX];
+  for (uint32_t i = 0; i < config->cores; i++) cores[i] = plane->worker[i].core;
+  np_mail_join(cores, config->cores);
   *out = plane;
   return NP_ERR_OK;
 }

@@ -343,6 +343,86 @@ static void test_neighbors_snapshot(void **state) {
   assert_memory_equal(info[0].mac, mac_peer, 6);
 }
 
+/* ---- several cores ---- */
+
+static struct frame arp_reply(void) {
+  struct frame f = arp_request(1);
+  memcpy(f.b, mac_us, 6);
+  f.b[21] = 2; /* operation: reply */
+  memcpy(f.b + 32, mac_us, 6);
+  return f;
+}
+
+/* A SYN to a closed port: the RST needs the neighbor's address. */
+static struct frame syn(bool v6) {
+  struct frame f;
+  struct np_addr from = v6 ? frame_v6(2) : rig_v4(2);
+  struct np_addr to = v6 ? frame_v6(1) : rig_v4(1);
+  frame_eth(&f, mac_us, mac_peer, 0, v6 ? 0x86dd : 0x0800);
+  frame_ip(&f, &from, &to, 6, 64);
+  frame_tcp(&f, 5000, 81, 2, NULL, 0);
+  frame_finish(&f, 6);
+  return f;
+}
+
+static struct frame nd_advert(void) {
+  struct frame f;
+  struct np_addr from = frame_v6(2);
+  struct np_addr to = frame_v6(1);
+  uint8_t na[32] = {136, 0, 0, 0, 0x60}; /* solicited, override */
+  memcpy(na + 8, from.b, 16);
+  na[24] = 2; /* target link-layer address */
+  na[25] = 1;
+  memcpy(na + 26, mac_peer, 6);
+  frame_eth(&f, mac_us, mac_peer, 0, 0x86dd);
+  frame_ip(&f, &from, &to, 58, 255);
+  frame_add(&f, na, sizeof na);
+  frame_finish(&f, 58);
+  return f;
+}
+
+/* Core 1 asks for the neighbor; the answer reaches core 0. */
+static void test_neighbor_answer_reaches_other_core(void **state) {
+  (void)state;
+  struct rig r[2];
+  struct np_plane_config c = rig_config();
+  c.cores = 2;
+  for (uint32_t i = 0; i < 2; i++) rig_init(&r[i], &c, i);
+  struct np_core *cores[2] = {r[0].core, r[1].core};
+  np_mail_join(cores, 2);
+  for (uint32_t i = 0; i < 2; i++) rig_interface(&r[i], &r[i].port.q, mac_us, 1);
+  for (uint32_t v6 = 0; v6 < 2; v6++) {
+    struct frame ask = syn(v6 != 0);
+    rig_in(&r[1], &ask);
+    rig_turn(&r[1], 1000);
+    r[1].port.out_count = 0; /* its question */
+    struct frame answer = v6 != 0 ? nd_advert() : arp_reply();
+    rig_in(&r[0], &answer);
+    rig_turn(&r[0], 1000);
+    assert_true(np_core_must_run(r[1].core));
+    rig_turn(&r[1], 1000);
+    assert_int_equal(r[1].port.out_count, 1); /* what waited for the address */
+    assert_memory_equal(r[1].port.out[0].b, mac_peer, 6);
+    rig_turn(&r[1], 1000);
+    assert_false(np_core_must_run(r[1].core));
+  }
+  assert_int_equal(rig_counter(&r[0], NP_C_RX_PKTS), 2);
+  assert_int_equal(rig_counter(&r[1], NP_C_RX_PKTS), 2);
+  /* more than the ring holds: the rest is lost, nothing else happens */
+  for (uint32_t i = 0; i < 100; i++) {
+    struct frame answer = arp_reply();
+    rig_in(&r[0], &answer);
+  }
+  rig_turn(&r[0], 1000);
+  rig_turn(&r[0], 1000);
+  rig_turn(&r[1], 1000);
+  for (uint32_t i = 0; i < 2; i++) {
+    rig_ledger(&r[i]);
+    rig_quiet(&r[i]);
+    rig_free(&r[i]);
+  }
+}
+
 /* ---- captures ---- */
 
 static uint32_t captured(struct np_capture *c, struct np_capture_rec *out, uint32_t max) {
@@ -591,6 +671,7 @@ int main(void) {
       WITH_CORE(test_listen_and_drain),
       WITH_CORE(test_neighbors_snapshot),
       WITH_CORE(test_capture),
+      cmocka_unit_test(test_neighbor_answer_reaches_other_core),
       cmocka_unit_test(test_tcp_echo),
       cmocka_unit_test(test_tcp_echo_with_loss),
       cmocka_unit_test(test_connections_snapshot),
