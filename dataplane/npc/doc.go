@@ -36,6 +36,14 @@
 // back with NP_CMD_FREE. The slice headers lie in core.views, one per buffer,
 // so that events with one piece cost no allocation.
 //
+// # Building
+//
+// `make` builds build/release/libnp.a and zz_stamp.h first; `go build` alone
+// then works too. Another variant of the library comes first on the path that
+// the linker searches with CGO_LDFLAGS, for example after `make V=san lib`:
+//
+//	CC=clang CGO_LDFLAGS="-L$PWD/build/san -fsanitize=address,undefined" go test -asan ./dataplane/npc
+//
 // # Ownership
 //
 // The plane owns every goroutine and descriptor it makes: there is no

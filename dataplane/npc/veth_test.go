@@ -316,7 +316,7 @@ func TestVethCapture(t *testing.T) {
 				t.Errorf("%+v", pkt)
 			}
 		}
-		if dirs != dataplane.CaptureRx|dataplane.CaptureTx {
+		if dirs&dataplane.CaptureRx == 0 || dirs&dataplane.CaptureTx == 0 {
 			t.Errorf("directions %d", dirs)
 		}
 		if capt.Lost() != 0 {
