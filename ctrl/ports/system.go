@@ -1,0 +1,44 @@
+package ports
+
+import (
+	"context"
+
+	"github.com/np-appliance/np/dataplane/xdp"
+)
+
+// System is what the package needs of the machine; [Linux] is the real one.
+type System interface {
+	Inspect(name string) (xdp.Interface, error)
+	Attach(name string, o xdp.Options) (Program, error)
+	Watch(ctx context.Context, report func(xdp.Link)) error
+}
+
+// Program is an XDP program on an interface, as xdp.Program.
+type Program interface {
+	Mode() xdp.Mode
+	Fallback() error
+	SetAddresses([]xdp.Address) error
+	AddAddress(xdp.Address) error
+	DelAddress(xdp.Address) error
+	SetSocket(queue, fd int) error
+	Counters() (xdp.Counters, error)
+	Close() error
+}
+
+// Linux is the machine we run on.
+type Linux struct{}
+
+// Inspect implements [System].
+func (Linux) Inspect(name string) (xdp.Interface, error) { return xdp.Inspect(name) }
+
+// Watch implements [System].
+func (Linux) Watch(ctx context.Context, report func(xdp.Link)) error { return xdp.Watch(ctx, report) }
+
+// Attach implements [System].
+func (Linux) Attach(name string, o xdp.Options) (Program, error) {
+	p, err := xdp.Attach(name, o)
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
