@@ -1,0 +1,214 @@
+package metrics
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/np-appliance/np/ctrl/ports"
+	"github.com/np-appliance/np/ctrl/session"
+	"github.com/np-appliance/np/dataplane"
+)
+
+// Source is where values come from.
+type Source struct {
+	Plane    dataplane.Plane
+	Sessions func() session.Stats
+	Ports    func() []ports.Status
+	Backend  string // as requested
+	Version  string
+	Commit   string
+}
+
+const prefix = "np_"
+
+// collector implements prometheus.Collector.
+type collector struct {
+	src      Source
+	counters [dataplane.CounterCount]metric
+	drops    *prometheus.Desc
+	queue    []queueMetric
+	port     []portMetric
+	session  []sessionMetric
+	status   *prometheus.Desc
+	refused  *prometheus.Desc
+	up       *prometheus.Desc
+	backend  *prometheus.Desc
+	build    *prometheus.Desc
+}
+
+type metric struct {
+	desc  *prometheus.Desc
+	typ   prometheus.ValueType
+	scale float64
+}
+
+type queueMetric struct {
+	metric
+	get func(*dataplane.QueueStats) uint64
+}
+
+type portMetric struct {
+	metric
+	get func(*ports.Status) uint64
+}
+
+type sessionMetric struct {
+	metric
+	get func(*session.Stats) float64
+}
+
+// describe makes a metric of a name: counters end in _total, and nanoseconds
+// become Prometheus's seconds.
+func describe(name, help string, labels ...string) metric {
+	m := metric{typ: prometheus.GaugeValue, scale: 1}
+	if strings.HasSuffix(name, "_total") {
+		m.typ = prometheus.CounterValue
+	}
+	if strings.Contains(name, "_nanoseconds") {
+		name, m.scale = strings.Replace(name, "_nanoseconds", "_seconds", 1), 1e-9
+	}
+	m.desc = prometheus.NewDesc(prefix+name, help, labels, nil)
+	return m
+}
+
+// New makes the collector.
+func New(src Source) prometheus.Collector {
+	c := &collector{src: src,
+		drops:   prometheus.NewDesc(prefix+"drops_total", "packets and messages dropped, by reason", []string{"core", "layer", "reason"}, nil),
+		status:  prometheus.NewDesc(prefix+"responses_total", "responses of handlers, by status", []string{"status"}, nil),
+		refused: prometheus.NewDesc(prefix+"refused_total", "handshakes, messages and streams refused by the control plane, by reason", []string{"reason"}, nil),
+		up:      prometheus.NewDesc(prefix+"interface_up", "1 when the interface carries traffic", []string{"interface"}, nil),
+		backend: prometheus.NewDesc(prefix+"backend_info", "backend in use", []string{"interface", "requested", "actual", "reason"}, nil),
+		build:   prometheus.NewDesc(prefix+"build_info", "version that runs", []string{"version", "commit"}, nil),
+	}
+	for i := range c.counters {
+		meta := dataplane.Counter(i).Meta()
+		c.counters[i] = describe(meta.Name, meta.Help, "core")
+	}
+	q := func(name, help string, get func(*dataplane.QueueStats) uint64) {
+		c.queue = append(c.queue, queueMetric{describe("queue_"+name, help, "interface", "queue", "core"), get})
+	}
+	q("rx_packets_total", "packets received", func(s *dataplane.QueueStats) uint64 { return s.RxPackets })
+	q("rx_bytes_total", "bytes received", func(s *dataplane.QueueStats) uint64 { return s.RxBytes })
+	q("tx_packets_total", "packets sent", func(s *dataplane.QueueStats) uint64 { return s.TxPackets })
+	q("tx_bytes_total", "bytes sent", func(s *dataplane.QueueStats) uint64 { return s.TxBytes })
+	q("rx_dropped_total", "packets the kernel dropped on the way to us", func(s *dataplane.QueueStats) uint64 { return s.RxDropped })
+	q("rx_ring_full_total", "packets dropped because the receive ring was full", func(s *dataplane.QueueStats) uint64 { return s.RxRingFull })
+	q("fill_ring_empty_total", "times the kernel found no buffer", func(s *dataplane.QueueStats) uint64 { return s.FillEmpty })
+	q("tx_invalid_total", "descriptors the kernel refused", func(s *dataplane.QueueStats) uint64 { return s.TxInvalid })
+	q("wakeups_total", "system calls that woke the kernel", func(s *dataplane.QueueStats) uint64 { return s.Wakeups })
+	p := func(name, help string, get func(*ports.Status) uint64) {
+		c.port = append(c.port, portMetric{describe("xdp_"+name, help, "interface"), get})
+	}
+	p("redirected_packets_total", "packets given to the appliance", func(s *ports.Status) uint64 { return s.Program.Redirected })
+	p("passed_packets_total", "packets left to the kernel", func(s *ports.Status) uint64 { return s.Program.Passed })
+	p("dropped_packets_total", "packets for the appliance on a queue without a socket", func(s *ports.Status) uint64 { return s.Program.Dropped })
+	p("errors_total", "packets too short to judge, left to the kernel", func(s *ports.Status) uint64 { return s.Program.Errors })
+	s := func(name, help string, get func(*session.Stats) float64) {
+		c.session = append(c.session, sessionMetric{describe(name, help), get})
+	}
+	s("connections_opened_total", "NPRO connections accepted", func(s *session.Stats) float64 { return float64(s.Opened) })
+	s("connections_closed_total", "NPRO connections ended", func(s *session.Stats) float64 { return float64(s.Closed) })
+	s("handshakes_in_flight", "handshakes begun and not ended", func(s *session.Stats) float64 { return float64(s.HandshakesInFlight) })
+	s("requests_in_flight", "requests with a handler or waiting for one", func(s *session.Stats) float64 { return float64(s.Inflight) })
+	s("byte_streams", "byte streams with a handler", func(s *session.Stats) float64 { return float64(s.Streams) })
+	s("byte_streams_opened_total", "byte streams begun", func(s *session.Stats) float64 { return float64(s.StreamsTotal) })
+	s("one_way_messages_total", "MESSAGE frames handled in Go", func(s *session.Stats) float64 { return float64(s.OneWay) })
+	s("message_memory_bytes", "messages waiting or being put together", func(s *session.Stats) float64 { return float64(s.MessageBytes) })
+	s("log_lines_held_back_total", "log lines about peers not written because of the rate limit", func(s *session.Stats) float64 { return float64(s.LogsHeld) })
+	return c
+}
+
+// Describe implements prometheus.Collector.
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, m := range c.counters {
+		ch <- m.desc
+	}
+	for _, m := range c.queue {
+		ch <- m.desc
+	}
+	for _, m := range c.port {
+		ch <- m.desc
+	}
+	for _, m := range c.session {
+		ch <- m.desc
+	}
+	for _, d := range [...]*prometheus.Desc{c.drops, c.status, c.refused, c.up, c.backend, c.build} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	send := func(m metric, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(m.desc, m.typ, v*m.scale, labels...)
+	}
+	for i := range c.src.Plane.Cores() {
+		core := strconv.Itoa(i)
+		v := c.src.Plane.Counters(i)
+		for n, m := range c.counters {
+			send(m, float64(v.Counter[n]), core)
+		}
+		for n := range v.Drop {
+			meta := dataplane.Drop(n).Meta()
+			ch <- prometheus.MustNewConstMetric(c.drops, prometheus.CounterValue, float64(v.Drop[n]), core, meta.Layer, meta.Reason)
+		}
+	}
+	for _, p := range c.src.Ports() {
+		c.ports(ch, send, &p)
+	}
+	st := c.src.Sessions()
+	for _, m := range c.session {
+		send(m.metric, m.get(&st))
+	}
+	for k, v := range st.Responses {
+		ch <- prometheus.MustNewConstMetric(c.status, prometheus.CounterValue, float64(v), k)
+	}
+	for k, v := range st.Refused {
+		ch <- prometheus.MustNewConstMetric(c.refused, prometheus.CounterValue, float64(v), k)
+	}
+	ch <- prometheus.MustNewConstMetric(c.build, prometheus.GaugeValue, 1, c.src.Version, c.src.Commit)
+}
+
+func (c *collector) ports(ch chan<- prometheus.Metric, send func(metric, float64, ...string), p *ports.Status) {
+	name, up := p.Config.Name, 0.0
+	if p.Up {
+		up = 1
+	}
+	ch <- prometheus.MustNewConstMetric(c.up, prometheus.GaugeValue, up, name)
+	actual, reason := "none", p.Reason
+	for _, r := range p.Ladder {
+		if r.Chosen {
+			actual = r.Backend
+			break
+		}
+		reason = r.Reason // of the rung above the one in use
+	}
+	ch <- prometheus.MustNewConstMetric(c.backend, prometheus.GaugeValue, 1, name, c.src.Backend, actual, reason)
+	for _, m := range c.port {
+		send(m.metric, float64(m.get(p)), name)
+	}
+	if !p.Added {
+		return
+	}
+	for _, q := range c.src.Plane.QueueStats(p.ID) {
+		for _, m := range c.queue {
+			send(m.metric, float64(m.get(&q)), name, strconv.Itoa(q.Queue), strconv.Itoa(q.Core))
+		}
+	}
+}
+
+// maxScrapes bounds scrapes at a time.
+const maxScrapes = 4
+
+// Handler serves the metrics, those of the Go runtime included.
+func Handler(src Source) http.Handler {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(New(src), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes})
+}
