@@ -33,49 +33,58 @@ uint64_t np_clock_ns(void) {
 
 static uint64_t round_up(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
 
-/* Every page is touched now: a core never takes a page fault later. */
-static void populate(void *mem, size_t bytes) {
-  if (madvise(mem, bytes, MADV_POPULATE_WRITE) == 0) return;
-  volatile uint8_t *p = mem;
+/* Every page is there from now on: a core never takes a page fault later. The kernel says
+ * when there is not enough, where touching the pages would get the process killed. */
+static int populate(void *mem, size_t bytes) {
+  if (madvise(mem, bytes, MADV_POPULATE_WRITE) == 0) return 0;
+  if (errno != EINVAL) return errno;
+  volatile uint8_t *p = mem; /* a kernel before 5.14 */
   for (size_t at = 0; at < bytes; at += 4096) p[at] = 0;
+  return 0;
 }
 
-/* Aligned to 2 MiB, so that the kernel can use huge pages by itself where there are none reserved. */
-static enum np_err map_memory(struct np_plane_map *map, size_t bytes, uint8_t huge, const char *what, uint32_t core,
-                              struct np_err_detail *detail) {
-  const int prot = PROT_READ | PROT_WRITE;
-  const int flags = MAP_PRIVATE | MAP_ANONYMOUS;
+static int map_huge(struct np_plane_map *map, size_t bytes) {
   size_t rounded = round_up(bytes, HUGE_PAGE_BYTES);
-  if (huge != 0) {
-    void *mem = mmap(NULL, rounded, prot, flags | MAP_HUGETLB, -1, 0);
-    if (mem != MAP_FAILED) {
-      *map = (struct np_plane_map){.base = mem, .bytes = rounded, .mem = mem, .page_bytes = HUGE_PAGE_BYTES};
-      populate(mem, rounded);
-      return NP_ERR_OK;
-    }
-    if (huge == 2) {
-      np_err_detail_set(detail, errno, "mmap %zu MiB of huge pages for core %u's %s (see nr_hugepages)", rounded >> 20,
-                        core, what);
-      return NP_ERR_NOMEM;
-    }
-  }
+  void *mem = mmap(NULL, rounded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+  if (mem == MAP_FAILED) return errno;
+  *map = (struct np_plane_map){.base = mem, .bytes = rounded, .mem = mem, .page_bytes = HUGE_PAGE_BYTES};
+  return populate(mem, rounded);
+}
+
+/* Aligned to 2 MiB, so that the kernel can use huge pages by itself where none are reserved. */
+static int map_ordinary(struct np_plane_map *map, size_t bytes, bool advise) {
+  size_t rounded = round_up(bytes, HUGE_PAGE_BYTES);
   size_t padded = rounded + HUGE_PAGE_BYTES;
-  void *base = mmap(NULL, padded, prot, flags | MAP_NORESERVE, -1, 0);
-  if (base == MAP_FAILED) {
-    np_err_detail_set(detail, errno, "mmap %zu MiB for core %u's %s", padded >> 20, core, what);
-    return NP_ERR_NOMEM;
-  }
+  void *base = mmap(NULL, padded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (base == MAP_FAILED) return errno;
   void *mem = (void *)round_up((uint64_t)(uintptr_t)base, HUGE_PAGE_BYTES);
   *map = (struct np_plane_map){.base = base, .bytes = padded, .mem = mem};
-  if (huge != 0) (void)madvise(mem, rounded, MADV_HUGEPAGE); /* a wish: kernels without it refuse */
-  populate(mem, bytes);
-  (void)mlock(mem, bytes); /* without the right to lock, swapping is the operator's choice */
-  return NP_ERR_OK;
+  if (advise) (void)madvise(mem, rounded, MADV_HUGEPAGE); /* a wish: kernels without it refuse */
+  int sys = populate(mem, bytes);
+  if (sys == 0) (void)mlock(mem, bytes); /* without the right to lock, swapping is the operator's choice */
+  return sys;
 }
 
 static void unmap(struct np_plane_map *map) {
   if (map->base != NULL) munmap(map->base, map->bytes);
   map->base = NULL;
+}
+
+static enum np_err map_memory(struct np_plane_map *map, size_t bytes, uint8_t huge, const char *what, uint32_t core,
+                              struct np_err_detail *detail) {
+  int sys = huge != 0 ? map_huge(map, bytes) : ENOMEM;
+  if (sys == 0) return NP_ERR_OK;
+  unmap(map);
+  if (huge == 2) {
+    np_err_detail_set(detail, sys, "take %zu MiB of huge pages for core %u's %s (see nr_hugepages)",
+                      (bytes >> 20) + 1, core, what);
+    return NP_ERR_NOMEM;
+  }
+  sys = map_ordinary(map, bytes, huge != 0);
+  if (sys == 0) return NP_ERR_OK;
+  unmap(map);
+  np_err_detail_set(detail, sys, "take %zu MiB for core %u's %s", (bytes >> 20) + 1, core, what);
+  return NP_ERR_NOMEM;
 }
 
 static enum np_err create_worker(struct np_plane *plane, uint32_t index, struct np_err_detail *detail) {

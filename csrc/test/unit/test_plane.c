@@ -213,6 +213,25 @@ static void test_bad_config(void **state) {
   }
 }
 
+static void test_too_much_memory(void **state) {
+  (void)state;
+  struct np_plane_config c = small(1);
+  c.huge_pages = 2;
+  c.bufs_per_core = 1u << 22; /* 8 GiB of huge pages */
+  struct np_plane *plane = NULL;
+  struct np_err_detail detail;
+  memset(&detail, 0, sizeof detail);
+  enum np_err err = np_plane_create(&c, &plane, &detail);
+  if (err == NP_ERR_OK) { /* a machine that has them */
+    np_plane_destroy(plane);
+    skip();
+  }
+  assert_int_equal(err, NP_ERR_NOMEM);
+  assert_null(plane);
+  assert_non_null(strstr(detail.text, "huge pages for core 0's "));
+  assert_int_not_equal(detail.sys, 0);
+}
+
 static void test_bad_cpu(void **state) {
   (void)state;
   struct np_plane_config c = small(1);
@@ -254,7 +273,7 @@ int main(void) {
       cmocka_unit_test(test_create_and_destroy), cmocka_unit_test(test_start_stop),
       cmocka_unit_test(test_sleep_and_wake),     cmocka_unit_test(test_call_on_core),
       cmocka_unit_test(test_bad_config),         cmocka_unit_test(test_bad_cpu),
-      cmocka_unit_test(test_bad_queue),
+      cmocka_unit_test(test_bad_queue),          cmocka_unit_test(test_too_much_memory),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
