@@ -54,6 +54,7 @@ static enum np_err cmd_send(struct np_sess *s, const struct np_cmd *cmd, struct 
       .flags = cmd->flags,
       .priority = cmd->priority,
       .lent = body != NULL,
+      .from_go = true,
   };
   if (st == NULL || (st->flags & NP_STF_TX_MORE) == 0) {
     bool ok;

@@ -36,7 +36,7 @@ uint32_t np_npro_head_bytes(const struct np_buf *body, uint32_t body_bytes, uint
 
 enum np_err np_npro_enqueue(struct np_sess *s, struct np_nstream *st, const struct np_send_item *item, struct np_buf *body) {
   bool over = s->sendq_items >= NP_NPRO_SENDQ_ITEMS || s->sendq_bytes >= NP_NPRO_SENDQ_BYTES;
-  if (item->lent && over) return NP_ERR_FULL; /* the core's own answers are bounded by the receive window */
+  if (item->from_go && over) return NP_ERR_FULL; /* the core's own answers are bounded by the receive window */
   struct np_send_item *it = np_item_of(body);
   *it = *item;
   it->next = NULL;
@@ -140,7 +140,7 @@ static enum sent send_fragment(struct np_sess *s, struct np_nstream *st) {
     np_sess_dirty(s); /* no buffers: again at the next run */
     return CONN_BLOCKED;
   }
-  bool lent = it->lent;
+  bool from_go = it->from_go;
   s->tx_window -= n;
   st->tx_window -= n;
   st->turn_bytes += n;
@@ -151,7 +151,7 @@ static enum sent send_fragment(struct np_sess *s, struct np_nstream *st) {
   consume(s, st, n);
   struct np_event ev = {.op = NP_EV_SENT, .stream = st->id, .arg = n};
   if (last) item_done(s, st);
-  if (lent && n > 0) np_sess_event(s, &ev);
+  if (from_go) np_sess_event(s, &ev); /* a bare END too: Go counts bodies as well as bytes */
   return SENT;
 }
 

@@ -171,6 +171,7 @@ struct np_send_item {
   uint8_t flags;       /* END MORE CTX; CTX is cleared once the first fragment left */
   uint8_t priority;
   bool lent;           /* pieces go to the loan ring, else to the pool */
+  bool from_go;        /* NP_EV_SENT tells Go */
 };
 _Static_assert(sizeof(struct np_send_item) <= sizeof(((struct np_buf *)0)->priv), "item fits in priv");
 

@@ -361,6 +361,31 @@ static void frame_longer_than_the_receive_window(void **state) {
   rig_free(r);
 }
 
+/* END alone: a frame without a body, told of like any other. */
+static void bare_end(void **state) {
+  (void)state;
+  struct rig *r = joined();
+  uint32_t stream = 0;
+  assert_int_equal(send_msg(r, 0, NP_NPRO_DATA, 0, 0, "abc", 3, &stream), NP_ERR_OK);
+  assert_int_equal(send_msg(r, 0, NP_NPRO_DATA, NP_NPRO_F_END, stream, NULL, 0, NULL), NP_ERR_OK);
+  assert_int_equal(send_msg(r, 0, NP_NPRO_DATA, 0, stream, "late", 4, NULL), NP_ERR_STATE);
+  rig_settle(r, 10);
+  uint32_t sent = 0;
+  const struct np_event *last = NULL;
+  for (uint32_t k = 0; k < r->event_count; k++) {
+    if (r->events[k].ev.op == NP_EV_SENT) sent++;
+    if (r->events[k].ev.op == NP_EV_MESSAGE) last = &r->events[k].ev;
+  }
+  assert_int_equal(sent, 2);
+  assert_non_null(last);
+  assert_int_equal(last->body_bytes, 0);
+  assert_int_equal(last->flags, NP_NPRO_F_END);
+  assert_int_equal(send_msg(r, 1, NP_NPRO_DATA, NP_NPRO_F_END, stream, NULL, 0, NULL), NP_ERR_OK);
+  rig_settle(r, 10);
+  assert_int_equal(np_sessions_streams(r->sessions), 0);
+  rig_free(r);
+}
+
 static void high_priority_goes_first(void **state) {
   (void)state;
   struct rig *r = joined();
@@ -788,6 +813,7 @@ int main(void) {
       cmocka_unit_test(an_answering_peer_lives),
       cmocka_unit_test(stream_window_stops_and_returns),
       cmocka_unit_test(frame_longer_than_the_receive_window),
+      cmocka_unit_test(bare_end),
       cmocka_unit_test(high_priority_goes_first),
       cmocka_unit_test(rekeying_under_load),
       cmocka_unit_test(rekey_by_time),
