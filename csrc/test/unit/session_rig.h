@@ -18,6 +18,9 @@
 #include "session/session.h"
 
 #define RIG_MS UINT64_C(1000000)
+#ifndef RIG_KEYS
+#define RIG_KEYS 16u
+#endif
 #ifndef RIG_BUFS /* the fuzz target takes less */
 #define RIG_EVENTS 65536u
 #define RIG_BUFS 4096u
@@ -197,7 +200,7 @@ static inline struct rig *rig_new(uint32_t sessions_max, uint32_t streams_max) {
   r->mem[1] = malloc(np_pool_stack_bytes(RIG_BUFS));
   np_pool_init(&r->pool, r->mem[0], RIG_BUFS, 2048, r->mem[1], &r->counters);
   np_wheel_init(&r->wheel, r->now_ns);
-  struct np_crypto_config cc = {.key_cache_count = 16};
+  struct np_crypto_config cc = {.key_cache_count = RIG_KEYS};
   r->mem[2] = aligned_alloc(64, (np_crypto_bytes(&cc) + 63) & ~(size_t)63);
   memset(r->mem[2], 0, np_crypto_bytes(&cc));
   r->crypto = np_crypto_init(r->mem[2], &cc);
