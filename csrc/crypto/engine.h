@@ -15,6 +15,8 @@
  * one piece; else body is NULL and it runs from off in buf through the chain. */
 struct np_aead_op {
   const uint8_t *key;  /* 32 bytes; ChaCha20-Poly1305 only */
+  const void *slot;    /* AES-256-GCM: the expanded key, or NULL: look up dir's */
+  struct np_record_dir *dir;
   const uint8_t *aad;
   uint8_t *body;
   struct np_buf *buf;
@@ -32,6 +34,9 @@ NP_INLINE bool np_tag_equal(const uint8_t a[16], const uint8_t b[16]) {
   return ((np_load_64(a) ^ np_load_64(b)) | (np_load_64(a + 8) ^ np_load_64(b + 8))) == 0;
 }
 
+struct np_key_cache;
+struct np_record_dir;
+
 struct np_engine {
   const char *(*name)(const void *state);
   size_t (*state_bytes)(void);
@@ -46,8 +51,9 @@ struct np_engine {
   void (*slot_close)(void *state, void *slot);
   void (*slot_expand)(void *state, void *slot, const uint8_t key[32]);
   void (*slot_wipe)(void *state, void *slot);
-  void (*gcm)(void *state, const void *slot, struct np_aead_op *op, bool seal);
-  /* n is NP_RECORD_BATCH at most. */
+  /* n is NP_RECORD_BATCH at most. GCM looks keys up one by one as it goes: with few
+   * slots a later record may push out an earlier one's key. */
+  void (*gcm)(void *state, struct np_key_cache *cache, struct np_aead_op *ops, uint32_t n, bool seal);
   void (*chacha)(void *state, struct np_aead_op *ops, uint32_t n, bool seal);
   /* Forgets what the last operations left in scratch contexts. */
   void (*scrub)(void *state);

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "crypto/engine.h"
+#include "crypto/keycache.h"
 #include "crypto/record.h"
 
 struct ipsecmb {
@@ -93,19 +94,24 @@ static void gcm_chain(struct ipsecmb *s, const struct gcm_key_data *key, struct 
   }
 }
 
-static void gcm(void *state, const void *slot, struct np_aead_op *op, bool seal) {
+NP_INLINE const struct gcm_key_data *gcm_key(struct np_key_cache *cache, const struct np_aead_op *op) {
+  return op->slot != NULL ? op->slot : np_key_cache_get(cache, op->dir);
+}
+
+static void gcm(void *state, struct np_key_cache *cache, struct np_aead_op *ops, uint32_t n, bool seal) {
   struct ipsecmb *s = state;
-  const struct gcm_key_data *key = slot;
-  if (NP_UNLIKELY(op->body == NULL)) {
-    gcm_chain(s, key, op, seal);
-  } else if (seal) {
-    IMB_AES256_GCM_ENC(s->mgr, key, &s->gcm_ctx, op->body, op->body, op->bytes, op->nonce, op->aad, op->aad_bytes,
-                       op->tag, NP_RECORD_TAG);
-  } else {
-    IMB_AES256_GCM_DEC(s->mgr, key, &s->gcm_ctx, op->body, op->body, op->bytes, op->nonce, op->aad, op->aad_bytes,
-                       op->calc, NP_RECORD_TAG);
+  aes_gcm_enc_dec_t run = seal ? s->mgr->gcm256_enc : s->mgr->gcm256_dec;
+  for (uint32_t i = 0; i < n; i++) {
+    struct np_aead_op *op = &ops[i];
+    const struct gcm_key_data *key = gcm_key(cache, op);
+    if (NP_LIKELY(op->body != NULL)) {
+      run(key, &s->gcm_ctx, op->body, op->body, op->bytes, op->nonce, op->aad, op->aad_bytes,
+          seal ? op->tag : op->calc, NP_RECORD_TAG);
+    } else {
+      gcm_chain(s, key, op, seal);
+    }
+    if (!seal) op->ok = np_tag_equal(op->calc, op->tag);
   }
-  if (!seal) op->ok = np_tag_equal(op->calc, op->tag);
 }
 
 static void chacha_chain(struct ipsecmb *s, struct np_aead_op *op, bool seal) {

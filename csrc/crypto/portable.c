@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "crypto/engine.h"
+#include "crypto/keycache.h"
 #include "crypto/record.h"
 
 struct portable {
@@ -123,9 +124,12 @@ static void run(EVP_CIPHER_CTX *ctx, struct np_aead_op *op, bool seal) {
   op->ok = EVP_CipherFinal_ex(ctx, none, &tail) == 1; /* compares in constant time */
 }
 
-static void gcm(void *state, const void *slot, struct np_aead_op *op, bool seal) {
+static void gcm(void *state, struct np_key_cache *cache, struct np_aead_op *ops, uint32_t n, bool seal) {
   (void)state;
-  run(((const struct slot *)slot)->ctx, op, seal);
+  for (uint32_t i = 0; i < n; i++) {
+    const struct slot *k = ops[i].slot != NULL ? ops[i].slot : np_key_cache_get(cache, ops[i].dir);
+    run(k->ctx, &ops[i], seal);
+  }
 }
 
 static void chacha(void *state, struct np_aead_op *ops, uint32_t n, bool seal) {

@@ -210,6 +210,8 @@ static struct staged prepare(struct np_crypto *crypto, struct np_record *records
     op->aad_bytes = NP_NPRO_HEADER;
     op->bytes = r->body_bytes;
     op->key = dir->record_key;
+    op->slot = NULL;
+    op->dir = dir;
     next_nonce(dir, op->nonce);
     if (gcm) np_key_cache_prefetch(&crypto->cache, dir);
     if (NP_LIKELY(in_one_piece(r))) {
@@ -247,11 +249,8 @@ static void seal_batch(struct np_crypto *crypto, struct np_record *records, uint
   const struct np_engine *engine = crypto->engine;
   prefetch(records, n);
   struct staged s = prepare(crypto, records, n, true);
-  for (uint32_t i = 0; i < s.gcm; i++) {
-    struct np_aead_op *op = &crypto->ops[i];
-    engine->gcm(crypto->state, np_key_cache_get(&crypto->cache, records[op->record].dir), op, true);
-    place_tag(crypto, records, op);
-  }
+  if (s.gcm > 0) engine->gcm(crypto->state, &crypto->cache, crypto->ops, s.gcm, true);
+  for (uint32_t i = 0; i < s.gcm; i++) place_tag(crypto, records, &crypto->ops[i]);
   struct np_aead_op *chacha = &crypto->ops[NP_RECORD_BATCH - s.chacha];
   if (s.chacha > 0) engine->chacha(crypto->state, chacha, s.chacha, true);
   for (uint32_t i = 0; i < s.chacha; i++) place_tag(crypto, records, &chacha[i]);
@@ -262,13 +261,8 @@ static void open_batch(struct np_crypto *crypto, struct np_record *records, uint
   const struct np_engine *engine = crypto->engine;
   prefetch(records, n);
   struct staged s = prepare(crypto, records, n, false);
-  for (uint32_t i = 0; i < s.gcm; i++) {
-    struct np_aead_op *op = &crypto->ops[i];
-    struct np_record *r = &records[op->record];
-    if (NP_UNLIKELY(r->dir->failed)) continue;
-    engine->gcm(crypto->state, np_key_cache_get(&crypto->cache, r->dir), op, false);
-    judge(r, op->ok);
-  }
+  if (s.gcm > 0) engine->gcm(crypto->state, &crypto->cache, crypto->ops, s.gcm, false);
+  for (uint32_t i = 0; i < s.gcm; i++) judge(&records[crypto->ops[i].record], crypto->ops[i].ok);
   if (s.chacha > 0) engine->chacha(crypto->state, &crypto->ops[NP_RECORD_BATCH - s.chacha], s.chacha, false);
   for (uint32_t i = 1; i <= s.chacha; i++) {
     struct np_aead_op *op = &crypto->ops[NP_RECORD_BATCH - i];
@@ -297,7 +291,8 @@ static bool single(struct np_crypto *crypto, enum np_aead aead, const uint8_t ke
   if (aead == NP_AEAD_AES_256_GCM) {
     memcpy(op->nonce, nonce, 12);
     engine->slot_expand(crypto->state, crypto->single, key);
-    engine->gcm(crypto->state, crypto->single, op, seal);
+    op->slot = crypto->single;
+    engine->gcm(crypto->state, &crypto->cache, op, 1, seal);
     engine->slot_wipe(crypto->state, crypto->single);
   } else {
     uint8_t subkey[32];

@@ -75,7 +75,8 @@ struct np_record {
  * The chain must already hold room for the tag (len counted). */
 void np_record_seal(struct np_crypto *crypto, struct np_record *records, uint32_t n);
 /* Decrypts n records in order; ok says which opened. After a direction's first
- * failure its later records are not opened. A body that failed holds garbage.
+ * failure none of its later records counts as opened (ok false), in this batch
+ * or later. A body whose record is not ok holds bytes that must not be used.
  * Tags are compared in constant time. */
 void np_record_open(struct np_crypto *crypto, struct np_record *records, uint32_t n);
 
