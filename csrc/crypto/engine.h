@@ -15,8 +15,6 @@
  * one piece; else body is NULL and it runs from off in buf through the chain. */
 struct np_aead_op {
   const uint8_t *key;  /* 32 bytes; ChaCha20-Poly1305 only */
-  const void *slot;    /* AES-256-GCM: the expanded key, or NULL: look up dir's */
-  struct np_record_dir *dir;
   const uint8_t *aad;
   uint8_t *body;
   struct np_buf *buf;
@@ -24,7 +22,6 @@ struct np_aead_op {
   uint32_t off;
   uint32_t bytes;
   uint32_t aad_bytes;
-  uint32_t record;     /* record.c's: which one of the batch */
   uint8_t nonce[16];   /* 12 used */
   uint8_t calc[16];    /* the engine's: tag computed by open */
   bool ok;             /* out, open only */
@@ -35,7 +32,7 @@ NP_INLINE bool np_tag_equal(const uint8_t a[16], const uint8_t b[16]) {
 }
 
 struct np_key_cache;
-struct np_record_dir;
+struct np_record;
 
 struct np_engine {
   const char *(*name)(const void *state);
@@ -51,12 +48,14 @@ struct np_engine {
   void (*slot_close)(void *state, void *slot);
   void (*slot_expand)(void *state, void *slot, const uint8_t key[32]);
   void (*slot_wipe)(void *state, void *slot);
-  /* n is NP_RECORD_BATCH at most. GCM looks keys up one by one as it goes: with few
-   * slots a later record may push out an earlier one's key. */
-  void (*gcm)(void *state, struct np_key_cache *cache, struct np_aead_op *ops, uint32_t n, bool seal);
+  /* One operation with an expanded key. What it leaves in scratch contexts it wipes. */
+  void (*gcm)(void *state, const void *slot, struct np_aead_op *op, bool seal);
+  /* n operations, NP_RECORD_BATCH at most; wipes as above. */
   void (*chacha)(void *state, struct np_aead_op *ops, uint32_t n, bool seal);
-  /* Forgets what the last operations left in scratch contexts. */
-  void (*scrub)(void *state);
+  /* Optional: the GCM records that records begins with (the first is one, and of n
+   * NP_RECORD_BATCH at most), without an operation made of each. Return: how many
+   * it did. Where NULL, record.c makes operations and calls gcm. */
+  uint32_t (*gcm_batch)(void *state, struct np_key_cache *cache, struct np_record *records, uint32_t n, bool seal);
 };
 
 const struct np_engine *np_engine_ipsecmb(void);

@@ -12,6 +12,7 @@
 #include "crypto/engine.h"
 #include "crypto/keycache.h"
 #include "crypto/record.h"
+#include "crypto/stage.h"
 
 struct ipsecmb {
   IMB_MGR *mgr;
@@ -47,12 +48,6 @@ static bool init(void *state) {
   if (imb_get_errno(s->mgr) != 0) return false;
   uint64_t f = s->mgr->features;
   return (f & IMB_FEATURE_SELF_TEST) == 0 || (f & IMB_FEATURE_SELF_TEST_PASS) != 0;
-}
-
-static void scrub(void *state) {
-  struct ipsecmb *s = state;
-  explicit_bzero(&s->gcm_ctx, sizeof s->gcm_ctx);
-  explicit_bzero(&s->chacha_ctx, sizeof s->chacha_ctx);
 }
 
 static void fini(void *state) { explicit_bzero(state, state_bytes()); }
@@ -94,24 +89,65 @@ static void gcm_chain(struct ipsecmb *s, const struct gcm_key_data *key, struct 
   }
 }
 
-NP_INLINE const struct gcm_key_data *gcm_key(struct np_key_cache *cache, const struct np_aead_op *op) {
-  return op->slot != NULL ? op->slot : np_key_cache_get(cache, op->dir);
+static void gcm_one(struct ipsecmb *s, const void *slot, struct np_aead_op *op, bool seal) {
+  if (op->body == NULL) {
+    gcm_chain(s, slot, op, seal);
+  } else {
+    aes_gcm_enc_dec_t one = seal ? s->mgr->gcm256_enc : s->mgr->gcm256_dec;
+    one(slot, &s->gcm_ctx, op->body, op->body, op->bytes, op->nonce, op->aad, op->aad_bytes, seal ? op->tag : op->calc,
+        NP_RECORD_TAG);
+  }
+  if (!seal) op->ok = np_tag_equal(op->calc, op->tag);
 }
 
-static void gcm(void *state, struct np_key_cache *cache, struct np_aead_op *ops, uint32_t n, bool seal) {
+static void gcm(void *state, const void *slot, struct np_aead_op *op, bool seal) {
   struct ipsecmb *s = state;
-  aes_gcm_enc_dec_t run = seal ? s->mgr->gcm256_enc : s->mgr->gcm256_dec;
-  for (uint32_t i = 0; i < n; i++) {
-    struct np_aead_op *op = &ops[i];
-    const struct gcm_key_data *key = gcm_key(cache, op);
-    if (NP_LIKELY(op->body != NULL)) {
-      run(key, &s->gcm_ctx, op->body, op->body, op->bytes, op->nonce, op->aad, op->aad_bytes,
-          seal ? op->tag : op->calc, NP_RECORD_TAG);
-    } else {
-      gcm_chain(s, key, op, seal);
-    }
-    if (!seal) op->ok = np_tag_equal(op->calc, op->tag);
+  gcm_one(s, slot, op, seal);
+  explicit_bzero(&s->gcm_ctx, sizeof s->gcm_ctx);
+}
+
+static void gcm_pieces(struct ipsecmb *s, const void *key, struct np_record *r, np_pair64 nonce, bool seal) {
+  struct np_aead_op op;
+  uint8_t scratch[NP_RECORD_TAG];
+  np_op_stage(&op, r, nonce, scratch, seal);
+  gcm_one(s, key, &op, seal);
+  if (seal) {
+    np_op_place_tag(&op, r, scratch);
+  } else {
+    np_record_judge(r, op.ok);
   }
+}
+
+/* 64 bytes take the library 29 ns. Here: nonces of the whole batch first, so that
+ * they have left the store buffer when they are read; then key by key, since with
+ * few slots a later record may push out an earlier one's key. */
+static uint32_t gcm_batch(void *state, struct np_key_cache *cache, struct np_record *records, uint32_t n, bool seal) {
+  struct ipsecmb *s = state;
+  aes_gcm_enc_dec_t one = seal ? s->mgr->gcm256_enc : s->mgr->gcm256_dec;
+  np_pair64 nonce[NP_RECORD_BATCH];
+  uint32_t count = 0;
+  np_assert(n <= NP_RECORD_BATCH);
+  for (; count < n && records[count].dir->aead == NP_AEAD_AES_256_GCM; count++) {
+    nonce[count] = np_nonce_next(records[count].dir, true, seal);
+    np_key_cache_prefetch(cache, records[count].dir);
+    NP_PREFETCH(records[count].buf);
+  }
+  for (uint32_t i = 0; i < count; i++) {
+    struct np_record *r = &records[i];
+    const struct gcm_key_data *key = np_key_cache_get(cache, r->dir);
+    if (NP_UNLIKELY(!np_record_in_one_piece(r))) {
+      gcm_pieces(s, key, r, nonce[i], seal);
+      continue;
+    }
+    uint8_t calc[NP_RECORD_TAG];
+    uint8_t *body = np_buf_data(r->buf) + r->body_off;
+    uint8_t *tag = body + r->body_bytes;
+    one(key, &s->gcm_ctx, body, body, r->body_bytes, (const uint8_t *)&nonce[i], r->header, NP_NPRO_HEADER,
+        seal ? tag : calc, NP_RECORD_TAG);
+    if (!seal) np_record_judge(r, np_tag_equal(calc, tag));
+  }
+  explicit_bzero(&s->gcm_ctx, sizeof s->gcm_ctx);
+  return count;
 }
 
 static void chacha_chain(struct ipsecmb *s, struct np_aead_op *op, bool seal) {
@@ -167,6 +203,7 @@ static void chacha(void *state, struct np_aead_op *ops, uint32_t n, bool seal) {
   for (uint32_t i = 0; i < n; i++) {
     if (NP_UNLIKELY(ops[i].body == NULL)) {
       chacha_chain(s, &ops[i], seal);
+      explicit_bzero(&s->chacha_ctx, sizeof s->chacha_ctx);
     } else {
       fill_job(s->jobs[k++], &ops[i], seal);
     }
@@ -198,8 +235,8 @@ const struct np_engine *np_engine_ipsecmb(void) {
       .slot_expand = slot_expand,
       .slot_wipe = slot_wipe,
       .gcm = gcm,
+      .gcm_batch = gcm_batch,
       .chacha = chacha,
-      .scrub = scrub,
   };
   return &engine;
 }

@@ -41,12 +41,12 @@ NP_INLINE void *np_key_cache_at(const struct np_key_cache *cache, uint32_t slot)
   return cache->keys + (size_t)slot * cache->engine->slot_bytes;
 }
 
-/* Starts bringing in what the first blocks need: round keys, then hash keys. */
+/* Starts bringing in the slot and the first round keys; what follows is read in
+ * order, and the hardware sees that coming. */
 NP_INLINE void np_key_cache_prefetch(const struct np_key_cache *cache, const struct np_record_dir *dir) {
   if (NP_UNLIKELY(dir->cache_slot >= cache->count)) return;
-  const uint8_t *key = np_key_cache_at(cache, dir->cache_slot);
   NP_PREFETCH(&cache->slots[dir->cache_slot]);
-  for (uint32_t line = 0; line < 4; line++) NP_PREFETCH(key + line * NP_CACHE_LINE);
+  NP_PREFETCH(np_key_cache_at(cache, dir->cache_slot));
 }
 
 /* The expanded key of dir; stays valid until the next call for another direction. */

@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "crypto/engine.h"
-#include "crypto/keycache.h"
 #include "crypto/record.h"
 
 struct portable {
@@ -124,12 +123,9 @@ static void run(EVP_CIPHER_CTX *ctx, struct np_aead_op *op, bool seal) {
   op->ok = EVP_CipherFinal_ex(ctx, none, &tail) == 1; /* compares in constant time */
 }
 
-static void gcm(void *state, struct np_key_cache *cache, struct np_aead_op *ops, uint32_t n, bool seal) {
+static void gcm(void *state, const void *slot, struct np_aead_op *op, bool seal) {
   (void)state;
-  for (uint32_t i = 0; i < n; i++) {
-    const struct slot *k = ops[i].slot != NULL ? ops[i].slot : np_key_cache_get(cache, ops[i].dir);
-    run(k->ctx, &ops[i], seal);
-  }
+  run(((const struct slot *)slot)->ctx, op, seal);
 }
 
 static void chacha(void *state, struct np_aead_op *ops, uint32_t n, bool seal) {
@@ -138,10 +134,6 @@ static void chacha(void *state, struct np_aead_op *ops, uint32_t n, bool seal) {
     set_key(s->chacha_ctx, ops[i].key);
     run(s->chacha_ctx, &ops[i], seal);
   }
-}
-
-static void scrub(void *state) {
-  struct portable *s = state;
   static const uint8_t zero[32] = {0};
   set_key(s->chacha_ctx, zero);
 }
@@ -159,7 +151,6 @@ const struct np_engine *np_engine_portable(void) {
       .slot_wipe = slot_wipe,
       .gcm = gcm,
       .chacha = chacha,
-      .scrub = scrub,
   };
   return &engine;
 }

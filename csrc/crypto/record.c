@@ -6,6 +6,7 @@
 #include "crypto/derive.h"
 #include "crypto/engine.h"
 #include "crypto/keycache.h"
+#include "crypto/stage.h"
 
 #define KEY_CACHE_DEFAULT 4096u
 #define ALIGN_UP(n) (((n) + (size_t)63) & ~(size_t)63)
@@ -17,10 +18,8 @@ struct np_crypto {
   void *mem;         /* as the caller gave it */
   size_t bytes;
   struct np_key_cache cache;
-  /* A batch's operations: GCM from the front, ChaCha20 from the back, so that each
-   * kind lies together and the ChaCha20 ones make one burst. */
   struct np_aead_op ops[NP_RECORD_BATCH];
-  uint8_t tags[NP_RECORD_BATCH][NP_RECORD_TAG]; /* by record: tags that do not lie in one piece */
+  uint8_t tags[NP_RECORD_BATCH][NP_RECORD_TAG]; /* those that do not lie in one piece */
 };
 
 static uint32_t cache_count(const struct np_crypto_config *config) {
@@ -149,137 +148,81 @@ static void tag_copy(struct np_buf *b, uint32_t off, uint8_t tag[NP_RECORD_TAG],
   }
 }
 
-/* Nonce of the direction's next record, and the number moves on. */
-NP_INLINE void next_nonce(struct np_record_dir *dir, uint8_t nonce[16]) {
-  uint64_t n = dir->seq++;
-  if (dir->aead == NP_AEAD_AES_256_GCM) {
-    uint32_t fixed = np_load_32(dir->nonce);
-    memcpy(nonce, &fixed, 4);
-    np_store_be64(nonce + 4, np_load_be64(dir->nonce + 4) ^ n);
-  } else {
-    memset(nonce, 0, 4); /* the first 16 bytes went into the subkey */
-    np_store_be64(nonce + 4, np_load_be64(dir->nonce + 16) ^ n);
-  }
-}
-
-/* The usual record: body and tag in one piece. */
-NP_INLINE bool in_one_piece(const struct np_record *r) {
-  return (uint64_t)r->body_off + r->body_bytes + NP_RECORD_TAG <= r->buf->len;
-}
-
-static void prepare_chain(struct np_aead_op *op, const struct np_record *r, uint8_t tag[NP_RECORD_TAG], bool seal) {
+void np_op_stage_chain(struct np_aead_op *op, const struct np_record *r, uint8_t scratch[NP_RECORD_TAG], bool seal) {
   struct np_buf *b = r->buf;
-  uint32_t off = r->body_off;
   op->body = NULL;
   op->buf = b;
-  op->off = off;
-  uint64_t tag_at = (uint64_t)off + r->body_bytes;
+  op->off = r->body_off;
+  uint64_t tag_at = (uint64_t)r->body_off + r->body_bytes;
   np_assert(tag_at <= UINT32_MAX);
   uint32_t tag_off = (uint32_t)tag_at;
   op->tag = tag_find(&b, &tag_off);
   if (op->tag == NULL) {
-    op->tag = tag;
-    if (!seal) tag_copy(b, tag_off, tag, false);
+    op->tag = scratch;
+    if (!seal) tag_copy(b, tag_off, scratch, false);
   }
 }
 
-/* First stage of a batch: everything that is known before any key is touched.
- * The engines read nonces back with wider loads than wrote them, which waits
- * for the stores when it comes right behind them; a stage of its own hides that. */
-struct staged {
-  uint32_t gcm;    /* ops[0..gcm) */
-  uint32_t chacha; /* ops[NP_RECORD_BATCH-chacha..), last record first */
-};
+void np_op_place_tag(const struct np_aead_op *op, const struct np_record *r, uint8_t scratch[NP_RECORD_TAG]) {
+  if (op->tag == scratch) tag_copy(r->buf, r->body_off + r->body_bytes, scratch, true);
+}
 
-static struct staged prepare(struct np_crypto *crypto, struct np_record *records, uint32_t n, bool seal) {
-  struct staged s = {0};
-  for (uint32_t i = 0; i < n; i++) {
+static uint32_t gcm_each(struct np_crypto *crypto, struct np_record *records, uint32_t n, bool seal) {
+  uint32_t i = 0;
+  for (; i < n && records[i].dir->aead == NP_AEAD_AES_256_GCM; i++) {
     struct np_record *r = &records[i];
-    struct np_record_dir *dir = r->dir;
+    struct np_aead_op *op = &crypto->ops[0];
+    np_op_stage(op, r, np_nonce_next(r->dir, true, seal), crypto->tags[0], seal);
+    crypto->engine->gcm(crypto->state, np_key_cache_get(&crypto->cache, r->dir), op, seal);
     if (seal) {
-      np_assert(dir->seq < NP_RECORD_SEQ_MAX);
+      np_op_place_tag(op, r, crypto->tags[0]);
     } else {
-      r->ok = false;
-      if (NP_UNLIKELY(dir->seq >= NP_RECORD_SEQ_MAX)) dir->failed = 1;
-      if (NP_UNLIKELY(dir->failed)) continue;
-    }
-    bool gcm = dir->aead == NP_AEAD_AES_256_GCM;
-    struct np_aead_op *op = &crypto->ops[gcm ? s.gcm++ : NP_RECORD_BATCH - ++s.chacha];
-    op->record = i;
-    op->aad = r->header;
-    op->aad_bytes = NP_NPRO_HEADER;
-    op->bytes = r->body_bytes;
-    op->key = dir->record_key;
-    op->slot = NULL;
-    op->dir = dir;
-    next_nonce(dir, op->nonce);
-    if (gcm) np_key_cache_prefetch(&crypto->cache, dir);
-    if (NP_LIKELY(in_one_piece(r))) {
-      op->body = np_buf_data(r->buf) + r->body_off;
-      op->tag = op->body + r->body_bytes;
-      NP_PREFETCH_W(op->body);
-    } else {
-      prepare_chain(op, r, crypto->tags[i], seal);
+      np_record_judge(r, op->ok);
     }
   }
-  return s;
+  return i;
 }
 
-/* A tag that belongs into several pieces goes there. */
-NP_INLINE void place_tag(struct np_crypto *crypto, const struct np_record *records, const struct np_aead_op *op) {
-  if (NP_LIKELY(op->tag != crypto->tags[op->record])) return;
-  const struct np_record *r = &records[op->record];
-  tag_copy(r->buf, r->body_off + r->body_bytes, op->tag, true);
-}
-
-/* The verdict on one record of a direction, in order: nothing after a failure counts. */
-NP_INLINE void judge(struct np_record *r, bool opened) {
-  r->ok = opened && !r->dir->failed;
-  if (NP_UNLIKELY(!r->ok)) r->dir->failed = 1;
-}
-
-static void prefetch(const struct np_record *records, uint32_t n) {
-  for (uint32_t i = 0; i < n; i++) {
-    NP_PREFETCH_W(&records[i].dir->seq);
-    NP_PREFETCH(records[i].buf);
+static uint32_t chacha_batch(struct np_crypto *crypto, struct np_record *records, uint32_t n, bool seal) {
+  uint32_t count = 0;
+  for (; count < n && records[count].dir->aead == NP_AEAD_XCHACHA20_POLY1305; count++) {
+    struct np_record *r = &records[count];
+    np_op_stage(&crypto->ops[count], r, np_nonce_next(r->dir, false, seal), crypto->tags[count], seal);
   }
-}
-
-static void seal_batch(struct np_crypto *crypto, struct np_record *records, uint32_t n) {
-  const struct np_engine *engine = crypto->engine;
-  prefetch(records, n);
-  struct staged s = prepare(crypto, records, n, true);
-  if (s.gcm > 0) engine->gcm(crypto->state, &crypto->cache, crypto->ops, s.gcm, true);
-  for (uint32_t i = 0; i < s.gcm; i++) place_tag(crypto, records, &crypto->ops[i]);
-  struct np_aead_op *chacha = &crypto->ops[NP_RECORD_BATCH - s.chacha];
-  if (s.chacha > 0) engine->chacha(crypto->state, chacha, s.chacha, true);
-  for (uint32_t i = 0; i < s.chacha; i++) place_tag(crypto, records, &chacha[i]);
-  engine->scrub(crypto->state);
-}
-
-static void open_batch(struct np_crypto *crypto, struct np_record *records, uint32_t n) {
-  const struct np_engine *engine = crypto->engine;
-  prefetch(records, n);
-  struct staged s = prepare(crypto, records, n, false);
-  if (s.gcm > 0) engine->gcm(crypto->state, &crypto->cache, crypto->ops, s.gcm, false);
-  for (uint32_t i = 0; i < s.gcm; i++) judge(&records[crypto->ops[i].record], crypto->ops[i].ok);
-  if (s.chacha > 0) engine->chacha(crypto->state, &crypto->ops[NP_RECORD_BATCH - s.chacha], s.chacha, false);
-  for (uint32_t i = 1; i <= s.chacha; i++) {
-    struct np_aead_op *op = &crypto->ops[NP_RECORD_BATCH - i];
-    judge(&records[op->record], op->ok);
+  crypto->engine->chacha(crypto->state, crypto->ops, count, seal);
+  for (uint32_t i = 0; i < count; i++) {
+    if (seal) {
+      np_op_place_tag(&crypto->ops[i], &records[i], crypto->tags[i]);
+    } else {
+      np_record_judge(&records[i], crypto->ops[i].ok);
+    }
   }
-  engine->scrub(crypto->state);
+  return count;
+}
+
+/* n is NP_RECORD_BATCH at most. Runs of one AEAD: nearly always all of it. */
+static void batch(struct np_crypto *crypto, struct np_record *records, uint32_t n, bool seal) {
+  for (uint32_t i = 0; i < n;) {
+    struct np_record *r = records + i;
+    if (r->dir->aead == NP_AEAD_XCHACHA20_POLY1305) {
+      i += chacha_batch(crypto, r, n - i, seal);
+      continue;
+    }
+    np_assert(r->dir->aead == NP_AEAD_AES_256_GCM); /* np_record_dir_init was called, np_record_dir_wipe not */
+    i += crypto->engine->gcm_batch != NULL ? crypto->engine->gcm_batch(crypto->state, &crypto->cache, r, n - i, seal)
+                                           : gcm_each(crypto, r, n - i, seal);
+  }
 }
 
 void np_record_seal(struct np_crypto *crypto, struct np_record *records, uint32_t n) {
   for (uint32_t i = 0; i < n; i += NP_RECORD_BATCH) {
-    seal_batch(crypto, records + i, np_min_u32(NP_RECORD_BATCH, n - i));
+    batch(crypto, records + i, np_min_u32(NP_RECORD_BATCH, n - i), true);
   }
 }
 
 void np_record_open(struct np_crypto *crypto, struct np_record *records, uint32_t n) {
   for (uint32_t i = 0; i < n; i += NP_RECORD_BATCH) {
-    open_batch(crypto, records + i, np_min_u32(NP_RECORD_BATCH, n - i));
+    batch(crypto, records + i, np_min_u32(NP_RECORD_BATCH, n - i), false);
   }
 }
 
@@ -291,8 +234,7 @@ static bool single(struct np_crypto *crypto, enum np_aead aead, const uint8_t ke
   if (aead == NP_AEAD_AES_256_GCM) {
     memcpy(op->nonce, nonce, 12);
     engine->slot_expand(crypto->state, crypto->single, key);
-    op->slot = crypto->single;
-    engine->gcm(crypto->state, &crypto->cache, op, 1, seal);
+    engine->gcm(crypto->state, crypto->single, op, seal);
     engine->slot_wipe(crypto->state, crypto->single);
   } else {
     uint8_t subkey[32];
@@ -303,7 +245,6 @@ static bool single(struct np_crypto *crypto, enum np_aead aead, const uint8_t ke
     engine->chacha(crypto->state, op, 1, seal);
     explicit_bzero(subkey, sizeof subkey);
   }
-  engine->scrub(crypto->state);
   return op->ok;
 }
 
