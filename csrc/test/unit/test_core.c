@@ -360,7 +360,7 @@ static struct frame syn(bool v6) {
   struct np_addr to = v6 ? frame_v6(1) : rig_v4(1);
   frame_eth(&f, mac_us, mac_peer, 0, v6 ? 0x86dd : 0x0800);
   frame_ip(&f, &from, &to, 6, 64);
-  frame_tcp(&f, 5000, 81, 2, NULL, 0);
+  frame_tcp(&f, 5000, 81, 2, "", 0);
   frame_finish(&f, 6);
   return f;
 }
