@@ -66,7 +66,7 @@ void np_tcp_table_add(struct np_tcp *tcp, struct np_tcp_conn *c) {
     }
     b->overflow++;
   }
-  np_assert(!"the table has room for every connection");
+  np_assert(false && "the table has room for every connection");
 }
 
 void np_tcp_table_del(struct np_tcp *tcp, struct np_tcp_conn *c) {
@@ -82,7 +82,7 @@ void np_tcp_table_del(struct np_tcp *tcp, struct np_tcp_conn *c) {
     np_assert(b->overflow > 0);
     b->overflow--;
   }
-  np_assert(!"a connection with a place in the table");
+  np_assert(false && "a connection with a place in the table");
 }
 
 void np_tcp_prefetch(struct np_tcp *tcp, struct np_pkt *pkts, uint32_t n) {
