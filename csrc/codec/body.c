@@ -139,7 +139,10 @@ enum np_drop np_body_u32(struct np_cursor *at, uint32_t *out) {
 
 bool np_request_is(const struct np_request *request, const char *text) {
   uint32_t n = request->opcode_bytes;
-  return memcmp(request->opcode, text, n) == 0 && text[n] == 0;
+  for (uint32_t i = 0; i < n; i++) { /* never past text's end, which may come first */
+    if (text[i] == 0 || (uint8_t)text[i] != request->opcode[i]) return false;
+  }
+  return text[n] == 0;
 }
 
 uint32_t np_build_request(uint8_t *out, uint32_t cap, const uint8_t *opcode, uint32_t opcode_bytes) {

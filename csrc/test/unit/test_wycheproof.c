@@ -118,7 +118,7 @@ static void test_chacha(void **state) {
   const struct np_engine *engines[2] = {np_engine_ipsecmb(), np_engine_portable()};
   for (int e = 0; e < 2; e++) {
     struct plain_chacha p = {.engine = engines[e]};
-    p.state = aligned_alloc(64, engines[e]->state_bytes());
+    p.state = aligned_alloc(64, (engines[e]->state_bytes() + 63) & ~(size_t)63);
     assert_non_null(p.state);
     if (engines[e]->init(p.state)) {
       whole_file("chacha20_poly1305", 96, run_plain, &p);
