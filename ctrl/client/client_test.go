@@ -960,6 +960,9 @@ func FuzzFrames(f *testing.F) {
 			t.Fatal(err)
 		}
 		r := &reader{c: c}
+		if r.opener, err = npro.NewOpener(res.AEAD, &res.Rx); err != nil {
+			t.Fatal(err)
+		}
 		answered := 0
 		call := &stream{async: func(Response, error) { answered++ }}
 		if err := c.start(t.Context(), call, &Request{Opcode: "A"}); err != nil {
