@@ -1,0 +1,222 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/np-appliance/np/ctrl/mgmt/api"
+)
+
+func TestPing(t *testing.T) {
+	w := newWorld(t, options{})
+	for _, a := range []string{server4, server6} {
+		out := w.must(w.in("c", "ping", "-c", "5", "-i", "0.05", "-W", "2", a))
+		if !strings.Contains(out, "5 received") {
+			t.Errorf("ping %s:\n%s", a, out)
+		}
+		w.must(w.in("c", "ping", "-c", "2", "-i", "0.05", "-s", "1400", "-W", "2", a))
+	}
+	if n := w.stat("icmp_echo_replies_total"); n != 14 {
+		t.Errorf("%d echo replies counted, want 14", n)
+	}
+	// an address that is nobody's stays unanswered
+	if out, err := w.in("c", "ping", "-c", "1", "-W", "1", "198.18.0.77").CombinedOutput(); err == nil {
+		t.Errorf("somebody answered for 198.18.0.77:\n%s", out)
+	}
+}
+
+func TestEchoBothFamilies(t *testing.T) {
+	w := newWorld(t, options{})
+	free := w.status().BuffersFree
+	for _, a := range []string{addr4(7), addr6(7)} {
+		c := w.mustDial(a)
+		for _, n := range []int{1, 64, 1448, 100_000, 3_000_000} {
+			if err := echo(c, n); err != nil {
+				t.Fatalf("%s, %d bytes: %v", a, n, err)
+			}
+		}
+		// half-close: what was sent before still comes back
+		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		if _, err := c.Write([]byte("last words")); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		if b, err := io.ReadAll(c); err != nil || string(b) != "last words" {
+			t.Errorf("%s: after half-close got %q, %v", a, b, err)
+		}
+	}
+	w.restful(free)
+}
+
+func TestClosedPortIsRefused(t *testing.T) {
+	w := newWorld(t, options{})
+	for _, a := range []string{addr4(81), addr6(81)} {
+		if _, err := w.dial("tcp", a); err == nil || !strings.Contains(err.Error(), "refused") {
+			t.Errorf("%s: %v, want connection refused", a, err)
+		}
+	}
+	if n := w.drop("tcp_no_listener"); n != 2 {
+		t.Errorf("tcp_no_listener is %d, want 2", n)
+	}
+}
+
+// What is not the appliance's own goes to the kernel: it answers for its address on the same interface.
+func TestOthersPassToTheKernel(t *testing.T) {
+	w := newWorld(t, options{})
+	w.must(w.in("s", "ip", "addr", "add", "198.18.0.50/24", "dev", "np0"))
+	w.must(w.in("c", "ping", "-c", "3", "-i", "0.05", "-W", "2", "198.18.0.50"))
+	w.must(w.in("c", "ping", "-c", "1", "-W", "2", server4))
+	ifs := query[api.Interfaces](w, "interface", "list")
+	if len(ifs.Interfaces) != 1 || ifs.Interfaces[0].PassedKernel < 3 {
+		t.Errorf("passed to the kernel: %+v", ifs.Interfaces)
+	}
+}
+
+// A thousand connections, each tenth killed half-way, leave nothing behind.
+func TestThousandConnections(t *testing.T) {
+	const conns = 1000
+	w := newWorld(t, options{env: []string{"NP_SERVER_MAX_CONNECTIONS=2000"}})
+	free := w.status().BuffersFree
+	open := make([]net.Conn, conns)
+	for i := range open {
+		a := addr4(7)
+		if i%2 == 1 {
+			a = addr6(7)
+		}
+		c, err := w.dial("tcp", a)
+		if err != nil {
+			t.Fatalf("connection %d: %v", i, err)
+		}
+		open[i] = c
+	}
+	if s := w.status(); s.Connections != conns {
+		t.Errorf("%d connections shown, want %d", s.Connections, conns)
+	}
+	var wg sync.WaitGroup
+	errs := make(chan error, conns)
+	for i, c := range open {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			defer c.Close()
+			if i%10 == 0 { // killed half-way: RST with data in flight
+				_, _ = c.Write(make([]byte, 20_000))
+				_ = c.(*net.TCPConn).SetLinger(0)
+				return
+			}
+			for _, n := range []int{64, 5000, 64} {
+				if err := echo(c, n); err != nil {
+					errs <- fmt.Errorf("connection %d: %w", i, err)
+					return
+				}
+			}
+		}()
+	}
+	wg.Wait()
+	close(errs)
+	for err := range errs {
+		t.Error(err)
+	}
+	w.restful(free)
+}
+
+func TestTermDrains(t *testing.T) {
+	w := newWorld(t, options{})
+	c := w.mustDial(addr4(7))
+	if err := echo(c, 1000); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	if err := w.npd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-w.exited:
+		if err != nil {
+			t.Errorf("npd ended with %v", err)
+		}
+		w.npd = nil
+	case <-time.After(14 * time.Second):
+		t.Fatal("npd did not end within shutdown_timeout and a margin")
+	}
+	t.Logf("ended after %v", time.Since(begin).Round(time.Millisecond))
+	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if _, err := c.Read(make([]byte, 1)); err == nil {
+		t.Error("the connection outlived npd")
+	}
+	for _, s := range []string{"np.sock", "ro.sock"} {
+		if _, err := os.Stat(w.path(s)); err == nil {
+			t.Errorf("%s is left behind", s)
+		}
+	}
+}
+
+// The interface vanishes and comes back; npd stays.
+func TestInterfaceVanishesAndReturns(t *testing.T) {
+	w := newWorld(t, options{})
+	if err := echo(w.mustDial(addr4(7)), 100); err != nil {
+		t.Fatal(err)
+	}
+	w.must(w.in("s", "ip", "link", "del", "np0"))
+	w.eventually(10*time.Second, "status degraded", func() error {
+		out, code := w.npctl("status")
+		if code != 1 || !strings.Contains(out, "np0") || !strings.Contains(out, "down") {
+			return fmt.Errorf("exit %d: %s", code, out)
+		}
+		return nil
+	})
+	w.must(w.in("s", "ip", "link", "add", "np0", "type", "veth", "peer", "name", "c0", "netns", w.name+"-c"))
+	w.must(w.in("s", "ip", "link", "set", "np0", "up"))
+	w.must(w.in("c", "sysctl", "-qw", "net.ipv6.conf.c0.accept_dad=0"))
+	w.must(w.in("c", "ip", "link", "set", "c0", "up"))
+	w.must(w.in("c", "ip", "addr", "add", "198.18.0.2/24", "dev", "c0"))
+	w.must(w.in("c", "ethtool", "-K", "c0", "tx", "off"))
+	w.eventually(15*time.Second, "status ready again", func() error {
+		if out, code := w.npctl("status"); code != 0 {
+			return fmt.Errorf("exit %d: %s", code, out)
+		}
+		return nil
+	})
+	w.must(w.in("c", "ping", "-c", "2", "-i", "0.1", "-W", "3", server4))
+	if err := echo(w.mustDial(addr4(7)), 100_000); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestTwoQueuesTwoCores(t *testing.T) {
+	w := newWorld(t, options{queues: 2, env: []string{"NP_DATAPLANE_CORES=2"}})
+	var wg sync.WaitGroup
+	for i := range 40 {
+		c := w.mustDial(addr4(7))
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			if err := echo(c, 10_000); err != nil {
+				t.Errorf("connection %d: %v", i, err)
+			}
+		}()
+	}
+	wg.Wait()
+	if s := w.status(); len(s.Cores) != 2 {
+		t.Errorf("cores: %+v", s.Cores)
+	}
+}
+
+func TestJumboFrames(t *testing.T) {
+	w := newWorld(t, options{mtu: 3400})
+	if err := echo(w.mustDial(addr4(7)), 500_000); err != nil {
+		t.Fatal(err)
+	}
+	w.must(w.in("c", "ping", "-c", "2", "-i", "0.1", "-s", "3300", "-W", "2", server4))
+}
