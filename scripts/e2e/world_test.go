@@ -34,9 +34,9 @@ const (
 type options struct {
 	mtu    int
 	queues int
-	env    []string                     // further NP_SECTION_KEY=value
+	env    []string                    // further NP_SECTION_KEY=value
 	config func(example string) string // changes the example configuration
-	noNpd  bool                         // the test starts it itself
+	noNpd  bool                        // the test starts it itself
 }
 
 // world is two namespaces, a veth pair, and npd in one of them.
