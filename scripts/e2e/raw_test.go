@@ -331,4 +331,3 @@ func TestRandomBytes(t *testing.T) {
 		t.Errorf("200 bad connections made %d log lines", strings.Count(w.logTail(1000), "\n"))
 	}
 }
-

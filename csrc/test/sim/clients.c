@@ -14,7 +14,9 @@ static void fill(struct client *c) {
   while (stream && !c->closed && c->sent < c->total) {
     uint32_t room = stream->ops->room(stream);
     uint32_t n = np_min_u32(np_min_u32(room, c->total - c->sent), 1 + np_rng_below(&c->sim->rng, stream->seg_bytes));
-    struct np_buf *b = n ? np_pool_get(pool) : NULL;
+    /* as sessions do: a quarter of the pool stays for what comes in */
+    if (n == 0 || pool->free_count < pool->count / 4) return;
+    struct np_buf *b = np_pool_get(pool);
     if (!b) return;
     uint8_t *p = np_buf_append(b, n);
     for (uint32_t i = 0; i < n; i++) p[i] = pattern(c, c->sent + i);
