@@ -172,7 +172,7 @@ type Handshake struct {
 // Peer is one [[peer]].
 type Peer struct {
 	Name      string   `key:"name" need:"a name" doc:""`
-	PublicKey string   `key:"public_key" need:"a base64 X25519 public key as npctl key generate --public prints" doc:""`
+	PublicKey string   `key:"public_key" need:"a base64 X25519 public key as npctl key public prints" doc:""`
 	Allow     []string `key:"allow" need:"a list of opcodes such as [\"ECHO\"], or [\"*\"] for all" doc:"opcodes it may call"`
 }
 
