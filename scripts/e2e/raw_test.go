@@ -92,7 +92,7 @@ func (w *world) openRaw() *raw {
 
 // frame seals one frame.
 func (r *raw) frame(h npro.Header, body []byte) []byte {
-	h.Flags |= npro.FlagENC
+	h.Flags |= npro.FlagEnc
 	h.Length = uint32(len(body) + 16)
 	return r.seal.Seal(append(h.Append(nil), body...), 0)
 }
@@ -153,7 +153,7 @@ func TestViolations(t *testing.T) {
 		{"unknown type", "npro_bad_type", patch(10, 0x7f)},
 		{"reserved priority bits", "npro_reserved_bits", patch(11, 0x80)},
 		{"length over the limit", "npro_bad_length", patch(6, 0xff)},
-		{"request before the handshake", "npro_before_handshake", append(npro.Header{Type: npro.TypeRequest, Flags: npro.FlagENC, Length: 30, Stream: 1}.Append(nil), make([]byte, 30)...)},
+		{"request before the handshake", "npro_before_handshake", append(npro.Header{Type: npro.TypeRequest, Flags: npro.FlagEnc, Length: 30, Stream: 1}.Append(nil), make([]byte, 30)...)},
 		{"ping before the handshake", "npro_before_handshake", append(clear(npro.TypePing, 4).Append(nil), "ping"...)},
 	}
 	for _, c := range before {
@@ -182,30 +182,30 @@ func TestViolations(t *testing.T) {
 			return b
 		}},
 		{"replayed record", "npro_bad_record", func(r *raw) []byte {
-			b := r.frame(npro.Header{Type: npro.TypeMessage, Stream: 1, Flags: npro.FlagEND}, request("DISCARD", nil))
+			b := r.frame(npro.Header{Type: npro.TypeMessage, Stream: 1, Flags: npro.FlagEnd}, request("DISCARD", nil))
 			return append(append([]byte{}, b...), b...)
 		}},
 		{"record shorter than its tag", "npro_bad_length", func(*raw) []byte {
-			return append(npro.Header{Type: npro.TypePing, Flags: npro.FlagENC, Length: 5}.Append(nil), "short"...)
+			return append(npro.Header{Type: npro.TypePing, Flags: npro.FlagEnc, Length: 5}.Append(nil), "short"...)
 		}},
 		{"even stream from a client", "npro_bad_stream", func(r *raw) []byte {
-			return r.frame(npro.Header{Type: npro.TypeRequest, Stream: 2, Flags: npro.FlagEND}, request("ECHO", nil))
+			return r.frame(npro.Header{Type: npro.TypeRequest, Stream: 2, Flags: npro.FlagEnd}, request("ECHO", nil))
 		}},
 		{"request on stream 0", "npro_bad_stream", func(r *raw) []byte {
-			return r.frame(npro.Header{Type: npro.TypeRequest, Flags: npro.FlagEND}, request("ECHO", nil))
+			return r.frame(npro.Header{Type: npro.TypeRequest, Flags: npro.FlagEnd}, request("ECHO", nil))
 		}},
 		{"opcode longer than the body", "npro_bad_body", func(r *raw) []byte {
-			return r.frame(npro.Header{Type: npro.TypeRequest, Stream: 1, Flags: npro.FlagEND}, []byte{63, 'E'})
+			return r.frame(npro.Header{Type: npro.TypeRequest, Stream: 1, Flags: npro.FlagEnd}, []byte{63, 'E'})
 		}},
 		{"context block longer than the body", "npro_bad_body", func(r *raw) []byte {
-			return r.frame(npro.Header{Type: npro.TypeRequest, Stream: 1, Flags: npro.FlagEND | npro.FlagCTX}, []byte{0xff, 0xff, 1, 2})
+			return r.frame(npro.Header{Type: npro.TypeRequest, Stream: 1, Flags: npro.FlagEnd | npro.FlagCtx}, []byte{0xff, 0xff, 1, 2})
 		}},
 		{"ping over 64 bytes", "", func(r *raw) []byte { return r.frame(npro.Header{Type: npro.TypePing}, make([]byte, 65)) }},
 		{"compression not agreed", "", func(r *raw) []byte {
-			return r.frame(npro.Header{Type: npro.TypeRequest, Stream: 1, Flags: npro.FlagEND | npro.FlagLZ4}, []byte{0xff, 0xff, 0xff, 0xff, 0})
+			return r.frame(npro.Header{Type: npro.TypeRequest, Stream: 1, Flags: npro.FlagEnd | npro.FlagLZ4}, []byte{0xff, 0xff, 0xff, 0xff, 0})
 		}},
 		{"more than the stream's window at once", "", func(r *raw) []byte {
-			h := npro.Header{Type: npro.TypeData, Stream: 1, Flags: npro.FlagENC, Length: r.done.StreamWindowTx + 17}
+			h := npro.Header{Type: npro.TypeData, Stream: 1, Flags: npro.FlagEnc, Length: r.done.StreamWindowTx + 17}
 			return h.Append(nil)
 		}},
 	}
@@ -236,7 +236,7 @@ func TestViolations(t *testing.T) {
 func TestSplitHeader(t *testing.T) {
 	w := newWorld(t, options{})
 	r := w.openRaw()
-	b := r.frame(npro.Header{Type: npro.TypeRequest, Stream: 1, Flags: npro.FlagEND}, request("ECHO", []byte("slowly")))
+	b := r.frame(npro.Header{Type: npro.TypeRequest, Stream: 1, Flags: npro.FlagEnd}, request("ECHO", []byte("slowly")))
 	for i := range b {
 		if _, err := r.Write(b[i : i+1]); err != nil {
 			t.Fatal(err)

@@ -1,0 +1,58 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/np-appliance/np/ctrl/client/clienttest"
+)
+
+func TestRun(t *testing.T) {
+	srv, pub, err := clienttest.NewServer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr, err := srv.Listen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(srv.Close)
+	var out, errOut bytes.Buffer
+	code := run(context.Background(), []string{"npro", "--addr", addr, "--key", pub.String(), "--pattern", "nx", "-n", "500", "--warmup", "0", "-o", "json"}, &out, &errOut)
+	var r report
+	if err := json.Unmarshal(out.Bytes(), &r); err != nil || code != exitDone {
+		t.Fatalf("exit %d, %v\n%s%s", code, err, out.String(), errOut.String())
+	}
+	if r.Messages != 500 || r.Schema != "np/v1" || r.P50us <= 0 || r.Loop != "closed" {
+		t.Errorf("%+v", r)
+	}
+	out.Reset()
+	code = run(context.Background(), []string{"npro", "--addr", addr, "-d", "200ms", "--warmup", "0"}, &out, &errOut)
+	if code != exitDone || !strings.Contains(out.String(), "messages/s") || !strings.Contains(out.String(), "no errors") {
+		t.Errorf("exit %d\n%s%s", code, out.String(), errOut.String())
+	}
+}
+
+func TestMistakes(t *testing.T) {
+	for _, c := range []struct {
+		want int
+		args string
+	}{
+		{exitUsage, ""},
+		{exitUsage, "quic"},
+		{exitUsage, "npro --nonsense"},
+		{exitUsage, "npro --pattern zz"},
+		{exitUsage, "npro --aead rot13"},
+		{exitUsage, "npro --key short"},
+		{exitUsage, "npro -o xml"},
+		{exitUnreachable, "npro --addr 127.0.0.1:1"},
+	} {
+		var out, errOut bytes.Buffer
+		if code := run(context.Background(), strings.Fields(c.args), &out, &errOut); code != c.want || errOut.Len() == 0 {
+			t.Errorf("%q: exit %d, want %d: %s", c.args, code, c.want, errOut.String())
+		}
+	}
+}
