@@ -195,9 +195,9 @@ type Limits struct {
 	StreamsPerCore     int  `key:"streams_per_core" default:"65536" min:"64" max:"16777216" doc:"NPRO streams of each core"`
 	ConnectionsPerCore int  `key:"connections_per_core" default:"0" min:"0" max:"8388608" doc:"0: the sum of the listeners' max_connections, and room for TIME-WAIT"`
 	Workers            int  `key:"workers" default:"256" min:"1" max:"65536" doc:"handlers running at a time"`
+	StreamHandlers     int  `key:"stream_handlers" default:"4096" min:"0" max:"1048576" doc:"byte streams with a handler at a time"`
 	MessageMemory      Size `key:"message_memory" default:"256MiB" min:"1MiB" doc:"messages in several frames being put together, all connections"`
 	ConnectionMemory   Size `key:"connection_memory" default:"32MiB" min:"1KiB" doc:"the same for one connection"`
-	Captures           int  `key:"captures" default:"4" min:"0" max:"64" doc:"captures at a time"`
 	LogLines           int  `key:"log_lines" default:"10" min:"1" doc:"log lines per second about peers, for each reason"`
 }
 

@@ -12,18 +12,28 @@ const (
 	closeGrace = time.Second           // for DISCONNECT to go out
 )
 
-// Draining says whether Drain was called.
+// Draining says whether Refuse or Drain was called.
 func (m *Manager) Draining() bool { return m.draining.Load() }
+
+// Refuse refuses new connections from now on and says GOAWAY on every session;
+// what is open goes on. There is no way back.
+func (m *Manager) Refuse(ctx context.Context) error {
+	if m.draining.Swap(true) {
+		return nil
+	}
+	if err := m.cfg.Plane.Drain(ctx); err != nil && ctx.Err() == nil {
+		m.draining.Store(false)
+		return fmt.Errorf("drain: %w", err)
+	}
+	return nil
+}
 
 // Drain refuses new connections, says GOAWAY, waits for what is in flight
 // until ctx ends, then closes every connection. cut is how many requests and
 // streams did not end in time.
 func (m *Manager) Drain(ctx context.Context) (cut int64, err error) {
-	if m.draining.Swap(true) {
-		return 0, nil
-	}
-	if err := m.cfg.Plane.Drain(ctx); err != nil && ctx.Err() == nil {
-		return 0, fmt.Errorf("drain: %w", err)
+	if err := m.Refuse(ctx); err != nil {
+		return 0, err
 	}
 	quiet := 0 * time.Second
 	for quiet < drainQuiet && pause(ctx, drainLook) {

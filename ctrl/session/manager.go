@@ -213,8 +213,11 @@ func (m *Manager) replay(id dataplane.ListenerID) *handshake.ReplayWindow {
 // ForgetListener drops what is kept for a listener that is gone.
 func (m *Manager) ForgetListener(id dataplane.ListenerID) {
 	m.replayMu.Lock()
-	defer m.replayMu.Unlock()
 	delete(m.replays, id)
+	m.replayMu.Unlock()
+	m.stats.mu.Lock()
+	delete(m.stats.accepted, id)
+	m.stats.mu.Unlock()
 }
 
 func (sh *shard) read(ctx context.Context) error {
@@ -336,7 +339,7 @@ func (sh *shard) open(ev *dataplane.Event) {
 	sh.mu.Lock()
 	sh.conns[ev.Conn] = c
 	sh.mu.Unlock()
-	m.stats.opened.Add(1)
+	m.accept(ev.Listener)
 	if m.draining.Load() {
 		c.shut(codeShutdown, "shutting down")
 	}

@@ -715,4 +715,3 @@ func TestChurn(t *testing.T) {
 		t.Errorf("%d goroutines before, %d after", before, n)
 	}
 }
-

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/np-appliance/np/ctrl/npro"
+	"github.com/np-appliance/np/dataplane"
 )
 
 type stats struct {
@@ -13,11 +14,28 @@ type stats struct {
 	inflight                                    atomic.Int64
 	status                                      [256]atomic.Uint64 // responses by code
 
-	mu      sync.Mutex
-	refused map[string]uint64
+	mu       sync.Mutex
+	refused  map[string]uint64
+	accepted map[dataplane.ListenerID]uint64
 }
 
-func (s *stats) init() { s.refused = map[string]uint64{} }
+func (s *stats) init() {
+	s.refused, s.accepted = map[string]uint64{}, map[dataplane.ListenerID]uint64{}
+}
+
+// Accepted counts the NPRO connections that a listener took.
+func (m *Manager) Accepted(id dataplane.ListenerID) uint64 {
+	m.stats.mu.Lock()
+	defer m.stats.mu.Unlock()
+	return m.stats.accepted[id]
+}
+
+func (m *Manager) accept(id dataplane.ListenerID) {
+	m.stats.opened.Add(1)
+	m.stats.mu.Lock()
+	defer m.stats.mu.Unlock()
+	m.stats.accepted[id]++
+}
 
 // count counts something refused, by a reason of ours.
 func (m *Manager) count(reason string) {

@@ -1,0 +1,410 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/np-appliance/np/ctrl/config"
+	"github.com/np-appliance/np/ctrl/dispatch"
+	"github.com/np-appliance/np/ctrl/handshake"
+	"github.com/np-appliance/np/ctrl/logs"
+	"github.com/np-appliance/np/ctrl/metrics"
+	"github.com/np-appliance/np/ctrl/mgmt"
+	"github.com/np-appliance/np/ctrl/mgmt/api"
+	"github.com/np-appliance/np/ctrl/ports"
+	"github.com/np-appliance/np/ctrl/session"
+	"github.com/np-appliance/np/dataplane"
+)
+
+// Options are what a daemon is made of.
+type Options struct {
+	Config   *config.Config
+	Load     func() (*config.Config, error) // for reload
+	NewPlane func(*dataplane.Config) (dataplane.Plane, error)
+	System   ports.System
+	Log      *logs.Log
+	Version  api.Version
+	Now      func() time.Time
+	Mono     func() time.Duration // CLOCK_MONOTONIC
+	// Ready, if set, is called once the daemon answers.
+	Ready func()
+}
+
+// Daemon is a running npd.
+type Daemon struct {
+	o       Options
+	start   time.Time
+	key     handshake.PublicKey
+	plane   dataplane.Plane
+	ports   *ports.Manager
+	session *session.Manager
+	limiter *logs.Limiter
+
+	mu        sync.Mutex
+	cfg       *config.Config
+	state     string
+	listeners []mgmt.Listener
+	undo      []func() // takes down what start made, last first
+	wg        sync.WaitGroup
+	failed    chan error // a part that ended by itself
+}
+
+var errStopped = errors.New("stopped")
+
+// Run starts a daemon and serves until a signal ends it or ctx does. Signals
+// are those of OPERATOR: HUP reloads, TERM and INT drain and end, a second one
+// ends at once, USR1 reopens logs.
+func Run(ctx context.Context, o Options, signals <-chan os.Signal) error {
+	d := &Daemon{o: o, start: o.Now(), cfg: o.Config, state: mgmt.StateStarting, failed: make(chan error, 8)}
+	defer d.down()
+	if err := d.up(ctx); err != nil {
+		return err
+	}
+	d.setState(mgmt.StateReady)
+	d.o.Log.Info("npd ready", "version", o.Version.Version, "backend", d.plane.Info().Backend, "crypto", d.plane.Info().CryptoEngine,
+		"cores", len(d.plane.Cores()), "socket", d.cfg.Management.Socket)
+	if o.Ready != nil {
+		o.Ready()
+	}
+	return d.serve(ctx, signals)
+}
+
+// serve waits for signals until one of them, or a failure, ends the daemon.
+func (d *Daemon) serve(ctx context.Context, signals <-chan os.Signal) error {
+	var drained chan error
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case err := <-d.failed:
+			return err
+		case err := <-drained:
+			return err
+		case s := <-signals:
+			switch s {
+			case syscall.SIGHUP:
+				if err := d.Reload(ctx); err != nil {
+					d.o.Log.Error("configuration not reloaded, the old one stays in force", "err", err)
+				}
+			case syscall.SIGUSR1:
+				if err := d.o.Log.Reopen(); err != nil {
+					d.o.Log.Error("log file not reopened", "err", err)
+				}
+			default:
+				if drained != nil {
+					d.o.Log.Warn("second signal, ending now", "signal", s.String())
+					return nil
+				}
+				d.o.Log.Info("draining", "signal", s.String(), "timeout", d.Config().Server.ShutdownTimeout)
+				drained = make(chan error, 1)
+				go func() { drained <- d.drain(ctx) }()
+			}
+		}
+	}
+}
+
+// drain ends what is in flight within shutdown_timeout.
+func (d *Daemon) drain(ctx context.Context) error {
+	d.setState(mgmt.StateDraining)
+	ctx, cancel := context.WithTimeout(ctx, d.Config().Server.ShutdownTimeout)
+	defer cancel()
+	cut, err := d.session.Drain(ctx)
+	if cut > 0 {
+		d.o.Log.Warn("drained, some requests did not end in time", "cut", cut)
+	} else if err == nil {
+		d.o.Log.Info("drained")
+	}
+	return err
+}
+
+// later remembers how to take down what was just made.
+func (d *Daemon) later(f func()) { d.undo = append(d.undo, f) }
+
+// down takes everything down, last made first.
+func (d *Daemon) down() {
+	for _, f := range slices.Backward(d.undo) {
+		f()
+	}
+	d.undo = nil
+	d.wg.Wait()
+}
+
+// part runs f in a goroutine that down stops and waits for; its end before that
+// ends the daemon.
+func (d *Daemon) part(name string, f func(ctx context.Context) error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	d.wg.Go(func() {
+		defer close(done)
+		err := f(ctx)
+		if ctx.Err() == nil {
+			if err == nil {
+				err = errStopped
+			}
+			d.failed <- fmt.Errorf("%s: %w", name, err)
+		} else if err != nil && !errors.Is(err, context.Canceled) {
+			d.o.Log.Warn("part ended with an error", "component", name, "err", err)
+		}
+	})
+	d.later(func() { cancel(); <-done })
+}
+
+// up starts everything, in the order of dependence.
+func (d *Daemon) up(ctx context.Context) error {
+	c := d.cfg
+	key, made, err := LoadKey(c.Protocol.PrivateKeyFile)
+	if err != nil {
+		return fmt.Errorf("%s: %w", c.Pos("protocol.private_key_file"), err)
+	}
+	defer key.Wipe()
+	d.key = key.Public()
+	psk, err := loadPSK(c.Protocol.PSKFile)
+	if err != nil {
+		return fmt.Errorf("%s: %w", c.Pos("protocol.psk_file"), err)
+	}
+	msg := "private key loaded"
+	if made {
+		msg = "private key made"
+	}
+	d.o.Log.Info(msg, "file", c.Protocol.PrivateKeyFile, "public_key", d.key.String())
+	d.sayWho()
+	sockets, err := d.sockets()
+	if err != nil {
+		return err
+	}
+	if err := d.makePlane(ctx); err != nil {
+		return err
+	}
+	if err := d.makeSessions(key, psk); err != nil {
+		return err
+	}
+	for _, r := range c.AllRoutes() {
+		if err := d.ports.AddRoute(ctx, r.Prefix, r.Via, r.Interface); err != nil {
+			return err
+		}
+	}
+	for i, l := range c.Listen() {
+		if err := d.listen(ctx, c, &l); err != nil {
+			path := fmt.Sprintf("listener[%d].address", i)
+			if len(c.Listeners) == 0 {
+				path = "server.address"
+			}
+			return fmt.Errorf("%s: %w", c.Pos(path), err)
+		}
+	}
+	return d.makeManagement(sockets)
+}
+
+// sayWho tells the operator which peers may connect.
+func (d *Daemon) sayWho() {
+	c := d.cfg
+	switch {
+	case c.Protocol.AllowAnyPeer:
+		d.o.Log.Warn("any peer may connect (protocol.allow_any_peer)", "listed_peers", len(c.Peers), "any_peer_allow", c.Protocol.AnyPeerAllow)
+	case len(c.Peers) == 0 && !slices.Contains(c.Protocol.Patterns, "NNpsk0"):
+		d.o.Log.Warn("nobody may connect: there is no [[peer]] and protocol.allow_any_peer is off")
+	default:
+		d.o.Log.Info("only listed peers may connect", "listed_peers", len(c.Peers), "patterns", c.Protocol.Patterns)
+	}
+}
+
+// sockets opens the management sockets first: a second npd ends here, before
+// it touches an interface.
+func (d *Daemon) sockets() (out [2]net.Listener, err error) {
+	for i, s := range [...]struct{ path, key string }{{d.cfg.Management.Socket, "management.socket"}, {d.cfg.Management.ROSocket, "management.ro_socket"}} {
+		if s.path == "" {
+			continue
+		}
+		l, err := mgmt.Listen(s.path, d.cfg.Management.Group)
+		if err != nil {
+			return out, fmt.Errorf("%s: %w", d.cfg.Pos(s.key), err)
+		}
+		d.later(func() { _ = l.Close() })
+		out[i] = l
+	}
+	return out, nil
+}
+
+func (d *Daemon) makePlane(ctx context.Context) error {
+	c := d.cfg
+	mtu := 0
+	for i := range c.Interfaces {
+		dev, err := d.o.System.Inspect(c.Interfaces[i].Name)
+		if err != nil {
+			return fmt.Errorf("%s: %w", c.Pos(fmt.Sprintf("interface[%d].name", i)), err)
+		}
+		p := portConfig(c, &c.Interfaces[i])
+		mtu = max(mtu, ports.MTU(&p, &dev))
+	}
+	plane, err := d.o.NewPlane(planeConfig(c, mtu))
+	if err != nil {
+		return fmt.Errorf("start data plane: %w", err)
+	}
+	d.plane = plane
+	d.later(func() {
+		if err := plane.Close(); err != nil {
+			d.o.Log.Error("data plane not closed", "err", err)
+		}
+	})
+	d.ports = ports.New(d.o.System, plane, d.o.Log.With("component", "ports"), d.o.Now)
+	d.later(func() {
+		if err := d.ports.Close(); err != nil {
+			d.o.Log.Warn("XDP programs not detached", "err", err)
+		}
+	})
+	for i := range c.Interfaces {
+		if err := d.ports.Add(ctx, portConfig(c, &c.Interfaces[i])); err != nil {
+			return fmt.Errorf("%s: %w", c.Pos(fmt.Sprintf("interface[%d].name", i)), err)
+		}
+	}
+	d.part("ports", d.ports.Run)
+	return nil
+}
+
+func (d *Daemon) makeSessions(key handshake.PrivateKey, psk *[32]byte) error {
+	c := d.cfg
+	log := d.o.Log.With("component", "session")
+	d.limiter = logs.NewLimiter(log, c.Limits.LogLines, d.o.Now)
+	reg, err := dispatch.New(log, dispatch.Builtin(c.Logging.AppName, d.o.Version.Version, d.start, d.o.Now)...)
+	if err != nil {
+		return err
+	}
+	sc, err := sessionConfig(c, d.plane, reg, log, d.limiter, d.o.Now)
+	if err != nil {
+		return err
+	}
+	sc.Static, sc.PSK = key, psk
+	sc.OnPort = func(dataplane.InterfaceID, dataplane.Code) { d.ports.Poke() }
+	if d.session, err = session.New(sc); err != nil {
+		return err
+	}
+	d.part("sessions", d.session.Run)
+	return nil
+}
+
+// listen opens one listener.
+func (d *Daemon) listen(ctx context.Context, c *config.Config, l *config.Listener) error {
+	id, err := d.plane.Listen(ctx, listenConfig(c, l))
+	if err != nil {
+		return fmt.Errorf("listener %s on %s: %w", l.Name, config.AddrPortString(l.Address), err)
+	}
+	d.mu.Lock()
+	d.listeners = append(d.listeners, mgmt.Listener{ID: id, Name: l.Name, Address: config.AddrPortString(l.Address), Protocol: l.Protocol,
+		Port: l.Address.Port(), MaxConns: c.ListenerLimit(l)})
+	d.mu.Unlock()
+	d.o.Log.Info("listening", "listener", l.Name, "address", config.AddrPortString(l.Address), "protocol", l.Protocol)
+	return nil
+}
+
+// unlisten closes a listener; its connections stay.
+func (d *Daemon) unlisten(ctx context.Context, l *config.Listener) error {
+	d.mu.Lock()
+	at := slices.IndexFunc(d.listeners, func(o mgmt.Listener) bool { return o.Address == config.AddrPortString(l.Address) })
+	if at < 0 {
+		d.mu.Unlock()
+		return fmt.Errorf("listener %s: %w", l.Name, dataplane.CodeNotfound)
+	}
+	id := d.listeners[at].ID
+	d.mu.Unlock()
+	if err := d.plane.Unlisten(ctx, id); err != nil {
+		return fmt.Errorf("listener %s: %w", l.Name, err)
+	}
+	d.mu.Lock()
+	d.listeners = slices.DeleteFunc(d.listeners, func(o mgmt.Listener) bool { return o.ID == id })
+	d.mu.Unlock()
+	d.session.ForgetListener(id)
+	d.o.Log.Info("no longer listening", "listener", l.Name, "address", config.AddrPortString(l.Address))
+	return nil
+}
+
+func (d *Daemon) makeManagement(sockets [2]net.Listener) error {
+	log := d.o.Log.With("component", "mgmt")
+	handler := metrics.Handler(metrics.Source{Plane: d.plane, Sessions: d.session.Stats, Ports: d.ports.Status,
+		Backend: d.cfg.Dataplane.Backend, Version: d.o.Version.Version, Commit: d.o.Version.Commit})
+	srv := mgmt.New(mgmt.Config{Daemon: d, Plane: d.plane, Sessions: d.session, Ports: d.ports, Metrics: handler, Log: log,
+		Version: d.o.Version, PublicKey: d.key.String(), Start: d.start, Now: d.o.Now, Mono: d.o.Mono})
+	for i, l := range sockets {
+		if l != nil {
+			d.part("management", func(ctx context.Context) error { return srv.Serve(ctx, l, i == 1) })
+		}
+	}
+	if a := d.cfg.Metrics.Address; a.IsValid() {
+		l, err := net.Listen("tcp", a.String())
+		if err != nil {
+			return fmt.Errorf("%s: metrics: %w", d.cfg.Pos("metrics.address"), err)
+		}
+		d.part("metrics", func(ctx context.Context) error { return mgmt.Run(ctx, mgmt.NewHTTP(handler, log), l) })
+	}
+	return nil
+}
+
+func (d *Daemon) setState(s string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.state = s
+}
+
+// State implements [mgmt.Daemon].
+func (d *Daemon) State() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.state
+}
+
+// Config implements [mgmt.Daemon].
+func (d *Daemon) Config() *config.Config {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.cfg
+}
+
+// Listeners implements [mgmt.Daemon].
+func (d *Daemon) Listeners() []mgmt.Listener {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.listeners)
+}
+
+// Refuse implements [mgmt.Daemon].
+func (d *Daemon) Refuse(ctx context.Context) error {
+	if err := d.session.Refuse(ctx); err != nil {
+		return err
+	}
+	d.setState(mgmt.StateDraining)
+	d.o.Log.Info("refusing new connections, asked by an operator")
+	return nil
+}
+
+var levels = [...]struct {
+	name  string
+	level slog.Level
+}{{"debug", slog.LevelDebug}, {"info", slog.LevelInfo}, {"warn", slog.LevelWarn}, {"error", slog.LevelError}}
+
+// LogLevel implements [mgmt.Daemon].
+func (d *Daemon) LogLevel() string {
+	for _, l := range levels {
+		if l.level == d.o.Log.Level() {
+			return l.name
+		}
+	}
+	return d.o.Log.Level().String()
+}
+
+// SetLogLevel implements [mgmt.Daemon].
+func (d *Daemon) SetLogLevel(name string) error {
+	for _, l := range levels {
+		if l.name == name {
+			d.o.Log.SetLevel(l.level)
+			return nil
+		}
+	}
+	return fmt.Errorf("log level %q: expected debug, info, warn or error", name)
+}

@@ -1,0 +1,100 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/np-appliance/np/ctrl/config"
+)
+
+// step is one change of a reload and its way back.
+type step struct {
+	do, undo func() error
+}
+
+// Reload reads the configuration again and applies it: listeners, addresses,
+// routes, peers, log level and a few limits. When anything else changed, or a
+// step fails, nothing is changed.
+func (d *Daemon) Reload(ctx context.Context) error {
+	next, err := d.o.Load()
+	if err != nil {
+		return fmt.Errorf("reload: %w", err)
+	}
+	old := d.Config()
+	ch := config.Diff(old, next)
+	if ch.Empty() {
+		d.o.Log.Info("configuration reloaded, nothing changed")
+		d.setConfig(next)
+		return nil
+	}
+	if len(ch.Restart) > 0 {
+		return fmt.Errorf("reload: a restart is needed for %s", strings.Join(ch.Restart, ", "))
+	}
+	pol, err := policy(next)
+	if err != nil {
+		return fmt.Errorf("reload: %w", err)
+	}
+	steps := d.steps(ctx, old, next, &ch)
+	for i, s := range steps {
+		if err := s.do(); err != nil {
+			errs := []error{fmt.Errorf("reload: %w", err)}
+			for _, back := range slices.Backward(steps[:i]) {
+				errs = append(errs, back.undo())
+			}
+			return errors.Join(errs...)
+		}
+	}
+	// From here nothing can fail.
+	if ch.PeersOrPolicies {
+		d.session.SetPolicy(pol)
+	}
+	d.session.SetLimits(next.Handshake.MaxInFlight, next.Handshake.ClockSkew)
+	d.limiter.SetRate(next.Limits.LogLines)
+	if slices.Contains(ch.Live, "logging.log_level") {
+		_ = d.SetLogLevel(next.Logging.LogLevel) // checked by config
+	}
+	d.setConfig(next)
+	d.o.Log.Info("configuration reloaded", "listeners_added", len(ch.AddListeners), "listeners_removed", len(ch.DelListeners),
+		"addresses_added", len(ch.AddAddresses), "addresses_removed", len(ch.DelAddresses), "routes_added", len(ch.AddRoutes),
+		"routes_removed", len(ch.DelRoutes), "peers_changed", ch.PeersOrPolicies, "values", ch.Live)
+	return nil
+}
+
+func (d *Daemon) setConfig(c *config.Config) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.cfg = c
+}
+
+// steps orders the changes: what is added before what needs it, and a
+// listener's port is free before another takes it.
+func (d *Daemon) steps(ctx context.Context, old, next *config.Config, ch *config.Change) []step {
+	var out []step
+	both := func(do, undo func() error) { out = append(out, step{do, undo}) }
+	for _, a := range ch.AddAddresses {
+		add := func() error { return d.ports.AddAddress(ctx, a.Interface, a.Prefix) }
+		both(add, func() error { return d.ports.DelAddress(ctx, a.Interface, a.Prefix) })
+	}
+	for _, l := range ch.DelListeners {
+		both(func() error { return d.unlisten(ctx, &l) }, func() error { return d.listen(ctx, old, &l) })
+	}
+	for _, l := range ch.AddListeners {
+		both(func() error { return d.listen(ctx, next, &l) }, func() error { return d.unlisten(ctx, &l) })
+	}
+	for _, r := range ch.DelRoutes {
+		both(func() error { return d.ports.DelRoute(ctx, r.Prefix, r.Via, r.Interface) },
+			func() error { return d.ports.AddRoute(ctx, r.Prefix, r.Via, r.Interface) })
+	}
+	for _, r := range ch.AddRoutes {
+		both(func() error { return d.ports.AddRoute(ctx, r.Prefix, r.Via, r.Interface) },
+			func() error { return d.ports.DelRoute(ctx, r.Prefix, r.Via, r.Interface) })
+	}
+	for _, a := range ch.DelAddresses {
+		both(func() error { return d.ports.DelAddress(ctx, a.Interface, a.Prefix) },
+			func() error { return d.ports.AddAddress(ctx, a.Interface, a.Prefix) })
+	}
+	return out
+}

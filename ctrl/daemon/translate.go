@@ -1,0 +1,150 @@
+package daemon
+
+import (
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/np-appliance/np/ctrl/config"
+	"github.com/np-appliance/np/ctrl/dispatch"
+	"github.com/np-appliance/np/ctrl/handshake"
+	"github.com/np-appliance/np/ctrl/logs"
+	"github.com/np-appliance/np/ctrl/npro"
+	"github.com/np-appliance/np/ctrl/ports"
+	"github.com/np-appliance/np/ctrl/session"
+	"github.com/np-appliance/np/dataplane"
+	"github.com/np-appliance/np/dataplane/xdp"
+)
+
+// From the words of the configuration to the values of the packages below.
+
+// timeWaitRoom is how many connections beyond the listeners' limits a core has
+// room for: those in TIME-WAIT count too.
+const timeWaitRoom = 1024
+
+func planeConfig(c *config.Config, mtu int) *dataplane.Config {
+	p := &dataplane.Config{CPUs: c.Dataplane.Cores, BuffersPerCore: c.Limits.BuffersPerCore, ChunkBytes: 2048, LoansPerCore: c.Limits.LoansPerCore,
+		MaxConns: c.Limits.ConnectionsPerCore, MaxStreams: c.Limits.StreamsPerCore, IdleSpin: c.Dataplane.Idle.Spin, HandshakeLimit: c.Handshake.Timeout,
+		PortableCrypto: c.Dataplane.Crypto == "portable", UDPEchoPort: uint16(c.Dataplane.UDPEchoPort), UDPDiscardPort: uint16(c.Dataplane.UDPDiscardPort),
+		TCP: dataplane.TCPConfig{RcvBuf: int(c.TCP.ReceiveBuffer), SndBuf: int(c.TCP.SendBuffer), KeepaliveIdle: c.TCP.KeepaliveIdle,
+			UserTimeout: c.TCP.UserTimeout, TimeWait: c.TCP.TimeWait, MinRTO: c.TCP.MinRTO, DelayedAck: c.TCP.DelayedAck, Nagle: c.TCP.Nagle,
+			NoSACK: !c.TCP.SACK, NoTimestamps: !c.TCP.Timestamps, NoWindowScaling: !c.TCP.WindowScaling}}
+	if mtu > ports.MTUSmall {
+		p.ChunkBytes = 4096
+	}
+	if !c.Dataplane.Idle.Sleep {
+		p.IdleSpin = -1
+	}
+	switch c.Dataplane.Hugepages {
+	case "off":
+		p.HugePages = dataplane.HugePagesOff
+	case "must":
+		p.HugePages = dataplane.HugePagesMust
+	}
+	if p.MaxConns == 0 {
+		p.MaxConns = timeWaitRoom
+		for _, l := range c.Listen() {
+			p.MaxConns += c.ListenerLimit(&l)
+		}
+	}
+	_, _ = rand.Read(p.Secret[:]) // never fails
+	return p
+}
+
+func portConfig(c *config.Config, i *config.Interface) ports.Interface {
+	p := ports.Interface{Name: i.Name, Addresses: i.Addresses, MTU: i.MTU, Queues: i.Queues, VLAN: uint16(i.VLAN), Backend: c.Dataplane.Backend,
+		Strict: c.Dataplane.OnFallback == "fail", Quiet: c.Dataplane.OnFallback == "allow"}
+	switch i.ZeroCopy {
+	case "off":
+		p.ZeroCopy = dataplane.ZeroCopyOff
+	case "must":
+		p.ZeroCopy = dataplane.ZeroCopyMust
+	}
+	switch i.XDPMode {
+	case "native":
+		p.Mode = xdp.ModeNative
+	case "generic":
+		p.Mode = xdp.ModeGeneric
+	}
+	return p
+}
+
+func listenConfig(c *config.Config, l *config.Listener) *dataplane.ListenConfig {
+	lc := &dataplane.ListenConfig{Address: l.Address, Kind: dataplane.SessionNPRO, Backlog: l.Backlog, MaxConns: c.ListenerLimit(l), Cookies: c.TCP.SYNCookies}
+	switch l.Protocol {
+	case "echo":
+		lc.Kind = dataplane.SessionEcho
+	case "discard":
+		lc.Kind = dataplane.SessionDiscard
+	}
+	return lc
+}
+
+func policy(c *config.Config) (*session.Policy, error) {
+	p := &session.Policy{Peers: map[handshake.PublicKey]*session.Rights{}}
+	for i := range c.Peers {
+		key, err := handshake.ParsePublicKey(c.Peers[i].PublicKey)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", c.Pos(fmt.Sprintf("peer[%d].public_key", i)), err)
+		}
+		p.Peers[key] = session.NewRights(c.Peers[i].Name, c.Peers[i].Allow)
+	}
+	if c.Protocol.AllowAnyPeer {
+		p.Any = session.NewRights("", c.Protocol.AnyPeerAllow)
+	}
+	if slices.Contains(c.Protocol.Patterns, "NNpsk0") {
+		p.PSK = session.NewRights("", c.Protocol.PSKAllow)
+	}
+	return p, nil
+}
+
+func aeads(names []string) []uint8 {
+	var out []uint8
+	for _, n := range names {
+		id := npro.AEADAES256GCM
+		if n == "xchacha20-poly1305" {
+			id = npro.AEADXChaCha20Poly1305
+		}
+		out = append(out, uint8(id))
+	}
+	return out
+}
+
+func compressions(c *config.Config) []uint8 {
+	var out []uint8
+	for _, n := range c.Protocol.Compression {
+		id := npro.CompressionLZ4
+		if n == "zstd" {
+			id = npro.CompressionZstd
+		}
+		if c.Transport.CompressionEnabled {
+			out = append(out, uint8(id))
+		}
+	}
+	return out
+}
+
+func sessionConfig(c *config.Config, plane dataplane.Plane, reg *dispatch.Registry, log *slog.Logger, limiter *logs.Limiter, now func() time.Time) (session.Config, error) {
+	s := session.Config{Plane: plane, Registry: reg, Log: log, Limiter: limiter, Random: rand.Reader, Now: now,
+		Hybrid: c.Protocol.Hybrid, ClockSkew: c.Handshake.ClockSkew, ReplayWindow: c.Handshake.ReplayWindow,
+		Params: handshake.Params{AEADs: aeads(c.Protocol.AEAD), Compressions: compressions(c), MaxFrame: uint32(c.Protocol.MaxFrame),
+			StreamWindow: uint32(c.Protocol.StreamWindow), ConnWindow: uint32(c.Protocol.ConnectionWindow), Heartbeat: c.Server.HeartbeatInterval},
+		Keys: dataplane.Keys{CompressionThreshold: uint32(c.Protocol.CompressionThreshold), CompressionLevel: int32(c.Transport.CompressionLevel),
+			MaxStreams: uint32(c.Protocol.MaxStreams), MaxPayload: uint32(c.Transport.MaxPayloadSize), RekeyRecords: uint64(c.Protocol.RekeyRecords),
+			RekeyBytes: uint64(c.Protocol.RekeyBytes), RekeyAfter: c.Protocol.RekeyInterval},
+		HandshakesInFlight: c.Handshake.MaxInFlight, Backpressure: c.Server.BackpressureLimit, Workers: c.Limits.Workers,
+		StreamHandlers: c.Limits.StreamHandlers, ConnMemory: int64(c.Limits.ConnectionMemory), MessageMemory: int64(c.Limits.MessageMemory),
+		FragmentTimeout: c.Server.ConnectionTimeout, StreamOpcode: "ECHO"}
+	for i, name := range c.Protocol.Patterns {
+		p, err := handshake.ParsePattern(name)
+		if err != nil {
+			return s, fmt.Errorf("%s: %w", c.Pos(fmt.Sprintf("protocol.patterns[%d]", i)), err)
+		}
+		s.Patterns = append(s.Patterns, p)
+	}
+	var err error
+	s.Policy, err = policy(c)
+	return s, err
+}
