@@ -356,21 +356,22 @@ func (cl *Client) Send(ctx context.Context, r *Request) error {
 	}
 }
 
-// OpenStream opens a stream of bytes and waits until the server accepts it.
-// ctx governs only the opening.
-func (cl *Client) OpenStream(ctx context.Context, r *Request) (*Stream, error) {
+// OpenStream opens a stream of bytes to the server's stream handler. It does not
+// wait for the server: a refusal is a *ResetError of the first Read, or of a
+// Write after it arrived. ctx governs only the opening.
+func (cl *Client) OpenStream(ctx context.Context, priority uint8) (*Stream, error) {
 	for {
 		c, err := cl.get(ctx)
-		if err != nil {
-			return nil, wrap(r, err)
-		}
-		b, err := c.openStream(ctx, r)
 		if err == nil {
-			return b, nil
+			var b *Stream
+			if b, err = c.openStream(ctx, priority); err == nil {
+				return b, nil
+			}
+			if errors.Is(err, errNotSent) && ctx.Err() == nil {
+				continue
+			}
 		}
-		if !errors.Is(err, errNotSent) || ctx.Err() != nil {
-			return nil, wrap(r, err)
-		}
+		return nil, fmt.Errorf("open stream: %w", err)
 	}
 }
 

@@ -355,13 +355,10 @@ func TestOneWay(t *testing.T) {
 }
 
 func TestByteStream(t *testing.T) {
-	_, cfg := setup(t, func(s *clienttest.Server) { s.Stream = func(op string) bool { return op == "PIPE" } })
+	_, cfg := setup(t, func(s *clienttest.Server) { s.Streams = true })
 	cl := dial(t, cfg)
-	if _, err := cl.OpenStream(t.Context(), &Request{Opcode: "NOPE"}); !errors.Is(err, npro.CodeUnknownOpcode) {
-		t.Errorf("refused: %v", err)
-	}
-	st, err := cl.OpenStream(t.Context(), &Request{Opcode: "PIPE", Payload: []byte("to you")})
-	if err != nil || string(st.Reply()) != "to you" {
+	st, err := cl.OpenStream(t.Context(), 3)
+	if err != nil {
 		t.Fatal(err)
 	}
 	want := blob(3 << 20)
@@ -390,16 +387,34 @@ func TestByteStream(t *testing.T) {
 	}
 }
 
+func TestStreamRefused(t *testing.T) {
+	_, cfg := setup(t, nil)
+	cl := dial(t, cfg)
+	st, err := cl.OpenStream(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := st.Read(make([]byte, 1)); !errors.Is(err, npro.CodeUnknownOpcode) {
+		t.Errorf("read: %v", err)
+	}
+	if _, err := st.Write([]byte("x")); !errors.Is(err, npro.CodeUnknownOpcode) {
+		t.Errorf("write: %v", err)
+	}
+	if _, err := cl.OpenStream(t.Context(), 8); err == nil {
+		t.Error("priority 8")
+	}
+}
+
 // A reader that stops stops the sender, and nothing but windows are held.
 func TestStreamBackpressure(t *testing.T) {
 	var conn atomic.Pointer[clienttest.Conn]
 	_, cfg := setup(t, func(s *clienttest.Server) {
 		s.OnConn = func(c *clienttest.Conn) { conn.Store(c) }
-		s.Stream = func(string) bool { return true }
+		s.Streams = true
 	})
 	cfg.StreamWindow = 32 << 10
 	cl := dial(t, cfg)
-	st, err := cl.OpenStream(t.Context(), &Request{Opcode: "PIPE"})
+	st, err := cl.OpenStream(t.Context(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -439,11 +454,11 @@ func TestStreamBackpressure(t *testing.T) {
 
 func TestStreamWriteDeadline(t *testing.T) {
 	_, cfg := setup(t, func(s *clienttest.Server) {
-		s.Stream = func(string) bool { return true }
+		s.Streams = true
 		s.HoldCredit = true
 	})
 	cl := dial(t, cfg)
-	st, err := cl.OpenStream(t.Context(), &Request{Opcode: "PIPE"})
+	st, err := cl.OpenStream(t.Context(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -970,7 +985,7 @@ func FuzzFrames(f *testing.F) {
 		}
 		bs := &Stream{c: c, readable: make(chan struct{}, 1)}
 		bs.s = &stream{bytes: bs}
-		if _, err := c.send(t.Context(), bs.s, npro.Header{Type: npro.TypeRequest}, []byte("\x01B"), nil); err != nil {
+		if _, err := c.send(t.Context(), bs.s, npro.Header{Type: npro.TypeData}, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 		for len(b) >= npro.HeaderSize {

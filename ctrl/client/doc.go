@@ -26,10 +26,8 @@
 //
 // # Streams
 //
-// OpenStream sends a REQUEST without END: its opcode says what the stream is
-// for. The server accepts with a RESPONSE of status 0 without END; after that
-// both sides send DATA, and END closes a direction. A RESPONSE with another status
-// refuses.
+// OpenStream opens a stream of DATA frames, which the server gives to the handler
+// it has for streams, or refuses with RESET. END closes a direction.
 //
 // # Flow control
 //

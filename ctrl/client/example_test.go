@@ -18,7 +18,7 @@ func server() (addr string, pub handshake.PublicKey, stop func()) {
 	if err != nil {
 		panic(err)
 	}
-	srv.Stream = func(string) bool { return true }
+	srv.Streams = true
 	if addr, err = srv.Listen(); err != nil {
 		panic(err)
 	}
@@ -81,7 +81,7 @@ func ExampleClient_OpenStream() {
 		return
 	}
 	defer func() { _ = c.Close(ctx) }()
-	s, err := c.OpenStream(ctx, &client.Request{Opcode: "PIPE"})
+	s, err := c.OpenStream(ctx, 0)
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -15,59 +15,34 @@ import (
 // Stream is a stream of bytes both ways over a connection, with flow control
 // of its own. One reader and one writer may use it at the same time.
 type Stream struct {
-	s *stream
-	c *conn
+	s        *stream
+	c        *conn
+	priority uint8
 
 	// Guarded by the connection's mu, like s.
 	readable chan struct{} // capacity 1
-	accepted bool
-	refused  error
-	chunks   [][]byte // received, not read
+	chunks   [][]byte      // received, not read
 	eof      bool
 	over     error // why both directions are dead
 	closed   bool
-	reply    []byte // payload of the accepting response
 
 	deadline  sync.Mutex
 	readUntil time.Time
 	writeTill time.Time
 }
 
-// openStream sends the opening request and waits for the server's word.
-func (c *conn) openStream(ctx context.Context, r *Request) (*Stream, error) {
-	b := &Stream{c: c, readable: make(chan struct{}, 1)}
-	b.s = &stream{bytes: b}
-	var room [128]byte
-	h, head, err := header(room[:0], ctx, r)
-	if err != nil {
-		return nil, fmt.Errorf("open stream %q: %w", r.Opcode, err)
+// openStream begins with an empty DATA frame: it gives the stream its number, and
+// the server's handler starts before there is anything to send.
+func (c *conn) openStream(ctx context.Context, priority uint8) (*Stream, error) {
+	if priority > 7 {
+		return nil, fmt.Errorf("priority %d, at most 7", priority)
 	}
-	h.Type = npro.TypeRequest
-	sent, err := c.send(ctx, b.s, h, head, r.Payload)
-	if err != nil {
-		if sent {
-			c.abandon(b.s, codeOf(err))
-		}
+	b := &Stream{c: c, priority: priority, readable: make(chan struct{}, 1)}
+	b.s = &stream{bytes: b}
+	if _, err := c.send(ctx, b.s, npro.Header{Type: npro.TypeData, Priority: priority}, nil, nil); err != nil {
 		return nil, err
 	}
-	for {
-		c.mu.Lock()
-		accepted, over := b.accepted, b.over
-		c.mu.Unlock()
-		if over != nil {
-			return nil, over
-		}
-		if accepted {
-			b.signal() // data may have come right behind
-			return b, nil
-		}
-		select {
-		case <-b.readable:
-		case <-ctx.Done():
-			c.abandon(b.s, codeOf(ctx.Err()))
-			return nil, ctx.Err()
-		}
-	}
+	return b, nil
 }
 
 func (b *Stream) signal() {
@@ -80,43 +55,15 @@ func (b *Stream) signal() {
 // receive takes a frame. The reader calls it with mu.
 func (b *Stream) receive(h npro.Header, body []byte) error {
 	end := h.Flags&npro.FlagEnd != 0
-	n := int64(len(body))
 	b.s.rxEnd = b.s.rxEnd || end
 	defer b.signal()
-	switch {
-	case h.Type == npro.TypeResponse && !b.accepted:
-		b.c.consumed(b.s, n)
-		if h.Flags&npro.FlagMore != 0 {
-			return errors.New("accepting response in several frames")
-		}
-		if h.Flags&npro.FlagCtx != 0 {
-			var err error
-			if _, body, err = npro.ParseContext(body); err != nil {
-				return err
-			}
-		}
-		status, payload, err := npro.ParseResponse(body)
-		if err != nil {
-			return err
-		}
-		payload = append([]byte(nil), payload...)
-		if status != npro.CodeOK {
-			b.over = &StatusError{Code: status, Payload: payload}
-			b.c.forget(b.s)
-			if !end {
-				b.c.control(npro.TypeReset, b.s.id, npro.AppendUint32(nil, uint32(npro.CodeCanceled)))
-			}
-			return nil
-		}
-		b.accepted, b.reply, b.eof = true, payload, end
-	case h.Type == npro.TypeData && b.accepted && !b.eof:
-		if len(body) > 0 {
-			b.chunks = append(b.chunks, append([]byte(nil), body...))
-		}
-		b.eof = end
-	default:
-		return fmt.Errorf("%v in a byte stream", h.Type)
+	if h.Type != npro.TypeData || b.eof || h.Flags&npro.FlagCtx != 0 {
+		return fmt.Errorf("%v with flags %#x in a byte stream", h.Type, h.Flags)
 	}
+	if len(body) > 0 {
+		b.chunks = append(b.chunks, append([]byte(nil), body...))
+	}
+	b.eof = end
 	b.ended()
 	return nil
 }
@@ -144,9 +91,6 @@ func (b *Stream) drop() {
 	}
 	b.chunks = nil
 }
-
-// Reply returns the payload of the response that accepted the stream.
-func (b *Stream) Reply() []byte { return b.reply }
 
 // Read returns io.EOF after the peer's END.
 func (b *Stream) Read(p []byte) (int, error) {
@@ -226,7 +170,7 @@ func (b *Stream) write(p []byte, flags uint8) (int, error) {
 		if sent+n == len(p) {
 			f = flags
 		}
-		if _, err := b.c.send(ctx, b.s, npro.Header{Type: npro.TypeData, Flags: f}, nil, p[sent:sent+n]); err != nil {
+		if _, err := b.c.send(ctx, b.s, npro.Header{Type: npro.TypeData, Flags: f, Priority: b.priority}, nil, p[sent:sent+n]); err != nil {
 			if errors.Is(err, context.DeadlineExceeded) {
 				err = os.ErrDeadlineExceeded
 			}

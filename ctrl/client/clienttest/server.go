@@ -27,9 +27,8 @@ type Server struct {
 	Handle func(c *Conn, r *Request) (Reply, bool)
 	// Message takes a one-way message.
 	Message func(r *Request)
-	// Stream takes opcodes that open byte streams; true accepts, and the bytes are
-	// sent back.
-	Stream func(opcode string) bool
+	// Streams accepts byte streams and sends their bytes back.
+	Streams bool
 	// OnConn sees each connection after its handshake.
 	OnConn func(c *Conn)
 	// Refuse answers every handshake with this DISCONNECT in clear.
@@ -78,7 +77,7 @@ type Conn struct {
 	pack     *npro.Compressor
 	txCredit int64
 	rxCredit int64
-	rxMin    int64 // lowest rxCredit seen
+	highest  uint32 // stream of the client's
 	streams  map[uint32]*stream
 	closed   bool
 	Pings    int // received
@@ -418,10 +417,18 @@ func (c *Conn) flow(h npro.Header, body []byte) error {
 	}
 	s := c.streams[h.Stream]
 	if s == nil {
-		if h.Stream%2 == 0 || h.Type == npro.TypeData || h.Type == npro.TypeResponse {
+		if h.Stream <= c.highest {
 			return nil // of a stream that was reset
 		}
-		s = &stream{tx: int64(c.Result.StreamWindowTx), rx: int64(c.Result.StreamWindowRx)}
+		if h.Stream%2 == 0 || h.Type == npro.TypeResponse {
+			return fmt.Errorf("%v opens stream %d", h.Type, h.Stream)
+		}
+		c.highest = h.Stream
+		if h.Type == npro.TypeData && !c.srv.Streams {
+			c.send(npro.Header{Type: npro.TypeReset, Priority: 7, Stream: h.Stream}, npro.AppendUint32(nil, uint32(npro.CodeUnknownOpcode)))
+			return nil
+		}
+		s = &stream{tx: int64(c.Result.StreamWindowTx), rx: int64(c.Result.StreamWindowRx), bytes: h.Type == npro.TypeData}
 		c.streams[h.Stream] = s
 	}
 	n := int64(len(body))
@@ -481,13 +488,7 @@ func (c *Conn) whole(h npro.Header, s *stream, end bool) error {
 		return nil
 	}
 	if !end {
-		if c.srv.Stream == nil || !c.srv.Stream(r.Opcode) {
-			c.reply(r.Stream, s, Reply{Status: npro.CodeUnknownOpcode}, true)
-			return nil
-		}
-		s.bytes = true
-		c.reply(r.Stream, s, Reply{Payload: r.Payload}, false)
-		return nil
+		return errors.New("request without an end")
 	}
 	reply, ok := Reply{Payload: r.Payload}, true
 	if c.srv.Handle != nil {
@@ -496,7 +497,7 @@ func (c *Conn) whole(h npro.Header, s *stream, end bool) error {
 		c.mu.Lock()
 	}
 	if ok {
-		c.reply(r.Stream, s, reply, true)
+		c.reply(r.Stream, s, reply)
 	}
 	return nil
 }
@@ -506,15 +507,12 @@ func (c *Conn) Reply(id uint32, r Reply) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if s := c.streams[id]; s != nil {
-		c.reply(id, s, r, true)
+		c.reply(id, s, r)
 	}
 }
 
-func (c *Conn) reply(id uint32, s *stream, r Reply, end bool) {
-	h := npro.Header{Type: npro.TypeResponse, Stream: id}
-	if end {
-		h.Flags = npro.FlagEnd
-	}
+func (c *Conn) reply(id uint32, s *stream, r Reply) {
+	h := npro.Header{Type: npro.TypeResponse, Flags: npro.FlagEnd, Stream: id}
 	var body []byte
 	if r.Context != nil {
 		h.Flags |= npro.FlagCtx
