@@ -77,6 +77,11 @@ void np_tcp_wake_writer(struct np_tcp *tcp, struct np_tcp_conn *c) {
   if (!(c->flags & NP_TF_ROOM_SAID_NO) || c->stream.session == NULL || !np_tcp_sends(c->state)) return;
   uint32_t queued = (uint32_t)np_seq_diff(c->snd_end, c->snd_una);
   if (queued > tcp->config.snd_buf_bytes / 4 * 3 || c->snd_segs > tcp->snd_segs_max / 4 * 3) return;
+  if (np_tcp_pool_low(tcp)) {
+    c->flags |= NP_TF_NO_BUF; /* looks again by timer */
+    np_tcp_dirty(tcp, c);
+    return;
+  }
   c->flags &= ~NP_TF_ROOM_SAID_NO;
   c->flags |= NP_TF_EV_WRITABLE;
   np_tcp_dirty(tcp, c);
@@ -93,6 +98,20 @@ static bool update_window(struct np_tcp_conn *c, const struct np_tcp_seg *seg) {
   c->snd_wl2 = seg->ack;
   c->max_wnd = np_max_u32(c->max_wnd, wnd);
   return changed;
+}
+
+/* The window lets us send again. A probe's byte that it may have refused goes first. */
+static void window_opened(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  uint32_t flight = np_tcp_flight(c);
+  if (c->snd_wnd <= flight) return;
+  c->flags &= ~(NP_TF_ZERO_WND | NP_TF_PROBE);
+  c->backoff = 0;
+  c->rtx_due_ns = flight == 0 ? 0 : tcp->now_ns + np_tcp_rto_ns(tcp, c);
+  if (flight != 0 && c->sndq_head != NULL && c->sndq_head != c->sndq_next) {
+    np_tcp_mark_lost(c, c->sndq_head);
+    c->flags |= NP_TF_FORCE_RTX;
+  }
+  np_tcp_dirty(tcp, c);
 }
 
 /* Return: NP_TCP_OK, or why the whole segment is dropped. */
@@ -112,7 +131,9 @@ enum np_drop np_tcp_ack(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tcp
   if ((c->flags & NP_TF_SACK) && seg->opts.sack_count != 0) newly = np_tcp_sack_in(c, &seg->opts, seg->ack);
   /* RFC 5681 §2 */
   bool dup = acked == 0 && seg->len == 0 && !window_moved && flight != 0 && !(seg->flags & NP_TCP_FIN);
-  if (flight != 0) np_tcp_recovery_ack(tcp, c, acked, newly, dup);
+  /* What answers a window probe is no sign of loss. */
+  if (flight != 0 && !(c->flags & NP_TF_ZERO_WND)) np_tcp_recovery_ack(tcp, c, acked, newly, dup);
+  if (c->flags & NP_TF_ZERO_WND) window_opened(tcp, c);
   if (acked != 0) {
     if (c->ca_state != NP_CA_RECOVERY && (c->flags & NP_TF_CWND_FULL)) np_tcp_cc(c)->acked(c, acked, tcp->now_ns);
     np_tcp_ack_timers(tcp, c);

@@ -73,6 +73,7 @@ struct np_tcp *np_tcp_init(void *mem, const struct np_tcp_config *config, const 
   np_assert(tcp->rcv_wscale <= 14);
   /* Small segments each hold a whole buffer until acknowledged: bound those too. */
   tcp->snd_segs_max = np_max_u32(64, config->snd_buf_bytes / 512);
+  tcp->rcv_segs_max = np_min_u32(np_max_u32(64, config->rcv_buf_bytes / 512), UINT16_MAX);
   tcp->dirty_head = tcp->dirty_tail = NP_TCP_NIL;
   tcp->tw_head = tcp->tw_tail = NP_TCP_NIL;
   tcp->free_head = NP_TCP_NIL;

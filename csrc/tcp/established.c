@@ -10,7 +10,7 @@ bool np_tcp_fast(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_pkt *pkt) 
   const uint8_t *p = np_buf_cdata(pkt->buf) + pkt->l4_off;
   uint32_t want_hdr = c->flags & NP_TF_TS ? NP_TCP_HDR_BYTES + NP_TCP_TS_BYTES : NP_TCP_HDR_BYTES;
   uint32_t hdr_len = (uint32_t)pkt->payload_off - pkt->l4_off;
-  uint32_t busy = NP_TF_RCV_FIN | NP_TF_DETACHED;
+  uint32_t busy = NP_TF_RCV_FIN | NP_TF_DETACHED | NP_TF_ZERO_WND;
   if (c->state != NP_TCP_ESTABLISHED || (pkt->tcp_flags & ~NP_TCP_PSH) != NP_TCP_ACK || hdr_len != want_hdr ||
       (c->flags & busy) != 0 || c->ca_state != NP_CA_OPEN || c->ooo_head != NULL) {
     return false;

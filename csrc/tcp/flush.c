@@ -20,9 +20,22 @@ static void accept_session(struct np_tcp *tcp, struct np_tcp_conn *c) {
   np_tcp_count(tcp, NP_C_TCP_OPEN_PASSIVE);
 }
 
+/* A session that consumes nothing while a peer sends a byte at a time would come to
+ * hold a buffer for each. Once it holds many, what comes is kept here until a
+ * buffer is full, at most the delayed-ACK time, in which small pieces join. */
+static bool crowded(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  if (c->unconsumed == 0) c->handed_segs = 0;
+  if (NP_LIKELY(c->handed_segs < tcp->rcv_segs_max)) return false;
+  if (c->rcvq_segs > 1 || c->rcvq_bytes >= 1024 || (c->flags & NP_TF_EV_EOF) || c->state == NP_TCP_CLOSED) return false;
+  np_tcp_delack_arm(tcp, c);
+  return true;
+}
+
 static void hand_up(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  if (c->stream.session != NULL && crowded(tcp, c)) return;
   struct np_buf *chain = c->rcvq_head;
   uint32_t bytes = c->rcvq_bytes;
+  c->handed_segs = (uint16_t)np_min_u32((uint32_t)c->handed_segs + c->rcvq_segs, UINT16_MAX);
   c->rcvq_head = c->rcvq_tail = NULL;
   c->rcvq_bytes = c->rcvq_segs = 0;
   struct np_session *session = c->stream.session;
@@ -92,7 +105,7 @@ static bool flush_one(struct np_tcp *tcp, struct np_tcp_conn *c) {
     np_tcp_conn_free(tcp, c);
     return false;
   }
-  return again || (c->flags & EVENTS) != 0 || c->rcvq_head != NULL;
+  return again || (c->flags & EVENTS) != 0;
 }
 
 bool np_tcp_flush(struct np_tcp *tcp, uint64_t now_ns) {

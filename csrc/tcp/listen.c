@@ -120,7 +120,11 @@ enum np_drop np_tcp_listen_input(struct np_tcp *tcp, struct np_tcp_listener *l, 
   if (!(seg->flags & NP_TCP_ACK)) return listen_syn(tcp, l, seg);
   enum np_drop why = NP_DROP_TCP_NO_CONN;
   struct np_tcp_conn *c = np_tcp_cookie_accept(tcp, l, seg, &why);
-  if (c != NULL) return np_tcp_dispatch(tcp, c, seg);
+  if (c != NULL) {
+    why = np_tcp_dispatch(tcp, c, seg);
+    if (c->state == NP_TCP_SYN_RECEIVED) np_tcp_close(tcp, c, NP_ERR_PROTOCOL); /* it has no timer to end it */
+    return why;
+  }
   if (why != NP_DROP_TCP_CONN_LIMIT) np_tcp_reply_rst(tcp, seg);
   return why;
 }

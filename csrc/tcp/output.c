@@ -86,6 +86,26 @@ static void send_fin(struct np_tcp *tcp, struct np_tcp_conn *c) {
   if (c->rtx_due_ns == 0) c->rtx_due_ns = tcp->now_ns + np_tcp_rto_ns(tcp, c);
 }
 
+/* RFC 9293 §3.8.6.1: at least one octet of new data, the same again until it is
+ * taken; when there is a little room, what fits (§3.8.6.2.1, the override). It counts
+ * as sent, so that our ACKs stay acceptable to a peer that took it. */
+static bool send_window_probe(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  struct np_buf *b = c->sndq_head;
+  bool again = b != c->sndq_next;
+  if (b == NULL) return false;
+  if (!again) {
+    uint32_t n = np_max_u32(1, np_min_u32(c->snd_wnd, c->mss));
+    if (n < np_txseg(b)->len) b = np_tcp_sendq_cut(tcp, c, b, n);
+  }
+  if (b == NULL || !np_tcp_send_data(tcp, c, b, again)) return false;
+  c->flags |= NP_TF_ZERO_WND;
+  if (again) { /* a probe is no recovery: when the window opens it is sent once more */
+    np_txseg(b)->flags &= ~NP_TXS_RTX;
+    c->rtx_bytes -= np_txseg(b)->len;
+  }
+  return true;
+}
+
 static void send_acks(struct np_tcp *tcp, struct np_tcp_conn *c) {
   /* Without SACK each duplicate counts for the peer (RFC 5681 §4.2). */
   uint32_t dups = c->flags & NP_TF_SACK ? 0 : c->dup_acks_due;
@@ -96,17 +116,21 @@ static void send_acks(struct np_tcp *tcp, struct np_tcp_conn *c) {
     if (dups == 1) c->flags |= NP_TF_ACK_NOW;
   }
   if (c->flags & NP_TF_PROBE) {
-    /* Left of the peer's window: it has to answer. One octet of new data, as RFC 9293
-     * §3.8.6.1 has it, would have to be cut from the queue and might not be taken. */
     c->flags &= ~NP_TF_PROBE;
-    np_tcp_send_empty(tcp, c, NP_TCP_ACK, np_seq_sub(c->snd_una, 1));
+    if (!(c->flags & NP_TF_ZERO_WND) || !send_window_probe(tcp, c)) {
+      np_tcp_send_empty(tcp, c, NP_TCP_ACK, np_seq_sub(c->snd_una, 1)); /* RFC 9293 §3.8.4: keep-alive */
+    }
   }
-  if (c->flags & NP_TF_ACK_NOW) np_tcp_send_empty(tcp, c, NP_TCP_ACK, c->snd_nxt);
+  if (!(c->flags & NP_TF_ACK_NOW)) return;
+  /* While a probe is out we can't know whether the peer took it, and an ACK beyond a
+   * closed window, or before what was received, is not acceptable to it. Both may be
+   * probing each other: only one that is acceptable ends that, so say it both ways. */
+  if ((c->flags & NP_TF_ZERO_WND) && np_tcp_flight(c) != 0) np_tcp_send_empty(tcp, c, NP_TCP_ACK, c->snd_una);
+  np_tcp_send_empty(tcp, c, NP_TCP_ACK, c->snd_nxt);
 }
 
 static void send_queue(struct np_tcp *tcp, struct np_tcp_conn *c) {
   uint32_t budget = NP_TCP_TX_BUDGET;
-  c->flags &= ~NP_TF_NO_BUF;
   if (c->lost_due != 0) {
     while (budget > 0 && send_retransmission(tcp, c) == STEP_SENT) budget--;
   }
@@ -128,6 +152,8 @@ static void send_queue(struct np_tcp *tcp, struct np_tcp_conn *c) {
 }
 
 void np_tcp_output(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  c->flags &= ~NP_TF_NO_BUF;
+  if (c->flags & NP_TF_ROOM_SAID_NO) np_tcp_wake_writer(tcp, c);
   if (c->state == NP_TCP_SYN_SENT || c->state == NP_TCP_SYN_RECEIVED) {
     if (c->flags & NP_TF_RTX_SYN) {
       if (np_tcp_send_syn(tcp, c)) c->flags &= ~NP_TF_RTX_SYN;

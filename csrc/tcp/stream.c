@@ -7,11 +7,16 @@ static uint32_t queued_bytes(const struct np_tcp_conn *c) { return (uint32_t)np_
  * also when what room said was more than nothing: it may have been too little. */
 static uint32_t stream_room(struct np_stream *s) {
   struct np_tcp_conn *c = np_tcp_of(s);
-  const struct np_tcp *tcp = np_tcp_owner(c);
+  struct np_tcp *tcp = np_tcp_owner(c);
   if (!np_tcp_sends(c->state) || (c->flags & NP_TF_FIN_QUEUED)) return 0;
   uint32_t most = tcp->config.snd_buf_bytes;
   uint32_t queued = queued_bytes(c);
   if (queued > most / 4 * 3 || c->snd_segs > tcp->snd_segs_max / 4 * 3) c->flags |= NP_TF_ROOM_SAID_NO;
+  if (NP_UNLIKELY(np_tcp_pool_low(tcp))) {
+    c->flags |= NP_TF_ROOM_SAID_NO | NP_TF_NO_BUF;
+    np_tcp_dirty(tcp, c);
+    return 0;
+  }
   if (queued >= most || c->snd_segs >= tcp->snd_segs_max) return 0;
   return most - queued;
 }
@@ -31,8 +36,8 @@ static enum np_err stream_send(struct np_stream *s, struct np_buf *chain, uint32
   return NP_ERR_OK;
 }
 
-/* RFC 9293 §3.8.6.2.2: the peer hears of new room when it is worth a segment of
- * its own: a quarter of the buffer, or anything useful when it saw next to none. */
+/* RFC 9293 §3.8.6.2.2: an ACK only to show new room is sent when the peer is about
+ * to stop for want of it, and the room is worth it; otherwise the next ACK shows it. */
 static void stream_consumed(struct np_stream *s, uint32_t bytes) {
   struct np_tcp_conn *c = np_tcp_of(s);
   struct np_tcp *tcp = np_tcp_owner(c);
@@ -41,11 +46,12 @@ static void stream_consumed(struct np_stream *s, uint32_t bytes) {
   if (!np_tcp_receives(c->state)) return;
   uint32_t buf = tcp->config.rcv_buf_bytes;
   uint32_t held = c->unconsumed + c->rcvq_bytes;
-  uint32_t free_bytes = held < buf ? buf - held : 0;
+  uint32_t free_bytes = np_min_u32(held < buf ? buf - held : 0, (uint32_t)UINT16_MAX << c->rcv_wscale);
   int32_t edge = np_seq_diff(c->rcv_adv, c->rcv_nxt);
   uint32_t offered = edge > 0 ? (uint32_t)edge : 0;
+  uint32_t low = np_max_u32(2 * c->mss, buf / 16);
   uint32_t worth = offered < 2 * c->mss ? np_min_u32(c->mss, buf / 2) : buf / 4;
-  if (free_bytes < offered + worth) return;
+  if (offered >= low || free_bytes < offered + worth) return;
   c->flags |= NP_TF_ACK_NOW;
   np_tcp_dirty(tcp, c);
 }

@@ -66,7 +66,8 @@ void np_tcp_table_add(struct np_tcp *tcp, struct np_tcp_conn *c) {
     }
     b->overflow++;
   }
-  np_assert(false && "the table has room for every connection");
+  bool room_for_every_connection = false;
+  np_assert(room_for_every_connection);
 }
 
 void np_tcp_table_del(struct np_tcp *tcp, struct np_tcp_conn *c) {
@@ -82,28 +83,43 @@ void np_tcp_table_del(struct np_tcp *tcp, struct np_tcp_conn *c) {
     np_assert(b->overflow > 0);
     b->overflow--;
   }
-  np_assert(false && "a connection with a place in the table");
+  bool in_table = false;
+  np_assert(in_table);
 }
 
-void np_tcp_prefetch(struct np_tcp *tcp, struct np_pkt *pkts, uint32_t n) {
+/* The connection a hash most likely means, by its tag alone; NULL: none. */
+static struct np_tcp_conn *likely(struct np_tcp *tcp, uint32_t hash) {
+  const struct np_tcp_bucket *b = &tcp->buckets[hash & tcp->bucket_mask];
+  uint64_t tags = tag_of(hash) * LANES;
+  for (uint32_t half = 0; half < 8; half += 4) {
+    uint64_t hits = lanes_equal(np_load_64(&b->tag[half]), tags);
+    if (hits != 0) return np_tcp_at(tcp, b->slot[half + (uint32_t)__builtin_ctzll(hits) / 16]);
+  }
+  return NULL;
+}
+
+/* Three rounds, so that each waits for the one before while others are on their
+ * way: buckets, connections, the buffer an ACK will free. */
+static void prefetch_burst(struct np_tcp *tcp, struct np_pkt *pkts, uint32_t n) {
+  struct np_tcp_conn *conns[NP_TCP_PREFETCH];
   for (uint32_t i = 0; i < n; i++) {
     if (pkts[i].l4_proto != NP_PROTO_TCP) continue;
     pkts[i].hash = np_tcp_flow_hash(tcp, &pkts[i].flow);
     NP_PREFETCH(&tcp->buckets[pkts[i].hash & tcp->bucket_mask]);
   }
   for (uint32_t i = 0; i < n; i++) {
-    if (pkts[i].l4_proto != NP_PROTO_TCP) continue;
-    const struct np_tcp_bucket *b = &tcp->buckets[pkts[i].hash & tcp->bucket_mask];
-    uint64_t tags = tag_of(pkts[i].hash) * LANES;
-    for (uint32_t half = 0; half < 8; half += 4) {
-      uint64_t hits = lanes_equal(np_load_64(&b->tag[half]), tags);
-      if (hits == 0) continue;
-      const uint8_t *c = (const uint8_t *)np_tcp_at(tcp, b->slot[half + (uint32_t)__builtin_ctzll(hits) / 16]);
-      NP_PREFETCH_W(c);
-      NP_PREFETCH_W(c + 64);
-      NP_PREFETCH_W(c + 128);
-      NP_PREFETCH_W(c + 192);
-      break;
-    }
+    conns[i] = pkts[i].l4_proto == NP_PROTO_TCP ? likely(tcp, pkts[i].hash) : NULL;
+    const uint8_t *p = (const uint8_t *)conns[i];
+    if (p == NULL) continue;
+    for (uint32_t line = 0; line < NP_TCP_HOT_BYTES; line += NP_CACHE_LINE) NP_PREFETCH_W(p + line);
   }
+  for (uint32_t i = 0; i < n; i++) {
+    if (conns[i] == NULL || conns[i]->sndq_head == NULL) continue;
+    NP_PREFETCH_W(conns[i]->sndq_head);
+    NP_PREFETCH_W(conns[i]->sndq_head->priv);
+  }
+}
+
+void np_tcp_prefetch(struct np_tcp *tcp, struct np_pkt *pkts, uint32_t n) {
+  for (uint32_t i = 0; i < n; i += NP_TCP_PREFETCH) prefetch_burst(tcp, pkts + i, np_min_u32(n - i, NP_TCP_PREFETCH));
 }

@@ -35,6 +35,8 @@
 #define NP_TCP_PORT_COUNT 28232u   /* 32768 to 60999 */
 #define NP_TCP_CHALLENGE_MAX 10u   /* per connection and window (RFC 5961 §7) */
 #define NP_TCP_CHALLENGE_MS 5000u
+#define NP_TCP_PREFETCH 64u        /* packets looked ahead at once */
+#define NP_TCP_HOT_BYTES 384u      /* of a connection: what an ordinary segment touches */
 #define NP_TCP_NIL UINT32_MAX      /* no slot */
 
 /* conn->flags: what was agreed and what has happened */
@@ -151,59 +153,65 @@ struct np_tcp_conn {
   struct np_buf *rcvq_head;
   struct np_buf *rcvq_tail;
   uint32_t rcvq_bytes;
-  uint32_t rcvq_segs;
+  uint16_t rcvq_segs;
+  uint16_t handed_segs;   /* buffers handed up since the session had consumed all */
   uint32_t unconsumed;    /* handed up, not yet consumed */
   uint32_t dirty_next;    /* slot */
   uint32_t ts_offset;
   uint64_t rtx_due_ns;    /* retransmission or persist; 0 none */
-  uint64_t timer_due_ns;  /* what timer is set to: at or before the deadlines */
+  uint64_t timer_due_ns;  /* what timer is set to, at or before the deadlines; 0: not set */
   struct np_stream stream;
-  struct np_tcp_path path;
-  struct np_timer timer;
-  struct np_timer ack_timer;
-  /* From here on: once per round trip, or less. */
-  uint64_t misc_due_ns;   /* keep-alive, FIN-WAIT-2; 0 none */
+  struct np_tcp_path path; /* line 3 */
+  /* Line 4: accounting of each ACK. */
   uint64_t progress_ns;   /* last time snd_una moved, or sending began: user timeout */
   uint64_t last_tx_ns;    /* data */
-  struct np_buf *ooo_head;
-  struct np_buf *rtx_next;  /* where to look for the next lost segment */
-  struct np_buf *lost_next; /* first segment not judged lost */
-  struct np_buf *sack_hint; /* segment with the highest SACKed sequence */
   uint32_t sacked_segs;
   uint32_t sacked_bytes;
   uint32_t lost_bytes;
-  uint32_t rtx_bytes;       /* retransmitted and in flight */
-  uint32_t sacked_below;    /* SACKed segments before lost_next */
-  uint32_t lost_due;        /* lost segments not sent again yet */
+  uint32_t rtx_bytes;     /* retransmitted and in flight */
+  uint32_t reno_bytes;    /* without SACK: what duplicate ACKs say has left */
+  uint32_t lost_due;      /* lost segments not sent again yet */
   uint32_t dup_acks;
-  uint32_t reno_bytes;      /* without SACK: what duplicate ACKs say has left */
+  uint32_t max_wnd;       /* largest snd_wnd seen */
+  uint32_t ts_recent_ms;
+  uint32_t ack_due_ms;    /* when the delayed ACK must leave */
+  uint16_t csum_base;     /* pseudo header without length, folded */
+  uint16_t rcv_mss;       /* largest segment seen, at least 536 */
+  uint8_t sack_count;
+  uint8_t backoff;
+  uint8_t probes;         /* keep-alive probes or SYNs sent in vain */
+  uint8_t challenge_count;
+  /* Line 5 */
+  uint32_t srtt_us;       /* times 8 */
+  uint32_t rttvar_us;     /* times 4 */
+  uint32_t rto_us;
+  uint32_t min_rtt_us;
+  uint64_t bytes_rx;
+  uint64_t bytes_tx;
+  uint64_t segs_rx;
+  uint64_t segs_tx;
+  struct np_buf *lost_next; /* first segment not judged lost */
+  struct np_buf *sack_hint; /* segment with the highest SACKed sequence */
+  /* From here on: once per round trip, or less. */
+  struct np_timer timer;
+  struct np_timer ack_timer;
+  uint64_t misc_due_ns;     /* keep-alive, FIN-WAIT-2; 0 none */
+  struct np_buf *ooo_head;
+  struct np_buf *rtx_next;  /* where to look for the next lost segment */
+  uint32_t sacked_below;    /* SACKed segments before lost_next */
   uint32_t dup_acks_due;    /* duplicate ACKs owed to a peer without SACK */
   np_seq recover;
   np_seq iss;
   np_seq irs;
   np_seq rcv_fin;
-  uint32_t max_wnd;         /* largest snd_wnd seen */
   uint32_t ssthresh;
-  uint32_t srtt_us;         /* times 8 */
-  uint32_t rttvar_us;       /* times 4 */
-  uint32_t rto_us;
-  uint32_t min_rtt_us;
-  uint32_t ts_recent_ms;
-  uint32_t csum_base;       /* pseudo header without length, folded */
   uint32_t ooo_bytes;
   uint16_t ooo_segs;
   uint16_t mss_peer;
   struct np_tcp_block sack[4]; /* what we report, latest first (RFC 2018 §4) */
   struct np_tcp_block dsack;   /* to report once (RFC 2883); empty when start == end */
   struct np_tcp_block seen[2]; /* reported to us last: not walked again */
-  uint8_t sack_count;
-  uint8_t backoff;
-  uint8_t probes;           /* keep-alive probes or SYNs sent in vain */
-  uint8_t challenge_count;
   uint32_t challenge_ms;
-  uint32_t ack_due_ms;      /* when the delayed ACK must leave */
-  uint16_t rcv_mss;         /* largest segment seen, at least 536 */
-  uint16_t pad0;
   uint32_t confirm_ms;
   uint32_t generation;
   uint32_t tw_prev;         /* TIME-WAIT list, and free list */
@@ -214,16 +222,13 @@ struct np_tcp_conn {
   uint16_t soft_err;
   uint64_t created_ns;
   struct np_tcp_cubic cc;
-  uint64_t bytes_rx;
-  uint64_t bytes_tx;
   uint64_t bytes_rtx;
-  uint64_t segs_rx;
-  uint64_t segs_tx;
   uint32_t rtx_segs;
   uint32_t rto_count;
 };
 _Static_assert(sizeof(struct np_tcp_conn) <= 640, "an idle connection costs less than 1 KiB with its table slot");
-_Static_assert(offsetof(struct np_tcp_conn, snd_una) == 64 && offsetof(struct np_tcp_conn, rcvq_head) == 128,
+_Static_assert(offsetof(struct np_tcp_conn, snd_una) == 64 && offsetof(struct np_tcp_conn, rcvq_head) == 128 &&
+                   offsetof(struct np_tcp_conn, progress_ns) == 256 && offsetof(struct np_tcp_conn, timer) == 384,
                "hot fields lie on the lines their comments say");
 
 #define NP_TCP_CONN_BYTES 640u /* stride of the table: a multiple of the cache line */
@@ -265,6 +270,7 @@ struct np_tcp {
   uint32_t tw_count;
   uint32_t next_port;  /* RFC 6056 §3.3.3 */
   uint32_t snd_segs_max;
+  uint32_t rcv_segs_max;
   uint8_t rcv_wscale;
   uint64_t cookie_ns;  /* when the last cookie left; 0 never */
   struct np_timer tw_timer;
@@ -306,6 +312,11 @@ NP_INLINE uint32_t np_tcp_ts_now(const struct np_tcp *tcp, const struct np_tcp_c
 NP_INLINE bool np_tcp_sends(uint8_t state) {
   return state == NP_TCP_ESTABLISHED || state == NP_TCP_CLOSE_WAIT || state == NP_TCP_SYN_SENT ||
          state == NP_TCP_SYN_RECEIVED;
+}
+/* With this little left, buffers are for receiving: what frees the send queues
+ * is acknowledgments, and they need buffers to come in. */
+NP_INLINE bool np_tcp_pool_low(const struct np_tcp *tcp) {
+  return tcp->env.pool->free_count < tcp->env.pool->count / 8;
 }
 /* True while the peer may still send data. */
 NP_INLINE bool np_tcp_receives(uint8_t state) {

@@ -3,7 +3,7 @@
 
 #define JOIN_MAX 256u /* bytes worth copying to save a buffer */
 
-/* Small pieces that come in one burst share a buffer. */
+/* Small pieces that come in one burst, or while the session is crowded (flush.c), share a buffer. */
 static bool joined(struct np_tcp_conn *c, const struct np_buf *b) {
   struct np_buf *tail = c->rcvq_tail;
   if (tail == NULL || b->len > JOIN_MAX || tail->refs != 1 || np_buf_tailroom(tail) < b->len) return false;
@@ -24,7 +24,7 @@ void np_tcp_rcvq_add(struct np_tcp_conn *c, struct np_buf *b) {
     c->rcvq_tail->next = b;
   }
   c->rcvq_tail = b;
-  c->rcvq_segs++;
+  if (c->rcvq_segs < UINT16_MAX) c->rcvq_segs++;
 }
 
 /* RFC 5681 §4.2, RFC 1122 §4.2.3.2: every second full segment at once, others soon. */

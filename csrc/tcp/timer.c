@@ -6,7 +6,7 @@
 void np_tcp_timer_arm(struct np_tcp *tcp, struct np_tcp_conn *c) {
   uint64_t due = c->rtx_due_ns;
   if (due == 0 || (c->misc_due_ns != 0 && c->misc_due_ns < due)) due = c->misc_due_ns;
-  if (due == 0 || (np_timer_is_set(&c->timer) && c->timer_due_ns <= due)) return;
+  if (due == 0 || (c->timer_due_ns != 0 && c->timer_due_ns <= due)) return;
   c->timer_due_ns = due;
   np_timer_set(tcp->env.wheel, &c->timer, NP_TIMER_TCP, due);
 }
@@ -21,7 +21,7 @@ void np_tcp_delack_arm(struct np_tcp *tcp, struct np_tcp_conn *c) {
 void np_tcp_timers_cancel(struct np_tcp *tcp, struct np_tcp_conn *c) {
   np_timer_cancel(tcp->env.wheel, &c->timer);
   np_timer_cancel(tcp->env.wheel, &c->ack_timer);
-  c->rtx_due_ns = c->misc_due_ns = 0;
+  c->rtx_due_ns = c->misc_due_ns = c->timer_due_ns = 0;
 }
 
 void np_tcp_keepalive_start(struct np_tcp *tcp, struct np_tcp_conn *c) {
@@ -72,10 +72,11 @@ static void on_rtx_timeout(struct np_tcp *tcp, struct np_tcp_conn *c) {
     on_syn_timeout(tcp, c);
     return;
   }
-  if (np_tcp_flight(c) == 0) {
-    if (c->flags & NP_TF_ZERO_WND) on_persist(tcp, c);
+  if (c->flags & NP_TF_ZERO_WND) {
+    on_persist(tcp, c);
     return;
   }
+  if (np_tcp_flight(c) == 0) return;
   uint32_t limit_ms = tcp->config.user_timeout_ms;
   if (limit_ms != 0 && tcp->now_ns - c->progress_ns >= limit_ms * NP_TCP_NS_PER_MS) {
     np_tcp_close(tcp, c, timeout_err(c)); /* RFC 9293 §3.10.8, USER TIMEOUT */
@@ -114,22 +115,15 @@ static void on_keepalive(struct np_tcp *tcp, struct np_tcp_conn *c) {
 }
 
 static void on_misc_timeout(struct np_tcp *tcp, struct np_tcp_conn *c) {
-  switch (c->state) {
-    case NP_TCP_ESTABLISHED:
-    case NP_TCP_CLOSE_WAIT:
-      on_keepalive(tcp, c);
-      return;
-    case NP_TCP_FIN_WAIT_1:
-    case NP_TCP_FIN_WAIT_2:
-      /* Nobody is left to read what a peer that never closes might send: RFC 9293
-       * §3.6.1 lets us end it with a reset. */
-      c->misc_due_ns = 0;
-      np_tcp_send_rst(tcp, c);
-      np_tcp_close(tcp, c, NP_ERR_TIMEDOUT);
-      return;
-    default:
-      c->misc_due_ns = 0;
+  if (c->state != NP_TCP_FIN_WAIT_2 || !(c->flags & NP_TF_DETACHED)) {
+    on_keepalive(tcp, c);
+    return;
   }
+  /* Nobody is left to read what a peer that never closes might send: RFC 9293
+   * §3.6.1 lets us end it with a reset. */
+  c->misc_due_ns = 0;
+  np_tcp_send_rst(tcp, c);
+  np_tcp_close(tcp, c, NP_ERR_TIMEDOUT);
 }
 
 static void time_wait_expired(struct np_tcp *tcp) {
@@ -151,6 +145,7 @@ static void on_timer(void *ctx, struct np_timer *timer, uint64_t now_ns) {
     return;
   }
   struct np_tcp_conn *c = NP_CONTAINER_OF(timer, struct np_tcp_conn, timer);
+  c->timer_due_ns = 0;
   if (c->rtx_due_ns != 0 && c->rtx_due_ns <= now_ns) on_rtx_timeout(tcp, c);
   if (c->misc_due_ns != 0 && c->misc_due_ns <= now_ns && c->state != NP_TCP_CLOSED) on_misc_timeout(tcp, c);
   if (c->state != NP_TCP_CLOSED) np_tcp_timer_arm(tcp, c);
@@ -162,6 +157,10 @@ static void on_ack_timer(void *ctx, struct np_timer *timer, uint64_t now_ns) {
   struct np_tcp_conn *c = NP_CONTAINER_OF(timer, struct np_tcp_conn, ack_timer);
   if (c->flags & NP_TF_NO_BUF) {
     c->flags &= ~NP_TF_NO_BUF;
+    np_tcp_dirty(tcp, c);
+  }
+  if (c->rcvq_head != NULL) { /* held back by a crowded session: long enough */
+    c->handed_segs = 0;
     np_tcp_dirty(tcp, c);
   }
   if (!(c->flags & NP_TF_ACK_LATER)) return;

@@ -51,10 +51,97 @@ static void test_clean_10mib(void **state) {
   }
 }
 
+/* What a row of the table below changes in both ends. */
+struct wire {
+  uint32_t loss;
+  uint32_t dup;
+  uint32_t reorder;
+  uint32_t corrupt;
+  uint64_t hold_ns;
+  bool no_sack;
+  bool no_ts;
+  bool no_wscale;
+  bool nagle;
+};
+
+static void over(const struct wire *w, uint64_t seed, uint64_t bytes) {
+  struct tp_args args;
+  tp_args_default(&args);
+  args.seed = seed;
+  args.v6 = seed % 2 != 0;
+  for (uint32_t i = 0; i < 2; i++) {
+    args.config[i].sack = !w->no_sack;
+    args.config[i].timestamps = !w->no_ts;
+    args.config[i].window_scaling = !w->no_wscale;
+    args.config[i].nagle = w->nagle;
+    args.config[i].user_timeout_ms = 3600000;
+    args.config[i].secret[0] = (uint8_t)seed;
+  }
+  struct tp *tp = tp_new(&args);
+  tp->loss = w->loss;
+  tp->dup = w->dup;
+  tp->reorder = w->reorder;
+  tp->corrupt = w->corrupt;
+  tp->hold_ns = w->hold_ns;
+  tp->jitter_ns = 3 * TP_MS;
+  transfer(tp, bytes, bytes / 2);
+  tp_free(tp);
+}
+
+static void sweep(const struct wire *w, uint64_t bytes, uint64_t seeds) {
+  for (uint64_t seed = 1; seed <= seeds; seed++) over(w, seed, bytes);
+}
+
+static void test_loss(void **state) {
+  (void)state;
+  sweep(&(struct wire){.loss = 10}, 10 << 20, 2);
+  sweep(&(struct wire){.loss = 100}, 10 << 20, 2);
+  sweep(&(struct wire){.loss = 500}, 2 << 20, 10);
+}
+
+static void test_reordering(void **state) {
+  (void)state;
+  sweep(&(struct wire){.reorder = 200}, 10 << 20, 2);
+  sweep(&(struct wire){.reorder = 3000}, 2 << 20, 6);
+}
+
+static void test_everything_wrong(void **state) {
+  (void)state;
+  struct wire w = {.loss = 200, .dup = 300, .reorder = 500, .corrupt = 200, .hold_ns = 5 * TP_MS};
+  sweep(&w, 2 << 20, 20);
+}
+
+static void test_without_sack(void **state) {
+  (void)state;
+  struct wire w = {.loss = 100, .dup = 100, .reorder = 100, .corrupt = 50, .no_sack = true};
+  sweep(&w, 2 << 20, 8);
+  w.no_ts = true;
+  sweep(&w, 2 << 20, 8);
+}
+
+static void test_plain_1981(void **state) {
+  (void)state;
+  struct wire w = {.loss = 100, .reorder = 100, .no_sack = true, .no_ts = true, .no_wscale = true, .nagle = true};
+  sweep(&w, 1 << 20, 8);
+}
+
+/* The port keeps sent buffers for longer than the retransmission timeout. */
+static void test_port_holds_buffers(void **state) {
+  (void)state;
+  struct wire w = {.loss = 300, .hold_ns = 600 * TP_MS};
+  sweep(&w, 1 << 20, 6);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_handshake),
       cmocka_unit_test(test_clean_10mib),
+      cmocka_unit_test(test_loss),
+      cmocka_unit_test(test_reordering),
+      cmocka_unit_test(test_everything_wrong),
+      cmocka_unit_test(test_without_sack),
+      cmocka_unit_test(test_plain_1981),
+      cmocka_unit_test(test_port_holds_buffers),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
