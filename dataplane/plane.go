@@ -24,6 +24,7 @@ const (
 	SessionEcho
 	SessionDiscard
 	SessionNPRO
+	SessionChargen
 )
 
 // Config is what a Plane is made from. Zero values mean defaults.

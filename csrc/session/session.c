@@ -13,7 +13,7 @@ size_t np_sessions_bytes(const struct np_sessions_config *config) {
   return align64(sizeof(struct np_sessions)) + align64((size_t)config->sessions_max * sizeof(struct np_sess)) +
          align64((size_t)config->streams_max * sizeof(struct np_nstream)) +
          align64((size_t)pow2_at_least(config->streams_max) * sizeof(uint32_t)) + 2 * (size_t)NP_NPRO_RAW_BYTES +
-         align64(np_compressor_bytes(NP_NPRO_RAW_BYTES));
+         align64(np_compressor_bytes(NP_NPRO_RAW_BYTES)) + NP_CHARGEN_BYTES;
 }
 
 static void init_lists(struct np_sessions *ss) {
@@ -57,6 +57,9 @@ struct np_sessions *np_sessions_init(void *mem, const struct np_sessions_config 
   p += NP_NPRO_RAW_BYTES;
   ss->compressor = np_compressor_init(p, NP_NPRO_RAW_BYTES);
   np_assert(ss->compressor != NULL); /* it got the bytes it asked for */
+  p += align64(np_compressor_bytes(NP_NPRO_RAW_BYTES));
+  np_chargen_fill(p);
+  ss->chargen = p;
   ss->hash.k[0] = config->seed;
   ss->hash.k[1] = np_mix64(config->seed ^ UINT64_C(0x9e3779b97f4a7c15), UINT64_C(0xd1342543de82ef95));
   init_lists(ss);
@@ -69,6 +72,7 @@ static const struct np_session_ops *ops_of(enum np_session_kind kind) {
     case NP_SESSION_ECHO: return &np_echo_ops;
     case NP_SESSION_DISCARD: return &np_discard_ops;
     case NP_SESSION_NPRO: return &np_npro_ops;
+    case NP_SESSION_CHARGEN: return &np_chargen_ops;
     case NP_SESSION_NONE:
     case NP_SESSION_KIND_COUNT: break;
   }
@@ -95,6 +99,7 @@ struct np_session *np_session_new(struct np_sessions *ss, enum np_session_kind k
   ss->now_ns = now_ns;
   np_sess_set_handle(s);
   if (kind == NP_SESSION_NPRO) np_npro_start(s);
+  if (kind == NP_SESSION_CHARGEN && stream != NULL) np_sess_dirty(s); /* it speaks first */
   return &s->base;
 }
 
@@ -208,7 +213,7 @@ static void run_one(struct np_sess *s) {
     return;
   }
   if (s->kind != NP_SESSION_NPRO) {
-    if (s->kind == NP_SESSION_ECHO) s->base.ops->writable(&s->base);
+    if (s->kind != NP_SESSION_DISCARD) s->base.ops->writable(&s->base);
     return;
   }
   if (s->out.head != NULL || s->state == NP_NPRO_CLOSING) np_npro_stage_again(s);

@@ -1,5 +1,5 @@
 /* Sessions: what is done with a stream's bytes. One per connection; echo,
- * discard and npro today. They know streams (base/stream.h), never TCP. */
+ * discard, chargen and npro today. They know streams (base/stream.h), never TCP. */
 #ifndef NP_SESSION_SESSION_H
 #define NP_SESSION_SESSION_H
 

@@ -32,6 +32,7 @@
 #define NP_NPRO_PING_BYTES 64u
 #define NP_NPRO_REASON_BYTES 1024u
 #define NP_NPRO_RAW_BYTES (256u << 10)    /* longest raw size of one compressed frame */
+#define NP_CHARGEN_BYTES (12u << 10)     /* a period of its lines, 7,030, and a segment more; whole cache lines */
 #define NP_NPRO_WINDOW_MAX 0x7fffffffu
 #define NP_NPRO_CLOSE_NS UINT64_C(3000000000) /* DISCONNECT that cannot leave: abort */
 #define NP_NPRO_DRAIN_CHECK_NS UINT64_C(50000000)
@@ -98,6 +99,7 @@ struct np_sess {
   uint32_t rx_due;            /* bytes to tell the stream of at the end of the run */
   uint32_t rx_batched;        /* frames of this session in the open batch */
   struct np_bufq out;         /* frames on their way to the stream */
+  uint32_t chargen_at;        /* chargen: where in its lines the next byte lies */
 
   /* from here on NPRO only */
   uint32_t close_code;        /* what the peer's DISCONNECT said */
@@ -210,6 +212,7 @@ struct np_sessions {
   struct np_sess *tx_sess[NP_RECORD_BATCH];
   uint8_t *scratch_raw;  /* NP_NPRO_RAW_BYTES */
   uint8_t *scratch_wire;
+  const uint8_t *chargen; /* NP_CHARGEN_BYTES of its lines */
   struct np_compressor *compressor;
 };
 
@@ -242,9 +245,12 @@ void np_bufq_free(struct np_bufq *q);
  * replaced by copies, because records are opened in place. False: pool empty, chain freed. */
 bool np_bufq_intake(struct np_bufq *q, struct np_buf *chain, struct np_pool *pool);
 
-/* echo.c, discard.c */
+/* echo.c, discard.c, chargen.c */
 extern const struct np_session_ops np_echo_ops;
 extern const struct np_session_ops np_discard_ops;
+extern const struct np_session_ops np_chargen_ops;
+/* Writes NP_CHARGEN_BYTES of lines. */
+void np_chargen_fill(uint8_t *lines);
 
 /* npro.c: lifecycle */
 extern const struct np_session_ops np_npro_ops;

@@ -134,7 +134,7 @@ type TCP struct {
 type Listener struct {
 	Name           string         `key:"name" need:"a name such as \"npro\"" doc:""`
 	Address        netip.AddrPort `key:"address" need:"an address such as \"198.18.0.1:7700\" or \":7700\" for all" doc:""`
-	Protocol       string         `key:"protocol" default:"npro" oneof:"npro|echo|discard" doc:"npro, or plain TCP echo and discard"`
+	Protocol       string         `key:"protocol" default:"npro" oneof:"npro|echo|discard|chargen" doc:"npro, or plain TCP echo, discard and chargen"`
 	Backlog        int            `key:"backlog" default:"512" min:"1" max:"65536" doc:"connections being opened"`
 	MaxConnections int            `key:"max_connections" default:"0" min:"0" max:"8388608" doc:"0: [server] max_connections"`
 }

@@ -21,7 +21,7 @@ func TestExampleLoads(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, Example())
 	}
-	if c.Interfaces[0].Name != "np0" || len(c.Interfaces[0].Addresses) != 2 || len(c.Listeners) != 3 ||
+	if c.Interfaces[0].Name != "np0" || len(c.Interfaces[0].Addresses) != 2 || len(c.Listeners) != 4 ||
 		!c.Protocol.AllowAnyPeer || !reflect.DeepEqual(c.Dataplane.Cores, CPUs{0}) {
 		t.Errorf("example gives %+v", c)
 	}

@@ -57,6 +57,7 @@ var exampleTables = map[string][][]string{
 		{"name", `"npro"`, "address", `":7700"`},
 		{"name", `"echo"`, "address", `":7"`, "protocol", `"echo"`},
 		{"name", `"discard"`, "address", `":9"`, "protocol", `"discard"`},
+		{"name", `"chargen"`, "address", `":19"`, "protocol", `"chargen"`},
 	},
 	"peer": {{"#name", `"reports"`, "#public_key", `"hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="`, "#allow", `["ECHO", "INFO"]`}},
 }

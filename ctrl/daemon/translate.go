@@ -78,6 +78,8 @@ func listenConfig(c *config.Config, l *config.Listener) *dataplane.ListenConfig 
 		lc.Kind = dataplane.SessionEcho
 	case "discard":
 		lc.Kind = dataplane.SessionDiscard
+	case "chargen":
+		lc.Kind = dataplane.SessionChargen
 	}
 	return lc
 }

@@ -136,6 +136,8 @@ func protocol(k dataplane.SessionKind) string {
 		return "echo"
 	case dataplane.SessionDiscard:
 		return "discard"
+	case dataplane.SessionChargen:
+		return "chargen"
 	case dataplane.SessionNPRO:
 		return "npro"
 	}

@@ -1,4 +1,4 @@
-/* echo, discard, and buffer queues. */
+/* echo, discard, chargen, and buffer queues. */
 #include "session_rig.h"
 
 #include "session/session_int.h"
@@ -57,6 +57,79 @@ static void discard_takes_everything(void **state) {
   assert_int_equal(r->end[1].sent_total, 0);
   r->end[1].stream.session->ops->eof(r->end[1].stream.session);
   assert_true(r->end[1].fin);
+  rig_free(r);
+}
+
+/* RFC 864 §"Data Syntax": the n-th line begins with the n-th printable character. */
+static void chargen_sends_lines(void **state) {
+  (void)state;
+  struct rig *r = rig_new(4, 16);
+  r->end[1].room_max = 20000;
+  assert_non_null(rig_open(r, 1, NP_SESSION_CHARGEN, 0x77));
+  (void)rig_run(r);
+  assert_in_range(r->end[1].sent_total, 20000 - 1400, 20000);
+  uint8_t line[74];
+  uint32_t filled = 0;
+  uint32_t lines = 0;
+  for (int turn = 0; turn < 40; turn++) {
+    struct rig_stream *s = &r->end[1];
+    for (uint32_t i = 0; i < s->wire_bytes; i++) {
+      line[filled++] = s->wire[i];
+      if (filled < sizeof line) continue;
+      for (uint32_t k = 0; k < 72; k++) assert_int_equal(line[k], ' ' + (lines + k) % 95);
+      assert_memory_equal(line + 72, "\r\n", 2);
+      filled = 0;
+      lines++;
+    }
+    s->wire_bytes = 0;
+    s->stream.session->ops->writable(s->stream.session);
+    assert_in_range(s->wire_bytes, 20000 - 1400, 20000);
+    uint8_t in[100] = {0};
+    assert_int_equal(rig_feed(r, 1, in, sizeof in), sizeof in); /* ignored */
+    assert_int_equal(s->unconsumed, 0);
+  }
+  assert_true(lines > 95 * 10);
+  r->end[1].stream.session->ops->eof(r->end[1].stream.session);
+  assert_true(r->end[1].fin);
+  rig_free(r);
+}
+
+/* It takes three quarters of the pool at most, then waits without asking for turns. */
+static void chargen_leaves_a_reserve(void **state) {
+  (void)state;
+  struct rig *r = rig_new(4, 16);
+  struct np_buf *held = NULL;
+  uint32_t reserve = r->pool.count / 4;
+  while (r->pool.free_count > reserve + 3) {
+    struct np_buf *b = np_pool_get(&r->pool);
+    b->next = held;
+    held = b;
+  }
+  r->pool.low_count = r->pool.free_count;
+  assert_non_null(rig_open(r, 1, NP_SESSION_CHARGEN, 0x77));
+  bool more = true;
+  for (int turn = 0; turn < 1000 && r->end[1].wire_bytes < r->end[1].room_max - 1400; turn++) more = rig_run(r);
+  assert_int_equal(r->pool.low_count, reserve);
+  assert_in_range(r->end[1].wire_bytes, r->end[1].room_max - 1399, r->end[1].room_max); /* the rig frees at once */
+  assert_false(more);
+  r->end[1].wire_bytes = 0;
+  struct np_buf *three = held;
+  for (int i = 0; i < 2; i++) three = three->next;
+  struct np_buf *rest = three->next;
+  three->next = NULL;
+  while (r->pool.free_count > reserve) { /* now nothing is above the reserve */
+    struct np_buf *b = np_pool_get(&r->pool);
+    b->next = rest;
+    rest = b;
+  }
+  uint64_t sent = r->end[1].sent_total;
+  r->end[1].stream.session->ops->writable(r->end[1].stream.session);
+  assert_false(rig_run(r));
+  assert_int_equal(r->end[1].sent_total, sent);
+  np_buf_put_chain(held); /* an ACK freed three */
+  (void)rig_run(r);
+  assert_true(r->end[1].sent_total > sent);
+  np_buf_put_chain(rest);
   rig_free(r);
 }
 
@@ -135,6 +208,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(echo_returns_every_byte),  cmocka_unit_test(echo_sends_the_same_buffer),
       cmocka_unit_test(discard_takes_everything), cmocka_unit_test(commands_close_plain_sessions),
+      cmocka_unit_test(chargen_sends_lines),      cmocka_unit_test(chargen_leaves_a_reserve),
       cmocka_unit_test(sessions_run_out),         cmocka_unit_test(take_cuts_anywhere),
       cmocka_unit_test(intake_copies_what_is_shared), cmocka_unit_test(session_is_small),
   };
