@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -55,7 +56,7 @@ func TestPortInUse(t *testing.T) {
 
 func TestNotRoot(t *testing.T) {
 	w := newWorld(t, options{noNpd: true})
-	w.must(exec.Command("chmod", "-R", "a+rX", w.dir))
+	w.must(exec.Command("chmod", "-R", "a+rX", filepath.Dir(w.dir)))
 	out, err := w.in("s", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all",
 		w.bin+"/npd", "-c", w.path("np.toml")).CombinedOutput()
 	text := string(out)

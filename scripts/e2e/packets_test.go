@@ -126,7 +126,7 @@ func TestBadPackets(t *testing.T) {
 		{"TCP option of length 0", "tcp_bad_options", r.tcp4(5555, 7, 1, 0, 2, []byte{2, 0, 0, 0}, nil)},
 		{"SYN and FIN", "tcp_bad_flags", r.tcp4(5555, 7, 1, 0, 3, nil, nil)},
 		{"no flags", "tcp_bad_flags", r.tcp4(5555, 7, 1, 0, 0, nil, nil)},
-		{"wild sequence number", "tcp_out_of_window", wild(0x12345678)},
+		{"no timestamp where they were agreed on", "tcp_paws", wild(0x12345678)},
 		{"truncated TCP header", "tcp_too_short", ipsum(set(syn()[:14+20+12], 16, 0, 32))},
 		{"unknown protocol", "ip_unknown_protocol", ipsum(set(syn(), 23, 200))},
 		{"UDP without a service", "udp_no_port", r.udp4(9999)},

@@ -97,8 +97,9 @@ func (r *raw) frame(h npro.Header, body []byte) []byte {
 	return r.seal.Seal(append(h.Append(nil), body...), 0)
 }
 
-// gone waits until the other side has closed.
+// gone waits until the other side has closed, and closes this one.
 func gone(c net.Conn) error {
+	defer c.Close()
 	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
 	if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
 		return errors.New("still open after 10 s")
