@@ -318,6 +318,10 @@ NP_INLINE bool np_tcp_sends(uint8_t state) {
 NP_INLINE bool np_tcp_pool_low(const struct np_tcp *tcp) {
   return tcp->env.pool->free_count < tcp->env.pool->count / 8;
 }
+/* The last few are for what brings no data: ACKs, ARP and ND. */
+NP_INLINE bool np_tcp_pool_reserved(const struct np_tcp *tcp) {
+  return tcp->env.pool->free_count < tcp->env.pool->count / 16;
+}
 /* True while the peer may still send data. */
 NP_INLINE bool np_tcp_receives(uint8_t state) {
   return state == NP_TCP_ESTABLISHED || state == NP_TCP_FIN_WAIT_1 || state == NP_TCP_FIN_WAIT_2;
