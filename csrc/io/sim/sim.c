@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bytes.h"
 #include "base/compiler.h"
 #include "base/rng.h"
 
@@ -146,7 +147,9 @@ static void put_on_wire(struct np_sim_link *l, struct direction *d, const struct
     memcpy(mem + len, np_buf_cdata(piece), piece->len);
     len += piece->len;
   }
-  if (len > 14 && chance(l, d->params.corrupt_ppm)) {
+  /* not ARP: it has no checksum, and what Ethernet's own lets through is rare enough */
+  bool arp = len > 14 && np_load_be16(mem + 12) == 0x0806;
+  if (len > 14 && !arp && chance(l, d->params.corrupt_ppm)) {
     uint64_t r = np_rng_u64(&l->rng);
     mem[14 + (r & 0xffffffffu) % (len - 14)] ^= (uint8_t)(1u << ((r >> 32) & 7));
     d->stats.corrupted_pkts++;

@@ -27,7 +27,7 @@ struct np_sim_params {
   uint32_t reorder_ppm;    /* packet overtaken by those within reorder_ns */
   uint64_t reorder_ns;     /* 0: 1 ms */
   uint32_t duplicate_ppm;
-  uint32_t corrupt_ppm;    /* one bit flipped behind the Ethernet header */
+  uint32_t corrupt_ppm;    /* one bit flipped behind the Ethernet header; ARP is spared */
   bool cut;                /* nothing passes */
 };
 
