@@ -43,14 +43,14 @@ type Stream interface {
 	io.Writer
 	// CloseWrite says that nothing more will be written.
 	CloseWrite() error
-	Peer() Peer
 }
 
-// StreamHandler serves one byte stream; the stream ends when it returns, with
-// RESET and the error's code when it returns an error.
-type StreamHandler func(ctx context.Context, s Stream) error
+// StreamHandler serves one byte stream, which r asked for; the stream ends when
+// it returns, with RESET and the error's code when it returns an error.
+type StreamHandler func(ctx context.Context, r *Request, s Stream) error
 
-// Entry registers what serves an opcode: a Handler, a StreamHandler, or both.
+// Entry registers what serves an opcode: a Handler for requests, a StreamHandler
+// for requests that do not END, or both.
 type Entry struct {
 	Opcode string
 	Handle Handler
@@ -117,14 +117,14 @@ func (r *Registry) Call(ctx context.Context, e *Entry, req *Request) (code npro.
 }
 
 // Serve runs a stream handler; the code is OK or what RESET shall say.
-func (r *Registry) Serve(ctx context.Context, e *Entry, s Stream) (code npro.Code) {
+func (r *Registry) Serve(ctx context.Context, e *Entry, req *Request, s Stream) (code npro.Code) {
 	defer func() {
 		if p := recover(); p != nil {
 			r.log.Error("stream handler panicked", "opcode", e.Opcode, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 			code = npro.CodeInternal
 		}
 	}()
-	if err := e.Stream(ctx, s); err != nil {
+	if err := e.Stream(ctx, req, s); err != nil {
 		return r.status(ctx, e, err)
 	}
 	return npro.CodeOK
@@ -166,14 +166,14 @@ func discard(context.Context, *Request) ([]byte, error) { return nil, nil }
 // streamBuffer is what echoStream and discardStream take at a time.
 const streamBuffer = 32 << 10
 
-func echoStream(_ context.Context, s Stream) error {
+func echoStream(_ context.Context, _ *Request, s Stream) error {
 	if _, err := io.CopyBuffer(struct{ io.Writer }{s}, struct{ io.Reader }{s}, make([]byte, streamBuffer)); err != nil {
 		return fmt.Errorf("echo stream: %w", err)
 	}
 	return s.CloseWrite()
 }
 
-func discardStream(_ context.Context, s Stream) error {
+func discardStream(_ context.Context, _ *Request, s Stream) error {
 	if _, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{s}, make([]byte, streamBuffer)); err != nil {
 		return fmt.Errorf("discard stream: %w", err)
 	}

@@ -75,7 +75,6 @@ type pipe struct {
 }
 
 func (p *pipe) CloseWrite() error { p.closed = true; return nil }
-func (p *pipe) Peer() Peer        { return Peer{} }
 
 func TestBuiltin(t *testing.T) {
 	log, _ := quiet()
@@ -101,7 +100,7 @@ func TestBuiltin(t *testing.T) {
 		}
 		var out bytes.Buffer
 		p := &pipe{Reader: strings.NewReader("hello"), Writer: &out}
-		if code := r.Serve(t.Context(), r.Lookup(op), p); code != npro.CodeOK || out.String() != want || !p.closed {
+		if code := r.Serve(t.Context(), r.Lookup(op), &Request{}, p); code != npro.CodeOK || out.String() != want || !p.closed {
 			t.Errorf("%s stream: %v %q closed %v", op, code, out.String(), p.closed)
 		}
 	}

@@ -46,9 +46,6 @@ type Config struct {
 	ConnMemory         int64
 	MessageMemory      int64
 	FragmentTimeout    time.Duration
-	// StreamOpcode names the entry that serves byte streams opened by DATA
-	// without a request before it.
-	StreamOpcode string
 	// OnPort is told when a core reports a port; it must not block.
 	OnPort func(dataplane.InterfaceID, dataplane.Code)
 }

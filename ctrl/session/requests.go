@@ -34,18 +34,15 @@ func (c *conn) message(ev *dataplane.Event) {
 		c.sh.credit(c.handle, ev.Stream, n)
 		return
 	}
-	first := st == nil
-	if first {
+	if st == nil {
 		st = newStream(c, ev)
 		c.streams[st.id] = st
 		c.lastStream = st.id
 	}
 	st.touched = c.m.cfg.Now()
 	if npro.Type(ev.Type) == npro.TypeData {
-		st.peerEnd = st.peerEnd || ev.Flags&npro.FlagEnd != 0
-		serve := first && c.m.admitStream()
+		c.data(st, ev, n)
 		c.mu.Unlock()
-		c.data(st, ev, first, serve)
 		return
 	}
 	if st.partial || ev.Flags&npro.FlagMore != 0 {
@@ -61,10 +58,11 @@ func (c *conn) message(ev *dataplane.Event) {
 	c.run(&job{st: st, flags: ev.Flags, oneWay: st.oneWay, credit: n}, true, ev.Body...)
 }
 
-// opens says whether a frame may begin a stream. Numbers rise, and a client's
-// are odd; RESPONSE answers a request of ours, and we make none. c.mu is held.
+// opens says whether a frame may begin a stream: numbers rise, and only a
+// REQUEST or MESSAGE does. c.mu is held.
 func (c *conn) opens(ev *dataplane.Event) bool {
-	return ev.Stream > c.lastStream && npro.Type(ev.Type) != npro.TypeResponse
+	t := npro.Type(ev.Type)
+	return ev.Stream > c.lastStream && (t == npro.TypeRequest || t == npro.TypeMessage)
 }
 
 // assemble adds a frame to a message that comes in several. Its credit returns
@@ -135,6 +133,12 @@ type parsed struct {
 	why   string
 }
 
+// opensStream says whether a request begins a byte stream: it does not END, and
+// its opcode serves streams.
+func (j *job) opensStream(p *parsed) bool {
+	return p.entry != nil && p.entry.Stream != nil && !j.oneWay && j.flags&npro.FlagEnd == 0
+}
+
 // parse reads a message's body and checks its sender's rights.
 func (c *conn) parse(j *job, body []byte) parsed {
 	var p parsed
@@ -187,9 +191,12 @@ func (c *conn) run(j *job, inPlace bool, pieces ...[]byte) {
 	c.mu.Unlock()
 	if free {
 		p := c.parse(j, body)
-		if p.entry == nil || p.entry.Inline {
+		stream := j.opensStream(&p)
+		if p.entry == nil || p.entry.Inline || stream {
 			c.m.stats.inflight.Add(1)
-			c.answer(c.ctx, j, &p, true)
+			if !stream || !c.begin(j, &p) {
+				c.answer(c.ctx, j, &p, true)
+			}
 			return
 		}
 		c.mu.Lock()
@@ -312,6 +319,9 @@ func (c *conn) handle1(j *job) {
 		return
 	}
 	p := c.parse(j, j.body)
+	if j.opensStream(&p) && c.begin(j, &p) {
+		return
+	}
 	if p.entry != nil && p.req.Context.HasDeadline {
 		var end context.CancelFunc
 		ctx, end = context.WithTimeout(ctx, p.req.Context.Deadline)
@@ -358,15 +368,22 @@ func (c *conn) answer(ctx context.Context, j *job, p *parsed, onReader bool) {
 	c.finish(j)
 }
 
-// finish ends a message's stay here: its credit and memory go back.
+// finish ends a message and its stream.
 func (c *conn) finish(j *job) {
-	c.sh.credit(c.handle, j.st.id, j.credit)
-	c.m.stats.inflight.Add(-1)
+	c.release(j)
 	c.mu.Lock()
-	c.inflight--
-	c.free(j.held)
+	defer c.mu.Unlock()
 	j.st.cancel = nil
 	j.st.busy, j.st.done = false, true
 	c.tidy(j.st)
-	c.mu.Unlock()
+}
+
+// release ends a message's stay here: its credit, memory and place go back.
+func (c *conn) release(j *job) {
+	c.sh.credit(c.handle, j.st.id, j.credit)
+	c.m.stats.inflight.Add(-1)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.inflight--
+	c.free(j.held)
 }

@@ -86,7 +86,7 @@ func bubble(t *testing.T, change func(*Config, *rig), f func(r *rig)) {
 			Static: r.server, Patterns: []handshake.Pattern{handshake.PatternXX, handshake.PatternIK}, Hybrid: true, ClockSkew: 5 * time.Second, ReplayWindow: 100,
 			Keys:               dataplane.Keys{MaxStreams: 100, MaxPayload: 1 << 20},
 			HandshakesInFlight: 3, Backpressure: 4, Workers: 8, StreamHandlers: 2, ConnMemory: 2 << 20, MessageMemory: 3 << 20,
-			FragmentTimeout: 2 * time.Second, StreamOpcode: "ECHO"}
+			FragmentTimeout: 2 * time.Second}
 		if change != nil {
 			change(&r.cfg, r)
 		}
@@ -323,10 +323,8 @@ func TestDeniedAndUntrusted(t *testing.T) {
 		p.want(1, npro.CodeDenied, "")
 		p.request(3, "NOPE", nil)
 		p.want(3, npro.CodeDenied, "") // not UNKNOWN_OPCODE: that would tell
-		p.Message(5, uint8(npro.TypeData), 0, []byte("x"))
-		if cmd := p.next(); cmd.Op != fake.OpReset || cmd.Code != uint32(npro.CodeDenied) {
-			t.Errorf("got %+v", cmd)
-		}
+		p.stream(5, "ECHO")
+		p.want(5, npro.CodeDenied, "") // refused: it has END
 
 		q := r.dial()
 		m := r.initiator(key(t), nil)
@@ -556,6 +554,8 @@ func TestNoRoom(t *testing.T) {
 func TestByteStream(t *testing.T) {
 	bubble(t, nil, func(r *rig) {
 		p := r.connect(r.client, nil)
+		p.stream(1, "ECHO")
+		p.accepted(1)
 		want := bytes.Repeat([]byte("stream data "), 10_000)
 		go func() {
 			for i := 0; i < len(want); i += 10_000 {
@@ -576,28 +576,54 @@ func TestByteStream(t *testing.T) {
 			}
 		}
 		synctest.Wait()
-		if !bytes.Equal(got, want) || p.Credited(1) != uint64(len(want)) {
+		if !bytes.Equal(got, want) || p.Credited(1) != uint64(len(want)+5) {
 			t.Errorf("got %d bytes of %d, credit %d", len(got), len(want), p.Credited(1))
 		}
 		if i, _ := r.m.Lookup(p.Handle()); i.Streams != 0 {
 			t.Errorf("%d streams left", i.Streams)
 		}
 		// two at a time; the third is refused, and one that is reset makes room
-		p.Message(3, uint8(npro.TypeData), 0, []byte("a"))
-		p.Message(5, uint8(npro.TypeData), 0, []byte("b"))
-		p.next()
-		p.next()
-		p.Message(7, uint8(npro.TypeData), 0, []byte("c"))
-		if cmd := p.next(); cmd.Op != fake.OpReset || cmd.Stream != 7 || cmd.Code != uint32(npro.CodeOverloaded) {
-			t.Errorf("got %+v", cmd)
+		for _, id := range []uint32{3, 5} {
+			p.stream(id, "ECHO")
+			p.accepted(id)
 		}
+		p.stream(7, "DISCARD")
+		p.want(7, npro.CodeOverloaded, "")
 		p.Reset(3, 0)
 		synctest.Wait()
+		p.stream(9, "ECHO")
+		p.accepted(9)
 		p.Message(9, uint8(npro.TypeData), npro.FlagEnd, []byte("d"))
 		if cmd := p.next(); cmd.Op != fake.OpSend || string(cmd.Body) != "d" {
 			t.Errorf("got %+v", cmd)
 		}
+		p.next()                                                                // END
+		p.Message(5, uint8(npro.TypeRequest), npro.FlagEnd, []byte("\x04ECHO")) // no request on a byte stream
+		p.stream(11, "INFO")                                                    // serves no streams: an ordinary answer
+		if s, code, _ := p.response(); s != 11 || code != npro.CodeOK {
+			t.Errorf("stream %d: %v", s, code)
+		}
+		if n := r.m.Stats().Refused["stray_frame"]; n != 1 {
+			t.Errorf("%d stray frames", n)
+		}
 	})
+}
+
+// stream asks for a byte stream.
+func (p *peer) stream(id uint32, opcode string) {
+	p.r.t.Helper()
+	body, err := npro.AppendRequest(nil, opcode, nil)
+	if err != nil {
+		p.r.t.Fatal(err)
+	}
+	p.Message(id, uint8(npro.TypeRequest), 0, body)
+}
+
+func (p *peer) accepted(id uint32) {
+	p.r.t.Helper()
+	if cmd := p.next(); cmd.Op != fake.OpSend || npro.Type(cmd.Type) != npro.TypeResponse || cmd.Flags != 0 || string(cmd.Body) != "\x00" || cmd.Stream != id {
+		p.r.t.Fatalf("stream %d not accepted: %+v", id, cmd)
+	}
 }
 
 func TestStrayFrames(t *testing.T) {
@@ -697,7 +723,7 @@ func TestChurn(t *testing.T) {
 					}
 				}
 				if i%3 == 1 {
-					p.Message(99, uint8(npro.TypeData), 0, []byte("y"))
+					p.stream(99, "ECHO")
 					time.Sleep(time.Millisecond)
 					p.Close(dataplane.CodeEOF, 0)
 				}

@@ -45,8 +45,7 @@ type stream struct {
 }
 
 func newStream(c *conn, ev *dataplane.Event) *stream {
-	t := npro.Type(ev.Type)
-	return &stream{c: c, id: ev.Stream, priority: ev.Priority, data: t == npro.TypeData, oneWay: t == npro.TypeMessage}
+	return &stream{c: c, id: ev.Stream, priority: ev.Priority, oneWay: npro.Type(ev.Type) == npro.TypeMessage}
 }
 
 // takes says whether a frame may follow on a known stream. c.mu is held.
@@ -57,6 +56,8 @@ func (st *stream) takes(ev *dataplane.Event) bool {
 		return false
 	case st.data:
 		return t == npro.TypeData && !st.peerEnd
+	case st.busy, st.done:
+		return false
 	}
 	return st.partial && (t == npro.TypeMessage) == st.oneWay && t != npro.TypeData && t != npro.TypeResponse
 }
@@ -129,23 +130,10 @@ func (m *Manager) admitStream() bool {
 	return true
 }
 
-// data takes a DATA frame; first: it opened the stream, which serve has a
-// place for.
-func (c *conn) data(st *stream, ev *dataplane.Event, first, serve bool) {
-	n := ev.Len()
-	if first {
-		if why := c.begin(st, serve); why != npro.CodeOK {
-			c.mu.Lock()
-			c.forget(st)
-			c.mu.Unlock()
-			c.sh.must(func() error { return c.sh.core.Reset(c.handle, st.id, uint32(why)) })
-			c.sh.credit(c.handle, st.id, n)
-			return
-		}
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if st.done || st.dead { // its handler ended: the rest goes nowhere
+// data takes a DATA frame. c.mu is held.
+func (c *conn) data(st *stream, ev *dataplane.Event, n int) {
+	st.peerEnd = st.peerEnd || ev.Flags&npro.FlagEnd != 0
+	if st.done { // its handler ended: the rest goes nowhere
 		c.sh.credit(c.handle, st.id, n)
 		c.tidy(st)
 		return
@@ -156,40 +144,37 @@ func (c *conn) data(st *stream, ev *dataplane.Event, first, serve bool) {
 	st.wakeReader()
 }
 
-// begin starts a byte stream's handler; the code says why not.
-func (c *conn) begin(st *stream, admitted bool) npro.Code {
-	entry := c.m.cfg.Registry.Lookup(c.m.cfg.StreamOpcode)
-	code := npro.CodeOK
-	switch {
-	case !c.rights.May(c.m.cfg.StreamOpcode):
-		code = npro.CodeDenied
-	case entry == nil || entry.Stream == nil:
-		code = npro.CodeUnknownOpcode
-	case !admitted:
-		c.m.count("stream_handlers")
-		return npro.CodeOverloaded
+// begin makes a request's stream a byte stream: it accepts with a RESPONSE that
+// does not END, and a goroutine of its own runs the handler. false: there are
+// too many, and p says so.
+func (c *conn) begin(j *job, p *parsed) bool {
+	if !c.m.admitStream() {
+		p.entry, p.code, p.why = nil, npro.CodeOverloaded, "stream_handlers"
+		return false
 	}
-	if code != npro.CodeOK {
-		c.m.count("stream_refused")
-		if admitted {
-			c.m.streams.Add(-1)
-		}
-		return code
-	}
+	st, entry, req := j.st, p.entry, p.req
+	req.Payload = append([]byte(nil), req.Payload...)
 	ctx, cancel := context.WithCancel(c.ctx)
 	c.mu.Lock()
-	st.cancel, st.busy = cancel, true
+	st.data, st.cancel = true, cancel
+	if st.dead {
+		cancel()
+	}
 	c.mu.Unlock()
+	c.release(j)
 	c.m.stats.streams.Add(1)
 	c.m.wg.Go(func() {
 		defer c.m.streams.Add(-1)
 		defer cancel()
 		s := &byteStream{st: st, ctx: ctx}
-		code := c.m.cfg.Registry.Serve(ctx, entry, s)
+		code := npro.CodeCanceled
+		if c.send(ctx, st, npro.TypeResponse, 0, []byte{byte(npro.CodeOK)}) == nil {
+			code = c.m.cfg.Registry.Serve(ctx, entry, &req, s)
+		}
 		s.end(code)
 		c.sh.core.Flush()
 	})
-	return npro.CodeOK
+	return true
 }
 
 // byteStream is what a StreamHandler gets.
@@ -199,9 +184,6 @@ type byteStream struct {
 }
 
 var _ dispatch.Stream = (*byteStream)(nil)
-
-// Peer implements [dispatch.Stream].
-func (s *byteStream) Peer() dispatch.Peer { return s.st.c.peer }
 
 // creditStep is how much is read before credit returns while more is there.
 const creditStep = 32 << 10
