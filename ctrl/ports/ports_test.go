@@ -1,0 +1,229 @@
+package ports_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/np-appliance/np/ctrl/ports"
+	"github.com/np-appliance/np/ctrl/ports/portstest"
+	"github.com/np-appliance/np/dataplane"
+	"github.com/np-appliance/np/dataplane/fake"
+	"github.com/np-appliance/np/dataplane/xdp"
+)
+
+var np0 = ports.Interface{Name: "np0", Backend: "auto", Addresses: []netip.Prefix{netip.MustParsePrefix("198.18.0.1/24"), netip.MustParsePrefix("2001:db8::1/64")}}
+
+func setup(t *testing.T) (*portstest.System, *fake.Plane, *ports.Manager, *bytes.Buffer) {
+	t.Helper()
+	sys, plane, log := portstest.New("np0"), fake.New(fake.Options{}), &bytes.Buffer{}
+	t.Cleanup(func() { plane.Close() })
+	return sys, plane, ports.New(sys, plane, slog.New(slog.NewTextHandler(log, nil)), time.Now), log
+}
+
+func TestLadder(t *testing.T) {
+	unsupported := dataplane.CodeUnsupported
+	tests := []struct {
+		name   string
+		change func(*ports.Interface)
+		system func(*portstest.System)
+		plane  func(*fake.Plane)
+		want   string // chosen rung, or part of the error
+		fails  bool
+		rungs  int
+	}{
+		{"zero-copy", func(*ports.Interface) {}, nil, nil, ports.RungZeroCopy, false, 2},
+		{"copy", func(*ports.Interface) {}, nil, func(p *fake.Plane) { p.Fail("AddInterface", 1, unsupported) }, ports.RungCopy, false, 3},
+		{"af_xdp has no dpdk rung", func(i *ports.Interface) { i.Backend = "af_xdp" }, nil, nil, ports.RungZeroCopy, false, 1},
+		{"zero-copy off", func(i *ports.Interface) { i.ZeroCopy = dataplane.ZeroCopyOff }, nil, nil, ports.RungCopy, false, 2},
+		{"must", func(i *ports.Interface) { i.ZeroCopy = dataplane.ZeroCopyMust }, nil, func(p *fake.Plane) { p.Fail("AddInterface", 1, unsupported) }, "af_xdp zero-copy refused", true, 0},
+		{"strict", func(i *ports.Interface) { i.Strict = true }, nil, func(p *fake.Plane) { p.Fail("AddInterface", 1, unsupported) }, "af_xdp zero-copy refused", true, 0},
+		{"generic", func(*ports.Interface) {}, func(s *portstest.System) { s.Refuse(nil, true) }, nil, ports.RungCopy, false, 3},
+		{"not permitted", func(*ports.Interface) {}, nil, func(p *fake.Plane) { p.Fail("AddInterface", 9, dataplane.CodePerm) }, "not permitted", true, 0},
+		{"busy for a moment", func(*ports.Interface) {}, nil, func(p *fake.Plane) { p.Fail("AddInterface", 3, dataplane.CodeBusy) }, ports.RungZeroCopy, false, 2},
+		{"XDP refused", func(*ports.Interface) {}, func(s *portstest.System) { s.Refuse(dataplane.CodeBusy, false) }, nil, "busy", true, 0},
+		{"unknown", func(i *ports.Interface) { i.Name = "np7" }, nil, nil, "interface np7: no such interface (there are: [np0])", true, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				sys, plane, m, log := setup(t)
+				cfg := np0
+				tt.change(&cfg)
+				if tt.system != nil {
+					tt.system(sys)
+				}
+				if tt.plane != nil {
+					tt.plane(plane)
+				}
+				err := m.Add(t.Context(), cfg)
+				if tt.fails {
+					if err == nil || !strings.Contains(err.Error(), tt.want) {
+						t.Errorf("got %v, want %s", err, tt.want)
+					}
+					for _, p := range sys.Programs() {
+						if !p.Closed {
+							t.Error("XDP program left behind")
+						}
+					}
+					return
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				s := m.Status()[0]
+				if len(s.Ladder) != tt.rungs || !s.Ladder[tt.rungs-1].Chosen || s.Ladder[tt.rungs-1].Backend != tt.want || !s.Up {
+					t.Errorf("%+v", s)
+				}
+				for _, r := range s.Ladder[:tt.rungs-1] {
+					if r.Reason == "" || !strings.Contains(log.String(), "backend refused") {
+						t.Errorf("rung left silently: %+v", r)
+					}
+				}
+				prog := sys.Programs()[0]
+				if len(prog.Addresses) != 2 || prog.Sockets[0] != -1 {
+					t.Errorf("not steered: %+v", prog)
+				}
+				if err := m.Close(); err != nil || !prog.Closed {
+					t.Error("not closed", err)
+				}
+			})
+		})
+	}
+}
+
+// TestVanish follows an interface that goes and comes back, down first, with
+// another index, and refusing for a while.
+func TestVanish(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sys, plane, m, log := setup(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		if err := m.Add(ctx, np0); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.AddRoute(ctx, netip.MustParsePrefix("0.0.0.0/0"), netip.MustParseAddr("198.18.0.254"), "np0"); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- m.Run(ctx) }()
+		look := func(up bool, reason string) {
+			t.Helper()
+			synctest.Wait()
+			if s := m.Status()[0]; s.Up != up || !strings.Contains(s.Reason, reason) {
+				t.Errorf("up %v %q, want %v %q", s.Up, s.Reason, up, reason)
+			}
+		}
+		look(true, "")
+		sys.Set("np0", false)
+		look(false, "link is down")
+		if plane.Interfaces()[0].Down {
+			t.Error("detached though the device is there")
+		}
+		sys.Set("np0", true)
+		look(true, "")
+		sys.Remove("np0")
+		look(false, "interface is gone")
+		if !plane.Interfaces()[0].Down || !sys.Programs()[0].Closed {
+			t.Error("not detached")
+		}
+		sys.Set("np0", false)
+		look(false, "link is down")
+		plane.Fail("ReattachInterface", 5, errors.New("not yet"))
+		sys.Set("np0", true)
+		look(false, "not yet")
+		time.Sleep(10 * time.Second)
+		look(true, "")
+		if plane.Interfaces()[0].Down || len(plane.Routes()) != 1 {
+			t.Error("not taken back")
+		}
+		s := m.Status()[0]
+		if s.Device.Index != 3 || s.Program.Redirected < 20 {
+			t.Errorf("index %d, redirected %d: counters of the first program are lost", s.Device.Index, s.Program.Redirected)
+		}
+		if n := strings.Count(log.String(), "interface down"); n > 8 {
+			t.Errorf("%d lines about going down", n)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestDownAtStart: an interface that is down is taken when it comes up, and
+// its routes with it.
+func TestDownAtStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sys, plane, m, _ := setup(t)
+		sys.Set("np0", false)
+		ctx, cancel := context.WithCancel(t.Context())
+		if err := m.Add(ctx, np0); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.AddRoute(ctx, netip.MustParsePrefix("0.0.0.0/0"), netip.MustParseAddr("198.18.0.254"), "np0"); err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := m.ID("np0"); ok || len(plane.Routes()) != 0 {
+			t.Error("in the plane already")
+		}
+		done := make(chan error, 1)
+		go func() { done <- m.Run(ctx) }()
+		synctest.Wait()
+		sys.Set("np0", true)
+		synctest.Wait()
+		if s := m.Status()[0]; !s.Up || len(plane.Routes()) != 1 {
+			t.Errorf("%+v, %d routes", s, len(plane.Routes()))
+		}
+		cancel()
+		<-done
+	})
+}
+
+func TestAddressesAndRoutes(t *testing.T) {
+	sys, plane, m, _ := setup(t)
+	ctx := t.Context()
+	if err := m.Add(ctx, np0); err != nil {
+		t.Fatal(err)
+	}
+	extra := netip.MustParsePrefix("198.18.0.7/24")
+	if err := m.AddAddress(ctx, "np0", extra); err != nil {
+		t.Fatal(err)
+	}
+	prog := sys.Programs()[0]
+	if !prog.Addresses[xdp.Address{Addr: extra.Addr()}] || len(plane.Interfaces()[0].Addresses) != 3 || len(m.Status()[0].Config.Addresses) != 3 {
+		t.Error("address not everywhere")
+	}
+	if err := m.AddAddress(ctx, "np0", extra); !errors.Is(err, dataplane.CodeExists) {
+		t.Errorf("twice: %v", err)
+	}
+	if err := m.DelAddress(ctx, "np0", extra); err != nil || prog.Addresses[xdp.Address{Addr: extra.Addr()}] || len(plane.Interfaces()[0].Addresses) != 2 {
+		t.Errorf("address still there: %v", err)
+	}
+	if err := m.AddAddress(ctx, "np9", extra); !errors.Is(err, dataplane.CodeNotfound) {
+		t.Errorf("unknown interface: %v", err)
+	}
+	p, via := netip.MustParsePrefix("203.0.113.0/24"), netip.MustParseAddr("198.18.0.9")
+	if err := m.DelRoute(ctx, p, via, "np0"); !errors.Is(err, dataplane.CodeNotfound) {
+		t.Errorf("unknown route: %v", err)
+	}
+	if err := m.AddRoute(ctx, p, via, "np0"); err != nil || len(plane.Routes()) != 1 {
+		t.Error(err)
+	}
+	if err := m.DelRoute(ctx, p, via, "np0"); err != nil || len(plane.Routes()) != 0 {
+		t.Error(err)
+	}
+}
+
+func TestMTU(t *testing.T) {
+	for _, tt := range []struct{ cfg, device, want int }{{0, 1500, 1500}, {0, 9000, ports.MTUMax}, {1400, 1500, 1400}, {3000, 1500, 1500}} {
+		if got := ports.MTU(&ports.Interface{MTU: tt.cfg}, &xdp.Interface{MTU: tt.device}); got != tt.want {
+			t.Errorf("MTU %d on %d gives %d, want %d", tt.cfg, tt.device, got, tt.want)
+		}
+	}
+}

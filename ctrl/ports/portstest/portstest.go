@@ -1,0 +1,205 @@
+// Package portstest plays the machine in tests: interfaces that come, go and
+// refuse, and XDP programs that only remember.
+package portstest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"sync"
+
+	"github.com/np-appliance/np/ctrl/ports"
+	"github.com/np-appliance/np/dataplane"
+	"github.com/np-appliance/np/dataplane/xdp"
+)
+
+// System implements [ports.System].
+type System struct {
+	mu       sync.Mutex
+	links    map[string]xdp.Interface
+	next     int
+	programs []*Program
+	fail     error
+	generic  bool
+	watch    []chan xdp.Link
+}
+
+// New makes a machine with interfaces that are up.
+func New(names ...string) *System {
+	s := &System{links: map[string]xdp.Interface{}, next: 1}
+	for _, n := range names {
+		s.Set(n, true)
+	}
+	return s
+}
+
+// Set makes an interface, or sets it up or down.
+func (s *System) Set(name string, up bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d, ok := s.links[name]
+	if !ok {
+		s.next++
+		d = xdp.Interface{Name: name, Index: s.next, MAC: net.HardwareAddr{2, 0, 0, 0, 0, byte(s.next)}, MTU: 1500, RXQueues: 1, Driver: "veth"}
+	}
+	d.Up, d.Carrier = up, up
+	s.links[name] = d
+	s.tell(link(d, true))
+}
+
+// SetMTU changes an interface's MTU.
+func (s *System) SetMTU(name string, mtu int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := s.links[name]
+	d.MTU = mtu
+	s.links[name] = d
+}
+
+// Remove makes an interface vanish.
+func (s *System) Remove(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := s.links[name]
+	delete(s.links, name)
+	s.tell(link(d, false))
+}
+
+// Refuse makes Attach fail; nil ends that. Generic makes it fall back.
+func (s *System) Refuse(err error, generic bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fail, s.generic = err, generic
+}
+
+// Programs returns all that were attached, oldest first.
+func (s *System) Programs() []*Program {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.programs)
+}
+
+func link(d xdp.Interface, present bool) xdp.Link {
+	return xdp.Link{Name: d.Name, Index: d.Index, MAC: d.MAC, MTU: d.MTU, Present: present, Up: present && d.Up, Carrier: present && d.Carrier}
+}
+
+func (s *System) tell(l xdp.Link) {
+	for _, w := range s.watch {
+		w <- l
+	}
+}
+
+// Inspect implements [ports.System].
+func (s *System) Inspect(name string) (xdp.Interface, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d, ok := s.links[name]
+	if !ok {
+		return d, fmt.Errorf("interface %s: %w (there are: %v)", name, dataplane.CodeNodev, slices.Sorted(maps.Keys(s.links)))
+	}
+	return d, nil
+}
+
+// Watch implements [ports.System].
+func (s *System) Watch(ctx context.Context, report func(xdp.Link)) error {
+	s.mu.Lock()
+	ch := make(chan xdp.Link, 64)
+	for _, n := range slices.Sorted(maps.Keys(s.links)) {
+		ch <- link(s.links[n], true)
+	}
+	s.watch = append(s.watch, ch)
+	s.mu.Unlock()
+	for {
+		select {
+		case l := <-ch:
+			report(l)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Attach implements [ports.System].
+func (s *System) Attach(name string, o xdp.Options) (ports.Program, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fail != nil {
+		return nil, fmt.Errorf("attach XDP program to %s: %w", name, s.fail)
+	}
+	p := &Program{Name: name, Options: o, mode: xdp.ModeNative, Addresses: map[xdp.Address]bool{}, Sockets: map[int]int{}}
+	if s.generic || o.Mode == xdp.ModeGeneric {
+		p.mode, p.fallback = xdp.ModeGeneric, errors.New("driver has no native mode")
+	}
+	s.programs = append(s.programs, p)
+	return p, nil
+}
+
+// Program implements [ports.Program].
+type Program struct {
+	Name     string
+	Options  xdp.Options
+	mode     xdp.Mode
+	fallback error
+
+	mu        sync.Mutex
+	Addresses map[xdp.Address]bool
+	Sockets   map[int]int
+	Closed    bool
+}
+
+// Mode implements [ports.Program].
+func (p *Program) Mode() xdp.Mode { return p.mode }
+
+// Fallback implements [ports.Program].
+func (p *Program) Fallback() error { return p.fallback }
+
+// SetAddresses implements [ports.Program].
+func (p *Program) SetAddresses(list []xdp.Address) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	clear(p.Addresses)
+	for _, a := range list {
+		p.Addresses[a] = true
+	}
+	return nil
+}
+
+// AddAddress implements [ports.Program].
+func (p *Program) AddAddress(a xdp.Address) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.Addresses[a] = true
+	return nil
+}
+
+// DelAddress implements [ports.Program].
+func (p *Program) DelAddress(a xdp.Address) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.Addresses, a)
+	return nil
+}
+
+// SetSocket implements [ports.Program].
+func (p *Program) SetSocket(queue, fd int) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.Sockets[queue] = fd
+	return nil
+}
+
+// Counters implements [ports.Program].
+func (p *Program) Counters() (xdp.Counters, error) {
+	return xdp.Counters{Redirected: 10, Passed: 5}, nil
+}
+
+// Close implements [ports.Program].
+func (p *Program) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.Closed = true
+	return nil
+}
