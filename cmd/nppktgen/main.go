@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
 	"slices"
@@ -33,6 +34,8 @@ const (
 	exitFailed      = 1
 	exitUsage       = 2
 	exitUnreachable = 3
+	exitTimeout     = 6
+	exitRefused     = 7
 )
 
 type usageError struct{ error }
@@ -67,17 +70,33 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
+	code := exitCode(err)
+	if err != nil && !errors.Is(err, errFailures) {
+		fmt.Fprintf(stderr, "nppktgen: %v\n", err)
+	}
+	if code == exitUsage {
+		fmt.Fprintln(stderr, "nppktgen: try 'nppktgen npro --help'")
+	}
+	return code
+}
+
+func exitCode(err error) int {
 	var usage usageError
+	var said *client.DisconnectError
 	switch {
 	case err == nil:
 		return exitDone
 	case errors.Is(err, errFailures):
 		return exitFailed
 	case errors.As(err, &usage):
-		fmt.Fprintf(stderr, "nppktgen: %v\nnppktgen: try 'nppktgen npro --help'\n", err)
 		return exitUsage
+	case errors.Is(err, context.Canceled):
+		return exitFailed // before there was anything to print
+	case errors.As(err, &said), handshake.Failed(err), errors.Is(err, io.EOF):
+		return exitRefused
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+		return exitTimeout
 	}
-	fmt.Fprintf(stderr, "nppktgen: %v\n", err)
 	return exitUnreachable
 }
 
@@ -88,7 +107,7 @@ type options struct {
 	conns, depth, size                                      int
 	rate                                                    float64
 	duration, warmup                                        time.Duration
-	requests                                                uint64
+	requests                                                int64
 }
 
 func nproCmd(stdout, stderr io.Writer) *cobra.Command {
@@ -98,7 +117,7 @@ func nproCmd(stdout, stderr io.Writer) *cobra.Command {
 		Long: "Closed loop: each connection keeps --depth requests in flight. Open loop (--rate): requests leave at fixed moments whatever the server does, and\n" +
 			"latency counts from the moment each should have left (no coordinated omission). An ECHO answer must equal its request.",
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context(), stdout, stderr) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd, stdout, stderr) },
 	}
 	f := c.Flags()
 	f.StringVar(&o.addr, "addr", "198.18.0.1:7700", "server, host:port")
@@ -109,27 +128,45 @@ func nproCmd(stdout, stderr io.Writer) *cobra.Command {
 	f.BoolVar(&o.noHybrid, "no-hybrid", false, "without ML-KEM-768; the server must do the same")
 	f.StringVar(&o.aead, "aead", "auto", "auto, gcm or xchacha")
 	f.IntVarP(&o.conns, "conns", "c", 1, "connections")
-	f.IntVar(&o.depth, "depth", 1, "requests in flight on each connection (closed loop)")
+	f.IntVar(&o.depth, "depth", 0, "most requests in flight on each connection (default 1; with --rate 1024)")
 	f.Float64Var(&o.rate, "rate", 0, "requests a second over all connections (open loop)")
 	f.IntVar(&o.size, "size", 64, "payload bytes")
 	f.StringVar(&o.opcode, "opcode", "ECHO", "what to call")
 	f.BoolVar(&o.noVerify, "no-verify", false, "do not compare ECHO answers")
 	f.DurationVarP(&o.duration, "duration", "d", 10*time.Second, "how long to measure")
 	f.DurationVar(&o.warmup, "warmup", 500*time.Millisecond, "not measured, before that")
-	f.Uint64VarP(&o.requests, "requests", "n", 0, "end after so many instead")
+	f.Int64VarP(&o.requests, "requests", "n", 0, "end after so many instead")
 	f.StringVarP(&o.output, "output", "o", "table", "table or json")
 	f.BoolVar(&o.progress, "progress", false, "a line each second even when standard error is no terminal")
 	return c
 }
 
-func (o *options) config() (loadgen.Config, error) {
-	cfg := loadgen.Config{Conns: o.conns, Depth: o.depth, Rate: o.rate, Size: o.size, Opcode: o.opcode, Verify: o.opcode == "ECHO" && !o.noVerify,
+// openDepth lets the server, not the generator, be the limit of an open loop.
+const openDepth = 1024
+
+func (o *options) config(cmd *cobra.Command) (loadgen.Options, error) {
+	if o.depth == 0 {
+		if o.depth = 1; o.rate > 0 {
+			o.depth = openDepth
+		}
+	}
+	cfg := loadgen.Options{Connections: o.conns, Depth: o.depth, Rate: o.rate, Size: o.size, Opcode: o.opcode, Verify: o.opcode == "ECHO" && !o.noVerify,
 		Duration: o.duration, Warmup: o.warmup, Requests: o.requests}
+	if o.requests > 0 && !cmd.Flags().Changed("duration") {
+		cfg.Duration = 0
+	}
+	// Responses are waited for as long as the measurement lasts, however slow they are.
 	cfg.Client = client.Config{Address: o.addr, NoHybrid: o.noHybrid, Name: "nppktgen", ResponseTimeout: -1}
 	c := &cfg.Client
 	var err error
 	if c.Pattern, err = handshake.ParsePattern(o.pattern); err != nil {
 		return cfg, fmt.Errorf("--pattern: %w", err)
+	}
+	switch {
+	case o.key == "" && (c.Pattern == handshake.PatternIK || c.Pattern == handshake.PatternNX):
+		return cfg, fmt.Errorf("--pattern %s needs --key", o.pattern)
+	case o.psk == "" && c.Pattern == handshake.PatternNNpsk0:
+		return cfg, fmt.Errorf("--pattern %s needs --psk-file", o.pattern)
 	}
 	switch o.aead {
 	case "auto":
@@ -175,15 +212,17 @@ func (o *options) config() (loadgen.Config, error) {
 	return cfg, err
 }
 
-func (o *options) run(ctx context.Context, stdout, stderr io.Writer) error {
-	cfg, err := o.config()
+func (o *options) run(cmd *cobra.Command, stdout, stderr io.Writer) error {
+	ctx := cmd.Context()
+	cfg, err := o.config(cmd)
+	if err == nil {
+		err = cfg.Check()
+	}
 	if err != nil {
 		return usageError{err}
 	}
 	if o.progress || terminal(stderr) {
-		cfg.Progress = func(p loadgen.Progress) {
-			fmt.Fprintf(stderr, "%5.0f s  %9.0f msg/s  %d done  %d in flight  %d errors\n", p.Elapsed.Seconds(), p.Rate, p.Done, p.InFlight, p.Errors)
-		}
+		cfg.Progress = func(p loadgen.Progress) { o.line(stderr, p) }
 	}
 	res, err := loadgen.Run(ctx, cfg)
 	if err != nil {
@@ -198,6 +237,15 @@ func (o *options) run(ctx context.Context, stdout, stderr io.Writer) error {
 	return nil
 }
 
+// line is one second's progress.
+func (o *options) line(w io.Writer, p loadgen.Progress) {
+	what := fmt.Sprintf("%4.0f s", p.Elapsed.Seconds())
+	if p.Elapsed < 0 {
+		what = "warm-up"
+	}
+	fmt.Fprintf(w, "%-7s %9.0f msg/s  %6.3f Gbit/s out  %6.3f in  %d in flight  %d errors\n", what, p.PerSec, p.TxBits/1e9, p.RxBits/1e9, p.InFlight, p.Errors)
+}
+
 func terminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	if !ok {
@@ -207,38 +255,57 @@ func terminal(w io.Writer) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
-// report is the JSON form of a result.
+// report is the JSON form of a result. Gbit/s of payload count what was asked to
+// be sent; those of the connection count headers and tags as well, not TCP's.
 type report struct {
-	Schema         string            `json:"schema"`
-	Address        string            `json:"address"`
-	Connections    int               `json:"connections"`
-	Depth          int               `json:"depth"`
-	SizeBytes      int               `json:"size_bytes"`
-	Opcode         string            `json:"opcode"`
-	Loop           string            `json:"loop"`
-	TargetRate     float64           `json:"target_rate,omitempty"`
-	RateReached    bool              `json:"rate_reached"`
-	Seconds        float64           `json:"seconds"`
-	Messages       uint64            `json:"messages"`
-	MessagesPerSec float64           `json:"messages_per_second"`
-	GbitPerSec     float64           `json:"gbit_per_second_each_way"`
-	P50us          float64           `json:"p50_us"`
-	P90us          float64           `json:"p90_us"`
-	P99us          float64           `json:"p99_us"`
-	P999us         float64           `json:"p99_9_us"`
-	MaxUs          float64           `json:"max_us"`
-	Errors         map[string]uint64 `json:"errors"`
+	Schema         string           `json:"schema"`
+	Address        string           `json:"address"`
+	Pattern        string           `json:"pattern"`
+	Hybrid         bool             `json:"hybrid"`
+	AEAD           string           `json:"aead"`
+	ServerKey      string           `json:"server_key,omitempty"`
+	KeyChecked     bool             `json:"server_key_checked"`
+	Connections    int              `json:"connections"`
+	Depth          int              `json:"depth"`
+	SizeBytes      int              `json:"size_bytes"`
+	Opcode         string           `json:"opcode"`
+	Loop           string           `json:"loop"`
+	TargetRate     float64          `json:"target_rate,omitempty"`
+	RateReached    bool             `json:"rate_reached"`
+	Interrupted    bool             `json:"interrupted"`
+	Seconds        float64          `json:"seconds"`
+	Messages       int64            `json:"messages"`
+	MessagesPerSec float64          `json:"messages_per_second"`
+	PayloadTxGbit  float64          `json:"payload_tx_gbit_per_second"`
+	PayloadRxGbit  float64          `json:"payload_rx_gbit_per_second"`
+	TxGbit         float64          `json:"tx_gbit_per_second"`
+	RxGbit         float64          `json:"rx_gbit_per_second"`
+	P50us          float64          `json:"p50_us"`
+	P90us          float64          `json:"p90_us"`
+	P99us          float64          `json:"p99_us"`
+	P999us         float64          `json:"p99_9_us"`
+	MaxUs          float64          `json:"max_us"`
+	Errors         map[string]int64 `json:"errors"`
 }
 
 func (o *options) report(res *loadgen.Result) report {
 	us := func(q float64) float64 { return float64(res.Latency.ValueAtQuantile(q)) / 1e3 }
 	secs := max(res.Elapsed.Seconds(), 1e-9)
-	r := report{Schema: "np/v1", Address: o.addr, Connections: res.Connected, Depth: o.depth, SizeBytes: o.size, Opcode: o.opcode, Loop: "closed",
-		TargetRate: o.rate, RateReached: res.Reached, Seconds: secs, Messages: res.Done, MessagesPerSec: float64(res.Done) / secs,
-		GbitPerSec: float64(res.Bytes) * 8 / secs / 1e9, P50us: us(50), P90us: us(90), P99us: us(99), P999us: us(99.9),
-		MaxUs: float64(res.Latency.Max()) / 1e3, Errors: res.Errors}
+	gbit := func(n int64) float64 { return float64(n) * 8 / secs / 1e9 }
+	r := report{Schema: "np/v1", Address: o.addr, Connections: o.conns, Depth: o.depth, SizeBytes: o.size, Opcode: o.opcode, Loop: "closed",
+		TargetRate: o.rate, RateReached: o.rate == 0 || res.PerSecond() >= 0.99*o.rate, Interrupted: res.Interrupted,
+		Seconds: secs, Messages: res.Messages, MessagesPerSec: res.PerSecond(),
+		PayloadTxGbit: gbit(res.TxPayload), PayloadRxGbit: gbit(res.RxPayload), TxGbit: gbit(res.TxBytes), RxGbit: gbit(res.RxBytes),
+		P50us: us(50), P90us: us(90), P99us: us(99), P999us: us(99.9), MaxUs: float64(res.Latency.Max()) / 1e3, Errors: res.Errors}
 	if o.rate > 0 {
 		r.Loop = "open"
+	}
+	if len(res.Info) > 0 {
+		i := res.Info[0]
+		r.Pattern, r.Hybrid, r.AEAD = i.Pattern.String(), i.Hybrid, npro.AEADName(i.AEAD)
+		if i.HasRemote {
+			r.ServerKey, r.KeyChecked = i.Remote.String(), o.key != ""
+		}
 	}
 	return r
 }
@@ -249,21 +316,27 @@ func (o *options) print(w io.Writer, res *loadgen.Result) error {
 		return json.NewEncoder(w).Encode(r)
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d connections, %s loop, %s of %d bytes, %.1f s\n", r.Connections, r.Loop, r.Opcode, r.SizeBytes, r.Seconds)
-	fmt.Fprintf(&b, "  %.0f messages/s   %.3f Gbit/s of payload each way\n", r.MessagesPerSec, r.GbitPerSec)
+	hybrid := ""
+	if r.Hybrid {
+		hybrid = " with ML-KEM-768"
+	}
+	fmt.Fprintf(&b, "%d connections (%s%s, %s), %s loop, depth %d, %s of %d bytes, %.1f s\n", r.Connections, r.Pattern, hybrid, r.AEAD, r.Loop, r.Depth, r.Opcode, r.SizeBytes, r.Seconds)
+	fmt.Fprintf(&b, "  %.0f messages/s\n", r.MessagesPerSec)
+	fmt.Fprintf(&b, "  Gbit/s of payload: %.3f out, %.3f in; with headers and tags %.3f and %.3f\n", r.PayloadTxGbit, r.PayloadRxGbit, r.TxGbit, r.RxGbit)
 	fmt.Fprintf(&b, "  latency µs: p50 %.1f  p90 %.1f  p99 %.1f  p99.9 %.1f  max %.1f\n", r.P50us, r.P90us, r.P99us, r.P999us, r.MaxUs)
-	if r.Loop == "open" && !r.RateReached {
+	if r.ServerKey != "" && !r.KeyChecked {
+		fmt.Fprintf(&b, "  the server's key was not checked; --key %s pins it\n", r.ServerKey)
+	}
+	if !r.RateReached {
 		fmt.Fprintf(&b, "  the rate of %.0f/s was not reached\n", r.TargetRate)
+	}
+	if r.Interrupted {
+		b.WriteString("  interrupted: this is what there was until then\n")
 	}
 	if len(r.Errors) == 0 {
 		b.WriteString("  no errors\n")
 	}
-	kinds := make([]string, 0, len(r.Errors))
-	for k := range r.Errors {
-		kinds = append(kinds, k)
-	}
-	slices.Sort(kinds)
-	for _, k := range kinds {
+	for _, k := range slices.Sorted(maps.Keys(r.Errors)) {
 		fmt.Fprintf(&b, "  %d × %s\n", r.Errors[k], k)
 	}
 	_, err := io.WriteString(w, b.String())

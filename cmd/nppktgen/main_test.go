@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/np-appliance/np/ctrl/client/clienttest"
+	"github.com/np-appliance/np/ctrl/handshake"
 )
 
 func TestRun(t *testing.T) {
@@ -36,6 +38,43 @@ func TestRun(t *testing.T) {
 	}
 }
 
+func TestExitCodes(t *testing.T) {
+	srv, pub, err := clienttest.NewServer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv.Handle = func(*clienttest.Conn, *clienttest.Request) (clienttest.Reply, bool) {
+		return clienttest.Reply{Status: 2}, true
+	}
+	addr, err := srv.Listen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(srv.Close)
+	for _, c := range []struct {
+		want int
+		args string
+	}{
+		{exitFailed, "npro -n 3 --addr " + addr + " --key " + pub.String()},
+		{exitRefused, "npro -n 3 --no-hybrid --addr " + addr + " --key " + pub.String()},
+		{exitRefused, "npro -n 3 --addr " + addr + " --key " + handshake.PublicKey{9}.String()},
+	} {
+		var out, errOut bytes.Buffer
+		if code := run(context.Background(), strings.Fields(c.args), &out, &errOut); code != c.want {
+			t.Errorf("%q: exit %d, want %d: %s%s", c.args, code, c.want, out.String(), errOut.String())
+		}
+	}
+	// Ctrl-C prints what there is.
+	srv.Handle = nil
+	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+	defer cancel()
+	var out, errOut bytes.Buffer
+	code := run(ctx, strings.Fields("npro -d 1h --warmup 0 --addr "+addr+" --key "+pub.String()), &out, &errOut)
+	if code != exitDone || !strings.Contains(out.String(), "interrupted") || !strings.Contains(out.String(), "messages/s") {
+		t.Errorf("exit %d\n%s%s", code, out.String(), errOut.String())
+	}
+}
+
 func TestMistakes(t *testing.T) {
 	for _, c := range []struct {
 		want int
@@ -48,6 +87,9 @@ func TestMistakes(t *testing.T) {
 		{exitUsage, "npro --aead rot13"},
 		{exitUsage, "npro --key short"},
 		{exitUsage, "npro -o xml"},
+		{exitUsage, "npro -c 0"},
+		{exitUsage, "npro --rate -1"},
+		{exitUsage, "npro --pattern ik"},
 		{exitUnreachable, "npro --addr 127.0.0.1:1"},
 	} {
 		var out, errOut bytes.Buffer
