@@ -49,8 +49,13 @@ type stream struct {
 	withCtx bool
 	parts   []byte
 
-	async func(Response, error)
-	done  chan struct{} // capacity 1; a call that waits
+	async func(Response, error) // one of async, wait and bytes is set
+	wait  *waiter
+}
+
+// waiter is what a call that someone waits for needs beside its stream.
+type waiter struct {
+	done  chan struct{} // capacity 1
 	resp  Response
 	fault error
 }
@@ -61,12 +66,13 @@ func (s *stream) answer(resp Response) {
 		s.async(resp, statusError(resp))
 		return
 	}
-	s.resp = resp
-	s.resp.Payload = append([]byte(nil), resp.Payload...)
-	for i, e := range s.resp.Context.Extra {
-		s.resp.Context.Extra[i].Value = append([]byte(nil), e.Value...)
+	w := s.wait
+	w.resp = resp
+	w.resp.Payload = append([]byte(nil), resp.Payload...)
+	for i, e := range w.resp.Context.Extra {
+		w.resp.Context.Extra[i].Value = append([]byte(nil), e.Value...)
 	}
-	s.done <- struct{}{}
+	w.done <- struct{}{}
 }
 
 // fail ends a call or a stream that is out of the table. Without mu.
@@ -87,8 +93,8 @@ func (s *stream) fail(err error) {
 		}
 		s.async(Response{}, err)
 	default:
-		s.fault = err
-		s.done <- struct{}{}
+		s.wait.fault = err
+		s.wait.done <- struct{}{}
 	}
 }
 
@@ -172,21 +178,22 @@ func (c *conn) do(ctx context.Context, s *stream, r *Request) (Response, error) 
 	if err := c.start(ctx, s, r); err != nil {
 		return Response{}, err
 	}
+	w := s.wait
 	select {
-	case <-s.done:
+	case <-w.done:
 	case <-ctx.Done():
 		if c.abandon(s, codeOf(ctx.Err())) {
 			return Response{}, ctx.Err()
 		}
-		<-s.done // it ended at the same time
+		<-w.done // it ended at the same time
 	}
-	if s.fault != nil {
-		return Response{}, s.fault
+	if w.fault != nil {
+		return Response{}, w.fault
 	}
-	if s.resp.Status != npro.CodeOK {
-		return s.resp, &StatusError{Code: s.resp.Status, Payload: s.resp.Payload}
+	if w.resp.Status != npro.CodeOK {
+		return w.resp, &StatusError{Code: w.resp.Status, Payload: w.resp.Payload}
 	}
-	return s.resp, nil
+	return w.resp, nil
 }
 
 // message sends a one-way message.

@@ -47,7 +47,7 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	}
 	cl := &Client{cfg: cfg, live: make(map[*conn]struct{})}
 	cl.ctx, cl.cancel = context.WithCancel(context.Background())
-	cl.calls.New = func() any { return &stream{done: make(chan struct{}, 1)} }
+	cl.calls.New = func() any { return &stream{wait: &waiter{done: make(chan struct{}, 1)}} }
 	errs := make([]error, cfg.Connections)
 	var wg sync.WaitGroup
 	for i := range cfg.Connections {
@@ -302,7 +302,8 @@ func (s *stream) await(ctx context.Context) {
 
 // recycle keeps a call whose answer was taken: nobody else has it any more.
 func (cl *Client) recycle(s *stream) {
-	*s = stream{done: s.done}
+	*s.wait = waiter{done: s.wait.done}
+	*s = stream{wait: s.wait}
 	cl.calls.Put(s)
 }
 
