@@ -138,7 +138,7 @@ func sessionConfig(c *config.Config, plane dataplane.Plane, reg *dispatch.Regist
 			RekeyBytes: uint64(c.Protocol.RekeyBytes), RekeyAfter: c.Protocol.RekeyInterval},
 		HandshakesInFlight: c.Handshake.MaxInFlight, Backpressure: c.Server.BackpressureLimit, Workers: c.Limits.Workers,
 		StreamHandlers: c.Limits.StreamHandlers, ConnMemory: int64(c.Limits.ConnectionMemory), MessageMemory: int64(c.Limits.MessageMemory),
-		FragmentTimeout: c.Server.ConnectionTimeout}
+		FragmentTimeout: c.Server.ConnectionTimeout, StreamOpcode: "ECHO"}
 	for i, name := range c.Protocol.Patterns {
 		p, err := handshake.ParsePattern(name)
 		if err != nil {

@@ -46,6 +46,9 @@ type Config struct {
 	ConnMemory         int64
 	MessageMemory      int64
 	FragmentTimeout    time.Duration
+	// StreamOpcode names the entry that serves byte streams that begin with DATA.
+	// One that begins with a REQUEST without END names its own.
+	StreamOpcode string
 	// OnPort is told when a core reports a port; it must not block.
 	OnPort func(dataplane.InterfaceID, dataplane.Code)
 }

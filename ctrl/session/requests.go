@@ -34,7 +34,8 @@ func (c *conn) message(ev *dataplane.Event) {
 		c.sh.credit(c.handle, ev.Stream, n)
 		return
 	}
-	if st == nil {
+	first := st == nil
+	if first {
 		st = newStream(c, ev)
 		c.streams[st.id] = st
 		c.lastStream = st.id
@@ -43,6 +44,9 @@ func (c *conn) message(ev *dataplane.Event) {
 	if npro.Type(ev.Type) == npro.TypeData {
 		c.data(st, ev, n)
 		c.mu.Unlock()
+		if first {
+			c.open(st)
+		}
 		return
 	}
 	if st.partial || ev.Flags&npro.FlagMore != 0 {
@@ -58,11 +62,10 @@ func (c *conn) message(ev *dataplane.Event) {
 	c.run(&job{st: st, flags: ev.Flags, oneWay: st.oneWay, credit: n}, true, ev.Body...)
 }
 
-// opens says whether a frame may begin a stream: numbers rise, and only a
-// REQUEST or MESSAGE does. c.mu is held.
+// opens says whether a frame may begin a stream: numbers rise, and a RESPONSE
+// answers a request of ours, of which there are none. c.mu is held.
 func (c *conn) opens(ev *dataplane.Event) bool {
-	t := npro.Type(ev.Type)
-	return ev.Stream > c.lastStream && (t == npro.TypeRequest || t == npro.TypeMessage)
+	return ev.Stream > c.lastStream && npro.Type(ev.Type) != npro.TypeResponse
 }
 
 // assemble adds a frame to a message that comes in several. Its credit returns

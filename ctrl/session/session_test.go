@@ -86,7 +86,7 @@ func bubble(t *testing.T, change func(*Config, *rig), f func(r *rig)) {
 			Static: r.server, Patterns: []handshake.Pattern{handshake.PatternXX, handshake.PatternIK}, Hybrid: true, ClockSkew: 5 * time.Second, ReplayWindow: 100,
 			Keys:               dataplane.Keys{MaxStreams: 100, MaxPayload: 1 << 20},
 			HandshakesInFlight: 3, Backpressure: 4, Workers: 8, StreamHandlers: 2, ConnMemory: 2 << 20, MessageMemory: 3 << 20,
-			FragmentTimeout: 2 * time.Second}
+			FragmentTimeout: 2 * time.Second, StreamOpcode: "ECHO"}
 		if change != nil {
 			change(&r.cfg, r)
 		}
@@ -325,6 +325,10 @@ func TestDeniedAndUntrusted(t *testing.T) {
 		p.want(3, npro.CodeDenied, "") // not UNKNOWN_OPCODE: that would tell
 		p.stream(5, "ECHO")
 		p.want(5, npro.CodeDenied, "") // refused: it has END
+		p.Message(7, uint8(npro.TypeData), 0, []byte("x"))
+		if cmd := p.next(); cmd.Op != fake.OpReset || cmd.Code != uint32(npro.CodeDenied) {
+			t.Errorf("got %+v", cmd)
+		}
 
 		q := r.dial()
 		m := r.initiator(key(t), nil)
@@ -551,62 +555,83 @@ func TestNoRoom(t *testing.T) {
 	})
 }
 
+// TestByteStream opens with a request, and with DATA alone.
 func TestByteStream(t *testing.T) {
-	bubble(t, nil, func(r *rig) {
-		p := r.connect(r.client, nil)
+	for _, asked := range []bool{true, false} {
+		bubble(t, nil, func(r *rig) { testByteStream(t, r, asked) })
+	}
+}
+
+func testByteStream(t *testing.T, r *rig, asked bool) {
+	p := r.connect(r.client, nil)
+	opening := 0
+	if asked {
 		p.stream(1, "ECHO")
 		p.accepted(1)
-		want := bytes.Repeat([]byte("stream data "), 10_000)
-		go func() {
-			for i := 0; i < len(want); i += 10_000 {
-				p.Message(1, uint8(npro.TypeData), 0, want[i:min(i+10_000, len(want))])
-				time.Sleep(time.Millisecond)
-			}
-			p.Message(1, uint8(npro.TypeData), npro.FlagEnd, nil)
-		}()
-		var got []byte
-		for {
-			cmd := p.next()
-			if cmd.Op != fake.OpSend || npro.Type(cmd.Type) != npro.TypeData || cmd.Stream != 1 {
-				t.Fatalf("got %+v", cmd.Op)
-			}
-			got = append(got, cmd.Body...)
-			if cmd.Flags&npro.FlagEnd != 0 {
-				break
-			}
+		opening = 5
+	}
+	want := bytes.Repeat([]byte("stream data "), 10_000)
+	go func() {
+		for i := 0; i < len(want); i += 10_000 {
+			p.Message(1, uint8(npro.TypeData), 0, want[i:min(i+10_000, len(want))])
+			time.Sleep(time.Millisecond)
 		}
-		synctest.Wait()
-		if !bytes.Equal(got, want) || p.Credited(1) != uint64(len(want)+5) {
-			t.Errorf("got %d bytes of %d, credit %d", len(got), len(want), p.Credited(1))
+		p.Message(1, uint8(npro.TypeData), npro.FlagEnd, nil)
+	}()
+	var got []byte
+	for {
+		cmd := p.next()
+		if cmd.Op != fake.OpSend || npro.Type(cmd.Type) != npro.TypeData || cmd.Stream != 1 {
+			t.Fatalf("got %+v", cmd.Op)
 		}
-		if i, _ := r.m.Lookup(p.Handle()); i.Streams != 0 {
-			t.Errorf("%d streams left", i.Streams)
+		got = append(got, cmd.Body...)
+		if cmd.Flags&npro.FlagEnd != 0 {
+			break
 		}
-		// two at a time; the third is refused, and one that is reset makes room
-		for _, id := range []uint32{3, 5} {
-			p.stream(id, "ECHO")
-			p.accepted(id)
-		}
-		p.stream(7, "DISCARD")
-		p.want(7, npro.CodeOverloaded, "")
-		p.Reset(3, 0)
-		synctest.Wait()
-		p.stream(9, "ECHO")
-		p.accepted(9)
-		p.Message(9, uint8(npro.TypeData), npro.FlagEnd, []byte("d"))
-		if cmd := p.next(); cmd.Op != fake.OpSend || string(cmd.Body) != "d" {
-			t.Errorf("got %+v", cmd)
-		}
-		p.next()                                                                // END
-		p.Message(5, uint8(npro.TypeRequest), npro.FlagEnd, []byte("\x04ECHO")) // no request on a byte stream
-		p.stream(11, "INFO")                                                    // serves no streams: an ordinary answer
-		if s, code, _ := p.response(); s != 11 || code != npro.CodeOK {
-			t.Errorf("stream %d: %v", s, code)
-		}
-		if n := r.m.Stats().Refused["stray_frame"]; n != 1 {
-			t.Errorf("%d stray frames", n)
-		}
-	})
+	}
+	synctest.Wait()
+	if !bytes.Equal(got, want) || p.Credited(1) != uint64(len(want)+opening) {
+		t.Errorf("got %d bytes of %d, credit %d", len(got), len(want), p.Credited(1))
+	}
+	if i, _ := r.m.Lookup(p.Handle()); i.Streams != 0 {
+		t.Errorf("%d streams left", i.Streams)
+	}
+	// two at a time; the third is refused, and one that is reset makes room
+	for _, id := range []uint32{3, 5} {
+		p.stream(id, "ECHO")
+		p.accepted(id)
+	}
+	p.stream(7, "DISCARD")
+	p.want(7, npro.CodeOverloaded, "")
+	p.Reset(3, 0)
+	synctest.Wait()
+	p.stream(9, "ECHO")
+	p.accepted(9)
+	p.Message(9, uint8(npro.TypeData), npro.FlagEnd, []byte("d"))
+	if cmd := p.next(); cmd.Op != fake.OpSend || string(cmd.Body) != "d" {
+		t.Errorf("got %+v", cmd)
+	}
+	p.next()                                                                // END
+	p.Message(5, uint8(npro.TypeRequest), npro.FlagEnd, []byte("\x04ECHO")) // no request on a byte stream
+	p.stream(11, "INFO")                                                    // serves no streams: an ordinary answer
+	if s, code, _ := p.response(); s != 11 || code != npro.CodeOK {
+		t.Errorf("stream %d: %v", s, code)
+	}
+	if n := r.m.Stats().Refused["stray_frame"]; n != 1 {
+		t.Errorf("%d stray frames", n)
+	}
+	p.Message(13, uint8(npro.TypeData), 0, []byte("second")) // beside 5; 3 and 9 have ended
+	if cmd := p.next(); cmd.Op != fake.OpSend || string(cmd.Body) != "second" {
+		t.Errorf("got %+v", cmd)
+	}
+	p.Message(15, uint8(npro.TypeData), 0, []byte("one more"))
+	if cmd := p.next(); cmd.Op != fake.OpReset || cmd.Stream != 15 || cmd.Code != uint32(npro.CodeOverloaded) {
+		t.Errorf("got %+v", cmd)
+	}
+	synctest.Wait()
+	if p.Credited(15) != 8 {
+		t.Errorf("credit of refused stream %d", p.Credited(15))
+	}
 }
 
 // stream asks for a byte stream.

@@ -45,7 +45,8 @@ type stream struct {
 }
 
 func newStream(c *conn, ev *dataplane.Event) *stream {
-	return &stream{c: c, id: ev.Stream, priority: ev.Priority, oneWay: npro.Type(ev.Type) == npro.TypeMessage}
+	t := npro.Type(ev.Type)
+	return &stream{c: c, id: ev.Stream, priority: ev.Priority, data: t == npro.TypeData, oneWay: t == npro.TypeMessage}
 }
 
 // takes says whether a frame may follow on a known stream. c.mu is held.
@@ -152,29 +153,62 @@ func (c *conn) begin(j *job, p *parsed) bool {
 		p.entry, p.code, p.why = nil, npro.CodeOverloaded, "stream_handlers"
 		return false
 	}
-	st, entry, req := j.st, p.entry, p.req
+	req := p.req
 	req.Payload = append([]byte(nil), req.Payload...)
+	c.mu.Lock()
+	j.st.data = true
+	c.mu.Unlock()
+	c.release(j)
+	c.serve(j.st, p.entry, &req, true)
+	return true
+}
+
+// open gives a stream that began with DATA to the handler there is for those,
+// or resets it.
+func (c *conn) open(st *stream) {
+	op := c.m.cfg.StreamOpcode
+	entry, code, why := c.m.cfg.Registry.Lookup(op), npro.CodeOK, ""
+	switch {
+	case !c.rights.May(op):
+		code, why = npro.CodeDenied, "denied"
+	case entry == nil || entry.Stream == nil:
+		code, why = npro.CodeUnknownOpcode, "unknown_opcode"
+	case !c.m.admitStream():
+		code, why = npro.CodeOverloaded, "stream_handlers"
+	}
+	if code == npro.CodeOK {
+		c.serve(st, entry, &dispatch.Request{Opcode: op, Peer: c.peer}, false)
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, b := range st.in {
+		c.sh.credit(c.handle, st.id, len(b))
+	}
+	c.drop(st, code, why)
+}
+
+// serve runs a byte stream's handler; accept: a RESPONSE says so first.
+func (c *conn) serve(st *stream, entry *dispatch.Entry, req *dispatch.Request, accept bool) {
 	ctx, cancel := context.WithCancel(c.ctx)
 	c.mu.Lock()
-	st.data, st.cancel = true, cancel
+	st.busy, st.cancel = true, cancel
 	if st.dead {
 		cancel()
 	}
 	c.mu.Unlock()
-	c.release(j)
 	c.m.stats.streams.Add(1)
 	c.m.wg.Go(func() {
 		defer c.m.streams.Add(-1)
 		defer cancel()
 		s := &byteStream{st: st, ctx: ctx}
 		code := npro.CodeCanceled
-		if c.send(ctx, st, npro.TypeResponse, 0, []byte{byte(npro.CodeOK)}) == nil {
-			code = c.m.cfg.Registry.Serve(ctx, entry, &req, s)
+		if !accept || c.send(ctx, st, npro.TypeResponse, 0, []byte{byte(npro.CodeOK)}) == nil {
+			code = c.m.cfg.Registry.Serve(ctx, entry, req, s)
 		}
 		s.end(code)
 		c.sh.core.Flush()
 	})
-	return true
 }
 
 // byteStream is what a StreamHandler gets.
