@@ -41,8 +41,13 @@ BENCH_SRC := $(sort $(wildcard perf/bench_*.c))
 BENCH_BIN := $(BENCH_SRC:%.c=$(BUILD)/%) $(BUILD)/perf/peer
 
 GOFLAGS_BUILD := -trimpath
+
+# One short line a file; VERBOSE=1 shows the commands.
+Q := $(if $(VERBOSE),,@)
+say = @printf '  %-4s %s\n' '$(1)' '$(2)'
 export CGO_LDFLAGS_ALLOW := -Wl,--(no-)?whole-archive
 
+.SECONDARY: # keep the objects of programs
 .PHONY: all lib bin bpf generate demo test test-c test-go e2e test-san lint fuzz sim bench clean help
 all: bin ## build everything
 
@@ -51,23 +56,30 @@ help: ## this list
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c $< -o $@
+	$(call say,CC,$(V) $<)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c $< -o $@
 
 $(LIB): $(LIB_OBJ)
 	@rm -f $@
-	ar rcs $@ $(LIB_OBJ)
+	$(call say,AR,$@)
+	$(Q)ar rcs $@ $(LIB_OBJ)
 lib: $(LIB) ## the C library alone
 
 $(BUILD)/csrc/test/unit/%: $(BUILD)/csrc/test/unit/%.o $(UNIT_HELPER_OBJ) $(LIB)
-	$(CC) $(CFLAGS) $< $(UNIT_HELPER_OBJ) $(LIB) -lcmocka $(LDLIBS) -o $@
+	$(call say,LD,$@)
+	$(Q)$(CC) $(CFLAGS) $< $(UNIT_HELPER_OBJ) $(LIB) -lcmocka $(LDLIBS) -o $@
 $(BUILD)/np-sim: $(SIM_OBJ) $(LIB)
-	$(CC) $(CFLAGS) $(SIM_OBJ) $(LIB) $(LDLIBS) -o $@
+	$(call say,LD,$@)
+	$(Q)$(CC) $(CFLAGS) $(SIM_OBJ) $(LIB) $(LDLIBS) -o $@
 $(BUILD)/np-script: $(SCRIPT_OBJ) $(LIB)
-	$(CC) $(CFLAGS) $(SCRIPT_OBJ) $(LIB) $(LDLIBS) -o $@
+	$(call say,LD,$@)
+	$(Q)$(CC) $(CFLAGS) $(SCRIPT_OBJ) $(LIB) $(LDLIBS) -o $@
 $(BUILD)/csrc/test/fuzz/%: $(BUILD)/csrc/test/fuzz/%.o $(LIB)
-	$(CC) $(CFLAGS) -fsanitize=fuzzer $< $(LIB) $(LDLIBS) -o $@
+	$(call say,LD,$@)
+	$(Q)$(CC) $(CFLAGS) -fsanitize=fuzzer $< $(LIB) $(LDLIBS) -o $@
 $(BUILD)/perf/%: $(BUILD)/perf/%.o $(LIB)
-	$(CC) $(CFLAGS) $< $(LIB) $(LDLIBS) -o $@
+	$(call say,LD,$@)
+	$(Q)$(CC) $(CFLAGS) $< $(LIB) $(LDLIBS) -o $@
 
 # The XDP programs are committed as objects so that Go builds without clang.
 bpf: ## compile the XDP programs again
