@@ -159,7 +159,7 @@ func TestTruncatedAtEveryByte(t *testing.T) {
 		// Cut points of a 1,200-byte KEM key all run the same check: hybrid samples them.
 		stride := 1
 		if p.i.Hybrid {
-			stride = 13
+			stride = 97
 		}
 		for message := range 3 {
 			length := 0
@@ -189,7 +189,7 @@ func TestBitFlips(t *testing.T) {
 	everyPattern(t, func(t *testing.T, p *pair, pattern Pattern) {
 		stride := 1
 		if p.i.Hybrid {
-			stride = 11
+			stride = 89
 		}
 		for message := range 3 {
 			length := 1

@@ -1,0 +1,135 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/np-appliance/np/ctrl/client/clienttest"
+	"github.com/np-appliance/np/ctrl/npro"
+)
+
+func TestByteStream(t *testing.T) {
+	_, cfg := setup(t, func(s *clienttest.Server) { s.Streams = true })
+	cl := dial(t, cfg)
+	st, err := cl.OpenStream(t.Context(), 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := blob(3 << 20)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if n, err := io.Copy(st, bytes.NewReader(want)); err != nil || n != int64(len(want)) {
+			t.Errorf("wrote %d: %v", n, err)
+		}
+		if err := st.CloseWrite(); err != nil {
+			t.Error(err)
+		}
+	})
+	got, err := io.ReadAll(st)
+	wg.Wait()
+	if err != nil || !bytes.Equal(got, want) {
+		t.Fatalf("%d bytes, %v", len(got), err)
+	}
+	if err := st.Close(); err != nil {
+		t.Error(err)
+	}
+	if n := cl.Info()[0].InFlight; n != 0 {
+		t.Errorf("%d streams left", n)
+	}
+	if _, err := st.Write([]byte("x")); !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("write after close: %v", err)
+	}
+}
+
+func TestStreamRefused(t *testing.T) {
+	_, cfg := setup(t, nil)
+	cl := dial(t, cfg)
+	st, err := cl.OpenStream(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := st.Read(make([]byte, 1)); !errors.Is(err, npro.CodeUnknownOpcode) {
+		t.Errorf("read: %v", err)
+	}
+	if _, err := st.Write([]byte("x")); !errors.Is(err, npro.CodeUnknownOpcode) {
+		t.Errorf("write: %v", err)
+	}
+	if _, err := cl.OpenStream(t.Context(), 8); err == nil {
+		t.Error("priority 8")
+	}
+}
+
+// A reader that stops stops the sender, and nothing but windows are held.
+func TestStreamBackpressure(t *testing.T) {
+	var conn atomic.Pointer[clienttest.Conn]
+	_, cfg := setup(t, func(s *clienttest.Server) {
+		s.OnConn = func(c *clienttest.Conn) { conn.Store(c) }
+		s.Streams = true
+	})
+	cfg.StreamWindow = 32 << 10
+	cl := dial(t, cfg)
+	st, err := cl.OpenStream(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st.SetWriteDeadline(time.Now().Add(5 * time.Second))
+	if _, err := st.Write(blob(200_000)); err != nil {
+		t.Fatal(err)
+	}
+	held := func() (n int) {
+		st.c.mu.Lock()
+		defer st.c.mu.Unlock()
+		for _, b := range st.chunks {
+			n += len(b)
+		}
+		return n
+	}
+	eventually(t, "window full", func() bool { return held() >= 31<<10 })
+	time.Sleep(50 * time.Millisecond)
+	if n := held(); n > 32<<10 {
+		t.Errorf("%d bytes held, window of %d", n, 32<<10)
+	}
+	if b, err := cl.Request(t.Context(), "ECHO", []byte("others go on")); err != nil || string(b) != "others go on" {
+		t.Errorf("%v", err)
+	}
+	got := make([]byte, 200_000)
+	if _, err := io.ReadFull(st, got); err != nil || !bytes.Equal(got, blob(200_000)) {
+		t.Fatal(err)
+	}
+	st.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+	if _, err := st.Read(got); !isTimeout(err) {
+		t.Errorf("read deadline: %v", err)
+	}
+	if err := st.Close(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "reset seen", func() bool { _, _, resets, _, open := conn.Load().Stats(); return len(resets) == 1 && open == 0 })
+}
+
+func TestStreamWriteDeadline(t *testing.T) {
+	_, cfg := setup(t, func(s *clienttest.Server) {
+		s.Streams = true
+		s.HoldCredit = true
+	})
+	cl := dial(t, cfg)
+	st, err := cl.OpenStream(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st.SetWriteDeadline(time.Now().Add(50 * time.Millisecond))
+	if n, err := st.Write(blob(1 << 20)); !isTimeout(err) || n == 0 || n > 256<<10 {
+		t.Errorf("%d, %v", n, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := cl.Request(ctx, "ECHO", blob(1<<20)); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("request without credit: %v", err)
+	}
+	_ = st.Close()
+}
