@@ -22,7 +22,7 @@ bool np_tcp_fast(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_pkt *pkt) 
   uint32_t acked = (uint32_t)np_seq_diff(ack, c->snd_una);
   if (!np_seq_eq(seq, c->rcv_nxt) || acked > np_tcp_flight(c) || (acked == 0 && len == 0) || c->sacked_segs != 0) return false;
   int32_t room = np_seq_diff(c->rcv_adv, seq);
-  if (len != 0 && (room < 0 || (uint32_t)room < len || np_tcp_pool_reserved(tcp))) return false;
+  if (len != 0 && (room < 0 || (uint32_t)room < len || np_tcp_pool_below(tcp, NP_TCP_PARTS_DATA))) return false;
   uint32_t tsecr = 0;
   if (c->flags & NP_TF_TS) {
     uint32_t tsval = np_load_be32(p + 24);

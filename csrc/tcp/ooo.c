@@ -88,7 +88,7 @@ enum np_drop np_tcp_ooo_add(struct np_tcp *tcp, struct np_tcp_conn *c, struct np
     return NP_DROP_TCP_DUP;
   }
   /* Under pressure the pool is for what is in order. */
-  if (c->ooo_segs >= tcp->config.ooo_segs_max || np_tcp_pool_low(tcp)) return NP_DROP_TCP_OOO_LIMIT;
+  if (c->ooo_segs >= tcp->config.ooo_segs_max || np_tcp_pool_below(tcp, NP_TCP_PARTS_WND)) return NP_DROP_TCP_OOO_LIMIT;
   if (prev != NULL && np_seq_gt(np_rxseg(prev)->run_end, seq)) {
     np_buf_pull(b, (uint32_t)np_seq_diff(np_rxseg(prev)->run_end, seq));
     seq = np_rxseg(prev)->run_end;

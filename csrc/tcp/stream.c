@@ -12,7 +12,9 @@ static uint32_t stream_room(struct np_stream *s) {
   uint32_t most = tcp->config.snd_buf_bytes;
   uint32_t queued = queued_bytes(c);
   if (queued > most / 4 * 3 || c->snd_segs > tcp->snd_segs_max / 4 * 3) c->flags |= NP_TF_ROOM_SAID_NO;
-  if (NP_UNLIKELY(np_tcp_pool_low(tcp))) {
+  /* Short of buffers, one that has little queued may still send: what it sends may be
+   * what it received, and nothing else would ever free that. */
+  if (NP_UNLIKELY(np_tcp_pool_below(tcp, NP_TCP_PARTS_SEND)) && c->snd_segs >= NP_TCP_SEND_ANYWAY) {
     c->flags |= NP_TF_ROOM_SAID_NO | NP_TF_NO_BUF;
     np_tcp_dirty(tcp, c);
     return 0;

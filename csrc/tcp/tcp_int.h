@@ -313,15 +313,16 @@ NP_INLINE bool np_tcp_sends(uint8_t state) {
   return state == NP_TCP_ESTABLISHED || state == NP_TCP_CLOSE_WAIT || state == NP_TCP_SYN_SENT ||
          state == NP_TCP_SYN_RECEIVED;
 }
-/* With this little left, buffers are for receiving: what frees the send queues
- * is acknowledgments, and they need buffers to come in. */
-NP_INLINE bool np_tcp_pool_low(const struct np_tcp *tcp) {
-  return tcp->env.pool->free_count < tcp->env.pool->count / 8;
+/* Who gets what while buffers are short. Sending stops first, so that what is queued
+ * never keeps out what would free it: acknowledgments, and the peer's data, without
+ * which two ends with full queues would wait for each other. */
+NP_INLINE bool np_tcp_pool_below(const struct np_tcp *tcp, uint32_t parts) {
+  return tcp->env.pool->free_count < tcp->env.pool->count / parts;
 }
-/* The last few are for what brings no data: ACKs, ARP and ND. */
-NP_INLINE bool np_tcp_pool_reserved(const struct np_tcp *tcp) {
-  return tcp->env.pool->free_count < tcp->env.pool->count / 16;
-}
+#define NP_TCP_PARTS_SEND 4u  /* below a quarter: room() says none */
+#define NP_TCP_SEND_ANYWAY 4u /* segments queued that room() grants all the same */
+#define NP_TCP_PARTS_WND 8u   /* below an eighth: the window does not grow, nothing out of order is kept */
+#define NP_TCP_PARTS_DATA 16u /* below a sixteenth: only what brings no data, so ACKs, ARP and ND */
 /* True while the peer may still send data. */
 NP_INLINE bool np_tcp_receives(uint8_t state) {
   return state == NP_TCP_ESTABLISHED || state == NP_TCP_FIN_WAIT_1 || state == NP_TCP_FIN_WAIT_2;

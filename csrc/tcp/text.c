@@ -72,7 +72,7 @@ enum np_drop np_tcp_text(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tc
     ack_duplicate(tcp, c);
     return out;
   }
-  if (np_tcp_pool_reserved(tcp)) return NP_DROP_NO_BUFFER; /* the peer sends it again */
+  if (np_tcp_pool_below(tcp, NP_TCP_PARTS_DATA)) return NP_DROP_NO_BUFFER; /* the peer sends it again */
   if (c->flags & NP_TF_DETACHED) {
     /* Taken and thrown away, so that the peer gets to its FIN. */
     if (!np_seq_eq(seg->seq, c->rcv_nxt)) {

@@ -557,7 +557,7 @@ static void test_small_pool(void **state) {
     assert_int_equal(a->received, 500000);
     assert_int_equal(tp->end[1].last->received, 500000);
     assert_int_equal(a->wrong + tp->end[1].last->wrong, 0);
-    assert_true(tp->end[0].pool.low_count < 96 / 8); /* it was short */
+    assert_true(tp->end[0].pool.low_count < 96 / 4); /* it was short */
     tp_free(tp);
   }
 }
