@@ -1,10 +1,12 @@
 /* The kernel's TCP as the other side of a benchmark: an epoll echo, sink and source
  * server, and a load client that drives any server, ours included.
  *
- *   peer serve PORT                      echo on PORT, discard on PORT+1, source on PORT+2; until SIGTERM
+ *   peer serve PORT [spin]               echo on PORT, discard on PORT+1, source on PORT+2; until SIGTERM;
+ *                                        spin: never sleeps while it has connections
  *   peer echo ADDR PORT CONNS SIZE SECS  closed loop, one request in flight per connection
  *   peer send ADDR PORT SECS             one connection, as fast as it goes
  *   peer recv ADDR PORT SECS             one connection, reads as fast as it goes
+ *   peer hold ADDR PORT CONNS SECS       opens connections and leaves them alone
  *
  * One thread, level-triggered epoll, TCP_NODELAY. Each run prints one line of
  * key=value pairs. serve answers a line on stdin with its CPU time and counts so far. */
@@ -69,6 +71,7 @@ struct serve {
   uint64_t requests;
   uint64_t bytes_in;
   uint64_t bytes_out;
+  uint32_t conns;
   char buf[CHUNK];
 };
 
@@ -106,22 +109,27 @@ static int write_all(int fd, const char *p, size_t n) {
   return 0;
 }
 
+static void hang_up(struct serve *s, int fd) {
+  close(fd);
+  s->conns--;
+}
+
 static void serve_one(struct serve *s, int fd, enum service svc, uint32_t events) {
   if (svc == SOURCE && (events & EPOLLOUT)) {
     ssize_t w = send(fd, s->buf, CHUNK, MSG_NOSIGNAL);
     if (w > 0) s->bytes_out += (uint64_t)w;
-    if (w < 0 && errno != EAGAIN) close(fd);
+    if (w < 0 && errno != EAGAIN) hang_up(s, fd);
     return;
   }
   ssize_t r = recv(fd, s->buf, CHUNK, 0);
   if (r < 0 && errno == EAGAIN) return;
   if (r <= 0) {
-    close(fd);
+    hang_up(s, fd);
     return;
   }
   s->bytes_in += (uint64_t)r;
   if (svc == ECHO) {
-    if (write_all(fd, s->buf, (size_t)r) != 0) close(fd);
+    if (write_all(fd, s->buf, (size_t)r) != 0) hang_up(s, fd);
     s->requests++;
     s->bytes_out += (uint64_t)r;
   }
@@ -134,7 +142,7 @@ static void report(const struct serve *s) {
   fflush(stdout);
 }
 
-static int serve(uint16_t port) {
+static int serve(uint16_t port, int spin) {
   struct serve *s = calloc(1, sizeof *s);
   if (!s) die("calloc");
   s->epoll = epoll_create1(EPOLL_CLOEXEC);
@@ -146,7 +154,7 @@ static int serve(uint16_t port) {
   (void)epoll_ctl(s->epoll, EPOLL_CTL_ADD, 0, &in);
   struct epoll_event ev[64];
   for (;;) {
-    int n = epoll_wait(s->epoll, ev, 64, -1);
+    int n = epoll_wait(s->epoll, ev, 64, spin && s->conns > 0 ? 0 : -1);
     if (n < 0 && errno != EINTR) die("epoll_wait");
     for (int i = 0; i < n; i++) {
       uint64_t d = ev[i].data.u64;
@@ -162,6 +170,7 @@ static int serve(uint16_t port) {
         int c = accept4(fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (c < 0) continue;
         nodelay(c);
+        s->conns++;
         add(s, c, svc, svc == SOURCE ? EPOLLOUT : EPOLLIN, 0);
         continue;
       }
@@ -206,6 +215,7 @@ static int load_echo(const char *addr, const char *port, uint32_t conns, uint32_
   uint64_t start = clock_ns(CLOCK_MONOTONIC);
   uint64_t end = start + (uint64_t)(secs * 1e9);
   uint64_t done = 0;
+  uint64_t cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
   for (uint32_t i = 0; i < conns; i++) {
     c[i].sent_ns = clock_ns(CLOCK_MONOTONIC);
     if (write_all(c[i].fd, out, size) != 0) die("send");
@@ -229,10 +239,12 @@ static int load_echo(const char *addr, const char *port, uint32_t conns, uint32_
       if (write_all(k->fd, out, size) != 0) die("send");
     }
   }
+  cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID) - cpu;
   qsort(sample, samples, sizeof *sample, by_value);
   double s = (double)(now - start) / 1e9;
-  printf("requests=%llu seconds=%.3f rps=%.0f p50_us=%.1f p99_us=%.1f\n", (unsigned long long)done, s,
-         (double)done / s, samples ? sample[samples / 2] / 1e3 : 0.0, samples ? sample[samples - 1 - samples / 100] / 1e3 : 0.0);
+  printf("requests=%llu seconds=%.3f rps=%.0f p50_us=%.1f p99_us=%.1f cpu_ns=%llu\n", (unsigned long long)done, s,
+         (double)done / s, samples ? sample[samples / 2] / 1e3 : 0.0, samples ? sample[samples - 1 - samples / 100] / 1e3 : 0.0,
+         (unsigned long long)cpu);
   return 0;
 }
 
@@ -255,13 +267,22 @@ static int bulk(const char *addr, const char *port, double secs, int sending) {
   return 0;
 }
 
+static int hold(const char *addr, const char *port, uint32_t conns, double secs) {
+  for (uint32_t i = 0; i < conns; i++) (void)dial(addr, port); /* they end with the process */
+  struct timespec t = {.tv_sec = (time_t)secs};
+  (void)nanosleep(&t, NULL);
+  return 0;
+}
+
 int main(int argc, char **argv) {
   (void)signal(SIGPIPE, SIG_IGN);
-  if (argc == 3 && strcmp(argv[1], "serve") == 0) return serve((uint16_t)atoi(argv[2]));
+  if (argc == 3 && strcmp(argv[1], "serve") == 0) return serve((uint16_t)atoi(argv[2]), 0);
+  if (argc == 4 && strcmp(argv[1], "serve") == 0 && strcmp(argv[3], "spin") == 0) return serve((uint16_t)atoi(argv[2]), 1);
   if (argc == 7 && strcmp(argv[1], "echo") == 0)
     return load_echo(argv[2], argv[3], (uint32_t)atoi(argv[4]), (uint32_t)atoi(argv[5]), atof(argv[6]));
   if (argc == 5 && strcmp(argv[1], "send") == 0) return bulk(argv[2], argv[3], atof(argv[4]), 1);
   if (argc == 5 && strcmp(argv[1], "recv") == 0) return bulk(argv[2], argv[3], atof(argv[4]), 0);
-  fprintf(stderr, "usage: peer serve PORT | echo ADDR PORT CONNS SIZE SECS | send|recv ADDR PORT SECS\n");
+  if (argc == 6 && strcmp(argv[1], "hold") == 0) return hold(argv[2], argv[3], (uint32_t)atoi(argv[4]), atof(argv[5]));
+  fprintf(stderr, "usage: peer serve PORT [spin] | echo ADDR PORT CONNS SIZE SECS | send|recv ADDR PORT SECS | hold ADDR PORT CONNS SECS\n");
   return 2;
 }

@@ -24,6 +24,7 @@ packages=(
   iputils-ping       # ping and ping6 in e2e
   procps             # sysctl
   tcpdump            # reads our captures back in e2e
+  jq                 # perf/run.sh
   shellcheck         # lint of scripts
 )
 

@@ -1,0 +1,257 @@
+#!/usr/bin/env bash
+# The figures of perf/README.md: prints a table and appends one JSON line per figure to
+# perf/results/YYYY-MM-DD.jsonl.
+#
+#   perf/run.sh [stack|records|veth|npro|idle]...    default: all
+#
+# veth, npro and idle make network namespaces and need root. ROUNDS (3) and SECS (2) say how
+# often and how long each contender of those runs; contenders take turns, figures are medians.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+top=$PWD bin=$PWD/build/bin perf=$PWD/build/release/perf
+rounds=${ROUNDS:-3} secs=${SECS:-2}
+parts=("$@")
+[[ ${#parts[@]} -gt 0 ]] || parts=(stack records veth npro idle)
+
+die() {
+  echo "perf/run.sh: $*" >&2
+  exit 1
+}
+for p in "${parts[@]}"; do
+  case $p in stack | records) ;; veth | npro | idle) need_root=1 ;; *) die "unknown part '$p': want stack, records, veth, npro or idle" ;; esac
+done
+[[ -z ${need_root:-} || $(id -u) == 0 ]] || die "veth, npro and idle need root (network namespaces, AF_XDP); without it: perf/run.sh stack records"
+for f in "$perf/peer" "$perf/bench_stack" "$perf/bench_records" "$bin/npd"; do [[ -x $f ]] || die "$f is not there: make bench builds it"; done
+
+mkdir -p build perf/results
+exec 9>build/bench.lock
+flock -w 900 9 || die "another benchmark has held build/bench.lock for 15 minutes"
+
+# The server's poll core runs on the first CPU, clients and npd's Go side on the last.
+mapfile -t cpus < <(taskset -cp $$ | sed 's/.*: //' | tr , '\n' | while IFS=- read -r a b; do seq "$a" "${b:-$a}"; done)
+scpu=${cpus[0]} ccpu=${cpus[-1]}
+[[ $scpu != "$ccpu" ]] || echo "perf/run.sh: one CPU only: server and client share it, the figures over veth say little" >&2
+
+commit=$(git rev-parse --short HEAD 2>/dev/null || echo none)
+[[ -z $(git status --porcelain --untracked-files=no 2>/dev/null) ]] || commit+=-dirty
+model=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1)
+kernel=$(uname -r)
+now=$(date -u +%Y-%m-%dT%H:%M:%SZ)
+results=perf/results/${now%T*}.jsonl
+
+name=npperf$$
+dir=$(mktemp -d)
+pids=()
+cleanup() {
+  trap - EXIT INT TERM
+  for p in "${pids[@]}"; do kill "$p" 2>/dev/null || true; done
+  for p in "${pids[@]}"; do wait "$p" 2>/dev/null || true; done
+  if [[ -n ${world:-} ]]; then
+    scripts/netns.sh down "$name"
+    scripts/netns.sh down "${name}k"
+  fi
+  rm -rf "$dir"
+}
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# figure BENCH METRIC VALUE UNIT [PEER PEER_VALUE]: one line on the terminal and one in the results.
+figure() {
+  local ratio=null peer=null shown=
+  if [[ -n ${5:-} ]]; then
+    ratio=$(awk -v a="$3" -v b="$6" 'BEGIN { if (b > 0) printf "%.3f", a / b; else printf "null" }')
+    peer="\"$5\""
+    shown=$(printf '%14s  %-22s x%s' "$6" "$5" "$ratio")
+  fi
+  printf '%-8s %-44s %14s %-8s %s\n' "$1" "$2" "$3" "$4" "$shown"
+  jq -cn --arg bench "$1" --arg metric "$2" --argjson value "$3" --arg unit "$4" --argjson peer "$peer" \
+    --argjson peer_value "${6:-null}" --argjson ratio "$ratio" --arg commit "$commit" --arg cpu_model "$model" \
+    --arg kernel "$kernel" --arg time "$now" '$ARGS.named' >>"$results"
+}
+median() { printf '%s\n' "$@" | sort -g | awk '{ v[NR] = $1 } END { print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'; }
+field() { sed -n "s/.*\b$1=\([0-9.]*\).*/\1/p" <<<"$2"; }
+# ns that a process's threads have run so far; of the one thread named $2 when given
+cpu_ns() {
+  local t sum=0
+  for t in "/proc/$1"/task/*; do
+    [[ -z ${2:-} || $(cat "$t/comm") == "$2" ]] && sum=$((sum + $(cut -d' ' -f1 "$t/schedstat")))
+  done
+  echo "$sum"
+}
+per() { awk -v a="$1" -v b="$2" 'BEGIN { if (b > 0) printf "%.0f", a / b; else print 0 }'; }
+
+npctl() { "$bin/npctl" -s "$dir/np.sock" "$@"; }
+counter() { npctl stats -o json | jq ".counters[] | select(.name == \"$1\").value"; }
+
+# npd on one pair, room for the kernel's servers on another of the same make.
+world_up() {
+  [[ -z ${world:-} ]] || return 0
+  world=1
+  scripts/netns.sh up "$name"
+  scripts/netns.sh up "${name}k"
+  ip -n "${name}k-s" addr add 198.18.0.1/24 dev np0
+  ip netns exec "${name}k-s" ethtool -K np0 tx off gro off tso off gso off >/dev/null 2>&1
+  "$bin/npd" config example | sed "s/^cores = \[0\]/cores = [$scpu]/" >"$dir/np.toml"
+  export NP_MANAGEMENT_SOCKET=$dir/np.sock NP_MANAGEMENT_RO_SOCKET=$dir/ro.sock
+  export NP_PROTOCOL_PRIVATE_KEY_FILE=$dir/npd.key NP_SERVER_MAX_CONNECTIONS=4096
+  ip netns exec "$name-s" taskset -c "$ccpu" "$bin/npd" -c "$dir/np.toml" >"$dir/npd.log" 2>&1 &
+  npd=$!
+  pids+=("$npd")
+  for _ in $(seq 100); do
+    npctl status -q >/dev/null 2>&1 && break
+    kill -0 "$npd" 2>/dev/null || { cat "$dir/npd.log" >&2; die "npd ended"; }
+    sleep 0.1
+  done
+  npctl status -q || { cat "$dir/npd.log" >&2; die "npd did not become ready"; }
+}
+on_np() { ip netns exec "$name-c" taskset -c "$ccpu" "$@"; }
+on_kernel() { ip netns exec "${name}k-c" taskset -c "$ccpu" "$@"; }
+# kernel_server VARIABLE COMMAND...: starts it on the server's CPU, its pid goes into VARIABLE
+kernel_server() {
+  local -n out=$1
+  shift
+  ip netns exec "${name}k-s" taskset -c "$scpu" "$@" </dev/null >/dev/null 2>>"$dir/servers.log" &
+  out=$!
+  pids+=("$out")
+  sleep 0.3
+  kill -0 "$out" 2>/dev/null || { cat "$dir/servers.log" >&2; die "server ended: $*"; }
+}
+
+run_stack() {
+  local line
+  line=$(taskset -c "$scpu" "$perf/bench_stack" --json)
+  figure stack "64 B echo, 1,000 connections" "$(jq .ns_per_segment <<<"$line")" ns/seg
+  figure stack "64 B echo, 1,000 connections, rate" "$(jq .mpps <<<"$line")" Mpps
+  for k in parse ip tcp_input deliver_echo_send; do figure stack "  stage: ${k//_/ }" "$(jq ".${k}_ns" <<<"$line")" ns/seg; done
+  line=$(taskset -c "$scpu" "$perf/bench_stack" --hold 100000 --rounds 50 --json)
+  figure stack "memory per connection, session included" "$(jq .bytes_per_conn <<<"$line")" bytes
+  figure stack "64 B echo, 1,000 of 101,000 connections" "$(jq .ns_per_segment <<<"$line")" ns/seg
+}
+
+run_records() {
+  local op aead bytes ns bare evp
+  taskset -c "$scpu" "$perf/bench_records" --json >"$dir/records"
+  while read -r op aead bytes ns bare evp; do
+    if [[ $op == null ]]; then
+      figure records "decode header of $bytes B" "$ns" ns
+    elif [[ $bare == null ]]; then
+      figure records "$op $aead $bytes B" "$ns" ns
+    else
+      figure records "$op $aead $bytes B" "$ns" ns "libipsec-mb" "$bare"
+      [[ $evp == null ]] || figure records "$op $aead $bytes B" "$ns" ns "OpenSSL EVP" "$evp"
+    fi
+  done < <(jq -rs 'group_by([.op, .aead, .bytes])[] | (map({(.who // "np"): .ns}) | add) as $w
+    | "\(.[0].op) \(.[0].aead) \(.[0].bytes) \($w.np) \($w["ipsec-mb"]) \($w["openssl-evp"])"' "$dir/records")
+  # Go's own record layer, for the SDK
+  local out
+  out=$(taskset -c "$ccpu" go test -run '^$' -bench 'Seal|Open' -benchtime 200ms ./ctrl/npro)
+  while read -r label ns; do figure records "Go $label" "$ns" ns; done < <(awk '/^Benchmark/ { for (i = 3; i <= NF; i++) if ($i == "ns/op") { sub(/^Benchmark/, "", $1); print $1, $(i - 1) } }' <<<"$out")
+}
+
+echo_round() { # CONNS: appends to the arrays below
+  local conns=$1 b0 b1 r c0
+  b0=$(counter core_busy_nanoseconds_total)
+  r=$(on_np "$perf/peer" echo 198.18.0.1 7 "$conns" 64 "$secs")
+  b1=$(counter core_busy_nanoseconds_total)
+  np_rps+=("$(field rps "$r")") np_p50+=("$(field p50_us "$r")") np_p99+=("$(field p99_us "$r")")
+  np_busy+=("$(per $((b1 - b0)) "$(field requests "$r")")")
+  np_client+=("$(per "$(field cpu_ns "$r")" "$(field requests "$r")")")
+  c0=$(cpu_ns "$kpid")
+  r=$(on_kernel "$perf/peer" echo 198.18.0.1 7000 "$conns" 64 "$secs")
+  k_rps+=("$(field rps "$r")") k_p50+=("$(field p50_us "$r")") k_p99+=("$(field p99_us "$r")")
+  k_busy+=("$(per $(($(cpu_ns "$kpid") - c0)) "$(field requests "$r")")")
+  k_client+=("$(per "$(field cpu_ns "$r")" "$(field requests "$r")")")
+  r=$(on_kernel "$perf/peer" echo 198.18.0.1 7100 "$conns" 64 "$secs")
+  ks_rps+=("$(field rps "$r")")
+}
+
+run_veth() {
+  local conns i kpid kspin
+  world_up
+  kernel_server kpid "$perf/peer" serve 7000
+  kernel_server kspin "$perf/peer" serve 7100 spin
+  for conns in 1 64; do
+    local np_rps=() k_rps=() ks_rps=() np_busy=() k_busy=() np_p50=() k_p50=() np_p99=() k_p99=() np_client=() k_client=()
+    for ((i = 0; i < rounds; i++)); do echo_round "$conns"; done
+    local what="64 B echo, $conns connections"
+    [[ $conns != 1 ]] || what="64 B echo, 1 connection"
+    figure veth "$what" "$(median "${np_rps[@]}")" req/s kernel "$(median "${k_rps[@]}")"
+    figure veth "$what" "$(median "${np_rps[@]}")" req/s "kernel, spinning" "$(median "${ks_rps[@]}")"
+    figure veth "$what, p50" "$(median "${np_p50[@]}")" us kernel "$(median "${k_p50[@]}")"
+    figure veth "$what, p99" "$(median "${np_p99[@]}")" us kernel "$(median "${k_p99[@]}")"
+    figure veth "$what, server busy" "$(median "${np_busy[@]}")" ns/req kernel "$(median "${k_busy[@]}")"
+    figure veth "$what, client busy" "$(median "${np_client[@]}")" ns/req kernel "$(median "${k_client[@]}")"
+  done
+  local np_rx=() k_rx=() np_tx=() k_tx=()
+  for ((i = 0; i < rounds; i++)); do
+    np_rx+=("$(field gbps "$(on_np "$perf/peer" send 198.18.0.1 9 "$secs")")")
+    k_rx+=("$(field gbps "$(on_kernel "$perf/peer" send 198.18.0.1 7001 "$secs")")")
+    np_tx+=("$(field gbps "$(on_np "$perf/peer" recv 198.18.0.1 19 "$secs")")")
+    k_tx+=("$(field gbps "$(on_kernel "$perf/peer" recv 198.18.0.1 7002 "$secs")")")
+  done
+  figure veth "1 connection, MTU 1500, server receives" "$(median "${np_rx[@]}")" Gbit/s kernel "$(median "${k_rx[@]}")"
+  figure veth "1 connection, MTU 1500, server sends" "$(median "${np_tx[@]}")" Gbit/s kernel "$(median "${k_tx[@]}")"
+  kill "$kpid" "$kspin"
+}
+
+run_npro() {
+  local size depth i r b0 c0 tls tlsg port=7443
+  local load=(-conns 16 -duration "${secs}s")
+  world_up
+  go build -trimpath -o "$bin/tlsecho" ./perf/tlsecho
+  for size in 64 1024 16384; do
+    port=$((port + 2))
+    kernel_server tls "$bin/tlsecho" serve -addr ":$port" -size "$size"
+    kernel_server tlsg "$bin/tlsecho" serve -addr ":$((port + 1))" -size "$size" -gather
+    for depth in 1 16; do
+      local np=() sdk=() t=() tg=() np_busy=() t_busy=()
+      for ((i = 0; i < rounds; i++)); do
+        b0=$(counter core_busy_nanoseconds_total)
+        c0=$(counter npro_echoes_total)
+        r=$(on_np "$bin/tlsecho" npro -addr 198.18.0.1:7700 "${load[@]}" -depth "$depth" -size "$size")
+        np+=("$(jq '.messages_per_second | round' <<<"$r")")
+        np_busy+=("$(per $(($(counter core_busy_nanoseconds_total) - b0)) $(($(counter npro_echoes_total) - c0)))")
+        c0=$(cpu_ns "$tls")
+        r=$(on_kernel "$bin/tlsecho" load -addr "198.18.0.1:$port" "${load[@]}" -depth "$depth" -size "$size")
+        t+=("$(jq '.messages_per_second | round' <<<"$r")")
+        t_busy+=("$(per $(($(cpu_ns "$tls") - c0)) "$(jq .messages_all <<<"$r")")")
+        r=$(on_np "$bin/nppktgen" npro --addr 198.18.0.1:7700 -c 16 --depth "$depth" --size "$size" -d "${secs}s" --aead gcm -o json)
+        sdk+=("$(jq '.messages_per_second | round' <<<"$r")")
+        if [[ $depth -gt 1 ]]; then
+          r=$(on_kernel "$bin/tlsecho" load -gather -addr "198.18.0.1:$((port + 1))" "${load[@]}" -depth "$depth" -size "$size")
+          tg+=("$(jq '.messages_per_second | round' <<<"$r")")
+        fi
+      done
+      local what="$size B echo, 16 connections, depth $depth"
+      figure npro "$what" "$(median "${np[@]}")" msg/s "crypto/tls" "$(median "${t[@]}")"
+      figure npro "$what, by the SDK" "$(median "${sdk[@]}")" msg/s "crypto/tls" "$(median "${t[@]}")"
+      [[ $depth == 1 ]] || figure npro "$what" "$(median "${np[@]}")" msg/s "crypto/tls, gathered" "$(median "${tg[@]}")"
+      figure npro "$what, server busy" "$(median "${np_busy[@]}")" ns/msg "crypto/tls" "$(median "${t_busy[@]}")"
+    done
+    kill "$tls" "$tlsg"
+  done
+}
+
+run_idle() {
+  local a b conns
+  world_up
+  for conns in 0 1000; do
+    if [[ $conns -gt 0 ]]; then
+      on_np "$perf/peer" hold 198.18.0.1 7 "$conns" 10 >"$dir/hold" &
+      pids+=($!)
+      sleep 3
+      [[ $(counter tcp_connections) == "$conns" ]] || die "idle: not all $conns connections are open"
+    else
+      sleep 1
+    fi
+    a=$(cpu_ns "$npd")
+    sleep 5
+    b=$(cpu_ns "$npd")
+    figure idle "npd idle, $conns connections, all threads" "$(awk -v n=$((b - a)) 'BEGIN { printf "%.2f", n / 5e7 }')" "%"
+  done
+}
+
+printf '%-8s %-44s %14s %-8s %14s  %-22s %s\n' PART FIGURE NP UNIT PEER BESIDE RATIO
+for p in "${parts[@]}"; do "run_$p"; done
+echo "results: ${results#"$top"/} (commit $commit, $model, Linux $kernel; server on CPU $scpu, clients on CPU $ccpu)"
