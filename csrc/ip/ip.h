@@ -36,7 +36,8 @@ struct np_ip_env {
   bool (*l4_error)(void *ctx, const struct np_flow *flow, uint32_t tcp_seq, enum np_err err,
                    bool soft, uint32_t mtu_bytes);
   /* Called for each packet the layer drops on its own on the way out (neighbor queue, no route,
-   * ...), already counted under why, before it is freed. May be NULL, as l4_error may. */
+   * ...), data at its IP header, already counted under why, before it is freed. Others may hold
+   * buf, and the port may still read what lies before the data. May be NULL, as l4_error may. */
   void (*drop)(void *ctx, struct np_buf *buf, enum np_drop why);
   void *ctx;
 };

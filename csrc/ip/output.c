@@ -3,14 +3,7 @@
 
 void np_ip_drop(struct np_ip *ip, struct np_buf *buf, enum np_drop why) {
   ip->env.counters->drop[why]++;
-  if (ip->env.drop != NULL) {
-    /* A capture shows frames: an Ethernet header whose addresses are not known yet. */
-    uint16_t type = np_buf_cdata(buf)[0] >> 4 == 4 ? NP_ETHERTYPE_IP4 : NP_ETHERTYPE_IP6;
-    uint8_t *eth = np_buf_push(buf, NP_ETH_BYTES);
-    memset(eth, 0, NP_ETH_BYTES);
-    np_store_be16(eth + NP_ETH_TYPE, type);
-    ip->env.drop(ip->env.ctx, buf, why);
-  }
+  if (ip->env.drop != NULL) ip->env.drop(ip->env.ctx, buf, why);
   np_buf_put(buf);
 }
 
