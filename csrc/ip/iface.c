@@ -65,9 +65,10 @@ static uint32_t source_score(const struct np_addr *own, const struct np_addr *re
   return score;
 }
 
-static uint32_t best_source(const struct np_iface *ifc, const struct np_addr *remote, struct np_addr *out) {
+static uint32_t best_source(const struct np_iface *ifc, const struct np_addr *remote, bool wide, struct np_addr *out) {
   uint32_t best = 0;
   for (uint32_t i = 0; i < ifc->addr_count; i++) {
+    if (wide && np_addr_is_link_local(&ifc->addr[i].addr)) continue;
     uint32_t score = source_score(&ifc->addr[i].addr, remote);
     if (score <= best) continue;
     best = score;
@@ -77,19 +78,23 @@ static uint32_t best_source(const struct np_iface *ifc, const struct np_addr *re
 }
 
 bool np_iface_source(const struct np_iface *ifc, const struct np_addr *remote, struct np_addr *out) {
-  return best_source(ifc, remote, out) != 0;
+  return best_source(ifc, remote, false, out) != 0;
+}
+
+bool np_iface_ask_source(const struct np_iface *ifc, const struct np_addr *target, struct np_addr *out) {
+  return best_source(ifc, target, true, out) != 0 || np_iface_source(ifc, target, out);
 }
 
 enum np_err np_ip_source(const struct np_ip *ip, const struct np_addr *remote, struct np_addr *out) {
   const struct np_route *route = np_route_find(ip, remote);
   if (route == NULL || !np_addr_is_host(remote)) return NP_ERR_NOROUTE;
-  uint32_t best = best_source(&ip->iface[route->iface], remote, out);
+  uint32_t best = best_source(&ip->iface[route->iface], remote, false, out);
   if (best > 256) return NP_ERR_OK;
   /* Nothing of that scope on the way out: a wider address of another interface is ours as well. */
   for (uint32_t i = 0; i < ip->iface_end && !np_addr_is_link_local(remote); i++) {
     struct np_addr addr;
     if (!ip->iface[i].used) continue;
-    uint32_t score = best_source(&ip->iface[i], remote, &addr);
+    uint32_t score = best_source(&ip->iface[i], remote, false, &addr);
     if (score <= 256 || score <= best) continue;
     best = score;
     *out = addr;

@@ -119,8 +119,11 @@ NP_INLINE bool np_addr_is_link_local(const struct np_addr *a) { return a->b[0] =
 /* iface.c */
 struct np_iface *np_iface_find(struct np_ip *ip, uint16_t port, uint16_t vlan);
 bool np_iface_has(const struct np_iface *ifc, const struct np_addr *addr);
-/* The interface's own address to ask or tell a neighbor from; false when it has none of the family. */
+/* The interface's own address to tell a neighbor from; false when it has none of the family. */
 bool np_iface_source(const struct np_iface *ifc, const struct np_addr *remote, struct np_addr *out);
+/* The one to ask from (RFC 4861 §7.2.2 allows any): the link-local address is made from a MAC that we
+ * may share with the kernel, and with it the address; the answer would go there. Last choice. */
+bool np_iface_ask_source(const struct np_iface *ifc, const struct np_addr *target, struct np_addr *out);
 /* A multicast group this interface listens to: all nodes, and solicited-node of each address. */
 bool np_iface_joined(const struct np_iface *ifc, const struct np_addr *group);
 uint32_t np_addr_common_bits(const struct np_addr *a, const struct np_addr *b);

@@ -502,6 +502,34 @@ static void test_down_forgets(void **state) {
   rig_free(r);
 }
 
+/* The link-local address is the kernel's too, on the same MAC: an answer sent there may go to
+ * the kernel. So questions are asked from an address that is ours alone, while there is one. */
+static void test_asks_from_own_address(void **state) {
+  (void)state;
+  struct np_ip_config config = {.seed = 31};
+  struct rig *r = rig_usual(&config);
+  struct np_addr us = frame_v6(1);
+  struct np_addr ll = {{0xfe, 0x80, [11] = 0xff, [12] = 0xfe, [15] = 1}};
+  struct np_addr router = {{0xfe, 0x80, [15] = 0x99}};
+  struct np_addr far = {{0x20, 0x01, 0x0d, 0xb8, 0x99, [15] = 1}};
+  assert_int_equal(np_ip_route_add(r->ip, &(struct np_addr){{0}}, 0, &router, 0), NP_ERR_OK);
+  rig_send(r, &us, &far, NULL);
+  assert_int_equal(r->sent_count, 1);
+  assert_memory_equal(r->sent[0].b + 22, us.b, 16);
+  assert_memory_equal(r->sent[0].b + 62, router.b, 16);
+  struct frame fr;
+  rig_nd(&fr, 136, RIG_US, RIG_PEER, &router, &us, &router, 0x60, 2);
+  assert_int_equal(rig_rx(r, 3, &fr), RIG_DONE);
+  assert_int_equal(rig_neigh(r, &router, NULL), NP_NEIGH_REACHABLE);
+  assert_int_equal(np_ip_addr_del(r->ip, 0, &us), NP_ERR_OK);
+  struct np_addr other = {{0xfe, 0x80, [15] = 0x98}};
+  r->sent_count = 0;
+  rig_send(r, &ll, &other, NULL);
+  assert_int_equal(r->sent_count, 1);
+  assert_memory_equal(r->sent[0].b + 22, ll.b, 16); /* better than nothing */
+  rig_free(r);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_resolve_queue),  cmocka_unit_test(test_resolve_fails),
@@ -511,6 +539,7 @@ int main(void) {
       cmocka_unit_test(test_ns),             cmocka_unit_test(test_nd_malformed),
       cmocka_unit_test(test_flood),          cmocka_unit_test(test_full_of_friends),
       cmocka_unit_test(test_empty_pool),     cmocka_unit_test(test_down_forgets),
+      cmocka_unit_test(test_asks_from_own_address),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
