@@ -14,6 +14,7 @@ struct np_pool {
   uint32_t count;        /* buffers in all */
   uint32_t chunk_bytes;  /* power of two, 2,048 or 4,096 */
   uint32_t low_count;    /* fewest free ever */
+  uint32_t reserve_count; /* of the free ones, left to np_pool_get_rx: what ports lack for receiving */
   uint8_t *mem;          /* count * chunk_bytes, chunk-aligned */
   struct np_counters *counters;
 };
@@ -29,12 +30,8 @@ void np_pool_init(struct np_pool *pool, void *mem, uint32_t count, uint32_t chun
 /* Where a buffer's data starts when it was just taken: room for every header. */
 #define NP_BUF_DATA_OFF (NP_BUF_HDR + NP_BUF_HEADROOM)
 
-/* One buffer with refs 1, no data, NP_BUF_DATA_OFF; NULL (counted) when empty. */
-NP_INLINE struct np_buf *np_pool_get(struct np_pool *pool) {
-  if (NP_UNLIKELY(pool->free_count == 0)) {
-    pool->counters->counter[NP_C_BUF_EMPTY]++;
-    return NULL;
-  }
+/* One buffer with refs 1, no data, NP_BUF_DATA_OFF; the pool is not empty. */
+NP_INLINE struct np_buf *np_pool_pop(struct np_pool *pool) {
   struct np_buf *b = pool->free[--pool->free_count];
   if (pool->free_count < pool->low_count) pool->low_count = pool->free_count;
   b->next = NULL;
@@ -43,6 +40,21 @@ NP_INLINE struct np_buf *np_pool_get(struct np_pool *pool) {
   b->refs = 1;
   b->flags = 0;
   return b;
+}
+
+/* The same; NULL (counted) when nothing is left beyond the reserve. */
+NP_INLINE struct np_buf *np_pool_get(struct np_pool *pool) {
+  if (NP_UNLIKELY(pool->free_count <= pool->reserve_count)) {
+    pool->counters->counter[NP_C_BUF_EMPTY]++;
+    return NULL;
+  }
+  return np_pool_pop(pool);
+}
+
+/* For a port's receive side, which may have the reserve too: when all else is held by data on its
+ * way, what comes in (acknowledgments) is what gives buffers back. NULL when empty. */
+NP_INLINE struct np_buf *np_pool_get_rx(struct np_pool *pool) {
+  return NP_LIKELY(pool->free_count > 0) ? np_pool_pop(pool) : NULL;
 }
 
 /* Drops one reference of this piece (not of what follows in the chain). */

@@ -48,13 +48,18 @@ struct np_afxdp {
   struct np_afxdp_ring comp;
   uint8_t *held;
   int fd;
-  uint32_t reserve_count; /* free buffers that refilling leaves in the pool */
+  uint32_t spare_count;   /* free buffers that refilling leaves in the pool */
   uint32_t post_max;      /* buffers posted for receiving at most */
+  uint32_t post_min;      /* and as many whatever others need */
+  uint32_t lack_count;    /* of the pool's reserve: what posted_count lacks to post_min */
   uint32_t tx_held;       /* references the kernel holds for sending */
   bool zero_copy;
   bool gone;              /* the device is unregistered: this socket never works again */
 };
 
 extern const struct np_port_ops np_afxdp_ops;
+
+/* Shares the pool between receiving and the rest. ring: slots of each ring. */
+void np_afxdp_plan(struct np_afxdp *x, struct np_pool *pool, uint32_t ring);
 
 #endif

@@ -199,9 +199,7 @@ enum np_err np_afxdp_open(const struct np_afxdp_args *args, struct np_pool *pool
     return NP_ERR_NOMEM;
   }
   x->fd = -1;
-  x->pool = pool;
-  x->reserve_count = pool->count / 8u;
-  x->post_max = np_min_u32(a.ring, pool->count / 4u);
+  np_afxdp_plan(x, pool, a.ring);
   x->port.ops = &np_afxdp_ops;
   x->port.queue = (uint16_t)a.queue;
   x->port.mtu_bytes = a.mtu_bytes;

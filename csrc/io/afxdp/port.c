@@ -25,6 +25,14 @@ static struct np_buf *buf_at(const struct np_afxdp *x, uint64_t addr) {
 
 /* ---- receiving ---- */
 
+/* Keeps the pool's reserve at what is lacking here. */
+static void note_lack(struct np_afxdp *x) {
+  uint32_t posted = x->port.posted_count;
+  uint32_t lack = NP_UNLIKELY(posted < x->post_min) ? x->post_min - posted : 0;
+  x->pool->reserve_count += lack - x->lack_count;
+  x->lack_count = lack;
+}
+
 static uint32_t afxdp_rx(struct np_port_queue *q, struct np_buf **out, uint32_t max) {
   struct np_afxdp *x = of(q);
   struct np_afxdp_ring *r = &x->rx;
@@ -58,23 +66,40 @@ static uint32_t afxdp_rx(struct np_port_queue *q, struct np_buf **out, uint32_t 
   r->cached_cons += take;
   __atomic_store_n(r->cons, r->cached_cons, __ATOMIC_RELEASE);
   q->posted_count -= n;
+  note_lack(x);
   add(&q->stats.rx_pkts, n);
   add(&q->stats.rx_bytes, bytes);
   return n;
 }
 
-/* Posts empty buffers, but leaves the pool what sending and sessions need. */
+void np_afxdp_plan(struct np_afxdp *x, struct np_pool *pool, uint32_t ring) {
+  x->pool = pool;
+  x->spare_count = pool->count / 8u;
+  x->post_max = np_min_u32(ring, pool->count / 4u);
+  x->post_min = np_min_u32(x->post_max, np_max_u32(pool->count / 64u, 8u));
+}
+
+/* How many empty buffers to post: many, but leaving the pool what sending and sessions
+ * need; below post_min all there are. */
+static uint32_t refill_count(const struct np_afxdp *x) {
+  uint32_t posted = x->port.posted_count;
+  uint32_t free_count = x->pool->free_count;
+  if (posted >= x->post_max) return 0;
+  uint32_t n = free_count > x->spare_count ? free_count - x->spare_count : 0;
+  n = np_min_u32(n, x->post_max - posted);
+  if (NP_UNLIKELY(posted + n < x->post_min)) return np_min_u32(x->post_min - posted, free_count);
+  return n < NP_BURST && posted > x->post_max / 2 ? 0 : n; /* in bulks, while there are plenty */
+}
+
 static void refill(struct np_afxdp *x) {
   struct np_afxdp_ring *r = &x->fill;
-  uint32_t posted = x->port.posted_count;
-  if (x->pool->free_count <= x->reserve_count || posted >= x->post_max) return;
-  uint32_t n = np_min_u32(x->post_max - posted, x->pool->free_count - x->reserve_count);
-  if (n < NP_BURST && posted > x->post_max / 2) return; /* in bulks, while there are plenty */
+  uint32_t n = refill_count(x);
+  if (n == 0) return;
   r->cached_cons = __atomic_load_n(r->cons, __ATOMIC_ACQUIRE);
   n = np_min_u32(n, r->count - (r->cached_prod - r->cached_cons));
   uint64_t *desc = r->desc;
   for (uint32_t i = 0; i < n; i++) {
-    struct np_buf *b = np_pool_get(x->pool);
+    struct np_buf *b = np_pool_get_rx(x->pool);
     np_assert(b != NULL); /* free_count was asked */
     np_assert((x->held[b->index] & NP_AFXDP_POSTED) == 0);
     x->held[b->index] |= NP_AFXDP_POSTED;
@@ -82,6 +107,7 @@ static void refill(struct np_afxdp *x) {
   }
   r->cached_prod += n;
   x->port.posted_count += n;
+  note_lack(x);
   __atomic_store_n(r->prod, r->cached_prod, __ATOMIC_RELEASE);
 }
 
@@ -222,5 +248,7 @@ void np_afxdp_reclaim(struct np_afxdp *x) {
     x->held[i] = 0;
   }
   x->port.posted_count = 0;
+  x->pool->reserve_count -= x->lack_count;
+  x->lack_count = 0;
   x->tx_held = 0;
 }
