@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/np-appliance/np/ctrl/npro"
@@ -86,6 +87,9 @@ func New(log *slog.Logger, entries ...Entry) (*Registry, error) {
 // Lookup finds an opcode's entry, nil when there is none.
 func (r *Registry) Lookup(opcode string) *Entry { return r.entries[opcode] }
 
+// Find is Lookup for an opcode in a buffer; it makes no string.
+func (r *Registry) Find(opcode []byte) *Entry { return r.entries[string(opcode)] }
+
 // Opcodes lists what is registered, sorted.
 func (r *Registry) Opcodes() []string {
 	out := make([]string, 0, len(r.entries))
@@ -148,9 +152,10 @@ func (r *Registry) status(ctx context.Context, e *Entry, err error) npro.Code {
 // Builtin are the opcodes that npd answers itself: ECHO (where the core does
 // not already, and as a byte stream), DISCARD and INFO.
 func Builtin(name, version string, start time.Time, now func() time.Time) []Entry {
+	head := fmt.Appendf(nil, `{"schema":"np/v1","name":%q,"version":%q,"started":%q,"uptime_seconds":`, name, version, start.UTC().Format(time.RFC3339))
 	info := func(context.Context, *Request) ([]byte, error) {
-		return fmt.Appendf(nil, `{"schema":"np/v1","name":%q,"version":%q,"started":%q,"uptime_seconds":%d}`,
-			name, version, start.UTC().Format(time.RFC3339), int64(now().Sub(start).Seconds())), nil
+		out := append(make([]byte, 0, len(head)+24), head...)
+		return append(strconv.AppendInt(out, int64(now().Sub(start).Seconds()), 10), '}'), nil
 	}
 	return []Entry{
 		{Opcode: "ECHO", Inline: true, Handle: echo, Stream: echoStream},

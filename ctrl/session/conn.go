@@ -55,14 +55,16 @@ type conn struct {
 	frameMax   int // body bytes of a frame we send
 
 	streams    map[uint32]*stream
+	spare      []*stream // ended well; for the next ones
 	lastStream uint32
 	inflight   int    // requests with handlers
 	waiting    []*job // requests that wait for a worker
 	runnable   bool   // in m.runnable
 	held       int64  // bytes of m.memory
 
-	outBytes int       // handed to the core, not reported sent: the sum over streams
-	moved    time.Time // last time some were sent, or the first was handed over
+	out      dataplane.Outgoing // for hand, which would allocate one a frame
+	outBytes int                // handed to the core, not reported sent: the sum over streams
+	moved    time.Time          // last time some were sent, or the first was handed over
 	room     chan struct{}
 }
 

@@ -59,6 +59,7 @@ type Manager struct {
 	policy atomic.Pointer[Policy]
 	shards []*shard
 	stats  stats
+	codes  [256]byte // every status byte, to send slices of
 
 	hsLimit  atomic.Int64
 	hsFlight atomic.Int64
@@ -91,6 +92,8 @@ type shard struct {
 	mu    sync.Mutex
 	conns map[dataplane.Handle]*conn
 
+	scratch parsed // the reader's
+
 	retryMu sync.Mutex
 	retry   []func() error // commands that found no room
 
@@ -107,6 +110,9 @@ const eventBatch = 256
 func New(cfg Config) (*Manager, error) {
 	m := &Manager{cfg: cfg, replays: map[dataplane.ListenerID]*handshake.ReplayWindow{}}
 	m.stats.init()
+	for i := range m.codes {
+		m.codes[i] = byte(i)
+	}
 	m.policy.Store(cfg.Policy)
 	m.hsLimit.Store(int64(cfg.HandshakesInFlight))
 	m.hsJobs = make(chan hsJob, cfg.HandshakesInFlight)
@@ -283,10 +289,13 @@ func (sh *shard) must(f func() error) {
 	sh.retryMu.Unlock()
 }
 
+// credit returns credit; it must not be lost either.
 func (sh *shard) credit(h dataplane.Handle, stream uint32, n int) {
-	if n > 0 {
-		sh.must(func() error { return sh.core.Credit(h, stream, uint32(n)) })
+	if n == 0 || !errors.Is(sh.core.Credit(h, stream, uint32(n)), dataplane.CodeFull) {
+		return
 	}
+	// Credit keeps no order with other commands, so it may go ahead of them.
+	sh.must(func() error { return sh.core.Credit(h, stream, uint32(n)) })
 }
 
 func (sh *shard) find(h dataplane.Handle) *conn {

@@ -27,6 +27,8 @@ func NewRights(name string, opcodes []string) *Rights {
 // May says whether an opcode may be called.
 func (r *Rights) May(opcode string) bool { return r.all || r.opcodes[opcode] }
 
+func (r *Rights) may(opcode []byte) bool { return r.all || r.opcodes[string(opcode)] }
+
 func (r *Rights) equal(o *Rights) bool {
 	return r != nil && o != nil && r.Name == o.Name && r.all == o.all && maps.Equal(r.opcodes, o.opcodes)
 }

@@ -53,13 +53,13 @@ func (c *conn) message(ev *dataplane.Event) {
 		done := c.assemble(st, ev, n)
 		c.mu.Unlock()
 		if done != nil {
-			c.run(done, false)
+			c.run(*done, false)
 		}
 		return
 	}
 	st.busy = true
 	c.mu.Unlock()
-	c.run(&job{st: st, flags: ev.Flags, oneWay: st.oneWay, credit: n}, true, ev.Body...)
+	c.run(job{st: st, flags: ev.Flags, oneWay: st.oneWay, credit: n}, true, ev.Body...)
 }
 
 // opens says whether a frame may begin a stream: numbers rise, and a RESPONSE
@@ -142,41 +142,44 @@ func (j *job) opensStream(p *parsed) bool {
 	return p.entry != nil && p.entry.Stream != nil && !j.oneWay && j.flags&npro.FlagEnd == 0
 }
 
-// parse reads a message's body and checks its sender's rights.
-func (c *conn) parse(j *job, body []byte) parsed {
-	var p parsed
+// parse reads a message's body into p and checks its sender's rights.
+func (c *conn) parse(p *parsed, j *job, body []byte) {
+	*p = parsed{}
 	if j.flags&npro.FlagCtx != 0 {
 		ctx, rest, err := npro.ParseContext(body)
 		if err != nil {
-			return parsed{code: npro.CodeBadRequest, why: "bad_context"}
+			p.code, p.why = npro.CodeBadRequest, "bad_context"
+			return
 		}
 		p.req.Context, body = ctx, rest
 	}
-	opcode, payload, err := npro.ParseRequest(body)
-	if err != nil {
-		return parsed{code: npro.CodeBadRequest, why: "bad_request"}
+	opcode, payload, err := npro.SplitRequest(body)
+	switch {
+	case err != nil:
+		p.code, p.why = npro.CodeBadRequest, "bad_request"
+		return
+	case int64(len(payload)) > int64(c.m.cfg.Keys.MaxPayload):
+		p.code, p.why = npro.CodeTooLarge, "message_too_large"
+		return
+	case !c.rights.may(opcode):
+		// Before UNKNOWN_OPCODE: who may not call learns nothing of what there is.
+		p.code, p.why = npro.CodeDenied, "denied"
+		return
+	case p.req.Context.HasDeadline && p.req.Context.Deadline <= 0:
+		p.code, p.why = npro.CodeTimeout, "deadline_passed"
+		return
 	}
-	if int64(len(payload)) > int64(c.m.cfg.Keys.MaxPayload) {
-		return parsed{code: npro.CodeTooLarge, why: "message_too_large"}
+	if p.entry = c.m.cfg.Registry.Find(opcode); p.entry == nil {
+		p.code, p.why = npro.CodeUnknownOpcode, "unknown_opcode"
+		return
 	}
-	// DENIED before UNKNOWN_OPCODE: who may not call learns nothing of what there is.
-	if !c.rights.May(opcode) {
-		return parsed{code: npro.CodeDenied, why: "denied"}
-	}
-	if p.entry = c.m.cfg.Registry.Lookup(opcode); p.entry == nil {
-		return parsed{code: npro.CodeUnknownOpcode, why: "unknown_opcode"}
-	}
-	if p.req.Context.HasDeadline && p.req.Context.Deadline <= 0 {
-		return parsed{code: npro.CodeTimeout, why: "deadline_passed"}
-	}
-	p.req.Opcode, p.req.Payload, p.req.OneWay, p.req.Peer = opcode, payload, j.oneWay, c.peer
-	return p
+	p.req.Opcode, p.req.Payload, p.req.OneWay, p.req.Peer = p.entry.Opcode, payload, j.oneWay, c.peer
 }
 
 // run starts a complete message on the core's reader: inline handlers and
 // refusals here and now, the rest by workers. inPlace: pieces is the body, and
 // gone when run returns.
-func (c *conn) run(j *job, inPlace bool, pieces ...[]byte) {
+func (c *conn) run(j job, inPlace bool, pieces ...[]byte) {
 	body := j.body
 	if inPlace {
 		if len(pieces) == 1 {
@@ -192,21 +195,50 @@ func (c *conn) run(j *job, inPlace bool, pieces ...[]byte) {
 		c.inflight++
 	}
 	c.mu.Unlock()
-	if free {
-		p := c.parse(j, body)
-		stream := j.opensStream(&p)
-		if p.entry == nil || p.entry.Inline || stream {
-			c.m.stats.inflight.Add(1)
-			if !stream || !c.begin(j, &p) {
-				c.answer(c.ctx, j, &p, true)
-			}
-			return
-		}
+	if free && c.inline(&j, body) {
+		return
+	}
+	waits := j // only those that wait are kept
+	c.queue(&waits, body, inPlace)
+}
+
+// inline answers a message on the reader if that may be, or starts its byte
+// stream; the message's place is taken, and given back when it may not.
+func (c *conn) inline(j *job, body []byte) bool {
+	p := &c.sh.scratch
+	c.parse(p, j, body)
+	stream := j.opensStream(p)
+	if p.entry != nil && !p.entry.Inline && !stream {
 		c.mu.Lock()
 		c.inflight--
 		c.mu.Unlock()
+		return false
 	}
-	c.queue(j, body, inPlace)
+	c.m.stats.inflight.Add(1)
+	if stream && c.begin(j, p) {
+		return true
+	}
+	code, payload := c.call(c.ctx, p)
+	if j.oneWay {
+		c.m.stats.oneWay.Add(1)
+		c.finish(j)
+		return true
+	}
+	status := c.status(code)
+	if c.trySend(j.st, status, payload) {
+		c.finish(j)
+		return true
+	}
+	// It has to wait for its peer, and the reader must not: a goroutine of its
+	// own, that counts as in flight.
+	late, payload := *j, append([]byte(nil), payload...)
+	c.m.wg.Go(func() {
+		c.sendAll(c.ctx, late.st, status, payload)
+		c.finish(&late)
+		c.sh.core.Flush()
+		c.m.schedule(c)
+	})
+	return true
 }
 
 // queue keeps a message for a worker.
@@ -321,7 +353,8 @@ func (c *conn) handle1(j *job) {
 		c.finish(j)
 		return
 	}
-	p := c.parse(j, j.body)
+	var p parsed
+	c.parse(&p, j, j.body)
 	if j.opensStream(&p) && c.begin(j, &p) {
 		return
 	}
@@ -330,45 +363,31 @@ func (c *conn) handle1(j *job) {
 		ctx, end = context.WithTimeout(ctx, p.req.Context.Deadline)
 		defer end()
 	}
-	c.answer(ctx, j, &p, false)
-}
-
-// answer calls the handler and sends what it says. On the reader it must not
-// block: an answer that finds no room is sent by a goroutine of its own, which
-// counts as in flight until it is done.
-func (c *conn) answer(ctx context.Context, j *job, p *parsed, onReader bool) {
-	code, payload := p.code, []byte(nil)
-	if p.entry != nil {
-		code, payload = c.m.cfg.Registry.Call(ctx, p.entry, &p.req)
-	} else {
-		c.m.count(p.why)
-	}
+	code, payload := c.call(ctx, &p)
 	if j.oneWay {
 		c.m.stats.oneWay.Add(1)
-		c.finish(j)
-		return
+	} else {
+		c.sendAll(c.ctx, j.st, c.status(code), payload)
 	}
-	if code > 255 { // a close code is no status
+	c.finish(j)
+}
+
+// call runs the handler, or counts the refusal.
+func (c *conn) call(ctx context.Context, p *parsed) (npro.Code, []byte) {
+	if p.entry == nil {
+		c.m.count(p.why)
+		return p.code, nil
+	}
+	return c.m.cfg.Registry.Call(ctx, p.entry, &p.req)
+}
+
+// status counts a response and gives its first byte. A close code is no status.
+func (c *conn) status(code npro.Code) []byte {
+	if code > 255 {
 		code = npro.CodeInternal
 	}
 	c.m.stats.status[code].Add(1)
-	status := []byte{byte(code)}
-	if onReader {
-		if c.trySend(j.st, status, payload) {
-			c.finish(j)
-			return
-		}
-		payload = append([]byte(nil), payload...)
-		c.m.wg.Go(func() {
-			c.sendAll(c.ctx, j.st, status, payload)
-			c.finish(j)
-			c.sh.core.Flush()
-			c.m.schedule(c)
-		})
-		return
-	}
-	c.sendAll(c.ctx, j.st, status, payload)
-	c.finish(j)
+	return c.m.codes[code : code+1]
 }
 
 // finish ends a message and its stream.

@@ -64,7 +64,9 @@ func (c *conn) hand(st *stream, typ npro.Type, flags uint8, parts ...[]byte) err
 	if err := c.reserve(st, n); err != nil {
 		return err
 	}
-	err := c.sh.core.Send(&dataplane.Outgoing{Conn: c.handle, Stream: st.id, Type: uint8(typ), Flags: flags, Priority: st.priority, Parts: parts})
+	c.out = dataplane.Outgoing{Conn: c.handle, Stream: st.id, Type: uint8(typ), Flags: flags, Priority: st.priority, Parts: append(c.out.Parts[:0], parts...)}
+	err := c.sh.core.Send(&c.out)
+	clear(c.out.Parts)
 	if err != nil {
 		c.unreserve(st, n)
 		if errors.Is(err, dataplane.CodeFull) {
@@ -176,7 +178,7 @@ func (c *conn) sent(ev *dataplane.Event) {
 	c.outBytes -= n
 	for len(st.frames) > 0 && st.frames[0] <= n {
 		n -= st.frames[0]
-		st.frames = st.frames[1:]
+		st.frames = append(st.frames[:0], st.frames[1:]...) // a few at most; slicing would use the array up
 	}
 	if len(st.frames) > 0 {
 		st.frames[0] -= n

@@ -44,9 +44,20 @@ type stream struct {
 	wroteEnd bool
 }
 
+// spares bounds the streams that a connection keeps for later.
+const spares = 32
+
+// newStream makes a stream, of a spare one if there is. c.mu is held.
 func newStream(c *conn, ev *dataplane.Event) *stream {
+	var st *stream
+	if n := len(c.spare); n > 0 {
+		st, c.spare = c.spare[n-1], c.spare[:n-1]
+	} else {
+		st = new(stream)
+	}
 	t := npro.Type(ev.Type)
-	return &stream{c: c, id: ev.Stream, priority: ev.Priority, data: t == npro.TypeData, oneWay: t == npro.TypeMessage}
+	*st = stream{c: c, id: ev.Stream, priority: ev.Priority, data: t == npro.TypeData, oneWay: t == npro.TypeMessage, frames: st.frames[:0]}
+	return st
 }
 
 // takes says whether a frame may follow on a known stream. c.mu is held.
@@ -107,8 +118,14 @@ func (c *conn) forget(st *stream) {
 
 // tidy forgets a stream that ended well, once all of it is sent. c.mu is held.
 func (c *conn) tidy(st *stream) {
-	if st.done && st.out == 0 && !st.busy && (!st.data || st.peerEnd) {
-		delete(c.streams, st.id)
+	if !st.done || st.out > 0 || st.busy || st.data && !st.peerEnd || c.streams[st.id] != st {
+		return
+	}
+	delete(c.streams, st.id)
+	// Its handler was the last to know it, and has returned. A byte stream's
+	// handler may have left the stream to others.
+	if !st.data && len(c.spare) < spares {
+		c.spare = append(c.spare, st)
 	}
 }
 
