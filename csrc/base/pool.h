@@ -42,7 +42,12 @@ NP_INLINE struct np_buf *np_pool_pop(struct np_pool *pool) {
   return b;
 }
 
-/* The same; NULL (counted) when nothing is left beyond the reserve. */
+/* How many np_pool_get would give. */
+NP_INLINE uint32_t np_pool_avail(const struct np_pool *pool) {
+  return pool->free_count > pool->reserve_count ? pool->free_count - pool->reserve_count : 0;
+}
+
+/* One buffer as np_pool_pop gives; NULL (counted) when nothing is left beyond the reserve. */
 NP_INLINE struct np_buf *np_pool_get(struct np_pool *pool) {
   if (NP_UNLIKELY(pool->free_count <= pool->reserve_count)) {
     pool->counters->counter[NP_C_BUF_EMPTY]++;

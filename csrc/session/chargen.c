@@ -32,7 +32,7 @@ static void pump(struct np_sess *s) {
   uint32_t piece = np_sess_piece_bytes(s);
   uint32_t room = stream->ops->room(stream);
   struct np_bufq out = {0};
-  for (uint32_t i = 0; i < SEGS_PER_PUMP && room >= piece && pool->free_count > reserve; i++) {
+  for (uint32_t i = 0; i < SEGS_PER_PUMP && room >= piece && np_pool_avail(pool) > reserve; i++) {
     struct np_buf *b = np_pool_get(pool);
     memcpy(np_buf_append(b, piece), s->owner->chargen + s->chargen_at, piece);
     s->chargen_at = (s->chargen_at + piece) % PERIOD;
@@ -43,7 +43,7 @@ static void pump(struct np_sess *s) {
   if (room < piece) return; /* the stream calls writable when three quarters are less than full */
   np_sess_dirty(s);
   /* with the pool at its reserve nothing can be done before an ACK frees buffers, and that is a turn of its own */
-  if (pool->free_count > reserve) s->owner->work_left = true;
+  if (np_pool_avail(pool) > reserve) s->owner->work_left = true;
 }
 
 static void chargen_data(struct np_session *base, struct np_buf *chain, uint32_t bytes) {

@@ -18,7 +18,7 @@ enum np_drop np_npro_inflate(struct np_sess *s, const struct np_frame *f, struct
   why = np_decompress(ss->compressor, which, ss->scratch_wire, wire, ss->scratch_raw, raw);
   if (why != NP_FRAME_OK) return why;
   uint32_t fit = ss->env.pool->chunk_bytes - NP_BUF_DATA_OFF;
-  if (ss->env.pool->free_count < raw / fit + 2 + 2 * ss->reserved) return NP_DROP_NPRO_NO_BUFFER;
+  if (np_pool_avail(ss->env.pool) < raw / fit + 2 + 2 * ss->reserved) return NP_DROP_NPRO_NO_BUFFER;
   for (uint32_t done = 0; done < raw;) { /* bound: NP_NPRO_RAW_BYTES in pieces */
     struct np_buf *b = np_pool_get(ss->env.pool);
     np_assert(b != NULL);

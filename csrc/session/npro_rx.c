@@ -98,7 +98,7 @@ static void stall(struct np_sess *s) {
 static bool may_take(struct np_sess *s, const struct np_frame *f) {
   struct np_sessions *ss = s->owner;
   /* two buffers per frame: a split and an answer */
-  if (ss->env.pool->free_count < 2 * (ss->rx_n + 1) + 2) return false;
+  if (np_pool_avail(ss->env.pool) < 2 * (ss->rx_n + 1) + 2) return false;
   if ((f->type == NP_NPRO_PING || f->type == NP_NPRO_REQUEST) && !np_npro_stage_ok(s)) return false;
   if (f->type == NP_NPRO_PING || f->type == NP_NPRO_WINDOW || f->type == NP_NPRO_REKEY) return true;
   return np_sess_event_ok(ss);

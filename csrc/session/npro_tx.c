@@ -97,7 +97,7 @@ bool np_npro_rekey_tx(struct np_sess *s) {
 
 /* True when the pool holds what total bytes in pieces need. */
 static bool pieces_ok(const struct np_sess *s, uint32_t total, uint32_t piece_bytes) {
-  return s->owner->env.pool->free_count >= total / piece_bytes + 2;
+  return np_pool_avail(s->owner->env.pool) >= total / piece_bytes + 2;
 }
 
 /* Appends n bytes (zeros when src is NULL: room for a tag) over as many pieces as

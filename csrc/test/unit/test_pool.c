@@ -48,6 +48,23 @@ static void test_take_all_and_back(void **state) {
   assert_int_equal(f->pool.free_count, COUNT);
 }
 
+/* The reserve is for receiving, and what np_pool_avail promises can be had. */
+static void test_reserve(void **state) {
+  struct fixture *f = *state;
+  struct np_buf *b[COUNT];
+  uint32_t n = 0;
+  f->pool.reserve_count = 3;
+  assert_int_equal(np_pool_avail(&f->pool), COUNT - 3);
+  for (struct np_buf *got = np_pool_get(&f->pool); got != NULL; got = np_pool_get(&f->pool)) b[n++] = got;
+  assert_int_equal(n, COUNT - 3);
+  assert_int_equal(np_pool_avail(&f->pool), 0);
+  f->pool.reserve_count = COUNT + 1; /* more than there are */
+  assert_int_equal(np_pool_avail(&f->pool), 0);
+  for (struct np_buf *got = np_pool_get_rx(&f->pool); got != NULL; got = np_pool_get_rx(&f->pool)) b[n++] = got;
+  assert_int_equal(n, COUNT);
+  while (n > 0) np_buf_put(b[--n]);
+}
+
 static void test_refs(void **state) {
   struct fixture *f = *state;
   struct np_buf *b = np_pool_get(&f->pool);
@@ -103,6 +120,7 @@ static void test_at(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup_teardown(test_take_all_and_back, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_reserve, setup, teardown),
       cmocka_unit_test_setup_teardown(test_refs, setup, teardown),
       cmocka_unit_test_setup_teardown(test_push_pull_append, setup, teardown),
       cmocka_unit_test_setup_teardown(test_chain, setup, teardown),
