@@ -1,5 +1,3 @@
-// Package portstest plays the machine in tests: interfaces that come, go and
-// refuse, and XDP programs that only remember.
 package portstest
 
 import (
