@@ -166,6 +166,9 @@ func (sh *shard) waitCore() <-chan struct{} {
 
 // sent returns budget.
 func (c *conn) sent(ev *dataplane.Event) {
+	if ev.Err == dataplane.CodeNobuf {
+		c.sh.starved.Store(true) // somebody holds the core's buffers
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.moved = c.m.cfg.Now()

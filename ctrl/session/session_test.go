@@ -527,6 +527,54 @@ func TestSendBudget(t *testing.T) {
 	})
 }
 
+// TestPeerTakesNothing: a peer that leaves its answers lying is cut once others
+// find no room, and only then; those that take theirs stay.
+func TestPeerTakesNothing(t *testing.T) {
+	bubble(t, nil, func(r *rig) {
+		lazy, other := r.connect(r.client, nil), r.connect(r.client, nil)
+		r.plane.HoldSent(true)
+		lazy.request(1, "BIG", nil)
+		time.Sleep(time.Minute)
+		if lazy.State() != "open" {
+			t.Fatal("cut though nobody missed the room")
+		}
+		r.plane.HoldSent(false)
+		other.request(1, "ECHO", nil)
+		other.want(1, npro.CodeOK, "")
+		r.plane.Inject(0, dataplane.Event{Op: dataplane.EventSent, Conn: other.Handle(), Stream: 1, Err: dataplane.CodeNobuf}, nil)
+		time.Sleep(3 * time.Second)
+		if lazy.State() != "closed" || other.State() != "open" {
+			t.Errorf("lazy %s, other %s", lazy.State(), other.State())
+		}
+		if r.m.Stats().Refused["peer_takes_nothing"] != 1 || !strings.Contains(r.log.String(), "takes nothing") {
+			t.Error("not counted or logged")
+		}
+	})
+}
+
+// TestSendFails: the core could not take a frame of an answer; the stream is
+// reset, for what its peer got has a hole.
+func TestSendFails(t *testing.T) {
+	bubble(t, nil, func(r *rig) {
+		p := r.connect(r.client, nil)
+		r.plane.HoldSent(true)
+		p.request(1, "BIG", nil)
+		first := p.next()
+		r.plane.Inject(0, dataplane.Event{Op: dataplane.EventSent, Conn: p.Handle(), Stream: 1, Bytes: uint32(len(first.Body)), Err: dataplane.CodeFull}, nil)
+		for {
+			if cmd := p.next(); cmd.Op == fake.OpReset {
+				if cmd.Stream != 1 || cmd.Code != uint32(npro.CodeOverloaded) {
+					t.Errorf("got %+v", cmd)
+				}
+				break
+			}
+		}
+		r.plane.HoldSent(false)
+		p.request(3, "ECHO", []byte("x"))
+		p.want(3, npro.CodeOK, "x")
+	})
+}
+
 // TestNoRoom: the core's rings are full for a while; nothing is lost, neither
 // answers nor credit.
 func TestNoRoom(t *testing.T) {

@@ -8,10 +8,13 @@ import (
 	"crypto/rand"
 	"errors"
 	"io"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/np-appliance/np/ctrl/client"
+	"github.com/np-appliance/np/ctrl/mgmt/api"
+	"github.com/np-appliance/np/ctrl/npro"
 )
 
 // Byte streams through npd's ECHO handler: more than the window, several at a
@@ -66,4 +69,35 @@ func echoStream(c *client.Client, data []byte) error {
 		return errors.New("stream came back altered")
 	}
 	return nil
+}
+
+// Both compressions, both ways, through the core's ECHO and through Go, with
+// text that shrinks and bytes that do not.
+func TestCompression(t *testing.T) {
+	w := newWorld(t, options{noNpd: true})
+	w.env = append(w.env, "NP_TRANSPORT_COMPRESSION_ENABLED=true")
+	w.start()
+	w.ready()
+	noise := make([]byte, 200_000)
+	_, _ = rand.Read(noise)
+	text := bytes.Repeat([]byte("the same words over and over, "), 5_000)
+	for _, with := range []uint8{npro.CompressionLZ4, npro.CompressionZstd} {
+		c := w.mustConnect(client.Config{Compressions: []uint8{with}})
+		for _, msg := range [][]byte{text[:100], text[:1000], text[:50_000], text, noise[:1000], noise} {
+			if got, err := c.Request(context.Background(), "ECHO", msg); err != nil || !bytes.Equal(got, msg) {
+				t.Errorf("compression %d: ECHO of %d bytes: %d back, %v", with, len(msg), len(got), err)
+			}
+		}
+		if _, err := c.Request(context.Background(), "DISCARD", text); err != nil {
+			t.Errorf("compression %d: DISCARD: %v", with, err)
+		}
+		if err := echoStream(c, text); err != nil {
+			t.Errorf("compression %d: stream: %v", with, err)
+		}
+		conns := query[api.Conns](w, "conn", "list")
+		want := map[uint8]string{npro.CompressionLZ4: "lz4", npro.CompressionZstd: "zstd"}[with]
+		if !slices.ContainsFunc(conns.Connections, func(c api.Conn) bool { return c.Compression == want }) {
+			t.Errorf("no connection shows %s", want)
+		}
+	}
 }
