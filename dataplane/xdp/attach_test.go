@@ -3,6 +3,8 @@ package xdp
 import (
 	"context"
 	"errors"
+	"net/netip"
+	"os"
 	"os/exec"
 	"runtime"
 	"strings"
@@ -71,6 +73,49 @@ func TestAttach(t *testing.T) {
 		if _, err := Attach("npx0", Options{}); !errors.Is(err, dataplane.CodeNodev) {
 			t.Error("no interface:", err)
 		}
+	})
+}
+
+// TestGroups looks at the multicast MACs that the kernel tells the device of.
+func TestGroups(t *testing.T) {
+	inNamespace(t, func(ip func(string)) {
+		ip("link add npx0 type veth peer name npx1")
+		ip("link set npx0 up")
+		p, err := Attach("npx0", Options{})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		joined := func(want bool) {
+			t.Helper()
+			b, err := os.ReadFile("/proc/thread-self/net/dev_mcast")
+			if err != nil {
+				t.Error(err)
+			}
+			if got := strings.Contains(string(b), "3333ff123456"); got != want {
+				t.Errorf("joined: %v, not %v", got, want)
+			}
+		}
+		a, b := Address{Addr: own6}, Address{Addr: netip.MustParseAddr("2001:db8:1::12:3456"), VLAN: 5}
+		joined(false)
+		for _, set := range [][]Address{{a}, {a, b}, {b}, {b, {Addr: own4}}} {
+			if err := p.SetAddresses(set); err != nil {
+				t.Error(err)
+			}
+			joined(true)
+		}
+		if err := p.DelAddress(b); err != nil {
+			t.Error(err)
+		}
+		joined(false)
+		if err := p.AddAddress(a); err != nil {
+			t.Error(err)
+		}
+		joined(true)
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+		joined(false)
 	})
 }
 

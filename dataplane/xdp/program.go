@@ -15,6 +15,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
 
 	"github.com/np-appliance/np/dataplane"
 )
@@ -81,6 +82,7 @@ type Program struct {
 	xsks     *ebpf.Map
 	own      *ebpf.Map
 	counters *ebpf.Map
+	groups   *groups // nil unless attached
 
 	mu     sync.Mutex
 	link   link.Link // nil once closed
@@ -136,7 +138,10 @@ func Attach(ifname string, o Options) (*Program, error) {
 		return nil, err
 	}
 	p.ifname = ifname
-	if err := p.attach(ifi.Index, o.Mode); err != nil {
+	if p.groups, err = openGroups(ifi.Index); err == nil {
+		err = p.attach(ifi.Index, o.Mode)
+	}
+	if err != nil {
 		p.Close()
 		return nil, fmt.Errorf("attach XDP program to %s: %w", ifname, err)
 	}
@@ -244,10 +249,18 @@ func (p *Program) add(a Address) error {
 	if p.closed {
 		return dataplane.CodeShutdown
 	}
+	if _, ok := p.addrs[a]; !ok {
+		if err := p.groups.set(unix.PACKET_ADD_MEMBERSHIP, a.Addr); err != nil {
+			return fmt.Errorf("join the solicited-node group of %s on %s: %w", a.Addr, p.ifname, err)
+		}
+	}
 	k := a.key()
 	if err := p.own.Put(k[:], uint32(1)); err != nil {
 		if errors.Is(err, syscall.E2BIG) {
 			err = dataplane.CodeFull
+		}
+		if _, ok := p.addrs[a]; !ok {
+			_ = p.groups.set(unix.PACKET_DROP_MEMBERSHIP, a.Addr) // the first error counts
 		}
 		return fmt.Errorf("steer %s on %s: %w", a.Addr, p.ifname, err)
 	}
@@ -271,7 +284,12 @@ func (p *Program) del(a Address) error {
 	if err := p.own.Delete(k[:]); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("stop steering %s on %s: %w", a.Addr, p.ifname, err)
 	}
-	delete(p.addrs, a)
+	if _, ok := p.addrs[a]; ok {
+		delete(p.addrs, a)
+		if err := p.groups.set(unix.PACKET_DROP_MEMBERSHIP, a.Addr); err != nil {
+			return fmt.Errorf("leave the solicited-node group of %s on %s: %w", a.Addr, p.ifname, err)
+		}
+	}
 	return nil
 }
 
@@ -368,6 +386,7 @@ func (p *Program) Close() error {
 	if p.link != nil {
 		err = p.link.Close()
 	}
+	p.groups.close()
 	p.prog.Close()
 	p.xsks.Close()
 	p.own.Close()
