@@ -115,13 +115,17 @@ static enum np_err cmd_credit(struct np_sess *s, const struct np_cmd *cmd) {
   return NP_ERR_OK;
 }
 
+void np_npro_begin_drain(struct np_sess *s) {
+  s->state = NP_NPRO_DRAINING;
+  s->deadline_ns = s->owner->now_ns + (uint64_t)s->owner->config.goaway_ms * 1000000u;
+  np_npro_arm(s);
+}
+
 bool np_npro_goaway(struct np_sess *s) {
   uint8_t body[4];
   np_store_be32(body, s->peer_highest);
   if (!np_npro_tx_control(s, NP_NPRO_GOAWAY, 0, body, sizeof body)) return false;
-  s->state = NP_NPRO_DRAINING;
-  s->deadline_ns = s->owner->now_ns + (uint64_t)s->owner->config.goaway_ms * 1000000u;
-  np_npro_arm(s);
+  np_npro_begin_drain(s);
   return true;
 }
 

@@ -205,6 +205,19 @@ void np_sess_end(struct np_sess *s, enum np_err err) {
   else slot_free(s);
 }
 
+/* One that cannot be told for lack of room drains all the same: it has its limit of time. */
+static void drain_one(struct np_sess *s) {
+  if (s->kind != NP_SESSION_NPRO || s->handle == 0 || s->state != NP_NPRO_OPEN || np_npro_goaway(s)) return;
+  np_npro_begin_drain(s);
+}
+
+/* A core's worth of sessions at once would be a turn of many milliseconds. */
+static void drain_some(struct np_sessions *ss) {
+  uint32_t end = np_min_u32(ss->config.sessions_max - ss->drain_at, NP_SESS_DRAINS_PER_RUN) + ss->drain_at;
+  for (; ss->drain_at < end; ss->drain_at++) drain_one(&ss->sess[ss->drain_at]);
+  if (end < ss->config.sessions_max) ss->work_left = true;
+}
+
 /* One session's part of a run. */
 static void run_one(struct np_sess *s) {
   struct np_sessions *ss = s->owner;
@@ -222,6 +235,7 @@ static void run_one(struct np_sess *s) {
     ss->work_left = true;
     return;
   }
+  if (NP_UNLIKELY(ss->draining)) drain_one(s); /* its handshake ended since */
   if ((s->flags & NP_SF_HEARD) != 0) {
     s->flags &= ~NP_SF_HEARD;
     s->last_rx_ns = ss->now_ns;
@@ -258,10 +272,12 @@ bool np_sessions_run(struct np_sessions *ss, uint64_t now_ns) {
   ss->now_ns = now_ns;
   ss->ev_known = 0;
   ss->work_left = false;
-  if (ss->dirty_head == NULL && ss->tx_n == 0 && ss->tx_list == NULL) return false;
+  bool drains = ss->draining && ss->drain_at < ss->config.sessions_max;
+  if (ss->dirty_head == NULL && ss->tx_n == 0 && ss->tx_list == NULL && !drains) return false;
   ss->running = true;
   /* below an eighth no stream is told of consumed bytes: windows close, what is here is still handled */
   ss->pressure = ss->env.pool->free_count < ss->env.pool->count / 8;
+  if (NP_UNLIKELY(drains)) drain_some(ss);
   struct np_sess *last = ss->dirty_tail;
   struct np_sess *s = ss->dirty_head;
   bool more = s != NULL;
@@ -303,10 +319,10 @@ enum np_err np_sessions_command(struct np_sessions *ss, struct np_session *sessi
 
 void np_sessions_drain(struct np_sessions *ss, uint64_t now_ns) {
   ss->now_ns = now_ns;
-  for (uint32_t i = 0; i < ss->config.sessions_max; i++) {
-    struct np_sess *s = &ss->sess[i];
-    if (s->kind == NP_SESSION_NPRO && s->handle != 0 && s->state == NP_NPRO_OPEN) (void)np_npro_goaway(s);
-  }
+  if (ss->draining) return;
+  ss->draining = true;
+  ss->drain_at = 0;
+  ss->work_left = true;
 }
 
 void np_session_info(const struct np_session *session, struct np_conn_info *out) {

@@ -21,6 +21,7 @@
 #define NP_NIL UINT32_MAX
 
 /* Named budgets and bounds. */
+#define NP_SESS_DRAINS_PER_RUN 256u
 #define NP_SESS_RUN_ROUNDS 4u              /* batches one session may fill per run, then the others' turn */
 #define NP_SESS_PUMP_BUDGET 64u           /* frames one session sends per run from its queues */
 #define NP_NPRO_STAGE_BYTES (16u << 10)   /* answers staged while the stream has no room; beyond: stop reading */
@@ -202,6 +203,8 @@ struct np_sessions {
   bool running;
   bool pressure;         /* pool below an eighth: windows stay as they are */
   bool work_left;
+  bool draining;         /* NP_CMD_DRAIN came: every session gets its GOAWAY, also one that opens later */
+  uint32_t drain_at;     /* sessions told so far */
   uint32_t ev_known;     /* room in the event ring seen and not used since */
   uint32_t reserved;     /* events the unhandled frames of the batch may need */
   uint32_t rx_n;
@@ -384,6 +387,8 @@ enum np_err np_npro_cmd_keys(struct np_sess *s, struct np_buf *body);
 /* npro_cmd.c: takes body over. */
 enum np_err np_npro_command(struct np_sess *s, const struct np_cmd *cmd, struct np_buf *body, uint32_t *out_stream);
 bool np_npro_goaway(struct np_sess *s);
+/* DRAINING from now on, for goaway_ms at most. */
+void np_npro_begin_drain(struct np_sess *s);
 
 /* npro_timer.c */
 void np_npro_timer(void *ctx, struct np_timer *timer, uint64_t now_ns);

@@ -540,6 +540,36 @@ static void goaway_refuses_new_and_drains(void **state) {
   rig_free(r);
 }
 
+/* A handshake that ends after the drain began: that session is told too. */
+static void drain_reaches_later_sessions(void **state) {
+  (void)state;
+  struct rig *r = rig_new(4, 256);
+  struct np_npro_keys c = rig_keys(0);
+  struct np_npro_keys s = rig_keys(1);
+  np_sessions_drain(r->sessions, r->now_ns);
+  rig_join(r, &c, &s);
+  for (uint32_t i = 0; i < 2; i++) {
+    struct np_conn_info info;
+    memset(&info, 0, sizeof info);
+    np_session_info(r->end[i].stream.session, &info);
+    assert_int_equal(info.session_state, NP_NPRO_DRAINING);
+  }
+  rig_free(r);
+}
+
+/* Many sessions: a part of them in each run, and the run says that there is more. */
+static void drain_takes_several_runs(void **state) {
+  (void)state;
+  struct rig *r = rig_new(1000, 256);
+  assert_false(rig_run(r));
+  np_sessions_drain(r->sessions, r->now_ns);
+  uint32_t runs = 1;
+  for (; rig_run(r) && runs < 100; runs++) continue;
+  assert_int_equal(runs, 4);
+  assert_false(rig_run(r));
+  rig_free(r);
+}
+
 static void drain_has_a_limit(void **state) {
   (void)state;
   struct rig *r = joined();
@@ -820,6 +850,8 @@ int main(void) {
       cmocka_unit_test(reset_ends_a_stream_at_both_ends),
       cmocka_unit_test(max_streams_is_refused_with_a_code),
       cmocka_unit_test(goaway_refuses_new_and_drains),
+      cmocka_unit_test(drain_reaches_later_sessions),
+      cmocka_unit_test(drain_takes_several_runs),
       cmocka_unit_test(drain_has_a_limit),
       cmocka_unit_test(close_says_disconnect_then_fin),
       cmocka_unit_test(close_that_cannot_leave_aborts),
