@@ -166,7 +166,7 @@ type Handshake struct {
 	Timeout      time.Duration `key:"timeout" default:"5s" min:"10ms" max:"5m" doc:"from accept to keys"`
 	ClockSkew    time.Duration `key:"clock_skew" default:"5s" min:"10ms" doc:"how far a client's clock may be off"`
 	ReplayWindow int           `key:"replay_window" default:"10000" min:"1" max:"10000000" doc:"nonces remembered per listener"`
-	MaxInFlight  int           `key:"max_in_flight" default:"256" min:"1" max:"1000000" doc:"handshakes at a time; more are refused"`
+	MaxInFlight  int           `key:"max_in_flight" default:"1024" min:"1" max:"1000000" doc:"handshakes at a time; more are refused"`
 }
 
 // Peer is one [[peer]].
