@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -269,16 +270,24 @@ static uint64_t option(int argc, char **argv, const char *name, uint64_t otherwi
   return otherwise;
 }
 
+/* As the plane takes its memory: huge pages where the kernel gives them. */
+static void *zeroed(size_t bytes) {
+  size_t huge = (size_t)2 << 20;
+  bytes = (bytes + huge - 1) & ~(huge - 1);
+  void *p = aligned_alloc(huge, bytes);
+  if (!p) abort();
+  (void)madvise(p, bytes, MADV_HUGEPAGE);
+  memset(p, 0, bytes);
+  return p;
+}
+
 static void set_up(struct bench *b, uint32_t conns, struct np_plane_config *config) {
   np_plane_config_default(config);
   config->cores = 1;
   config->conns_max = conns;
   config->bufs_per_core = 16384;
-  void *mem = aligned_alloc(64, (np_core_bytes(config) + 63) & ~(size_t)63);
-  void *pool = aligned_alloc(config->chunk_bytes, (size_t)config->bufs_per_core * config->chunk_bytes);
-  if (!mem || !pool) abort();
-  memset(mem, 0, np_core_bytes(config));
-  memset(pool, 0, (size_t)config->bufs_per_core * config->chunk_bytes);
+  void *mem = zeroed(np_core_bytes(config));
+  void *pool = zeroed((size_t)config->bufs_per_core * config->chunk_bytes);
   struct np_err_detail detail;
   b->now_ns = 1000000000;
   if (np_core_init(mem, pool, config, 0, b->now_ns, &b->core, &detail)) {
