@@ -153,7 +153,7 @@ type Protocol struct {
 	StreamWindow         Size          `key:"stream_window" default:"256KiB" min:"4KiB" max:"1GiB" doc:"body bytes a peer may send ahead on a stream"`
 	ConnectionWindow     Size          `key:"connection_window" default:"4MiB" min:"4KiB" max:"1GiB" doc:"the same over all streams of a connection"`
 	MaxStreams           int           `key:"max_streams" default:"1024" min:"1" max:"65536" doc:"open streams of one connection"`
-	RekeyRecords         Size          `key:"rekey_records" default:"16777216" min:"1" doc:"records under one key"`
+	RekeyRecords         int           `key:"rekey_records" default:"16777216" min:"1" max:"16777216" doc:"records under one key"`
 	RekeyBytes           Size          `key:"rekey_bytes" default:"64GiB" min:"1KiB" doc:"bytes under one key"`
 	RekeyInterval        time.Duration `key:"rekey_interval" default:"1h" min:"1s" doc:"time under one key"`
 	AllowAnyPeer         bool          `key:"allow_any_peer" default:"false" doc:"also serve peers that no [[peer]] names"`
