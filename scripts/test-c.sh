@@ -32,6 +32,10 @@ if [[ -x $build/np-script ]]; then
 fi
 if [[ -x $build/np-sim ]]; then
   "$build/np-sim" --seeds csrc/test/sim/seeds.txt
+  # one big transfer there and back under loss and reordering: 1 GiB, less where sanitizers slow it down
+  bytes=$((1 << 30))
+  [[ $build == build/release ]] || bytes=$((1 << 25))
+  "$build/np-sim" --seed 1 --bytes "$bytes"
   ran=$((ran + 1))
 fi
 ((ran > 0)) || { echo "test-c: nothing to run in $build; build first" >&2; exit 1; }

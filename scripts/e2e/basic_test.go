@@ -59,6 +59,46 @@ func TestEchoBothFamilies(t *testing.T) {
 	w.restful(free)
 }
 
+func TestUDPEchoAndDiscard(t *testing.T) {
+	w := newWorld(t, options{})
+	for _, host := range []string{server4, server6} {
+		c, err := w.dial("udp", net.JoinHostPort(host, "7"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		for _, n := range []int{0, 1, 1000, 1400} {
+			out := make([]byte, n)
+			for i := range out {
+				out[i] = byte(i + n)
+			}
+			_ = c.SetDeadline(time.Now().Add(3 * time.Second))
+			if _, err := c.Write(out); err != nil {
+				t.Fatal(err)
+			}
+			in := make([]byte, 2000)
+			if got, err := c.Read(in); err != nil || string(in[:got]) != string(out) {
+				t.Errorf("%s: %d bytes: %d back, %v", host, n, got, err)
+			}
+		}
+		d, err := w.dial("udp", net.JoinHostPort(host, "9"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.Close()
+		if _, err := d.Write([]byte("into the void")); err != nil {
+			t.Fatal(err)
+		}
+		_ = d.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+		if n, err := d.Read(make([]byte, 10)); err == nil {
+			t.Errorf("%s: discard answered %d bytes", host, n)
+		}
+	}
+	if n := w.stat("udp_received_total"); n != 10 {
+		t.Errorf("%d datagrams counted, want 10", n)
+	}
+}
+
 func TestClosedPortIsRefused(t *testing.T) {
 	w := newWorld(t, options{})
 	for _, a := range []string{addr4(81), addr6(81)} {

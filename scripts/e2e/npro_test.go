@@ -24,7 +24,9 @@ import (
 
 // connect makes an SDK client in the client's namespace.
 func (w *world) connect(cfg client.Config) (*client.Client, error) {
-	cfg.DialContext = func(_ context.Context, network, addr string) (net.Conn, error) { return w.dial(network, addr) }
+	if cfg.DialContext == nil {
+		cfg.DialContext = func(_ context.Context, network, addr string) (net.Conn, error) { return w.dial(network, addr) }
+	}
 	if cfg.Address == "" {
 		cfg.Address = addr4(7700)
 	}
@@ -197,4 +199,51 @@ func TestLoadGenerator(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	t.Logf("%s", out)
+}
+
+// A thousand NPRO connections, each tenth killed half-way through a message, leave no session, stream or buffer.
+func TestThousandSessions(t *testing.T) {
+	const conns = 1000
+	w := newWorld(t, options{env: []string{"NP_SERVER_MAX_CONNECTIONS=2000"}})
+	free := w.status().BuffersFree
+	var wg sync.WaitGroup
+	gate := make(chan struct{}, 64)
+	for i := range conns {
+		gate <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-gate }()
+			var under net.Conn
+			c, err := w.connect(client.Config{NoReconnect: true, DialContext: func(_ context.Context, network, addr string) (net.Conn, error) {
+				var err error
+				under, err = w.dial(network, addr)
+				return under, err
+			}})
+			if err != nil {
+				t.Errorf("connection %d: %v", i, err)
+				return
+			}
+			defer c.Close(context.Background())
+			msg := bytes.Repeat([]byte{byte(i)}, 3000)
+			for range 3 {
+				if got, err := c.Request(context.Background(), "ECHO", msg); err != nil || !bytes.Equal(got, msg) {
+					t.Errorf("connection %d: %v", i, err)
+					return
+				}
+			}
+			if i%10 != 0 {
+				return
+			}
+			big := make(chan error, 1)
+			go func() {
+				_, err := c.Request(context.Background(), "ECHO", make([]byte, 2<<20))
+				big <- err
+			}()
+			time.Sleep(time.Millisecond)
+			_ = under.(*net.TCPConn).SetLinger(0)
+			_ = under.Close()
+			<-big
+		})
+	}
+	wg.Wait()
+	w.restful(free)
 }

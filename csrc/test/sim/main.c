@@ -6,21 +6,22 @@
 
 static int usage(void) {
   fprintf(stderr,
-          "usage: np-sim --seed N [--pcap FILE] | --seeds FILE | --from N --count M\n"
+          "usage: np-sim --seed N [--bytes B] [--pcap FILE] | --seeds FILE | --from N --count M\n"
           "  --seed N     one run, described\n"
+          "  --bytes B    with --seed: one transfer of so many bytes there and back under 1 %% loss and reordering\n"
           "  --pcap FILE  with --seed: what was on the wire, as pcapng\n"
           "  --seeds FILE one seed a line\n"
           "  --from N --count M  a range\n");
   return 2;
 }
 
-static bool one(struct sim *s, uint64_t seed, const char *pcap, bool verbose, const char *self) {
-  if (sim_run(s, seed, pcap, verbose)) return true;
+static bool one(struct sim *s, uint64_t seed, uint32_t bytes, const char *pcap, bool verbose, const char *self) {
+  if (sim_run(s, seed, bytes, pcap, verbose)) return true;
   fprintf(stderr, "np-sim: seed %llu: %s\n", (unsigned long long)seed, s->what);
-  if (!pcap) {
+  if (!pcap && !bytes) {
     char path[512];
     snprintf(path, sizeof path, "%s-seed-%llu.pcapng", self, (unsigned long long)seed);
-    (void)sim_run(s, seed, path, false);
+    (void)sim_run(s, seed, 0, path, false);
     fprintf(stderr, "np-sim: packets in %s; again: make sim SEED=%llu\n", path, (unsigned long long)seed);
   }
   return false;
@@ -30,10 +31,12 @@ int main(int argc, char **argv) {
   const char *pcap = NULL;
   const char *list = NULL;
   uint64_t seed = 0;
+  uint32_t bytes = 0;
   uint64_t from = 1;
   uint64_t count = 0;
   for (int i = 1; i + 1 < argc; i += 2) {
     if (strcmp(argv[i], "--seed") == 0) seed = strtoull(argv[i + 1], NULL, 0);
+    else if (strcmp(argv[i], "--bytes") == 0) bytes = (uint32_t)strtoull(argv[i + 1], NULL, 0);
     else if (strcmp(argv[i], "--pcap") == 0) pcap = argv[i + 1];
     else if (strcmp(argv[i], "--seeds") == 0) list = argv[i + 1];
     else if (strcmp(argv[i], "--from") == 0) from = strtoull(argv[i + 1], NULL, 0);
@@ -45,7 +48,7 @@ int main(int argc, char **argv) {
   unsigned passed = 0;
   unsigned failed = 0;
   if (seed) {
-    one(s, seed, pcap, true, argv[0]) ? passed++ : failed++;
+    one(s, seed, bytes, pcap, true, argv[0]) ? passed++ : failed++;
   } else if (list) {
     FILE *f = fopen(list, "r");
     char line[64];
@@ -54,10 +57,10 @@ int main(int argc, char **argv) {
       return 1;
     }
     while (fgets(line, sizeof line, f))
-      if (strtoull(line, NULL, 0)) one(s, strtoull(line, NULL, 0), NULL, false, argv[0]) ? passed++ : failed++;
+      if (strtoull(line, NULL, 0)) one(s, strtoull(line, NULL, 0), 0, NULL, false, argv[0]) ? passed++ : failed++;
     fclose(f);
   } else if (count) {
-    for (uint64_t i = 0; i < count; i++) one(s, from + i, NULL, false, argv[0]) ? passed++ : failed++;
+    for (uint64_t i = 0; i < count; i++) one(s, from + i, 0, NULL, false, argv[0]) ? passed++ : failed++;
   } else {
     return usage();
   }

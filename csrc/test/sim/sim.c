@@ -20,6 +20,10 @@ static void draw_link(struct sim *s) {
   struct np_sim_params *p = &s->params;
   struct np_rng *r = &s->rng;
   memset(p, 0, sizeof *p);
+  if (s->bytes) {
+    *p = (struct np_sim_params){.delay_ns = 1000000, .loss_ppm = 10000, .reorder_ppm = 10000, .queue_bytes = 4000000};
+    return;
+  }
   p->delay_ns = np_rng_below(r, 50) * 1000000u + np_rng_below(r, 1000000);
   if (np_rng_below(r, 2)) p->jitter_ns = np_rng_below(r, 5000000);
   if (np_rng_below(r, 2)) p->rate_bps = UINT64_C(1000000) * (5 + np_rng_below(r, 1000));
@@ -40,7 +44,7 @@ static bool open_host(struct sim *s, uint32_t i) {
   config.conns_max = 256;
   config.streams_max = 64;
   config.loans_per_core = 64;
-  config.bufs_per_core = np_rng_below(&s->rng, 5) == 0 ? 512 : 4096;
+  config.bufs_per_core = np_rng_below(&s->rng, 5) == 0 && !s->bytes ? 512 : 4096;
   config.tcp_timewait_ms = 1000;
   config.tcp_keepalive_idle_ms = 5000;
   config.tcp_user_timeout_ms = 120000;
@@ -162,9 +166,10 @@ static void close_host(struct sim *s, uint32_t i) {
   free(h->pool_mem);
 }
 
-bool sim_run(struct sim *s, uint64_t seed, const char *pcap_path, bool verbose) {
+bool sim_run(struct sim *s, uint64_t seed, uint32_t bytes, const char *pcap_path, bool verbose) {
   memset(s, 0, sizeof *s);
   s->seed = seed;
+  s->bytes = bytes;
   s->now_ns = START_NS;
   np_rng_init(&s->rng, seed);
   draw_link(s);
@@ -174,8 +179,12 @@ bool sim_run(struct sim *s, uint64_t seed, const char *pcap_path, bool verbose) 
   np_sim_set_now(s->link, s->now_ns);
   np_sim_set_tap(s->link, tap, s);
   bool ok = open_host(s, 0) && open_host(s, 1) && open_services(s);
-  s->clients = 1 + np_rng_below(&s->rng, SIM_CLIENTS_MAX / 2);
+  s->clients = bytes ? 1 : 1 + np_rng_below(&s->rng, SIM_CLIENTS_MAX / 2);
   for (uint32_t i = 0; ok && i < s->clients; i++) client_init(&s->client[i], s, i);
+  if (bytes) {
+    s->client[0].behaviour = B_HALF_CLOSE;
+    s->client[0].total = bytes;
+  }
   while (ok && !all_done(s)) {
     settle(s);
     uint64_t next = next_event(s);

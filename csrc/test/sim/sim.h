@@ -51,12 +51,15 @@ struct sim {
   struct host host[2]; /* 0 client, 1 server */
   struct client client[SIM_CLIENTS_MAX];
   uint32_t clients;
+  uint32_t bytes; /* of the one big transfer, 0: a drawn run */
   FILE *pcap;
   char what[256]; /* why it failed */
 };
 
-/* Return: true when everything held; else sim->what says what did not. */
-bool sim_run(struct sim *s, uint64_t seed, const char *pcap_path, bool verbose);
+/* bytes: 0 draws link and clients from the seed; else one client sends so many bytes through an echo and closes
+ * its half, over a link with 1 ms delay, 1 % loss and 1 % reordering each way.
+ * Return: true when everything held; else sim->what says what did not. */
+bool sim_run(struct sim *s, uint64_t seed, uint32_t bytes, const char *pcap_path, bool verbose);
 
 /* clients.c */
 void client_init(struct client *c, struct sim *s, uint32_t index);
