@@ -16,6 +16,7 @@ const (
 	CounterTurns                              // turns of the poll loop
 	CounterBusyNS                             // time spent in turns that found work
 	CounterIdleSleeps                         // times the core went to sleep
+	CounterHandedOn                           // segments and ICMP errors for no connection here, handed to another core; a segment is received there too
 	CounterCmds                               // commands taken from the control plane
 	CounterEvents                             // events given to the control plane
 	CounterEventRingFull                      // times the event ring had no room and a session had to wait
@@ -153,6 +154,7 @@ var counterMeta = [CounterCount]CounterMeta{
 	{Name: "core_turns_total", Help: "turns of the poll loop"},
 	{Name: "core_busy_nanoseconds_total", Help: "time spent in turns that found work"},
 	{Name: "core_sleeps_total", Help: "times the core went to sleep"},
+	{Name: "core_handed_on_total", Help: "segments and ICMP errors for no connection here, handed to another core; a segment is received there too"},
 	{Name: "core_commands_total", Help: "commands taken from the control plane"},
 	{Name: "core_events_total", Help: "events given to the control plane"},
 	{Name: "core_event_ring_full_total", Help: "times the event ring had no room and a session had to wait"},

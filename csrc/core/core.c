@@ -120,7 +120,17 @@ static void xmit(void *ctx, uint16_t iface, struct np_buf *frame) {
 static bool ip_l4_error(void *ctx, const struct np_flow *flow, uint32_t tcp_seq, enum np_err err, bool soft,
                         uint32_t mtu_bytes) {
   struct np_core *core = ctx;
-  return np_tcp_error(core->tcp, flow, tcp_seq, err, soft, mtu_bytes);
+  if (np_tcp_error(core->tcp, flow, tcp_seq, err, soft, mtu_bytes)) return true;
+  if (core->peer_count <= 1) return false;
+  struct np_mail_error e = {
+      .flow = *flow, .tcp_seq = tcp_seq, .mtu_bytes = mtu_bytes, .err = (uint16_t)err, .soft = soft};
+  np_mail_error(core, &e);
+  return true;
+}
+
+static enum np_tcp_stray tcp_stray(void *ctx, const struct np_pkt *pkt) {
+  struct np_core *core = ctx;
+  return core->peer_count > 1 ? np_mail_stray(core, pkt) : NP_TCP_STRAY_OURS;
 }
 
 static void tcp_output(void *ctx, struct np_buf *seg, const struct np_flow *flow, uint8_t tos, struct np_tcp_path *path,
@@ -298,6 +308,7 @@ static uint32_t rx_queue(struct np_core *core, struct np_port_queue *q) {
   core->counters->counter[NP_C_RX_BYTES] += bytes;
   if (NP_UNLIKELY(core->capture != NULL)) capture_burst(core, n);
   uint32_t tcp = ip_burst(core, parse_burst(core, n));
+  core->stray_hops = core->peer_count; /* once round, if need be */
   np_tcp_prefetch(core->tcp, core->pkt, tcp);
   for (uint32_t i = 0; i < tcp; i++) np_tcp_input(core->tcp, &core->pkt[i], core->now_ns);
   return n;
@@ -399,6 +410,7 @@ void np_core_join(struct np_core *core, const struct np_core_parts *parts, uint6
       .source = tcp_source,
       .confirm = tcp_confirm,
       .accept = tcp_accept,
+      .stray = tcp_stray,
       .ctx = core,
   };
   const struct np_sessions_env sessions = {

@@ -52,11 +52,30 @@ struct np_core_call {
   uint32_t done; /* atomic; release here pairs with the control thread's acquire */
 };
 
-/* A neighbor's answer on its way to another core: frames longer than this are none. */
+/* On its way to every other core: a neighbor's answer (frames longer than this are none), or
+ * an ICMP error, whose bytes are a struct np_mail_error. */
 struct np_mail {
-  uint16_t port;  /* interface it came in by */
+  uint16_t port;  /* interface it came in by; NP_MAIL_ERROR */
   uint16_t bytes;
   uint8_t frame[124];
+};
+#define NP_MAIL_ERROR UINT16_MAX
+struct np_mail_error {
+  struct np_flow flow;
+  uint32_t tcp_seq;
+  uint32_t mtu_bytes;
+  uint16_t err; /* enum np_err */
+  uint16_t soft;
+};
+_Static_assert(sizeof(struct np_mail_error) <= 124, "fits in np_mail");
+/* A segment on its way round the cores, from each to the next. */
+struct np_stray {
+  uint16_t port;
+  uint16_t flags; /* np_buf.flags */
+  uint32_t bytes;
+  uint32_t hops;  /* cores to go; 0: back where it came from */
+  uint32_t pad;
+  /* the frame follows: np_pool.chunk_bytes at most, this header included */
 };
 _Static_assert(sizeof(struct np_mail) == 128, "np_mail is two cache lines");
 
@@ -94,6 +113,8 @@ struct np_core {
   struct np_pkt pkt[NP_BURST];
   struct np_wheel wheel;
   struct np_core **peer;    /* peer_count, by index; itself among them */
+  struct np_ring *stray_in; /* struct np_stray, from the core before this one */
+  uint32_t stray_hops;      /* of the segment in hand */
   struct np_ring **mail_in; /* from the core of that index; NULL for itself */
 };
 
@@ -134,13 +155,17 @@ enum np_err np_core_unlisten(struct np_core *core, uint64_t handle);
 /* mail.c */
 
 /* Bytes of a core's mail rings and tables, and their making. */
-size_t np_mail_bytes(uint32_t cores);
-void np_mail_init(struct np_core *core, void *mem, uint32_t cores);
+size_t np_mail_bytes(uint32_t cores, uint32_t chunk_bytes);
+void np_mail_init(struct np_core *core, void *mem, uint32_t cores, uint32_t chunk_bytes);
 /* Makes the cores of a plane known to each other; before any thread starts. */
 void np_mail_join(struct np_core *const *cores, uint32_t count);
 /* If pkt is a neighbor's answer, copies it to every other core. */
 void np_mail_send(struct np_core *core, const struct np_pkt *pkt);
-/* Takes what others sent. Return: answers taken. */
+/* An ICMP error that matched no connection here: to every other core. */
+void np_mail_error(struct np_core *core, const struct np_mail_error *e);
+/* A segment that matched none: to the next core, which hands it on likewise. */
+enum np_tcp_stray np_mail_stray(struct np_core *core, const struct np_pkt *pkt);
+/* Takes what others sent. Return: how much of it. */
 uint32_t np_mail_receive(struct np_core *core);
 bool np_mail_waits(struct np_core *core);
 

@@ -1,9 +1,15 @@
-/* What one core has to tell the others: answers of neighbors. Cores share no
- * table, each asks for the neighbors it needs, but the network delivers the answer to
- * the queue that the sender's hash picks, which may be another core's.
+/* What one core has to tell the others. Cores share no table, but the network
+ * delivers to the queue that a hash picks: answers of neighbors and ICMP errors to any
+ * core, and segments of a connection to another core than before, when the hash changes
+ * (RSS set up anew, a peer on a veth pair after a timeout, a port we chose to connect from).
  *
- * One ring per pair of cores, single producer and single consumer; a flag per
- * receiver, so that nothing but one word is looked at while nothing comes. */
+ * Answers and errors are small and go to every other core, over a ring for each pair.
+ * Segments go round: each core that does not know the connection hands it to the next;
+ * back at the first, it is nobody's, and that one answers. So a reset is sent only when no
+ * core knows the connection, and there is one ring of frames per core.
+ *
+ * Rings have a single producer and a single consumer; a flag per receiver says
+ * that there is something, so that nothing but one word is looked at while nothing comes. */
 #include <string.h>
 #include <unistd.h>
 
@@ -11,6 +17,7 @@
 #include "wire/hdr.h"
 
 #define MAIL_SLOTS 64u
+#define STRAY_SLOTS 64u
 #define ARP_OP_OFF 6u
 #define ARP_REPLY 2u
 #define ND_ADVERT 136u
@@ -22,9 +29,12 @@ static size_t tables_bytes(uint32_t cores) {
   return (bytes + NP_CACHE_LINE - 1) & ~(size_t)(NP_CACHE_LINE - 1);
 }
 
-size_t np_mail_bytes(uint32_t cores) { return tables_bytes(cores) + (size_t)(cores - 1) * ring_bytes(); }
+size_t np_mail_bytes(uint32_t cores, uint32_t chunk_bytes) {
+  size_t stray = cores > 1 ? np_ring_bytes(STRAY_SLOTS, chunk_bytes) : 0;
+  return tables_bytes(cores) + (size_t)(cores - 1) * ring_bytes() + stray;
+}
 
-void np_mail_init(struct np_core *core, void *mem, uint32_t cores) {
+void np_mail_init(struct np_core *core, void *mem, uint32_t cores, uint32_t chunk_bytes) {
   uint8_t *at = mem;
   core->peer = (struct np_core **)(void *)at;
   core->mail_in = (struct np_ring **)(void *)(at + (size_t)cores * sizeof(struct np_core *));
@@ -37,6 +47,9 @@ void np_mail_init(struct np_core *core, void *mem, uint32_t cores) {
     np_ring_init(core->mail_in[i], MAIL_SLOTS, sizeof(struct np_mail));
     at += ring_bytes();
   }
+  if (cores < 2) return;
+  core->stray_in = (struct np_ring *)(void *)at;
+  np_ring_init(core->stray_in, STRAY_SLOTS, chunk_bytes);
 }
 
 void np_mail_join(struct np_core *const *cores, uint32_t count) {
@@ -54,14 +67,7 @@ static bool is_answer(const struct np_pkt *pkt) {
 }
 
 /* The same protocol as towards Go (core.c): publish, flag, fence, look whether it sleeps. */
-static void deliver(struct np_core *core, struct np_core *to, const struct np_pkt *pkt) {
-  struct np_ring *ring = to->mail_in[core->index];
-  if (np_ring_room(ring, 1) == 0) return; /* lost, as on a wire: the neighbor is asked again */
-  struct np_mail *m = np_ring_slot(ring, 0);
-  m->port = pkt->buf->iface;
-  m->bytes = (uint16_t)pkt->buf->len;
-  memcpy(m->frame, np_buf_cdata(pkt->buf), pkt->buf->len);
-  np_ring_publish(ring, 1);
+static void tell(struct np_core *to) {
   /* release pairs with the acquire in np_mail_receive */
   __atomic_store_n(&to->mail, 1, __ATOMIC_RELEASE);
   __atomic_thread_fence(__ATOMIC_SEQ_CST);
@@ -71,15 +77,54 @@ static void deliver(struct np_core *core, struct np_core *to, const struct np_pk
   (void)n; /* EAGAIN: already far from 0 */
 }
 
-void np_mail_send(struct np_core *core, const struct np_pkt *pkt) {
-  if (!is_answer(pkt)) return;
+static void deliver(struct np_core *core, uint16_t port, const void *data, uint32_t bytes) {
   for (uint32_t i = 0; i < core->peer_count; i++) {
-    if (i != core->index) deliver(core, core->peer[i], pkt);
+    if (i == core->index) continue;
+    struct np_core *to = core->peer[i];
+    struct np_ring *ring = to->mail_in[core->index];
+    if (np_ring_room(ring, 1) == 0) continue; /* lost, as on a wire: asked or told again */
+    struct np_mail *m = np_ring_slot(ring, 0);
+    m->port = port;
+    m->bytes = (uint16_t)bytes;
+    memcpy(m->frame, data, bytes);
+    np_ring_publish(ring, 1);
+    tell(to);
   }
+}
+
+void np_mail_send(struct np_core *core, const struct np_pkt *pkt) {
+  if (is_answer(pkt)) deliver(core, pkt->buf->iface, np_buf_cdata(pkt->buf), pkt->buf->len);
+}
+
+void np_mail_error(struct np_core *core, const struct np_mail_error *e) {
+  core->counters->counter[NP_C_HANDED_ON]++;
+  deliver(core, NP_MAIL_ERROR, e, sizeof *e);
+}
+
+enum np_tcp_stray np_mail_stray(struct np_core *core, const struct np_pkt *pkt) {
+  if (core->stray_hops == 0) return NP_TCP_STRAY_OURS; /* went round */
+  struct np_core *to = core->peer[(core->index + 1) % core->peer_count];
+  struct np_ring *ring = to->stray_in;
+  const struct np_buf *b = pkt->buf;
+  /* A flood of segments for nobody must not end what is only elsewhere: no room, no answer. */
+  if (np_ring_room(ring, 1) == 0 || b->len > ring->item_bytes - sizeof(struct np_stray)) return NP_TCP_STRAY_LOST;
+  struct np_stray *m = np_ring_slot(ring, 0);
+  *m = (struct np_stray){.port = b->iface, .flags = b->flags, .bytes = b->len, .hops = core->stray_hops - 1};
+  memcpy(m + 1, np_buf_cdata(b), b->len);
+  np_ring_publish(ring, 1);
+  tell(to);
+  core->counters->counter[NP_C_HANDED_ON]++;
+  return NP_TCP_STRAY_TAKEN;
 }
 
 /* Not counted as received: the core it arrived at did that. */
 static void take(struct np_core *core, const struct np_mail *m) {
+  if (m->port == NP_MAIL_ERROR) {
+    struct np_mail_error e;
+    memcpy(&e, m->frame, sizeof e);
+    (void)np_tcp_error(core->tcp, &e.flow, e.tcp_seq, (enum np_err)e.err, e.soft != 0, e.mtu_bytes);
+    return;
+  }
   struct np_buf *b = np_pool_get(&core->pool);
   if (b == NULL) return;
   memcpy(np_buf_append(b, m->bytes), m->frame, m->bytes);
@@ -90,11 +135,45 @@ static void take(struct np_core *core, const struct np_mail *m) {
   if (why != NP_WIRE_OK || np_ip_input(core->ip, &pkt, core->now_ns, &why) != NP_IP_DONE) np_buf_put(b);
 }
 
+/* Counted as received here too, because TCP counts it delivered or dropped. The network layer has
+ * passed it on the core it came to; here the interface may not even have a queue. */
+static void take_stray(struct np_core *core, const struct np_stray *m) {
+  struct np_buf *b = np_pool_get(&core->pool);
+  if (b == NULL) return;
+  if (m->bytes > np_buf_tailroom(b)) {
+    np_buf_put(b);
+    return;
+  }
+  memcpy(np_buf_append(b, m->bytes), m + 1, m->bytes);
+  b->iface = m->port;
+  b->flags = m->flags;
+  b->rx_ns = core->now_ns;
+  b->frame_off = (uint16_t)b->data_off;
+  b->frame_len = (uint16_t)b->len;
+  struct np_pkt pkt;
+  if (np_wire_parse(b, &pkt) != NP_WIRE_OK || pkt.l4_proto != NP_PROTO_TCP) { /* it was well formed before */
+    np_buf_put(b);
+    return;
+  }
+  core->counters->counter[NP_C_RX_PKTS]++;
+  core->counters->counter[NP_C_RX_BYTES] += b->len;
+  core->stray_hops = m->hops;
+  np_tcp_input(core->tcp, &pkt, core->now_ns);
+}
+
+static uint32_t receive_strays(struct np_core *core) {
+  uint32_t n = np_ring_avail(core->stray_in);
+  for (uint32_t k = 0; k < n; k++) take_stray(core, np_ring_item(core->stray_in, k));
+  if (n > 0) np_ring_consume(core->stray_in, n);
+  return n;
+}
+
 uint32_t np_mail_receive(struct np_core *core) {
   if (NP_LIKELY(__atomic_load_n(&core->mail, __ATOMIC_RELAXED) == 0)) return 0;
   /* cleared before the rings are read: what comes later sets it again */
   (void)__atomic_exchange_n(&core->mail, 0, __ATOMIC_ACQ_REL);
-  uint32_t taken = 0;
+  uint32_t taken = receive_strays(core);
+  if (taken > 0) __atomic_store_n(&core->mail, 1, __ATOMIC_RELAXED); /* as below */
   for (uint32_t i = 0; i < core->peer_count; i++) {
     struct np_ring *ring = core->mail_in[i];
     if (ring == NULL) continue;

@@ -355,6 +355,13 @@ enum np_drop np_tcp_dispatch(struct np_tcp *tcp, struct np_tcp_conn *c, struct n
   return h == NULL ? NP_DROP_TCP_FLAGS : h(tcp, c, seg);
 }
 
+enum np_drop np_tcp_stray(struct np_tcp *tcp, const struct np_tcp_seg *seg, enum np_drop why) {
+  enum np_tcp_stray what = tcp->env.stray == NULL ? NP_TCP_STRAY_OURS : tcp->env.stray(tcp->env.ctx, seg->pkt);
+  if (what == NP_TCP_STRAY_TAKEN) return NP_TCP_OK;
+  if (what == NP_TCP_STRAY_OURS && !(seg->flags & NP_TCP_RST)) np_tcp_reply_rst(tcp, seg);
+  return why;
+}
+
 /* No connection: a listener, or nobody (RFC 9293 §3.10.7.1). */
 static enum np_drop no_conn(struct np_tcp *tcp, struct np_tcp_seg *seg) {
   enum event ev = classify(seg->flags);
@@ -365,9 +372,13 @@ static enum np_drop no_conn(struct np_tcp *tcp, struct np_tcp_seg *seg) {
   }
   switch (ev) {
     case EV_RST:
-      return NP_DROP_TCP_NO_CONN;
+      return np_tcp_stray(tcp, seg, NP_DROP_TCP_NO_CONN);
     case EV_OTHER:
       return NP_DROP_TCP_FLAGS;
+    case EV_ACK:
+    case EV_SYN_ACK:
+      if (seg->pkt->link_dst != NP_LINK_UNICAST) return NP_DROP_TCP_NO_LISTENER;
+      return np_tcp_stray(tcp, seg, l != NULL ? NP_DROP_TCP_NO_CONN : NP_DROP_TCP_NO_LISTENER);
     default:
       if (seg->pkt->link_dst != NP_LINK_UNICAST) return NP_DROP_TCP_NO_LISTENER;
       np_tcp_reply_rst(tcp, seg);

@@ -125,6 +125,5 @@ enum np_drop np_tcp_listen_input(struct np_tcp *tcp, struct np_tcp_listener *l, 
     if (c->state == NP_TCP_SYN_RECEIVED) np_tcp_close(tcp, c, NP_ERR_PROTOCOL); /* it has no timer to end it */
     return why;
   }
-  if (why != NP_DROP_TCP_CONN_LIMIT) np_tcp_reply_rst(tcp, seg);
-  return why;
+  return why == NP_DROP_TCP_CONN_LIMIT ? why : np_tcp_stray(tcp, seg, why);
 }

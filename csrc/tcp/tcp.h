@@ -30,6 +30,13 @@ struct np_tcp_path {
   _Alignas(8) uint8_t opaque[NP_TCP_PATH_BYTES];
 };
 
+/* What became of a segment that belongs to no connection here. */
+enum np_tcp_stray {
+  NP_TCP_STRAY_OURS,  /* nobody else's: to be answered as RFC 9293 §3.10.7.1 says */
+  NP_TCP_STRAY_TAKEN, /* another core has a copy and answers */
+  NP_TCP_STRAY_LOST   /* perhaps another's, who could not be told: no answer, the peer sends it again */
+};
+
 struct np_tcp_env {
   struct np_pool *pool;
   struct np_wheel *wheel;
@@ -45,6 +52,9 @@ struct np_tcp_env {
   /* A passive connection reached ESTABLISHED. Return its session, already tied
    * to stream, or NULL to refuse (RST). */
   struct np_session *(*accept)(void *ctx, void *listener_ctx, struct np_stream *stream, uint64_t now_ns);
+  /* A segment other than a SYN found neither connection nor cookie. Where a host has several cores,
+   * its connection may be another's. pkt is as np_tcp_input got it. NULL: always ours. */
+  enum np_tcp_stray (*stray)(void *ctx, const struct np_pkt *pkt);
   void *ctx;
 };
 

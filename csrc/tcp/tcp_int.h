@@ -418,6 +418,8 @@ bool np_tcp_send_empty(struct np_tcp *tcp, struct np_tcp_conn *c, uint8_t flags,
 bool np_tcp_send_syn(struct np_tcp *tcp, struct np_tcp_conn *c);
 void np_tcp_send_rst(struct np_tcp *tcp, struct np_tcp_conn *c);
 /* Answers a segment that belongs to no connection (RFC 9293 §3.10.7.1). */
+/* No connection here: another core's, or RST (not for an RST). why: if it is dropped here. */
+enum np_drop np_tcp_stray(struct np_tcp *tcp, const struct np_tcp_seg *seg, enum np_drop why);
 void np_tcp_reply_rst(struct np_tcp *tcp, const struct np_tcp_seg *seg);
 struct np_tcp_synack {
   np_seq seq;

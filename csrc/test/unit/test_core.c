@@ -423,6 +423,133 @@ static void test_neighbor_answer_reaches_other_core(void **state) {
   }
 }
 
+/* Two cores that listen, as a plane has them. */
+static void two_cores(struct rig r[2]) {
+  struct np_plane_config c = rig_config();
+  c.cores = 2;
+  for (uint32_t i = 0; i < 2; i++) rig_init(&r[i], &c, i);
+  struct np_core *cores[2] = {r[0].core, r[1].core};
+  np_mail_join(cores, 2);
+  struct np_cmd_listen args = {.port = 7001, .session_kind = NP_SESSION_ECHO};
+  for (uint32_t i = 0; i < 2; i++) {
+    rig_interface(&r[i], &r[i].port.q, mac_us, 1);
+    rig_ok(&r[i], (struct np_cmd){.op = NP_CMD_LISTEN}, &args, sizeof args);
+    meet(&r[i]);
+  }
+}
+
+static void two_free(struct rig r[2]) {
+  for (uint32_t i = 0; i < 2; i++) {
+    rig_turn(&r[i], 1000);
+    rig_ledger(&r[i]);
+    rig_free(&r[i]);
+  }
+}
+
+static void two_turns(struct rig r[2]) {
+  for (uint32_t i = 0; i < 8; i++) rig_turn(&r[i % 2], 1000);
+}
+
+static struct frame segment(uint8_t flags, uint32_t seq, uint32_t ack, const void *data, uint32_t len) {
+  struct frame f;
+  struct np_addr from = rig_v4(2);
+  struct np_addr to = rig_v4(1);
+  frame_eth(&f, mac_us, mac_peer, 0, 0x0800);
+  frame_ip(&f, &from, &to, 6, 64);
+  frame_tcp(&f, 5000, 7001, flags, data, len);
+  np_store_be32(f.b + 14 + 20 + 4, seq);
+  np_store_be32(f.b + 14 + 20 + 8, ack);
+  frame_finish(&f, 6);
+  return f;
+}
+
+/* A SYN to core 0. Return: our first sequence number. */
+static uint32_t half_open(struct rig r[2]) {
+  struct frame f = segment(0x02, 1000, 0, "", 0);
+  rig_in(&r[0], &f);
+  rig_turn(&r[0], 1000);
+  assert_int_equal(r[0].port.out_count, 1);
+  const uint8_t *tcp = r[0].port.out[0].b + 14 + 20;
+  assert_int_equal(tcp[13] & 0x3f, 0x12);
+  r[0].port.out_count = 0;
+  return np_load_be32(tcp + 4);
+}
+
+/* The peer's segments come to core 1 from now on; its connection is core 0's. */
+static void test_segment_for_other_core(void **state) {
+  (void)state;
+  struct rig r[2];
+  two_cores(r);
+  uint32_t iss = half_open(r);
+  struct frame f = segment(0x18, 1001, iss + 1, "hello", 5);
+  rig_in(&r[1], &f);
+  two_turns(r);
+  assert_int_equal(r[1].port.out_count, 0); /* no reset */
+  assert_int_equal(rig_counter(&r[1], NP_C_HANDED_ON), 1);
+  assert_int_equal(rig_counter(&r[0], NP_C_HANDED_ON), 0);
+  assert_int_equal(rig_counter(&r[0], NP_C_TCP_OPEN_PASSIVE), 1);
+  assert_int_equal(r[0].port.out_count, 1); /* the echo */
+  assert_memory_equal(r[0].port.out[0].b + r[0].port.out[0].len - 5, "hello", 5);
+  f = segment(0x14, 1006, iss + 6, "", 0); /* and a reset finds it too */
+  rig_in(&r[1], &f);
+  two_turns(r);
+  assert_int_equal(np_tcp_conn_count(np_core_tcp(r[0].core)), 0);
+  two_free(r);
+}
+
+/* Nobody's: it goes round, and the core it came to resets it, once. */
+static void test_segment_for_no_core(void **state) {
+  (void)state;
+  struct rig r[2];
+  two_cores(r);
+  struct frame f = segment(0x10, 1, 77, "x", 1);
+  rig_in(&r[1], &f);
+  two_turns(r);
+  assert_int_equal(r[0].port.out_count, 0);
+  assert_int_equal(r[1].port.out_count, 1);
+  assert_int_equal(r[1].port.out[0].b[14 + 20 + 13], 0x04);
+  assert_int_equal(np_load_be32(r[1].port.out[0].b + 14 + 20 + 4), 77);
+  f = segment(0x04, 1, 0, "", 0); /* a reset is never answered */
+  rig_in(&r[1], &f);
+  two_turns(r);
+  assert_int_equal(r[1].port.out_count, 1);
+  for (uint32_t i = 0; i < 200; i++) { /* more than the ring holds: those are not answered */
+    f = segment(0x10, i, 77, "x", 1);
+    rig_in(&r[1], &f);
+  }
+  for (uint32_t i = 0; i < 4; i++) rig_turn(&r[1], 1000); /* core 0 is busy elsewhere */
+  two_turns(r);
+  assert_int_equal(rig_counter(&r[1], NP_C_TCP_RST_TX), 1 + 64);
+  assert_false(np_core_must_run(r[0].core));
+  two_free(r);
+}
+
+/* Port unreachable about core 0's SYN-ACK, received by core 1. */
+static void test_icmp_error_for_other_core(void **state) {
+  (void)state;
+  struct rig r[2];
+  two_cores(r);
+  uint32_t iss = half_open(r);
+  struct frame f;
+  struct np_addr from = rig_v4(2);
+  struct np_addr to = rig_v4(1);
+  uint8_t m[8 + 28] = {3, 3, 0, 0, 0, 0, 0, 0, 0x45, 0, 0, 44, 0, 0, 0x40, 0, 64, 6};
+  memcpy(m + 8 + 12, to.b + 12, 4);
+  memcpy(m + 8 + 16, from.b + 12, 4);
+  np_store_be16(m + 8 + 20, 7001);
+  np_store_be16(m + 8 + 22, 5000);
+  np_store_be32(m + 8 + 24, iss);
+  frame_eth(&f, mac_us, mac_peer, 0, 0x0800);
+  frame_ip(&f, &from, &to, 1, 64);
+  frame_add(&f, m, sizeof m);
+  frame_finish(&f, 1);
+  rig_in(&r[1], &f);
+  two_turns(r);
+  assert_int_equal(rig_counter(&r[1], NP_C_HANDED_ON), 1);
+  assert_int_equal(np_tcp_conn_count(np_core_tcp(r[0].core)), 0);
+  two_free(r);
+}
+
 /* ---- captures ---- */
 
 static uint32_t captured(struct np_capture *c, struct np_capture_rec *out, uint32_t max) {
@@ -672,6 +799,9 @@ int main(void) {
       WITH_CORE(test_neighbors_snapshot),
       WITH_CORE(test_capture),
       cmocka_unit_test(test_neighbor_answer_reaches_other_core),
+      cmocka_unit_test(test_segment_for_other_core),
+      cmocka_unit_test(test_segment_for_no_core),
+      cmocka_unit_test(test_icmp_error_for_other_core),
       cmocka_unit_test(test_tcp_echo),
       cmocka_unit_test(test_tcp_echo_with_loss),
       cmocka_unit_test(test_connections_snapshot),
