@@ -149,6 +149,14 @@ run_records() {
   while read -r label ns; do figure records "Go $label" "$ns" ns; done < <(awk '/^Benchmark/ { for (i = 3; i <= NF; i++) if ($i == "ns/op") { sub(/^Benchmark/, "", $1); print $1, $(i - 1) } }' <<<"$out")
 }
 
+# Where the kernel server's packets go up: on a core by RPS, or as they come.
+receive_on() {
+  local mask=0
+  [[ $1 == none ]] || mask=$(printf '%x' $((1 << $1)))
+  ip netns exec "${name}k-s" sh -c "echo $mask >/sys/class/net/np0/queues/rx-0/rps_cpus"
+}
+idle_ns() { awk -v cpu="cpu$scpu" -v hz="$(getconf CLK_TCK)" '$1 == cpu { printf "%.0f", ($5 + $6) * 1e9 / hz }' /proc/stat; }
+
 echo_round() { # CONNS: appends to the arrays below
   local conns=$1 b0 b1 r c0
   b0=$(counter core_busy_nanoseconds_total)
@@ -162,6 +170,13 @@ echo_round() { # CONNS: appends to the arrays below
   k_rps+=("$(field rps "$r")") k_p50+=("$(field p50_us "$r")") k_p99+=("$(field p99_us "$r")")
   k_busy+=("$(per $(($(cpu_ns "$kpid") - c0)) "$(field requests "$r")")")
   k_client+=("$(per "$(field cpu_ns "$r")" "$(field requests "$r")")")
+  # once more with its receiving where it belongs, see README.md
+  receive_on "$scpu"
+  c0=$(idle_ns)
+  r=$(on_kernel "$perf/peer" echo 198.18.0.1 7000 "$conns" 64 "$secs")
+  kr_busy+=("$(per "$(awk -v s="$(field seconds "$r")" -v idle=$(($(idle_ns) - c0)) 'BEGIN { printf "%.0f", s * 1e9 - idle }')" "$(field requests "$r")")")
+  kr_rps+=("$(field rps "$r")")
+  receive_on none
   r=$(on_kernel "$perf/peer" echo 198.18.0.1 7100 "$conns" 64 "$secs")
   ks_rps+=("$(field rps "$r")")
 }
@@ -172,15 +187,17 @@ run_veth() {
   kernel_server kpid "$perf/peer" serve 7000
   kernel_server kspin "$perf/peer" serve 7100 spin
   for conns in 1 64; do
-    local np_rps=() k_rps=() ks_rps=() np_busy=() k_busy=() np_p50=() k_p50=() np_p99=() k_p99=() np_client=() k_client=()
+    local np_rps=() k_rps=() ks_rps=() kr_rps=() kr_busy=() np_busy=() k_busy=() np_p50=() k_p50=() np_p99=() k_p99=() np_client=() k_client=()
     for ((i = 0; i < rounds; i++)); do echo_round "$conns"; done
     local what="64 B echo, $conns connections"
     [[ $conns != 1 ]] || what="64 B echo, 1 connection"
     figure veth "$what" "$(median "${np_rps[@]}")" req/s kernel "$(median "${k_rps[@]}")"
     figure veth "$what" "$(median "${np_rps[@]}")" req/s "kernel, spinning" "$(median "${ks_rps[@]}")"
+    figure veth "$what" "$(median "${np_rps[@]}")" req/s "kernel, own receiving" "$(median "${kr_rps[@]}")"
     figure veth "$what, p50" "$(median "${np_p50[@]}")" us kernel "$(median "${k_p50[@]}")"
     figure veth "$what, p99" "$(median "${np_p99[@]}")" us kernel "$(median "${k_p99[@]}")"
     figure veth "$what, server busy" "$(median "${np_busy[@]}")" ns/req kernel "$(median "${k_busy[@]}")"
+    figure veth "$what, server busy" "$(median "${np_busy[@]}")" ns/req "kernel, own receiving" "$(median "${kr_busy[@]}")"
     figure veth "$what, client busy" "$(median "${np_client[@]}")" ns/req kernel "$(median "${k_client[@]}")"
   done
   local np_rx=() k_rx=() np_tx=() k_tx=()

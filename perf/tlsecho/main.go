@@ -37,7 +37,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Args[1:]); err != nil {
+	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
 		fmt.Fprintf(os.Stderr, "tlsecho: %v\n", err)
 		os.Exit(1)
 	}
@@ -53,7 +53,7 @@ type options struct {
 	gather   bool
 }
 
-func run(ctx context.Context, args []string) error {
+func run(ctx context.Context, args []string, stdout io.Writer) error {
 	if len(args) == 0 {
 		return errors.New("usage: tlsecho serve|load|npro [flags]")
 	}
@@ -74,11 +74,15 @@ func run(ctx context.Context, args []string) error {
 	}
 	switch args[0] {
 	case "serve":
-		return serve(ctx, &o)
+		ln, err := net.Listen("tcp", o.addr)
+		if err != nil {
+			return fmt.Errorf("listen: %w", err)
+		}
+		return serve(ctx, ln, &o)
 	case "load":
-		return load(ctx, &o, dialTLS)
+		return load(ctx, &o, dialTLS, stdout)
 	case "npro":
-		return load(ctx, &o, dialNPRO)
+		return load(ctx, &o, dialNPRO, stdout)
 	}
 	return fmt.Errorf("unknown mode %q: want serve, load or npro", args[0])
 }
@@ -100,14 +104,12 @@ func certificate() (tls.Certificate, error) {
 // has to write before it has read all that is there.
 func buffered(o *options) int { return max(16<<10, o.size*2) }
 
-func serve(ctx context.Context, o *options) error {
+// serve closes ln when ctx ends.
+func serve(ctx context.Context, ln net.Listener, o *options) error {
 	cert, err := certificate()
 	if err != nil {
+		ln.Close()
 		return err
-	}
-	ln, err := net.Listen("tcp", o.addr)
-	if err != nil {
-		return fmt.Errorf("listen: %w", err)
 	}
 	config := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13}
 	var wg sync.WaitGroup
@@ -225,7 +227,7 @@ func (k *client) loop(o *options, from, to time.Time) {
 	}
 }
 
-func load(ctx context.Context, o *options, dial func(context.Context, *options) (channel, error)) error {
+func load(ctx context.Context, o *options, dial func(context.Context, *options) (channel, error), stdout io.Writer) error {
 	clients := make([]*client, o.conns)
 	for i := range clients {
 		ch, err := dial(ctx, o)
@@ -261,7 +263,7 @@ func load(ctx context.Context, o *options, dial func(context.Context, *options) 
 	at := func(q float64) float64 {
 		return float64(samples[int(q*float64(len(samples)-1))]) / float64(time.Microsecond)
 	}
-	return json.NewEncoder(os.Stdout).Encode(map[string]any{
+	return json.NewEncoder(stdout).Encode(map[string]any{
 		"connections": o.conns, "depth": o.depth, "size_bytes": o.size, "messages": done, "messages_all": all,
 		"messages_per_second": float64(done) / o.duration.Seconds(),
 		"p50_us":              at(0.5), "p99_us": at(0.99),
