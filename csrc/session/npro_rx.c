@@ -93,13 +93,20 @@ static void stall(struct np_sess *s) {
   np_sess_dirty(s);
 }
 
+/* True when handling the frame may stage an answer at once, without asking whether
+ * the peer reads: PONG, the answer of an ECHO, RESET for a stream that is refused. */
+static bool answers(struct np_sess *s, const struct np_frame *f) {
+  if (f->type == NP_NPRO_PING || f->type == NP_NPRO_REQUEST) return true;
+  return is_body_type(f->type) && np_nstream_find(s, f->stream) == NULL;
+}
+
 /* True when the frame may be opened now: opening happens once, so everything its
  * handling could need has to be there. */
 static bool may_take(struct np_sess *s, const struct np_frame *f) {
   struct np_sessions *ss = s->owner;
   /* two buffers per frame: a split and an answer */
   if (np_pool_avail(ss->env.pool) < 2 * (ss->rx_n + 1) + 2) return false;
-  if ((f->type == NP_NPRO_PING || f->type == NP_NPRO_REQUEST) && !np_npro_stage_ok(s)) return false;
+  if (NP_UNLIKELY(!np_npro_stage_ok(s)) && answers(s, f)) return false;
   if (f->type == NP_NPRO_PING || f->type == NP_NPRO_WINDOW || f->type == NP_NPRO_REKEY) return true;
   return np_sess_event_ok(ss);
 }

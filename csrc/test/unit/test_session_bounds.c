@@ -38,10 +38,35 @@ static void reserved_buffers_and_chargen(void **state) {
   rig_free(r);
 }
 
+/* Streams beyond the limit are each answered with RESET. A peer that reads none of
+ * them is not read either: what waits to be sent stays small. */
+static void refusals_nobody_reads(void **state) {
+  (void)state;
+  struct np_npro_keys k = rig_keys(1);
+  k.max_streams = 2;
+  struct peer p = peer_new(64, &k);
+  struct rig *r = p.r;
+  r->end[1].room_max = 0; /* the peer's window is closed */
+  uint32_t before = r->pool.free_count;
+  uint32_t fed = 0;
+  for (uint32_t i = 0; i < 3000; i++, fed++) {
+    peer_send(&p, NP_NPRO_DATA, 0, 2 * i + 1, NULL, 0);
+    if (r->end[1].unconsumed > 64u << 10) break;
+  }
+  assert_true(fed < 3000); /* it closed its window in turn */
+  assert_in_range(before - r->pool.free_count - r->end[1].unconsumed / 32, 1, 40);
+  r->end[1].room_max = 1u << 20;
+  r->end[1].stream.session->ops->writable(r->end[1].stream.session);
+  for (uint32_t i = 0; i < 100; i++) rig_run(r);
+  assert_int_equal(r->end[1].unconsumed, 0);
+  rig_free(r);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(reserved_buffers_are_not_there),
       cmocka_unit_test(reserved_buffers_and_chargen),
+      cmocka_unit_test(refusals_nobody_reads),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
