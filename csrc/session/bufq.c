@@ -119,12 +119,21 @@ void np_bufq_free(struct np_bufq *q) {
   *q = (struct np_bufq){0};
 }
 
-bool np_bufq_intake(struct np_bufq *q, struct np_buf *chain, struct np_pool *pool) {
+/* Two pieces in a row that are not packed have more than pack_bytes together. */
+static bool pack(struct np_bufq *q, const struct np_buf *b, uint32_t pack_bytes) {
+  struct np_buf *tail = q->tail;
+  if (tail == NULL || b->len > pack_bytes || tail->len > pack_bytes - b->len || np_buf_tailroom(tail) < b->len) return false;
+  memcpy(np_buf_append(tail, b->len), np_buf_cdata(b), b->len);
+  q->bytes += b->len;
+  return true;
+}
+
+bool np_bufq_intake(struct np_bufq *q, struct np_buf *chain, struct np_pool *pool, uint32_t pack_bytes) {
   while (chain != NULL) { /* bound: the pool's count */
     struct np_buf *b = chain;
     chain = b->next;
     b->next = NULL;
-    if (NP_UNLIKELY(b->len == 0)) {
+    if (NP_UNLIKELY(b->len == 0) || pack(q, b, pack_bytes)) {
       np_buf_put(b);
       continue;
     }

@@ -57,7 +57,12 @@ static void npro_data(struct np_session *base, struct np_buf *chain, uint32_t by
     return;
   }
   s->flags |= NP_SF_HEARD; /* the run that follows knows the time */
-  if (!np_bufq_intake(&s->rx, chain, s->owner->env.pool)) {
+  /* Behind what waits for its rest, for Go or for room there may be any number of segments,
+   * of one byte each if the peer likes: what is held is to be near what came. Otherwise the
+   * run handles them at once and in place. */
+  bool waits = !np_npro_is_open(s) || (s->flags & (NP_SF_PARTIAL | NP_SF_STALLED)) != 0;
+  uint32_t pack_bytes = waits ? np_min_u32(NP_NPRO_PACK_BYTES, np_sess_piece_bytes(s)) : 0;
+  if (!np_bufq_intake(&s->rx, chain, s->owner->env.pool, pack_bytes)) {
     /* bytes of an ordered stream are gone: there is no way on */
     np_npro_abort(s, NP_ERR_NOBUF);
     return;

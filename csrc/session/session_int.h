@@ -30,6 +30,7 @@
 #define NP_NPRO_FRAGMENT (16u << 10)      /* body bytes of one frame we cut */
 #define NP_NPRO_ECHO_DIRECT (64u << 10)   /* larger echoes take the queue, so that priorities hold */
 #define NP_NPRO_COPY_BYTES 1024u          /* answers up to this are packed by copying */
+#define NP_NPRO_PACK_BYTES 1024u          /* what waits unread is held in pieces of about this and longer */
 #define NP_NPRO_PING_BYTES 64u
 #define NP_NPRO_REASON_BYTES 1024u
 #define NP_NPRO_RAW_BYTES (256u << 10)    /* longest raw size of one compressed frame */
@@ -245,8 +246,9 @@ void np_bufq_copy(const struct np_bufq *q, uint32_t off, void *dst, uint32_t n);
 bool np_bufq_take(struct np_bufq *q, uint32_t n, struct np_pool *pool, struct np_bufq *out);
 void np_bufq_free(struct np_bufq *q);
 /* Appends a chain the session was handed; pieces somebody else refers to are
- * replaced by copies, because records are opened in place. False: pool empty, chain freed. */
-bool np_bufq_intake(struct np_bufq *q, struct np_buf *chain, struct np_pool *pool);
+ * replaced by copies, because records are opened in place. Short ones are copied into the
+ * tail as long as that stays within pack_bytes (0: never). False: pool empty, chain freed. */
+bool np_bufq_intake(struct np_bufq *q, struct np_buf *chain, struct np_pool *pool, uint32_t pack_bytes);
 
 /* echo.c, discard.c, chargen.c */
 extern const struct np_session_ops np_echo_ops;

@@ -189,7 +189,7 @@ static void intake_copies_what_is_shared(void **state) {
   memcpy(np_buf_append(b, 4), "abcd", 4);
   b->refs = 2; /* somebody else reads it */
   struct np_bufq q = {0};
-  assert_true(np_bufq_intake(&q, b, &r->pool));
+  assert_true(np_bufq_intake(&q, b, &r->pool, 0));
   assert_ptr_not_equal(q.head, b);
   assert_memory_equal(np_buf_cdata(q.head), "abcd", 4);
   assert_int_equal(b->refs, 1);
