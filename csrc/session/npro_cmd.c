@@ -130,9 +130,22 @@ bool np_npro_goaway(struct np_sess *s) {
 }
 
 /* DISCONNECT with a reason; what was queued and could not leave yet is given up. */
+/* Before there are keys the code goes out in the clear: the peer can't trust it, but
+ * it can tell its user why it was refused. */
+static void refuse(struct np_sess *s, uint32_t code, const struct np_buf *reason) {
+  struct np_buf *b = np_pool_get(s->owner->env.pool);
+  if (b == NULL) return;
+  np_store_be32(np_buf_append(b, 4), code);
+  if (reason != NULL && reason->next == NULL && reason->len <= NP_NPRO_REASON_BYTES)
+    memcpy(np_buf_append(b, reason->len), np_buf_cdata(reason), reason->len);
+  (void)np_npro_tx_clear(s, NP_NPRO_DISCONNECT, b, b->len);
+  np_buf_put(b);
+}
+
 static enum np_err cmd_close(struct np_sess *s, const struct np_cmd *cmd, const struct np_buf *body) {
   uint32_t code = cmd->arg != 0 ? cmd->arg : NP_CODE_NORMAL;
   if (s->state >= NP_NPRO_CLOSING) return NP_ERR_STATE;
+  if (!np_npro_is_open(s)) refuse(s, code, body);
   if (np_npro_is_open(s)) np_npro_pump(s); /* what may leave goes before it */
   if (np_npro_is_open(s) && body != NULL && body->next == NULL && body->len <= NP_NPRO_REASON_BYTES) {
     struct np_frame f = {.type = NP_NPRO_DISCONNECT, .priority = 7};

@@ -109,7 +109,10 @@ static enum np_drop open_passive(struct np_tcp *tcp, struct np_tcp_listener *l, 
 static enum np_drop listen_syn(struct np_tcp *tcp, struct np_tcp_listener *l, struct np_tcp_seg *seg) {
   /* No connection with a group (RFC 9293 §3.9.2.3, MUST-57). */
   if (seg->pkt->link_dst != NP_LINK_UNICAST) return NP_DROP_TCP_NO_LISTENER;
-  if (l->args.conns_max != 0 && l->conns >= l->args.conns_max) return NP_DROP_TCP_CONN_LIMIT;
+  if (l->args.conns_max != 0 && l->conns >= l->args.conns_max) {
+    np_tcp_reply_rst(tcp, seg); /* a quick no: who retries for minutes is served no better */
+    return NP_DROP_TCP_CONN_LIMIT;
+  }
   if (l->backlog < l->args.backlog) return open_passive(tcp, l, seg);
   if (!l->args.cookies) return NP_DROP_TCP_BACKLOG;
   return np_tcp_cookie_send(tcp, seg);

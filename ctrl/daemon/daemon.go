@@ -292,9 +292,16 @@ func (d *Daemon) makeSessions(key handshake.PrivateKey, psk *[32]byte) error {
 
 // listen opens one listener.
 func (d *Daemon) listen(ctx context.Context, c *config.Config, l *config.Listener) error {
-	id, err := d.plane.Listen(ctx, listenConfig(c, l))
+	lc := listenConfig(c, l)
+	if lc.Kind == dataplane.SessionNPRO {
+		lc.MaxConns += session.RefusalRoom
+	}
+	id, err := d.plane.Listen(ctx, lc)
 	if err != nil {
 		return fmt.Errorf("listener %s on %s: %w", l.Name, config.AddrPortString(l.Address), err)
+	}
+	if lc.Kind == dataplane.SessionNPRO {
+		d.session.SetLimit(id, c.ListenerLimit(l))
 	}
 	d.mu.Lock()
 	d.listeners = append(d.listeners, mgmt.Listener{ID: id, Name: l.Name, Address: config.AddrPortString(l.Address), Protocol: l.Protocol,

@@ -15,6 +15,7 @@ import (
 	"github.com/np-appliance/np/ctrl/dispatch"
 	"github.com/np-appliance/np/ctrl/handshake"
 	"github.com/np-appliance/np/ctrl/logs"
+	"github.com/np-appliance/np/ctrl/npro"
 	"github.com/np-appliance/np/dataplane"
 )
 
@@ -324,7 +325,7 @@ func (sh *shard) event(ev *dataplane.Event) {
 		sh.mu.Lock()
 		delete(sh.conns, ev.Conn)
 		sh.mu.Unlock()
-		sh.m.stats.closed.Add(1)
+		sh.m.leave(c.listener)
 		if l := sh.m.cfg.Log; l.Enabled(c.ctx, slog.LevelDebug) {
 			l.Debug("connection closed", "conn_id", c.id(), "core", sh.index, "err", ev.Err, "code", ev.Code)
 		}
@@ -348,9 +349,12 @@ func (sh *shard) open(ev *dataplane.Event) {
 	sh.mu.Lock()
 	sh.conns[ev.Conn] = c
 	sh.mu.Unlock()
-	m.accept(ev.Listener)
-	if m.draining.Load() {
+	admitted := m.accept(ev.Listener)
+	switch {
+	case m.draining.Load():
 		c.shut(codeShutdown, "shutting down")
+	case !admitted:
+		c.shut(uint32(npro.CodeConnectionLimit), npro.CodeConnectionLimit.String())
 	}
 }
 

@@ -17,11 +17,27 @@ type stats struct {
 	mu       sync.Mutex
 	refused  map[string]uint64
 	accepted map[dataplane.ListenerID]uint64
+	open     map[dataplane.ListenerID]int
+	limit    map[dataplane.ListenerID]int
 }
 
 func (s *stats) init() {
 	s.refused, s.accepted = map[string]uint64{}, map[dataplane.ListenerID]uint64{}
+	s.open, s.limit = map[dataplane.ListenerID]int{}, map[dataplane.ListenerID]int{}
 }
+
+// SetLimit bounds the NPRO connections that a listener has at a time over all cores; those
+// beyond it are told so and closed. The plane's own limit must be higher by what may be
+// on its way out (RefusalRoom). 0: no limit.
+func (m *Manager) SetLimit(id dataplane.ListenerID, conns int) {
+	m.stats.mu.Lock()
+	defer m.stats.mu.Unlock()
+	m.stats.limit[id] = conns
+}
+
+// RefusalRoom is how many connections beyond its limit a listener of the plane
+// should take, so that they can be refused with a code.
+const RefusalRoom = 64
 
 // Accepted counts the NPRO connections that a listener took.
 func (m *Manager) Accepted(id dataplane.ListenerID) uint64 {
@@ -30,11 +46,26 @@ func (m *Manager) Accepted(id dataplane.ListenerID) uint64 {
 	return m.stats.accepted[id]
 }
 
-func (m *Manager) accept(id dataplane.ListenerID) {
+// accept counts a connection; false: it is one too many.
+func (m *Manager) accept(id dataplane.ListenerID) bool {
 	m.stats.opened.Add(1)
 	m.stats.mu.Lock()
 	defer m.stats.mu.Unlock()
+	m.stats.open[id]++
+	if limit := m.stats.limit[id]; limit > 0 && m.stats.open[id] > limit {
+		m.stats.refused["connection_limit"]++
+		return false
+	}
 	m.stats.accepted[id]++
+	return true
+}
+
+// leave ends what accept counted.
+func (m *Manager) leave(id dataplane.ListenerID) {
+	m.stats.closed.Add(1)
+	m.stats.mu.Lock()
+	defer m.stats.mu.Unlock()
+	m.stats.open[id]--
 }
 
 // count counts something refused, by a reason of ours.

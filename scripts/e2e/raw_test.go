@@ -294,11 +294,33 @@ func TestConnectionLimit(t *testing.T) {
 		}
 		open = append(open, c)
 	}
-	if c, err := w.dial("tcp", addr4(7)); err == nil {
-		if err := echo(c, 10); err == nil {
-			t.Error("a ninth connection was served")
+	if _, err := w.dial("tcp", addr4(7)); err == nil || !strings.Contains(err.Error(), "refused") {
+		t.Errorf("a ninth connection: %v, want refused", err)
+	}
+	// NPRO says why
+	var sessions []*raw
+	for range 8 {
+		sessions = append(sessions, w.openRaw())
+	}
+	ninth := w.mustDial(addr4(7700))
+	_ = ninth.SetDeadline(time.Now().Add(5 * time.Second))
+	h, body, err := readFrame(ninth)
+	if err != nil || h.Type != npro.TypeDisconnect {
+		t.Fatalf("a ninth session: %v, %v", h, err)
+	}
+	if code, reason, err := npro.ParseDisconnect(body); err != nil || code != npro.CodeConnectionLimit || reason == "" {
+		t.Errorf("a ninth session: code %v, reason %q, %v", code, reason, err)
+	}
+	if err := gone(ninth); err != nil {
+		t.Error(err)
+	}
+	for _, r := range sessions {
+		if _, err := r.Write(r.frame(npro.Header{Type: npro.TypePing}, []byte("still here"))); err != nil {
+			t.Fatal(err)
 		}
-		_ = c.Close()
+		if h, _, err := readFrame(r); err != nil || h.Type != npro.TypePong {
+			t.Errorf("a session within the limit: %v, %v", h, err)
+		}
 	}
 	for _, c := range open {
 		if err := echo(c, 1000); err != nil {
