@@ -54,9 +54,9 @@ func TestVethNeighbors(t *testing.T) {
 		for range 20 {
 			r.must(c.SetDeadline(time.Now().Add(2 * time.Second)))
 			b := []byte("x")
-			if _, err := c.Write(b); err == nil {
-				_, err = c.Read(b)
-			}
+			_, err := c.Write(b)
+			r.must(err)
+			_, err = c.Read(b)
 			r.must(err)
 			out, err := exec.Command("ip", "neigh", "show", "dev", "npn1").Output()
 			r.must(err)

@@ -152,7 +152,13 @@ func TestInspect(t *testing.T) {
 		}
 		ip("link set npx0 up")
 		ip("link set npx1 up")
-		if i, _ = Inspect("npx0"); !i.Up || !i.Carrier {
+		for range 200 { // the kernel's link watch takes its time
+			if i, _ = Inspect("npx0"); i.Carrier {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if !i.Up || !i.Carrier {
 			t.Errorf("%+v", i)
 		}
 		_, err = Inspect("npx7")
