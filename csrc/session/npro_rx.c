@@ -90,6 +90,7 @@ static void stall(struct np_sess *s) {
     s->owner->work_left = true;
   }
   s->flags |= NP_SF_STALLED;
+  s->part_due_ns = 0; /* it is whole */
   np_sess_dirty(s);
 }
 
@@ -125,6 +126,7 @@ static void add_to_batch(struct np_sess *s, const struct np_frame *f, const uint
   r->ok = false;
   ss->reserved++;
   s->rx_batched++;
+  s->part_due_ns = 0;
   if (is_body_type(f->type)) s->rx_credit -= body;
   advance(c, f->length);
 }
@@ -143,9 +145,13 @@ static void take_ahead(struct np_sess *s) {
   s->rx_ahead = s->rx.bytes;
 }
 
-/* What is here is less than a header, or less than the frame. */
-static bool partial(struct np_sess *s, bool header_whole) {
+/* What is here is less than a header, or less than the frame. bytes: its length, once that
+ * is known. */
+static bool partial(struct np_sess *s, uint32_t left, bool header_whole, uint32_t bytes) {
+  /* with its header whole the frame's limit begins anew, as its length is known then */
+  bool begins = s->part_due_ns == 0 || (header_whole && (s->flags & NP_SF_PARTIAL) == 0);
   s->flags &= ~(NP_SF_PARTIAL | NP_SF_STALLED);
+  if (left > 0 && begins && np_npro_is_open(s)) np_npro_frame_began(s, bytes);
   if (header_whole) {
     s->flags |= NP_SF_PARTIAL;
     take_ahead(s);
@@ -168,7 +174,7 @@ static bool short_header(struct np_sess *s, const struct cursor *c) {
       return false;
     }
   }
-  return partial(s, false);
+  return partial(s, c->left, false, 0);
 }
 
 bool np_npro_collect(struct np_sess *s) {
@@ -188,7 +194,7 @@ bool np_npro_collect(struct np_sess *s) {
       np_npro_violation(s, why);
       return false;
     }
-    if (c.left - NP_NPRO_HEADER < f.length) return partial(s, true);
+    if (c.left - NP_NPRO_HEADER < f.length) return partial(s, c.left, true, f.length);
     s->flags &= ~NP_SF_PARTIAL;
     if (!may_take(s, &f)) {
       stall(s);

@@ -13,6 +13,7 @@ static uint64_t next_due(const struct np_sess *s) {
     uint64_t beat = s->lim.heartbeat_ms * MS;
     due = np_min_u64(due, np_min_u64(s->last_tx_ns + beat, s->last_rx_ns + 3 * beat));
   }
+  if (s->part_due_ns != 0) due = np_min_u64(due, s->part_due_ns);
   if (s->state == NP_NPRO_DRAINING) {
     due = np_min_u64(due, np_min_u64(s->deadline_ns, s->owner->now_ns + NP_NPRO_DRAIN_CHECK_NS));
   }
@@ -20,8 +21,21 @@ static uint64_t next_due(const struct np_sess *s) {
 }
 
 void np_npro_arm(struct np_sess *s) {
-  uint64_t due = next_due(s);
-  np_timer_set(s->owner->env.wheel, &s->timer, NP_TIMER_SESSION, due);
+  s->armed_ns = next_due(s);
+  np_timer_set(s->owner->env.wheel, &s->timer, NP_TIMER_SESSION, s->armed_ns);
+}
+
+void np_npro_frame_began(struct np_sess *s, uint32_t bytes) {
+  s->part_due_ns = s->owner->now_ns + NP_NPRO_FRAME_NS + bytes * NP_NPRO_FRAME_BYTE_NS;
+  if (NP_UNLIKELY(s->armed_ns > s->part_due_ns)) np_npro_arm(s); /* once in 30 s at most: it moves on when it fires */
+}
+
+/* What is half here is held, and a peer that goes on byte by byte is never silent.
+ * Return: false when the session ended. */
+static bool frame_in_time(struct np_sess *s, uint64_t now_ns) {
+  if (s->part_due_ns == 0 || now_ns < s->part_due_ns) return true;
+  np_npro_close(s, NP_CODE_TIMEOUT, NP_ERR_TIMEDOUT);
+  return false;
 }
 
 /* Return: false when the session ended. */
@@ -66,6 +80,7 @@ static void fire(struct np_sess *s, uint64_t now_ns) {
     case NP_NPRO_OPEN:
     case NP_NPRO_DRAINING:
       if (!heartbeat(s, now_ns)) return;
+      if (!frame_in_time(s, now_ns)) return;
       if (!drain(s, now_ns)) return;
       if (now_ns - s->key_ns >= s->lim.rekey_ns && !np_npro_rekey_tx(s)) s->key_ns = now_ns - s->lim.rekey_ns + 1000 * MS;
       break;

@@ -37,6 +37,8 @@
 #define NP_CHARGEN_BYTES (12u << 10)     /* a period of its lines, 7,030, and a segment more; whole cache lines */
 #define NP_NPRO_WINDOW_MAX 0x7fffffffu
 #define NP_NPRO_CLOSE_NS UINT64_C(3000000000) /* DISCONNECT that cannot leave: abort */
+#define NP_NPRO_FRAME_NS UINT64_C(30000000000)   /* from a frame's first byte to its last, */
+#define NP_NPRO_FRAME_BYTE_NS (UINT64_C(1000000000) >> 14) /* and this for each: 16 KiB/s is the slowest peer served */
 #define NP_NPRO_DRAIN_CHECK_NS UINT64_C(50000000)
 
 /* flags of a session */
@@ -114,6 +116,8 @@ struct np_sess {
   struct np_npro_limits lim;
   uint64_t last_rx_ns;
   uint64_t last_tx_ns;
+  uint64_t part_due_ns;       /* when the frame at the front has to be whole; 0: none has begun */
+  uint64_t armed_ns;          /* what the timer was set to */
   uint64_t key_ns;            /* when the sending key came into use */
   uint64_t key_records;
   uint64_t key_bytes;
@@ -395,5 +399,7 @@ void np_npro_begin_drain(struct np_sess *s);
 /* npro_timer.c */
 void np_npro_timer(void *ctx, struct np_timer *timer, uint64_t now_ns);
 void np_npro_arm(struct np_sess *s);
+/* The beginning of a frame of bytes (0: not known yet) is here; starts its limit of time. */
+void np_npro_frame_began(struct np_sess *s, uint32_t bytes);
 
 #endif

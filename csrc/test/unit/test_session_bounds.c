@@ -113,6 +113,50 @@ static void handshakes_byte_by_byte(void **state) {
   rig_free(r);
 }
 
+/* The beginning of a frame whose rest never comes, or comes byte by byte, ends without
+ * heartbeats too; the limit grows with the frame's length, and each frame has its own. */
+static void unfinished_frames_end(void **state) {
+  (void)state;
+  for (uint32_t trickle = 0; trickle < 2; trickle++) {
+    struct np_npro_keys k = rig_keys(1);
+    k.heartbeat_ms = 0;
+    struct peer p = peer_new(64, &k);
+    struct rig *r = p.r;
+    static const uint8_t body[1000] = "\4BULK";
+    uint8_t out[1600];
+    struct np_frame f = {.type = NP_NPRO_REQUEST, .flags = NP_NPRO_F_ENC | NP_NPRO_F_END, .stream = 1};
+    uint32_t bytes = peer_seal(&p, &f, body, sizeof body, out);
+    rig_feed(r, 1, out, 500);
+    rig_run(r);
+    rig_advance(r, 25000 * RIG_MS);
+    assert_false(r->end[1].fin);
+    rig_feed(r, 1, out + 500, bytes - 500);
+    rig_run(r);
+    assert_non_null(rig_find(r, 1, NP_EV_MESSAGE));
+    rig_advance(r, 60000 * RIG_MS); /* nothing half here: nothing ends */
+    rig_run(r);
+    assert_false(r->end[1].fin);
+    f.stream = 3;
+    (void)peer_seal(&p, &f, body, sizeof body, out);
+    uint32_t fed = 20;
+    rig_feed(r, 1, out, fed);
+    rig_run(r);
+    for (uint32_t i = 0; i < 29; i++) {
+      rig_advance(r, 1000 * RIG_MS);
+      if (trickle != 0) rig_feed(r, 1, out + fed++, 1);
+      rig_run(r);
+    }
+    assert_false(r->end[1].fin);
+    rig_advance(r, 2000 * RIG_MS);
+    rig_run(r);
+    struct rig_event *ev = rig_find(r, 1, NP_EV_CLOSED);
+    assert_non_null(ev);
+    assert_int_equal(ev->ev.err, NP_ERR_TIMEDOUT);
+    assert_int_equal(r->counters.drop[NP_DROP_NPRO_CLOSED], 1);
+    rig_free(r);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(reserved_buffers_are_not_there),
@@ -120,6 +164,7 @@ int main(void) {
       cmocka_unit_test(refusals_nobody_reads),
       cmocka_unit_test(frames_byte_by_byte),
       cmocka_unit_test(handshakes_byte_by_byte),
+      cmocka_unit_test(unfinished_frames_end),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
