@@ -494,6 +494,9 @@ void np_core_stop(struct np_core *core, uint64_t now_ns) {
   flush_ports(core);
   gauges(core);
   np_core_publish(core);
+  /* Its owner may close it as soon as the thread is joined: no command can end it any more. */
+  if (core->capture != NULL) np_capture_stop(core->capture);
+  core->capture = NULL;
 }
 
 struct np_core_shared *np_core_shared(struct np_core *core) { return &core->shared; }

@@ -199,8 +199,6 @@ static void reclaim_rings(struct np_core *core) {
 
 void np_core_fini(struct np_core *core, uint64_t now_ns) {
   np_core_stop(core, now_ns);
-  if (core->capture != NULL) np_capture_stop(core->capture);
-  core->capture = NULL;
   core->queue_count = 0;
   np_ip_fini(core->ip);
   reclaim_rings(core);

@@ -143,7 +143,7 @@ void np_core_publish(struct np_core *core);
 void np_core_loan_return(struct np_core *core, struct np_buf *chain);
 /* True when a core that slept now would miss something. */
 bool np_core_must_run(struct np_core *core);
-/* Aborts every connection and sends what that makes: the last thing a poll thread does. */
+/* Aborts every connection, sends what that makes and ends the capture: the last thing a poll thread does. */
 void np_core_stop(struct np_core *core, uint64_t now_ns);
 
 /* cmd.c */

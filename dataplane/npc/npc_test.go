@@ -514,3 +514,23 @@ func BenchmarkPoll(b *testing.B) {
 	}
 	c.stash = nil
 }
+
+// TestCloseDuringCapture ends the plane under a capture: its reader is told.
+func TestCloseDuringCapture(t *testing.T) {
+	p := start(t, 2)
+	k, err := p.Capture(t.Context(), &dataplane.CaptureConfig{Interface: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := k.Next(t.Context()); !errors.Is(err, dataplane.CodeShutdown) {
+		t.Error(err)
+	}
+	// The core cannot be asked any more; the memory went with the plane.
+	_ = k.Close()
+	if k.Lost() != 0 {
+		t.Error("lost", k.Lost())
+	}
+}
