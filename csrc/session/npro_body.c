@@ -97,7 +97,8 @@ static void to_go(struct np_sess *s, struct np_nstream *st, const struct np_fram
   else st->flags &= (uint16_t)~NP_STF_RX_MORE;
   if ((f->flags & NP_NPRO_F_END) != 0) {
     st->flags |= NP_STF_RX_END;
-    if ((st->flags & NP_STF_ONE_WAY) != 0) st->flags |= NP_STF_TX_END;
+    /* a response ends its stream, whatever of the request is still to be sent */
+    if ((st->flags & NP_STF_ONE_WAY) != 0 || f->type == NP_NPRO_RESPONSE) st->flags |= NP_STF_TX_END;
     np_nstream_maybe_free(s, st);
   }
   np_npro_frame_ok(s);

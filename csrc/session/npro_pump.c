@@ -79,7 +79,7 @@ static void item_done(struct np_sess *s, struct np_nstream *st) {
   np_item_release(s, b);
   if ((it.flags & NP_NPRO_F_END) == 0) return;
   st->flags |= NP_STF_TX_END;
-  if ((st->flags & NP_STF_ONE_WAY) != 0) st->flags |= NP_STF_RX_END;
+  if ((st->flags & NP_STF_ONE_WAY) != 0 || it.type == NP_NPRO_RESPONSE) st->flags |= NP_STF_RX_END;
 }
 
 enum sent { SENT, STREAM_BLOCKED, CONN_BLOCKED };

@@ -157,6 +157,50 @@ static void unfinished_frames_end(void **state) {
   }
 }
 
+/* WIRE: a response ends its stream, although the request's body never does. Otherwise each
+ * would keep a place in the core's table for as long as the connection lasts. */
+static void responses_end_streams(void **state) {
+  (void)state;
+  struct np_npro_keys k = rig_keys(1);
+  k.max_streams = 4;
+  struct peer p = peer_new(64, &k);
+  struct rig *r = p.r;
+  for (uint32_t i = 0; i < 12; i++) {
+    peer_send(&p, NP_NPRO_REQUEST, NP_NPRO_F_MORE, 2 * i + 1, "\4BULKx", 6);
+    struct np_cmd send = {.op = NP_CMD_SEND, .type = NP_NPRO_RESPONSE, .flags = NP_NPRO_F_END, .stream = 2 * i + 1};
+    assert_int_equal(rig_cmd(r, 1, send, "\5", 1, NULL), NP_ERR_OK);
+    rig_run(r);
+    assert_int_equal(np_sessions_streams(r->sessions), 0);
+    /* what was on its way meanwhile is no breach, and its credit returns */
+    peer_send(&p, NP_NPRO_REQUEST, NP_NPRO_F_END, 2 * i + 1, "rest", 4);
+    assert_int_equal(r->counters.drop[NP_DROP_NPRO_CLOSED], i + 1);
+  }
+  assert_false(r->end[1].fin);
+  rig_free(r);
+}
+
+/* At the other end: what was queued for the stream is given up, its buffers return. */
+static void responses_end_streams_of_clients(void **state) {
+  (void)state;
+  struct rig *r = rig_new(4, 64);
+  struct np_npro_keys c = rig_keys(0);
+  struct np_npro_keys s = rig_keys(1);
+  c.stream_window_tx_bytes = 8; /* the rest of the body waits for credit */
+  rig_join(r, &c, &s);
+  uint32_t stream = 0;
+  struct np_cmd send = {.op = NP_CMD_SEND, .type = NP_NPRO_REQUEST, .flags = NP_NPRO_F_END};
+  assert_int_equal(rig_cmd(r, 0, send, "\4BULK and more", 14, &stream), NP_ERR_OK);
+  rig_settle(r, 20);
+  send = (struct np_cmd){.op = NP_CMD_SEND, .type = NP_NPRO_RESPONSE, .flags = NP_NPRO_F_END, .stream = stream};
+  assert_int_equal(rig_cmd(r, 1, send, "\5", 1, NULL), NP_ERR_OK);
+  rig_settle(r, 20);
+  assert_int_equal(np_sessions_streams(r->sessions), 0);
+  assert_int_equal(r->loan_count, RIG_LOANS);
+  send = (struct np_cmd){.op = NP_CMD_SEND, .type = NP_NPRO_DATA, .stream = stream};
+  assert_int_equal(rig_cmd(r, 0, send, "x", 1, NULL), NP_ERR_STALE);
+  rig_free(r);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(reserved_buffers_are_not_there),
@@ -165,6 +209,8 @@ int main(void) {
       cmocka_unit_test(frames_byte_by_byte),
       cmocka_unit_test(handshakes_byte_by_byte),
       cmocka_unit_test(unfinished_frames_end),
+      cmocka_unit_test(responses_end_streams),
+      cmocka_unit_test(responses_end_streams_of_clients),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
