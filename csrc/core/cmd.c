@@ -245,6 +245,7 @@ static void run_on_session(struct np_core *core, const struct np_cmd *cmd) {
   if (stream != NULL && stream->session != NULL) {
     err = np_sessions_command(core->sessions, stream->session, cmd, cmd->body, core->now_ns, &a.stream);
   } else {
+    np_sessions_wipe(cmd);
     np_core_loan_return(core, cmd->body);
   }
   if (err != NP_ERR_OK || (cmd->cmd_flags & NP_CMD_F_ACK) != 0) done(core, cmd, err, &a);

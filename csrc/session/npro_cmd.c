@@ -192,6 +192,7 @@ enum np_err np_npro_command(struct np_sess *s, const struct np_cmd *cmd, struct 
       err = dispatch(s, cmd, body);
     }
   }
+  np_sessions_wipe(cmd);
   if (!queued && body != NULL) ss->env.loan_return(ss->env.ctx, body);
   return err;
 }

@@ -95,13 +95,12 @@ static enum np_err install(struct np_sess *s, const struct np_npro_keys *k) {
   return NP_ERR_OK;
 }
 
-enum np_err np_npro_cmd_keys(struct np_sess *s, struct np_buf *body) {
+enum np_err np_npro_cmd_keys(struct np_sess *s, const struct np_buf *body) {
   struct np_npro_keys keys;
   if (body == NULL || body->next != NULL || body->len != sizeof keys) return NP_ERR_INVALID;
   enum np_err err = NP_ERR_STATE;
   memcpy(&keys, np_buf_cdata(body), sizeof keys);
   if (s->state == NP_NPRO_AWAIT_CONTROL && (s->flags & NP_SF_OPEN_SENT) != 0) err = install(s, &keys);
   explicit_bzero(&keys, sizeof keys);
-  explicit_bzero(np_buf_data(body), body->len);
   return err;
 }

@@ -298,12 +298,7 @@ bool np_sessions_run(struct np_sessions *ss, uint64_t now_ns) {
   return ss->work_left;
 }
 
-enum np_err np_sessions_command(struct np_sessions *ss, struct np_session *session, const struct np_cmd *cmd,
-                                struct np_buf *body, uint64_t now_ns, uint32_t *out_stream) {
-  struct np_sess *s = np_sess_of(session);
-  ss->now_ns = now_ns;
-  if (s->kind == NP_SESSION_NPRO) return np_npro_command(s, cmd, body, out_stream);
-  if (body != NULL) ss->env.loan_return(ss->env.ctx, body);
+static enum np_err plain_command(struct np_sess *s, const struct np_cmd *cmd) {
   struct np_stream *stream = s->base.stream;
   if (stream == NULL) return NP_ERR_STALE;
   if (cmd->op == NP_CMD_ABORT) {
@@ -315,6 +310,22 @@ enum np_err np_sessions_command(struct np_sessions *ss, struct np_session *sessi
   stream->ops->detach(stream);
   np_sess_end(s, NP_ERR_OK);
   return NP_ERR_OK;
+}
+
+/* Keys do not stay in a buffer that goes back to Go, whatever becomes of the command. */
+void np_sessions_wipe(const struct np_cmd *cmd) {
+  if (NP_LIKELY(cmd->op != NP_CMD_KEYS)) return;
+  for (struct np_buf *b = cmd->body; b != NULL; b = b->next) explicit_bzero(np_buf_data(b), b->len); /* bound: the pool's count */
+}
+
+enum np_err np_sessions_command(struct np_sessions *ss, struct np_session *session, const struct np_cmd *cmd,
+                                struct np_buf *body, uint64_t now_ns, uint32_t *out_stream) {
+  struct np_sess *s = np_sess_of(session);
+  ss->now_ns = now_ns;
+  if (s->kind == NP_SESSION_NPRO) return np_npro_command(s, cmd, body, out_stream);
+  np_sessions_wipe(cmd);
+  if (body != NULL) ss->env.loan_return(ss->env.ctx, body);
+  return plain_command(s, cmd);
 }
 
 void np_sessions_drain(struct np_sessions *ss, uint64_t now_ns) {

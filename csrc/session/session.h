@@ -64,6 +64,10 @@ bool np_sessions_run(struct np_sessions *sessions, uint64_t now_ns);
 enum np_err np_sessions_command(struct np_sessions *sessions, struct np_session *session, const struct np_cmd *cmd,
                                 struct np_buf *body, uint64_t now_ns, uint32_t *out_stream);
 
+/* Wipes what an NP_CMD_KEYS carries, for a caller that has no session to give it to: before its
+ * buffers go back to Go. No effect on other commands. */
+void np_sessions_wipe(const struct np_cmd *cmd);
+
 /* NP_CMD_DRAIN: GOAWAY on every NPRO session of the core, also on those whose handshake ends later.
  * The runs from now on say it, to a part of the sessions each; for good. */
 void np_sessions_drain(struct np_sessions *sessions, uint64_t now_ns);

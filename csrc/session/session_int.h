@@ -388,7 +388,7 @@ bool np_npro_control_size_ok(uint8_t type, uint32_t body_bytes);
 /* The handshake frame at the front goes to Go. */
 void np_npro_handshake_frame(struct np_sess *s, const struct np_frame *f);
 enum np_err np_npro_cmd_handshake(struct np_sess *s, const struct np_cmd *cmd, const struct np_buf *body);
-enum np_err np_npro_cmd_keys(struct np_sess *s, struct np_buf *body);
+enum np_err np_npro_cmd_keys(struct np_sess *s, const struct np_buf *body);
 
 /* npro_cmd.c: takes body over. */
 enum np_err np_npro_command(struct np_sess *s, const struct np_cmd *cmd, struct np_buf *body, uint32_t *out_stream);

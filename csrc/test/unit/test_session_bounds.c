@@ -201,6 +201,39 @@ static void responses_end_streams_of_clients(void **state) {
   rig_free(r);
 }
 
+/* Keys are wiped from the buffer they came in whatever becomes of the command. */
+static void keys_are_wiped(void **state) {
+  (void)state;
+  struct rig *r = rig_new(4, 64);
+  struct np_npro_keys k = rig_keys(1);
+  uint8_t two[2 * sizeof k];
+  memcpy(two, &k, sizeof k);
+  memcpy(two + sizeof k, &k, sizeof k);
+  struct np_cmd keys = {.op = NP_CMD_KEYS};
+  rig_npro(r, 1);
+  const struct np_buf *b = r->loans[r->loan_count - 1];
+  const uint8_t *at = (const uint8_t *)b + NP_LOAN_DATA_OFF;
+  for (uint32_t i = 0; i < 4; i++) {
+    enum np_err want = i == 1 ? NP_ERR_INVALID : i == 2 ? NP_ERR_STALE : i == 3 ? NP_ERR_UNSUPPORTED : NP_ERR_STATE;
+    struct np_session *s = r->end[1].stream.session;
+    if (i == 2) { /* gone, waiting to be told of */
+      r->event_room = 0;
+      rig_abort(&r->end[1].stream);
+      r->end[1].stream.session = s;
+    }
+    if (i == 3) {
+      r->end[1].stream.session = NULL;
+      r->event_room = RIG_EVENTS;
+      rig_run(r);
+      rig_stream_init(r, 1);
+      (void)rig_open(r, 1, NP_SESSION_DISCARD, 0x77);
+    }
+    assert_int_equal(rig_cmd(r, 1, keys, two, i == 1 ? sizeof two : sizeof k, NULL), want);
+    for (uint32_t x = 0; x < (i == 1 ? sizeof two : sizeof k); x++) assert_int_equal(at[x], 0);
+  }
+  rig_free(r);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(reserved_buffers_are_not_there),
@@ -211,6 +244,7 @@ int main(void) {
       cmocka_unit_test(unfinished_frames_end),
       cmocka_unit_test(responses_end_streams),
       cmocka_unit_test(responses_end_streams_of_clients),
+      cmocka_unit_test(keys_are_wiped),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
