@@ -139,6 +139,10 @@ func (c *nproChannel) ready() bool {
 // next opens the next frame; its body is good until the one after.
 func (c *nproChannel) next() (npro.Header, []byte, error) {
 	for !c.ready() {
+		// What lay ready may have been a WINDOW, and the answer is to what was not written yet.
+		if err := c.flush(); err != nil {
+			return npro.Header{}, nil, err
+		}
 		if c.start > 0 {
 			copy(c.buf, c.buf[c.start:c.end])
 			c.start, c.end = 0, c.end-c.start
