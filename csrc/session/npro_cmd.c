@@ -60,7 +60,7 @@ static enum np_err cmd_send(struct np_sess *s, const struct np_cmd *cmd, struct 
     bool ok;
     item.head_bytes = np_npro_head_bytes(body, cmd->body_bytes, cmd->type, cmd->flags, &ok);
     uint32_t frame = np_min_u32(NP_NPRO_FRAGMENT, s->lim.max_frame_tx - NP_RECORD_TAG);
-    if (!ok || item.head_bytes > frame) return NP_ERR_INVALID;
+    if (!ok || item.head_bytes > frame || item.head_bytes > s->lim.stream_window_tx) return NP_ERR_INVALID;
   } else if ((cmd->flags & NP_NPRO_F_CTX) != 0) {
     return NP_ERR_INVALID;
   }
@@ -87,8 +87,9 @@ static enum np_err cmd_reset(struct np_sess *s, const struct np_cmd *cmd) {
   struct np_nstream *st = np_nstream_find(s, cmd->stream);
   if (st == NULL) return NP_ERR_STALE;
   uint32_t id = st->id;
+  bool known = (st->flags & NP_STF_UNOPENED) == 0; /* a RESET of a stream never opened is a breach */
   np_nstream_free(s, st);
-  np_npro_refuse(s, id, cmd->arg);
+  if (known) np_npro_refuse(s, id, cmd->arg);
   return NP_ERR_OK;
 }
 

@@ -140,6 +140,7 @@ static enum sent send_fragment(struct np_sess *s, struct np_nstream *st) {
     np_sess_dirty(s); /* no buffers: again at the next run */
     return CONN_BLOCKED;
   }
+  np_nstream_opened(s, st);
   bool from_go = it->from_go;
   s->tx_window -= n;
   st->tx_window -= n;
@@ -185,6 +186,8 @@ void np_npro_pump(struct np_sess *s) {
     uint32_t p = 31u - (uint32_t)__builtin_clz(s->ready_mask);
     struct np_nstream *tail = &ss->stream[s->ready_tail[p]];
     struct np_nstream *st = &ss->stream[tail->ready_next];
+    /* numbers rise on the wire: a peer takes a lower one for a stream that ended */
+    if ((st->flags & NP_STF_UNOPENED) != 0 && s->unopened > 1) st = np_nstream_first_unopened(s);
     switch (send_fragment(s, st)) {
       case SENT: rotate(s, st); break;
       case STREAM_BLOCKED: np_nstream_unready(s, st); break; /* its WINDOW makes it ready again */

@@ -44,12 +44,13 @@ struct np_nstream *np_nstream_open(struct np_sess *s, uint32_t id, bool local) {
       .ready_next = NP_NIL,
       .tx_window = s->lim.stream_window_tx,
       .rx_window = s->lim.stream_window_rx,
-      .flags = (uint16_t)(local ? NP_STF_LOCAL : 0u),
+      .flags = (uint16_t)(local ? NP_STF_LOCAL | NP_STF_UNOPENED : 0u),
   };
   ss->bucket[bucket] = i;
   if (s->streams_head != NP_NIL) ss->stream[s->streams_head].list_prev = i;
   s->streams_head = i;
   s->streams++;
+  if (local) s->unopened++;
   ss->streams++;
   ss->env.counters->counter[NP_C_NPRO_STREAMS]++;
   return st;
@@ -81,12 +82,28 @@ void np_nstream_free(struct np_sess *s, struct np_nstream *st) {
   if (st->list_prev != NP_NIL) ss->stream[st->list_prev].list_next = st->list_next;
   else s->streams_head = st->list_next;
   if (st->list_next != NP_NIL) ss->stream[st->list_next].list_prev = st->list_prev;
+  np_nstream_opened(s, st);
   st->sess = NP_NIL;
   st->hash_next = ss->free_stream;
   ss->free_stream = i;
   s->streams--;
   ss->streams--;
   ss->env.counters->counter[NP_C_NPRO_STREAMS]--;
+}
+
+void np_nstream_opened(struct np_sess *s, struct np_nstream *st) {
+  if ((st->flags & NP_STF_UNOPENED) == 0) return;
+  st->flags &= (uint16_t)~NP_STF_UNOPENED;
+  s->unopened--;
+}
+
+struct np_nstream *np_nstream_first_unopened(struct np_sess *s) {
+  struct np_nstream *first = NULL;
+  for (uint32_t i = s->streams_head; i != NP_NIL; i = s->owner->stream[i].list_next) { /* bound: max_streams */
+    struct np_nstream *st = &s->owner->stream[i];
+    if ((st->flags & NP_STF_UNOPENED) != 0 && (first == NULL || st->id < first->id)) first = st;
+  }
+  return first;
 }
 
 void np_nstream_maybe_free(struct np_sess *s, struct np_nstream *st) {

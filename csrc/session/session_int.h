@@ -132,6 +132,7 @@ struct np_sess {
   uint32_t peer_highest;      /* highest stream the peer opened */
   uint32_t local_highest;
   uint32_t streams;           /* open */
+  uint32_t unopened;          /* of ours, whose first frame did not leave yet */
   uint32_t streams_head;      /* list of them, by index */
   uint32_t sendq_bytes;
   uint32_t sendq_items;
@@ -149,6 +150,7 @@ struct np_sess {
 #define NP_STF_TX_MORE 0x40u   /* what was queued last continues */
 #define NP_STF_WINDOW_DUE 0x80u
 #define NP_STF_ONE_WAY 0x100u  /* opened by a MESSAGE: its END ends both directions */
+#define NP_STF_UNOPENED 0x200u /* ours, and the peer does not know of it */
 
 struct np_nstream {
   uint32_t id;
@@ -354,6 +356,10 @@ struct np_nstream *np_nstream_open(struct np_sess *s, uint32_t id, bool local);
 void np_nstream_free(struct np_sess *s, struct np_nstream *st);
 /* Frees it when both directions ended. */
 void np_nstream_maybe_free(struct np_sess *s, struct np_nstream *st);
+/* Its first frame left, or never will. */
+void np_nstream_opened(struct np_sess *s, struct np_nstream *st);
+/* The lowest stream of ours whose first frame did not leave; NULL: none. */
+struct np_nstream *np_nstream_first_unopened(struct np_sess *s);
 void np_nstream_free_all(struct np_sess *s);
 void np_nstream_ready(struct np_sess *s, struct np_nstream *st);
 void np_nstream_unready(struct np_sess *s, struct np_nstream *st);

@@ -828,6 +828,48 @@ static void mixed_traffic(void **state) {
   rig_free(r);
 }
 
+/* Streams are opened in rising order whatever their priorities: a peer takes a lower number
+ * for one that ended already. What is opened goes by priority. */
+static void streams_open_in_order(void **state) {
+  (void)state;
+  struct rig *r = joined();
+  struct np_cmd send = {.op = NP_CMD_SEND, .type = NP_NPRO_REQUEST, .flags = NP_NPRO_F_END};
+  for (uint32_t i = 0; i < 8; i++) {
+    send.priority = (uint8_t)i;
+    assert_int_equal(rig_cmd(r, 0, send, "\4BULK", 5, NULL), NP_ERR_OK);
+  }
+  rig_settle(r, 20);
+  uint32_t seen = 0;
+  for (uint32_t i = 0; i < r->event_count; i++) {
+    const struct np_event *ev = &r->events[i].ev;
+    if (ev->op == NP_EV_MESSAGE) assert_int_equal(ev->stream, 2 * seen++ + 1);
+  }
+  assert_int_equal(seen, 8);
+  assert_int_equal(rig_npro_drops(r), 0);
+  rig_free(r);
+}
+
+/* A stream given up before its first frame left is nothing to the peer: a RESET of it would be
+ * a breach. */
+static void reset_before_the_first_frame(void **state) {
+  (void)state;
+  struct rig *r = joined();
+  uint32_t stream = 0;
+  r->end[0].room_max = 0;
+  struct np_cmd send = {.op = NP_CMD_SEND, .type = NP_NPRO_REQUEST, .flags = NP_NPRO_F_END};
+  assert_int_equal(rig_cmd(r, 0, send, "\4BULK", 5, &stream), NP_ERR_OK);
+  rig_run(r);
+  struct np_cmd reset = {.op = NP_CMD_RESET, .stream = stream, .arg = NP_CODE_CANCELED};
+  assert_int_equal(rig_cmd(r, 0, reset, NULL, 0, NULL), NP_ERR_OK);
+  r->end[0].room_max = 1u << 20;
+  assert_int_equal(rig_cmd(r, 0, send, "\4NEXT", 5, &stream), NP_ERR_OK);
+  rig_settle(r, 20);
+  assert_non_null(rig_find(r, 1, NP_EV_MESSAGE));
+  assert_null(rig_find(r, 1, NP_EV_CLOSED));
+  assert_int_equal(rig_npro_drops(r), 0);
+  rig_free(r);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(handshake_then_open),
@@ -862,6 +904,8 @@ int main(void) {
       cmocka_unit_test(pool_runs_out),
       cmocka_unit_test(compressed_both_ways),
       cmocka_unit_test(mixed_traffic),
+      cmocka_unit_test(streams_open_in_order),
+      cmocka_unit_test(reset_before_the_first_frame),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
