@@ -39,6 +39,9 @@ kernel=$(uname -r)
 now=$(date -u +%Y-%m-%dT%H:%M:%SZ)
 results=perf/results/${now%T*}.jsonl
 
+load=$(cut -d' ' -f1 /proc/loadavg)
+awk -v l="$load" 'BEGIN { exit l < 0.5 }' && echo "perf/run.sh: the load average is $load: what else runs here takes part in every figure" >&2
+
 name=npperf$$
 dir=$(mktemp -d)
 pids=()
@@ -67,7 +70,7 @@ figure() {
   printf '%-8s %-44s %14s %-8s %s\n' "$1" "$2" "$3" "$4" "$shown"
   jq -cn --arg bench "$1" --arg metric "$2" --argjson value "$3" --arg unit "$4" --argjson peer "$peer" \
     --argjson peer_value "${6:-null}" --argjson ratio "$ratio" --arg commit "$commit" --arg cpu_model "$model" \
-    --arg kernel "$kernel" --arg time "$now" '$ARGS.named' >>"$results"
+    --arg kernel "$kernel" --argjson load "$load" --arg time "$now" '$ARGS.named' >>"$results"
 }
 median() { printf '%s\n' "$@" | sort -g | awk '{ v[NR] = $1 } END { print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'; }
 field() { sed -n "s/.*\b$1=\([0-9.]*\).*/\1/p" <<<"$2"; }
@@ -214,7 +217,7 @@ run_veth() {
 
 run_npro() {
   local size depth i r b0 c0 tls tlsg port=7443
-  local load=(-conns 16 -duration "${secs}s")
+  local args=(-conns 16 -duration "${secs}s")
   world_up
   go build -trimpath -o "$bin/tlsecho" ./perf/tlsecho
   for size in 64 1024 16384; do
@@ -226,17 +229,17 @@ run_npro() {
       for ((i = 0; i < rounds; i++)); do
         b0=$(counter core_busy_nanoseconds_total)
         c0=$(counter npro_echoes_total)
-        r=$(on_np "$bin/tlsecho" npro -addr 198.18.0.1:7700 "${load[@]}" -depth "$depth" -size "$size")
+        r=$(on_np "$bin/tlsecho" npro -addr 198.18.0.1:7700 "${args[@]}" -depth "$depth" -size "$size")
         np+=("$(jq '.messages_per_second | round' <<<"$r")")
         np_busy+=("$(per $(($(counter core_busy_nanoseconds_total) - b0)) $(($(counter npro_echoes_total) - c0)))")
         c0=$(cpu_ns "$tls")
-        r=$(on_kernel "$bin/tlsecho" load -addr "198.18.0.1:$port" "${load[@]}" -depth "$depth" -size "$size")
+        r=$(on_kernel "$bin/tlsecho" load -addr "198.18.0.1:$port" "${args[@]}" -depth "$depth" -size "$size")
         t+=("$(jq '.messages_per_second | round' <<<"$r")")
         t_busy+=("$(per $(($(cpu_ns "$tls") - c0)) "$(jq .messages_all <<<"$r")")")
         r=$(on_np "$bin/nppktgen" npro --addr 198.18.0.1:7700 -c 16 --depth "$depth" --size "$size" -d "${secs}s" --aead gcm -o json)
         sdk+=("$(jq '.messages_per_second | round' <<<"$r")")
         if [[ $depth -gt 1 ]]; then
-          r=$(on_kernel "$bin/tlsecho" load -gather -addr "198.18.0.1:$((port + 1))" "${load[@]}" -depth "$depth" -size "$size")
+          r=$(on_kernel "$bin/tlsecho" load -gather -addr "198.18.0.1:$((port + 1))" "${args[@]}" -depth "$depth" -size "$size")
           tg+=("$(jq '.messages_per_second | round' <<<"$r")")
         fi
       done
