@@ -126,7 +126,7 @@ run_stack() {
   line=$(taskset -c "$scpu" "$perf/bench_stack" --json)
   figure stack "64 B echo, 1,000 connections" "$(jq .ns_per_segment <<<"$line")" ns/seg
   figure stack "64 B echo, 1,000 connections, rate" "$(jq .mpps <<<"$line")" Mpps
-  for k in parse ip tcp_input deliver_echo_send; do figure stack "  stage: ${k//_/ }" "$(jq ".${k}_ns" <<<"$line")" ns/seg; done
+  for k in parse ip tcp_input deliver_echo_send; do figure stack "stage: ${k//_/ }" "$(jq ".${k}_ns" <<<"$line")" ns/seg; done
   line=$(taskset -c "$scpu" "$perf/bench_stack" --hold 100000 --rounds 50 --json)
   figure stack "memory per connection, session included" "$(jq .bytes_per_conn <<<"$line")" bytes
   figure stack "64 B echo, 1,000 of 101,000 connections" "$(jq .ns_per_segment <<<"$line")" ns/seg
