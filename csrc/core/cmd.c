@@ -277,6 +277,7 @@ static void lent_body(struct np_core *core, const struct np_buf *body) {
 static void run(struct np_core *core, const struct np_cmd *cmd) {
   check_body(core, cmd);
   if (cmd->op == NP_CMD_FREE) {
+    np_sessions_returned(core->sessions, cmd->body);
     np_buf_put_chain(cmd->body);
     return;
   }

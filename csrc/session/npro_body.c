@@ -102,6 +102,7 @@ static void to_go(struct np_sess *s, struct np_nstream *st, const struct np_fram
     np_nstream_maybe_free(s, st);
   }
   np_npro_frame_ok(s);
+  np_sess_charge(s, body->head);
   np_sess_event(s, &ev);
 }
 

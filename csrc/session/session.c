@@ -86,11 +86,13 @@ struct np_session *np_session_new(struct np_sessions *ss, enum np_session_kind k
   struct np_sess *s = ss->free_sess;
   ss->free_sess = s->dirty_next;
   uint32_t slot = s->slot;
+  uint32_t generation = s->generation + 1;
   *s = (struct np_sess){
       .base = {.ops = ops, .stream = stream},
       .owner = ss,
       .listener = listener,
       .slot = slot,
+      .generation = generation,
       .kind = (uint8_t)kind,
       .streams_head = NP_NIL,
   };
@@ -310,6 +312,24 @@ static enum np_err plain_command(struct np_sess *s, const struct np_cmd *cmd) {
   stream->ops->detach(stream);
   np_sess_end(s, NP_ERR_OK);
   return NP_ERR_OK;
+}
+
+void np_sess_charge(struct np_sess *s, struct np_buf *chain) {
+  for (struct np_buf *b = chain; b != NULL; b = b->next) { /* bound: the body's pieces */
+    b->charged = (uint64_t)s->generation << 32 | (s->slot + 1u);
+    s->held++;
+  }
+}
+
+void np_sessions_returned(struct np_sessions *ss, struct np_buf *chain) {
+  for (struct np_buf *b = chain; b != NULL; b = b->next) { /* bound: the pool's count */
+    if (b->charged == 0) continue;
+    uint32_t slot = (uint32_t)b->charged - 1u;
+    np_assert(slot < ss->config.sessions_max);
+    struct np_sess *s = &ss->sess[slot];
+    if (s->generation == (uint32_t)(b->charged >> 32)) s->held--;
+    b->charged = 0;
+  }
 }
 
 /* Keys do not stay in a buffer that goes back to Go, whatever becomes of the command. */

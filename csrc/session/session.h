@@ -64,6 +64,10 @@ bool np_sessions_run(struct np_sessions *sessions, uint64_t now_ns);
 enum np_err np_sessions_command(struct np_sessions *sessions, struct np_session *session, const struct np_cmd *cmd,
                                 struct np_buf *body, uint64_t now_ns, uint32_t *out_stream);
 
+/* NP_CMD_FREE, before the chain goes back to the pool: its buffers are no longer charged to the
+ * session that brought them to Go, which is read on if it had brought too many. */
+void np_sessions_returned(struct np_sessions *sessions, struct np_buf *chain);
+
 /* Wipes what an NP_CMD_KEYS carries, for a caller that has no session to give it to: before its
  * buffers go back to Go. No effect on other commands. */
 void np_sessions_wipe(const struct np_cmd *cmd);

@@ -31,6 +31,9 @@
 #define NP_NPRO_ECHO_DIRECT (64u << 10)   /* larger echoes take the queue, so that priorities hold */
 #define NP_NPRO_COPY_BYTES 1024u          /* answers up to this are packed by copying */
 #define NP_NPRO_PACK_BYTES 1024u          /* what waits unread is held in pieces of about this and longer */
+#define NP_NPRO_HELD 512u                 /* buffers that Go may have of one session, */
+#define NP_NPRO_HELD_PRESSED 32u          /* when the pool is low, */
+#define NP_NPRO_HELD_BYTES 512u           /* and one more for each of so many bytes of credit it has not returned */
 #define NP_NPRO_PING_BYTES 64u
 #define NP_NPRO_REASON_BYTES 1024u
 #define NP_NPRO_RAW_BYTES (256u << 10)    /* longest raw size of one compressed frame */
@@ -94,6 +97,8 @@ struct np_sess {
   uint64_t handle;            /* 0 until the stream is known */
   uint64_t listener;
   uint32_t slot;
+  uint32_t generation;        /* of the slot: who a buffer is charged to */
+  uint32_t held;              /* buffers Go has */
   uint32_t flags;             /* NP_SF_* */
   uint8_t kind;               /* enum np_session_kind */
   uint8_t state;              /* enum np_npro_state */
@@ -239,6 +244,8 @@ void np_sess_end(struct np_sess *s, enum np_err err);
 bool np_sess_event_ok(struct np_sessions *ss);
 void np_sess_event(struct np_sess *s, struct np_event *ev);
 void np_sess_set_handle(struct np_sess *s);
+/* Notes that a body's buffers are Go's until np_sessions_returned. */
+void np_sess_charge(struct np_sess *s, struct np_buf *chain);
 
 /* bufq.c: chains */
 void np_bufq_add(struct np_bufq *q, struct np_buf *chain);

@@ -40,7 +40,7 @@ struct np_buf {
                          * struct; set by the core, so that a drop deep in the stack can be captured whole */
   uint16_t frame_len;
   uint64_t rx_ns;       /* clock of the turn that received it */
-  uint64_t reserved1;
+  uint64_t charged;     /* the core's: which session it is charged to while Go has it, 0 none */
 
   /* Second cache line: belongs to whichever module holds the buffer now (TCP's
    * segment state while queued, a session's frame state). Not preserved. */

@@ -164,8 +164,12 @@ static inline void rig_event(void *ctx, const struct np_event *ev) {
       at += b->len;
     }
   }
-  if (ev->body != NULL && r->keep_bodies) r->held[r->held_count++] = ev->body;
-  else np_buf_put_chain(ev->body);
+  if (ev->body != NULL && r->keep_bodies) {
+    r->held[r->held_count++] = ev->body;
+    return;
+  }
+  np_sessions_returned(r->sessions, ev->body);
+  np_buf_put_chain(ev->body);
 }
 
 static inline void rig_loan_return(void *ctx, struct np_buf *chain) {
@@ -238,7 +242,10 @@ static inline void rig_clear(struct rig *r) {
 }
 
 static inline void rig_let_go(struct rig *r) {
-  for (uint32_t i = 0; i < r->held_count; i++) np_buf_put_chain(r->held[i]);
+  for (uint32_t i = 0; i < r->held_count; i++) {
+    np_sessions_returned(r->sessions, r->held[i]);
+    np_buf_put_chain(r->held[i]);
+  }
   r->held_count = 0;
 }
 

@@ -234,6 +234,58 @@ static void keys_are_wiped(void **state) {
   rig_free(r);
 }
 
+/* Bodies of one byte, and a handler that gives none back: the session is read no further
+ * than some hundred of them, and on when they come back. Nothing is lost. */
+static void small_bodies_nobody_gives_back(void **state) {
+  (void)state;
+  struct np_npro_keys k = rig_keys(1);
+  struct peer p = peer_new(64, &k);
+  struct rig *r = p.r;
+  r->keep_bodies = true;
+  for (uint32_t i = 0; i < 2000; i++) peer_send(&p, NP_NPRO_DATA, 0, 1, "x", 1);
+  assert_in_range(r->held_count, 300, 700);
+  assert_true(r->end[1].unconsumed > 1000 * 33);
+  for (uint32_t i = 0; i < 50; i++) {
+    rig_let_go(r);
+    rig_run(r);
+  }
+  assert_int_equal(r->end[1].unconsumed, 0);
+  uint32_t got = 0;
+  for (uint32_t i = 0; i < r->event_count; i++) got += r->events[i].ev.op == NP_EV_MESSAGE ? 1 : 0;
+  assert_int_equal(got, 2000);
+  /* a session that ends before its buffers come back: they are nobody's then */
+  peer_send(&p, NP_NPRO_DATA, 0, 1, "x", 1);
+  assert_int_equal(r->held_count, 1);
+  rig_abort(&r->end[1].stream);
+  rig_run(r);
+  rig_stream_init(r, 1);
+  rig_npro(r, 1);
+  rig_let_go(r);
+  rig_free(r);
+}
+
+/* Long bodies are held up to the windows as before. */
+static void long_bodies_nobody_gives_back(void **state) {
+  (void)state;
+  struct rig *r = rig_new(4, 64);
+  struct np_npro_keys c = rig_keys(0);
+  struct np_npro_keys s = rig_keys(1);
+  rig_join(r, &c, &s);
+  r->keep_bodies = true;
+  static uint8_t body[250000] = "\4BULK";
+  for (uint32_t i = 0; i < 8; i++) {
+    struct np_cmd send = {.op = NP_CMD_SEND, .type = NP_NPRO_MESSAGE, .flags = NP_NPRO_F_END};
+    assert_int_equal(rig_cmd(r, 0, send, body, sizeof body, NULL), NP_ERR_OK);
+    rig_settle(r, 200);
+  }
+  uint32_t got = 0;
+  for (uint32_t i = 0; i < r->event_count; i++) {
+    if (r->events[i].ev.op == NP_EV_MESSAGE) got += r->events[i].ev.body_bytes;
+  }
+  assert_int_equal(got, 8 * sizeof body);
+  rig_free(r);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(reserved_buffers_are_not_there),
@@ -245,6 +297,8 @@ int main(void) {
       cmocka_unit_test(responses_end_streams),
       cmocka_unit_test(responses_end_streams_of_clients),
       cmocka_unit_test(keys_are_wiped),
+      cmocka_unit_test(small_bodies_nobody_gives_back),
+      cmocka_unit_test(long_bodies_nobody_gives_back),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
