@@ -42,8 +42,9 @@ static bool frame_in_time(struct np_sess *s, uint64_t now_ns) {
 static bool heartbeat(struct np_sess *s, uint64_t now_ns) {
   uint64_t beat = s->lim.heartbeat_ms * MS;
   if (beat == 0) return true;
-  /* what we do not read for lack of room of our own says nothing about the peer */
-  if ((s->flags & NP_SF_STALLED) != 0) s->last_rx_ns = now_ns;
+  /* what we do not read for lack of room of our own says nothing about the peer; answers that
+   * wait because it reads none do */
+  if ((s->flags & NP_SF_STALLED) != 0 && np_npro_stage_ok(s)) s->last_rx_ns = now_ns;
   if (now_ns - s->last_rx_ns >= 3 * beat) {
     np_npro_abort(s, NP_ERR_DEAD); /* a word would wait for somebody who is not there */
     return false;

@@ -286,6 +286,31 @@ static void long_bodies_nobody_gives_back(void **state) {
   rig_free(r);
 }
 
+/* One that asks and never reads: what it asked waits for room that only it can make, so its
+ * silence counts, and what is held for it comes back. */
+static void askers_that_do_not_read(void **state) {
+  (void)state;
+  struct np_npro_keys k = rig_keys(1);
+  struct peer p = peer_new(64, &k);
+  struct rig *r = p.r;
+  uint32_t before = r->pool.free_count;
+  r->end[1].room_max = 0;
+  while (r->end[1].unconsumed < 32u << 10) peer_send(&p, NP_NPRO_PING, 0, 0, "x", 1);
+  for (uint32_t i = 0; i < 44; i++) {
+    rig_advance(r, 1000 * RIG_MS);
+    rig_run(r);
+  }
+  assert_false(r->end[1].aborted);
+  rig_advance(r, 15000 * RIG_MS);
+  rig_run(r);
+  assert_true(r->end[1].aborted);
+  struct rig_event *ev = rig_find(r, 1, NP_EV_CLOSED);
+  assert_non_null(ev);
+  assert_int_equal(ev->ev.err, NP_ERR_DEAD);
+  assert_int_equal(r->pool.free_count, before);
+  rig_free(r);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(reserved_buffers_are_not_there),
@@ -299,6 +324,7 @@ int main(void) {
       cmocka_unit_test(keys_are_wiped),
       cmocka_unit_test(small_bodies_nobody_gives_back),
       cmocka_unit_test(long_bodies_nobody_gives_back),
+      cmocka_unit_test(askers_that_do_not_read),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
