@@ -38,6 +38,7 @@ bool np_tcp_fast(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_pkt *pkt) 
   c->snd_wl1 = seq;
   c->snd_wl2 = ack;
   c->rx_ms = tcp->now_ms;
+  c->flags &= ~NP_TF_KEEPALIVE;
   c->segs_rx++;
   if (acked != 0) {
     np_tcp_ack_queue(tcp, c, ack, tsecr);

@@ -414,6 +414,7 @@ static void input_slow(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_pkt 
       np_tcp_count(tcp, NP_C_TCP_SEGS_RX);
       c->segs_rx++;
       c->rx_ms = tcp->now_ms;
+      c->flags &= ~NP_TF_KEEPALIVE;
       out = np_tcp_dispatch(tcp, c, &seg);
     } else {
       out = no_conn(tcp, &seg);

@@ -57,7 +57,7 @@
 #define NP_TF_FORCE_RTX 0x00004000u /* first retransmission of a recovery goes out whatever cwnd says */
 #define NP_TF_RESCUED 0x00008000u   /* RFC 6675 NextSeg rule 4 used up */
 #define NP_TF_CWND_FULL 0x00010000u /* cwnd stopped the last output */
-#define NP_TF_KEEPALIVE 0x00020000u /* probes outstanding */
+#define NP_TF_KEEPALIVE 0x00020000u /* a probe is out and nothing came since */
 #define NP_TF_NO_BUF 0x00040000u    /* something was not sent for want of a buffer */
 #define NP_TF_COOKIE 0x00080000u    /* made from a SYN cookie: its SYN-ACK must not be sent again */
 #define NP_TF_RTX_SYN 0x00100000u   /* SYN or SYN-ACK to be sent (again) */

@@ -102,13 +102,14 @@ static void on_keepalive(struct np_tcp *tcp, struct np_tcp_conn *c) {
     c->misc_due_ns = tcp->now_ns + wait_ms * NP_TCP_NS_PER_MS;
     return;
   }
+  if (!(c->flags & NP_TF_KEEPALIVE)) c->probes = 0; /* the last one was answered, however long ago */
   if (c->probes >= cfg->keepalive_probes) {
     np_tcp_send_rst(tcp, c);
     np_tcp_close(tcp, c, timeout_err(c));
     return;
   }
   c->probes++;
-  c->flags |= NP_TF_PROBE;
+  c->flags |= NP_TF_PROBE | NP_TF_KEEPALIVE;
   c->misc_due_ns = tcp->now_ns + cfg->keepalive_interval_ms * NP_TCP_NS_PER_MS;
   np_tcp_count(tcp, NP_C_TCP_KEEPALIVE);
   np_tcp_dirty(tcp, c);
