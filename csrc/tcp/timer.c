@@ -66,6 +66,15 @@ static void on_persist(struct np_tcp *tcp, struct np_tcp_conn *c) {
   np_tcp_dirty(tcp, c);
 }
 
+/* RFC 9293 §3.8.3. What a window that shrank to zero holds back is not overdue while the
+ * peer answers (§3.8.6, MUST-35, SHLD-17), unless nobody waits for it any more. */
+static bool gave_up(const struct np_tcp *tcp, const struct np_tcp_conn *c) {
+  uint32_t limit_ms = tcp->config.user_timeout_ms;
+  if (limit_ms == 0 || tcp->now_ns - c->progress_ns < limit_ms * NP_TCP_NS_PER_MS) return false;
+  bool held_back = c->snd_wnd == 0 && tcp->now_ms - c->rx_ms < limit_ms;
+  return !held_back || (c->flags & NP_TF_DETACHED) != 0;
+}
+
 static void on_rtx_timeout(struct np_tcp *tcp, struct np_tcp_conn *c) {
   c->rtx_due_ns = 0;
   if (c->state == NP_TCP_SYN_SENT || c->state == NP_TCP_SYN_RECEIVED) {
@@ -77,8 +86,7 @@ static void on_rtx_timeout(struct np_tcp *tcp, struct np_tcp_conn *c) {
     return;
   }
   if (np_tcp_flight(c) == 0) return;
-  uint32_t limit_ms = tcp->config.user_timeout_ms;
-  if (limit_ms != 0 && tcp->now_ns - c->progress_ns >= limit_ms * NP_TCP_NS_PER_MS) {
+  if (gave_up(tcp, c)) {
     np_tcp_close(tcp, c, timeout_err(c)); /* RFC 9293 §3.10.8, USER TIMEOUT */
     return;
   }
