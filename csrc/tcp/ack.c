@@ -28,15 +28,17 @@ static void trim_head(struct np_tcp_conn *c, struct np_buf *b, uint32_t n) {
 }
 
 /* RFC 6298 §3: from a segment sent once; from the echoed timestamp when all were
- * sent again (RFC 7323 §4). */
-static void sample(struct np_tcp *tcp, struct np_tcp_conn *c, uint64_t sent_ns, uint32_t tsecr) {
+ * sent again (RFC 7323 §4). Return: whether there was one. */
+static bool sample(struct np_tcp *tcp, struct np_tcp_conn *c, uint64_t sent_ns, uint32_t tsecr) {
   if (sent_ns != 0) {
     np_tcp_rtt_sample(tcp, c, (uint32_t)np_min_u64((tcp->now_ns - sent_ns) / 1000, UINT32_MAX));
-    return;
+    return true;
   }
-  if (!(c->flags & NP_TF_TS) || tsecr == 0) return;
+  if (!(c->flags & NP_TF_TS) || tsecr == 0) return false;
   uint32_t ms = np_tcp_ts_now(tcp, c) - tsecr;
-  if (ms < 120000) np_tcp_rtt_sample(tcp, c, ms == 0 ? 1000 : ms * 1000);
+  if (ms >= 120000) return false;
+  np_tcp_rtt_sample(tcp, c, ms == 0 ? 1000 : ms * 1000);
+  return true;
 }
 
 uint32_t np_tcp_ack_queue(struct np_tcp *tcp, struct np_tcp_conn *c, np_seq ack, uint32_t tsecr) {
@@ -57,9 +59,9 @@ uint32_t np_tcp_ack_queue(struct np_tcp *tcp, struct np_tcp_conn *c, np_seq ack,
   }
   c->snd_una = ack;
   c->progress_ns = tcp->now_ns;
-  c->backoff = 0;
   c->soft_err = 0;
-  if (sent_ns != 0 || again) sample(tcp, c, again ? 0 : sent_ns, tsecr);
+  /* Karn: until a sample says otherwise the path may be as slow as the backed-off RTO. */
+  if ((sent_ns != 0 || again) && sample(tcp, c, again ? 0 : sent_ns, tsecr)) c->backoff = 0;
   return acked;
 }
 
