@@ -299,9 +299,10 @@ static enum np_drop sent_syn(struct np_tcp *tcp, struct np_tcp_conn *c, struct n
 }
 
 /* TIME-WAIT: a FIN again is acknowledged; a reset is ignored (RFC 1337); a SYN that
- * is surely new goes to the listener (RFC 6191 §2, RFC 9293 §3.10.7.4). */
+ * is surely new goes to the listener (RFC 6191 §2, RFC 9293 §3.10.7.4). A FIN from
+ * elsewhere, which the first check would refuse, must not keep us here. */
 static enum np_drop wait_ack(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tcp_seg *seg) {
-  if (seg->flags & NP_TCP_FIN) {
+  if ((seg->flags & NP_TCP_FIN) && np_seq_eq(np_seq_add(seg->seq, seg->len + 1), c->rcv_nxt)) {
     np_tcp_time_wait_touch(tcp, c);
     ack_now(tcp, c);
     return NP_DROP_TCP_DUP;
