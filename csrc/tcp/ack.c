@@ -135,6 +135,7 @@ enum np_drop np_tcp_ack(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tcp
   bool dup = acked == 0 && seg->len == 0 && !window_moved && flight != 0 && !(seg->flags & NP_TCP_FIN);
   /* What answers a window probe is no sign of loss. */
   if (flight != 0 && !(c->flags & NP_TF_ZERO_WND)) np_tcp_recovery_ack(tcp, c, acked, newly, dup);
+  if (c->sndq_head == NULL) c->flags &= ~NP_TF_ZERO_WND; /* all was taken: a FIN needs no window */
   if (c->flags & NP_TF_ZERO_WND) window_opened(tcp, c);
   if (acked != 0) {
     if (c->ca_state != NP_CA_RECOVERY && (c->flags & NP_TF_CWND_FULL)) np_tcp_cc(c)->acked(c, acked, tcp->now_ns);
