@@ -14,8 +14,10 @@ struct np_tcp_cc_ops {
   void (*acked)(struct np_tcp_conn *c, uint32_t acked_bytes, uint64_t now_ns);
   /* Loss found: return the new ssthresh in bytes. */
   uint32_t (*lost)(struct np_tcp_conn *c, uint32_t flight_bytes, uint64_t now_ns);
+  /* The loss showed by a timeout; right after lost. */
+  void (*timed_out)(struct np_tcp_conn *c);
   /* Sending goes on after an idle time: growth must not count it. */
-  void (*restart)(struct np_tcp_conn *c, uint64_t idle_ns);
+  void (*restart)(struct np_tcp_conn *c, uint64_t now_ns);
 };
 
 extern const struct np_tcp_cc_ops np_tcp_cc_cubic;

@@ -1,6 +1,7 @@
 /* CUBIC, RFC 9438, in fixed point: bytes, milliseconds, C = 0.4, beta = 0.7. */
 #include "tcp/cc.h"
 
+#define GAP_MS 50u /* beyond two round trips without growth: not limited by cwnd meanwhile */
 #define CUBIC_T_MS_MAX 300000 /* keeps the cube within 64 bits; growth is long unbounded by then */
 
 /* Bit by bit: 22 rounds, no division. */
@@ -28,10 +29,21 @@ static void cubic_init(struct np_tcp_conn *c) {
   c->ssthresh = UINT32_MAX;
 }
 
+static uint32_t ms_of(uint64_t ns) { return (uint32_t)(ns / NP_TCP_NS_PER_MS); }
+
+/* RFC 9438 §4.2 and §5.8: time in which cwnd was not what limited us does not count as t.
+ * The epoch never moves beyond now, however often this is called. */
+static void skip_gap(struct np_tcp_cubic *q, uint32_t now_ms) {
+  q->epoch_ms += now_ms - q->grown_ms;
+  if (q->epoch_ms == 0) q->epoch_ms = 1;
+  q->grown_ms = now_ms;
+}
+
 /* RFC 9438 §4.2: K = cbrt((W_max - cwnd_epoch) / C), in segments and seconds. */
-static void epoch_start(struct np_tcp_conn *c, uint64_t now_ns) {
+static void epoch_start(struct np_tcp_conn *c, uint32_t now_ms) {
   struct np_tcp_cubic *q = &c->cc;
-  q->epoch_ns = now_ns;
+  q->epoch_ms = now_ms == 0 ? 1 : now_ms;
+  q->grown_ms = q->epoch_ms;
   q->acked_bytes = 0;
   q->est_frac = 0;
   q->w_est = c->cwnd;
@@ -67,10 +79,14 @@ static void reno_estimate(struct np_tcp_conn *c, uint32_t acked_bytes) {
 
 static void avoidance(struct np_tcp_conn *c, uint32_t acked_bytes, uint64_t now_ns) {
   struct np_tcp_cubic *q = &c->cc;
-  if (q->epoch_ns == 0) epoch_start(c, now_ns);
+  uint32_t now_ms = ms_of(now_ns);
+  uint32_t rtt_ms = c->srtt_us / 8 / 1000;
+  if (q->epoch_ms == 0) epoch_start(c, now_ms);
+  if (now_ms - q->grown_ms > 2 * rtt_ms + GAP_MS) skip_gap(q, now_ms);
+  q->grown_ms = now_ms;
   reno_estimate(c, acked_bytes);
-  uint64_t t_ms = (now_ns - q->epoch_ns) / NP_TCP_NS_PER_MS;
-  uint64_t target = w_cubic(c, t_ms + c->srtt_us / 8 / 1000);
+  uint32_t t_ms = now_ms - q->epoch_ms;
+  uint64_t target = w_cubic(c, (uint64_t)t_ms + rtt_ms);
   if (w_cubic(c, t_ms) < q->w_est) {
     c->cwnd = np_max_u32(c->cwnd, q->w_est); /* Reno-friendly region */
     return;
@@ -98,7 +114,7 @@ static void cubic_acked(struct np_tcp_conn *c, uint32_t acked_bytes, uint64_t no
 static uint32_t cubic_lost(struct np_tcp_conn *c, uint32_t flight_bytes, uint64_t now_ns) {
   struct np_tcp_cubic *q = &c->cc;
   (void)now_ns;
-  q->epoch_ns = 0;
+  q->epoch_ms = 0;
   q->cwnd_prior = c->cwnd;
   /* RFC 9438 §4.7, fast convergence: leave room for newcomers when the window shrank again. */
   q->w_max = c->cwnd < q->w_max ? (uint32_t)((uint64_t)c->cwnd * 17 / 20) : c->cwnd;
@@ -107,9 +123,11 @@ static uint32_t cubic_lost(struct np_tcp_conn *c, uint32_t flight_bytes, uint64_
   return np_max_u32((uint32_t)((uint64_t)base * 7 / 10), 2 * c->mss);
 }
 
-/* RFC 9438 §4.2: time in which nothing was sent does not count as t. */
-static void cubic_restart(struct np_tcp_conn *c, uint64_t idle_ns) {
-  if (c->cc.epoch_ns != 0) c->cc.epoch_ns += idle_ns;
+/* RFC 9438 §4.8: after a timeout the next epoch begins with K 0 and W_max what cwnd is then. */
+static void cubic_timed_out(struct np_tcp_conn *c) { c->cc.w_max = 0; }
+
+static void cubic_restart(struct np_tcp_conn *c, uint64_t now_ns) {
+  if (c->cc.epoch_ms != 0) skip_gap(&c->cc, ms_of(now_ns));
 }
 
 const struct np_tcp_cc_ops np_tcp_cc_cubic = {
@@ -117,5 +135,6 @@ const struct np_tcp_cc_ops np_tcp_cc_cubic = {
     .init = cubic_init,
     .acked = cubic_acked,
     .lost = cubic_lost,
+    .timed_out = cubic_timed_out,
     .restart = cubic_restart,
 };

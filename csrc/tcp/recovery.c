@@ -113,7 +113,10 @@ void np_tcp_recovery_rto(struct np_tcp *tcp, struct np_tcp_conn *c) {
   struct np_buf *b = c->sndq_head;
   /* Its own SACK of the first segment taken back: the receiver dropped what it had (RFC 2018 §8). */
   if (b != NULL && b != c->sndq_next && (np_txseg(b)->flags & NP_TXS_SACKED)) np_tcp_sack_clear(c);
-  if (c->ca_state != NP_CA_LOSS) c->ssthresh = np_tcp_cc(c)->lost(c, np_tcp_flight(c), tcp->now_ns);
+  if (c->ca_state != NP_CA_LOSS) {
+    c->ssthresh = np_tcp_cc(c)->lost(c, np_tcp_flight(c), tcp->now_ns);
+    np_tcp_cc(c)->timed_out(c);
+  }
   c->ca_state = NP_CA_LOSS;
   c->cwnd = c->mss;
   c->recover = c->snd_nxt;

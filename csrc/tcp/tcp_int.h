@@ -113,7 +113,8 @@ NP_INLINE struct np_tcp_rxseg *np_rxseg(struct np_buf *b) { return (struct np_tc
 
 /* Congestion control's own state; 64 bytes leave room for BBR's. */
 struct np_tcp_cubic {
-  uint64_t epoch_ns;     /* 0: no epoch */
+  uint32_t epoch_ms;     /* 0: no epoch */
+  uint32_t grown_ms;     /* last ACK in it that cwnd was what limited us for */
   uint32_t w_max;        /* bytes */
   uint32_t k_ms;
   uint32_t w_est;        /* bytes: what Reno would have (RFC 9438 §4.3) */

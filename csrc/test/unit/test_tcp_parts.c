@@ -94,6 +94,49 @@ static void test_cubic_curve(void **state) {
   assert_int_equal(c.cc.w_max, 765000);
 }
 
+/* A connection at 700 segments in congestion avoidance, its epoch begun at t. */
+static struct np_tcp_conn in_epoch(uint64_t t) {
+  struct np_tcp_conn c = {.mss = 1000};
+  np_tcp_cc_cubic.init(&c);
+  c.cwnd = 1000000;
+  c.srtt_us = 8 * 100000;
+  c.cwnd = c.ssthresh = np_tcp_cc_cubic.lost(&c, c.cwnd, t);
+  np_tcp_cc_cubic.acked(&c, 1000, t);
+  return c;
+}
+
+static void one_window(struct np_tcp_conn *c, uint64_t t) {
+  for (uint32_t sent = c->cwnd; sent >= 1000; sent -= 1000) np_tcp_cc_cubic.acked(c, 1000, t);
+}
+
+/* RFC 9438 §4.2, §5.8: neither idle time, told of once or again and again while nothing can
+ * be sent, nor time limited by the application makes the window leap afterwards. */
+static void test_cubic_idle(void **state) {
+  (void)state;
+  const uint64_t start = NP_TCP_NS_PER_S;
+  const uint64_t later = start + 60 * NP_TCP_NS_PER_S;
+  for (uint32_t restarts = 0; restarts < 4; restarts++) {
+    struct np_tcp_conn c = in_epoch(start);
+    for (uint32_t i = 0; i < restarts; i++) np_tcp_cc_cubic.restart(&c, later - (restarts - i) * NP_TCP_NS_PER_S);
+    one_window(&c, later);
+    assert_in_range(c.cwnd, 700000, 720000); /* at K's start: under 10 segments a round trip */
+    one_window(&c, later + 100 * NP_TCP_NS_PER_MS);
+    assert_in_range(c.cwnd, 700000, 740000);
+  }
+}
+
+/* RFC 9438 §4.8: after a timeout the old maximum is forgotten. */
+static void test_cubic_timeout(void **state) {
+  (void)state;
+  struct np_tcp_conn c = in_epoch(NP_TCP_NS_PER_S);
+  c.ssthresh = np_tcp_cc_cubic.lost(&c, c.cwnd, 2 * NP_TCP_NS_PER_S);
+  np_tcp_cc_cubic.timed_out(&c);
+  c.cwnd = c.ssthresh;
+  np_tcp_cc_cubic.acked(&c, 1000, 3 * NP_TCP_NS_PER_S);
+  assert_int_equal(c.cc.k_ms, 0);
+  assert_int_equal(c.cc.w_max, c.ssthresh);
+}
+
 static void test_table(void **state) {
   (void)state;
   enum { N = 5000 };
@@ -156,6 +199,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_options_bounds), cmocka_unit_test(test_options_round_trip),
       cmocka_unit_test(test_cube_root),      cmocka_unit_test(test_cubic_curve),
+      cmocka_unit_test(test_cubic_idle),     cmocka_unit_test(test_cubic_timeout),
       cmocka_unit_test(test_table),          cmocka_unit_test(test_rto),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
