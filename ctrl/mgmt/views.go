@@ -68,13 +68,20 @@ func (s *Server) status(*http.Request) (any, error) {
 		Streams: sum.Counter[dataplane.CounterNPROStreams], Handshakes: uint64(max(st.HandshakesInFlight, 0)),
 		BuffersFree: sum.Counter[dataplane.CounterBufFree], Buffers: sum.Counter[dataplane.CounterBufTotal],
 		RxPackets: sum.Counter[dataplane.CounterRXPkts], TxPackets: sum.Counter[dataplane.CounterTXPkts], Dropped: packets}
+	worse := out.State
 	for _, i := range out.Interfaces {
-		if i.State != "up" {
-			out.Problems = append(out.Problems, fmt.Sprintf("interface %s is down: %s", i.Name, i.Reason))
+		if i.State == "up" {
+			continue
+		}
+		out.Problems = append(out.Problems, fmt.Sprintf("interface %s is %s: %s", i.Name, i.State, i.Reason))
+		if i.State != StateStarting {
+			worse = stateDegraded
+		} else if worse == StateReady {
+			worse = StateStarting
 		}
 	}
-	if len(out.Problems) > 0 && out.State == StateReady {
-		out.State = stateDegraded
+	if out.State == StateReady {
+		out.State = worse
 	}
 	return out, nil
 }
@@ -108,8 +115,11 @@ func (s *Server) interfaceList() []api.Interface {
 		i := api.Interface{Name: p.Config.Name, State: "down", Reason: p.Reason, MAC: p.Device.MAC.String(), MTUBytes: p.MTU,
 			Addresses: []string{}, Queues: []api.Queue{}, ZeroCopy: p.ZeroCopy,
 			Redirected: p.Program.Redirected, PassedKernel: p.Program.Passed, XDPDropped: p.Program.Dropped}
-		if p.Up {
+		switch {
+		case p.Up:
 			i.State, i.XDPMode = "up", p.Mode.String()
+		case p.Starting:
+			i.State = StateStarting
 		}
 		for _, a := range p.Config.Addresses {
 			i.Addresses = append(i.Addresses, a.String())

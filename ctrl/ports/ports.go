@@ -56,7 +56,8 @@ type Status struct {
 	ID       dataplane.InterfaceID
 	Added    bool // the plane knows it
 	Up       bool
-	Reason   string // why it is down
+	Starting bool   // taken a moment ago, its carrier not seen yet
+	Reason   string // why it is down or starting
 	Device   xdp.Interface
 	MTU      int
 	Mode     xdp.Mode
@@ -99,6 +100,8 @@ type port struct {
 	ladder   []Rung
 	reason   string
 	said     string // reason last logged
+	starting bool
+	taken    time.Time // when it was last attached
 	retry    time.Time
 	pause    time.Duration
 	counters xdp.Counters // of programs that are gone
@@ -109,6 +112,7 @@ const (
 	retryFirst = 100 * time.Millisecond
 	retryLast  = 5 * time.Second
 	rebindTime = 2 * time.Second // a queue just closed is busy for a moment
+	startGrace = 2 * time.Second // drivers drop the carrier while an XDP program is attached
 )
 
 // New makes a manager without ports.
@@ -171,6 +175,7 @@ func (m *Manager) attach(ctx context.Context, p *port, d xdp.Interface) error {
 		return errors.Join(err, prog.Close())
 	}
 	p.attached, p.prog, p.device, p.mtu, p.reason, p.said, p.pause = true, prog, d, mtu, "", "", 0
+	p.taken = m.now()
 	m.log.Info("interface up", "interface", p.cfg.Name, "backend", chosen(p.ladder), "xdp_mode", prog.Mode().String(),
 		"queues", len(queues), "mtu", mtu, "mac", d.MAC.String(), "driver", d.Driver)
 	return m.addRoutes(ctx)
@@ -363,6 +368,7 @@ func (m *Manager) reconcile(ctx context.Context) time.Duration {
 // port does what one port's link asks for; more than 0: look again then.
 func (m *Manager) port(ctx context.Context, p *port, l xdp.Link) time.Duration {
 	defer m.say(p)
+	p.starting = false
 	if p.attached && (!l.Present || l.Index != p.device.Index) {
 		m.detach(ctx, p)
 	}
@@ -378,6 +384,10 @@ func (m *Manager) port(ctx context.Context, p *port, l xdp.Link) time.Duration {
 		return 0
 	case p.attached:
 		p.reason = "no carrier"
+		if wait := startGrace - m.now().Sub(p.taken); wait > 0 {
+			p.starting = true
+			return wait
+		}
 		return 0
 	}
 	if wait := p.retry.Sub(m.now()); wait > 0 {
@@ -398,7 +408,7 @@ func (m *Manager) port(ctx context.Context, p *port, l xdp.Link) time.Duration {
 
 // say logs a port's going down and up, once each. m.mu is held.
 func (m *Manager) say(p *port) {
-	if p.reason == p.said {
+	if p.reason == p.said || p.starting {
 		return
 	}
 	if p.reason != "" {
@@ -438,7 +448,7 @@ func (m *Manager) Status() []Status {
 	defer m.mu.Unlock()
 	out := make([]Status, len(m.ports))
 	for i, p := range m.ports {
-		s := Status{Config: p.cfg, ID: p.id, Added: p.added, Up: p.attached && p.reason == "", Reason: p.reason, Device: p.device,
+		s := Status{Config: p.cfg, ID: p.id, Added: p.added, Up: p.attached && p.reason == "", Starting: p.starting, Reason: p.reason, Device: p.device,
 			MTU: p.mtu, ZeroCopy: p.zeroCopy, Ladder: slices.Clone(p.ladder), Program: p.counters}
 		s.Config.Addresses = slices.Clone(p.cfg.Addresses)
 		if p.prog != nil {

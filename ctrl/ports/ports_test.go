@@ -185,6 +185,48 @@ func TestDownAtStart(t *testing.T) {
 	})
 }
 
+// TestCarrierAtStart: a driver that drops the carrier while the program is
+// attached is starting, not down, unless it stays without for two seconds.
+func TestCarrierAtStart(t *testing.T) {
+	for _, returns := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			sys, _, m, log := setup(t)
+			ctx, cancel := context.WithCancel(t.Context())
+			if err := m.Add(ctx, np0); err != nil {
+				t.Fatal(err)
+			}
+			sys.SetCarrier("np0", false)
+			done := make(chan error, 1)
+			go func() { done <- m.Run(ctx) }()
+			synctest.Wait()
+			if s := m.Status()[0]; s.Up || !s.Starting {
+				t.Errorf("up %v, starting %v", s.Up, s.Starting)
+			}
+			time.Sleep(time.Second)
+			if returns {
+				sys.SetCarrier("np0", true)
+			}
+			time.Sleep(1500 * time.Millisecond)
+			synctest.Wait()
+			if s := m.Status()[0]; s.Up != returns || s.Starting {
+				t.Errorf("up %v, starting %v, carrier %v", s.Up, s.Starting, returns)
+			}
+			if said := strings.Contains(log.String(), "interface down"); said == returns || strings.Contains(log.String(), "up again") {
+				t.Errorf("carrier %v: %s", returns, log)
+			}
+			sys.SetCarrier("np0", true)
+			synctest.Wait()
+			sys.SetCarrier("np0", false)
+			synctest.Wait()
+			if s := m.Status()[0]; s.Up || s.Starting {
+				t.Error("a later loss is not told at once")
+			}
+			cancel()
+			<-done
+		})
+	}
+}
+
 func TestAddressesAndRoutes(t *testing.T) {
 	sys, plane, m, _ := setup(t)
 	ctx := t.Context()

@@ -56,7 +56,7 @@ type Version struct {
 }
 
 // Status is the daemon at a glance. State is starting, ready, degraded or draining; Problems
-// is empty unless degraded and says one line each.
+// has a line for each interface that is not up.
 type Status struct {
 	Schema        string      `json:"schema"`
 	State         string      `json:"state"`
@@ -94,7 +94,7 @@ type Core struct {
 // Interface is one interface of the appliance.
 type Interface struct {
 	Name      string   `json:"name"`
-	State     string   `json:"state"` // up, down
+	State     string   `json:"state"` // up, starting, down
 	Reason    string   `json:"reason,omitempty"`
 	MAC       string   `json:"mac"`
 	MTUBytes  int      `json:"mtu_bytes"`

@@ -48,6 +48,16 @@ func (s *System) Set(name string, up bool) {
 	s.tell(link(d, true))
 }
 
+// SetCarrier plugs or unplugs an interface that is up.
+func (s *System) SetCarrier(name string, carrier bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := s.links[name]
+	d.Carrier = carrier
+	s.links[name] = d
+	s.tell(link(d, true))
+}
+
 // SetMTU changes an interface's MTU.
 func (s *System) SetMTU(name string, mtu int) {
 	s.mu.Lock()
