@@ -120,16 +120,19 @@ func (c *conn) handshakeStep(typ uint8, body []byte) {
 func (c *conn) established(step handshake.Step) {
 	m := c.m
 	r := step.Done
-	rights := m.policy.Load().rights(r.Pattern, r.Remote, r.HasRemote)
-	if rights == nil {
-		r.Wipe()
-		c.handshakeFailed("untrusted", npro.CodeHandshakeFailed, errUntrusted)
-		return
-	}
 	c.mu.Lock()
 	if c.state != stateHandshake {
 		c.mu.Unlock()
 		r.Wipe()
+		return
+	}
+	// Under the lock: SetPolicy, which stores first and then looks at each
+	// connection, either sees this one open or its policy is the one read here.
+	rights := m.policy.Load().rights(r.Pattern, r.Remote, r.HasRemote)
+	if rights == nil {
+		c.mu.Unlock()
+		r.Wipe()
+		c.handshakeFailed("untrusted", npro.CodeHandshakeFailed, errUntrusted)
 		return
 	}
 	c.endHandshake()

@@ -730,6 +730,35 @@ func TestPolicyChange(t *testing.T) {
 	})
 }
 
+// TestPolicyChangeMeetsHandshake: a policy that comes while a handshake ends
+// holds for it too, whichever of the two is first.
+func TestPolicyChangeMeetsHandshake(t *testing.T) {
+	plane := fake.New(fake.Options{})
+	defer plane.Close()
+	log, client := slog.New(slog.DiscardHandler), key(t)
+	pub := client.Public()
+	m, err := New(Config{Plane: plane, Log: log, Limiter: logs.NewLimiter(log, 5, time.Now), Random: rand.Reader, Now: time.Now, Static: key(t),
+		Policy:   &Policy{Peers: map[handshake.PublicKey]*Rights{pub: NewRights("tester", []string{"*"})}},
+		Patterns: []handshake.Pattern{handshake.PatternXX}, HandshakesInFlight: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &conn{m: m, sh: m.shards[0], streams: map[uint32]*stream{}, ctx: t.Context()}
+	c.mu.Lock()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		c.established(handshake.Step{Done: &handshake.Result{Pattern: handshake.PatternXX, Remote: pub, HasRemote: true, MaxFrameTx: 1 << 16, StreamWindowTx: 1 << 16}})
+	}()
+	time.Sleep(20 * time.Millisecond) // it waits for the lock
+	m.policy.Store(&Policy{})
+	c.mu.Unlock()
+	<-done
+	if c.state != stateClosing || c.rights != nil {
+		t.Errorf("state %d, rights %+v of a peer that was taken off the list", c.state, c.rights)
+	}
+}
+
 func TestDrain(t *testing.T) {
 	bubble(t, nil, func(r *rig) {
 		p, q := r.connect(r.client, nil), r.connect(r.client, nil)
