@@ -368,6 +368,26 @@ func TestReplayWindowBounds(t *testing.T) {
 	}
 }
 
+// XX's nonce travels in clear: a stranger who sees it and offers it in NX first
+// must not get the peer's handshake refused.
+func TestStrangersDoNotSpendNonces(t *testing.T) {
+	for at := range 3 { // before the first message comes, or one of the others
+		p := newPair(t, PatternXX, false)
+		var first *offer
+		if _, _, err := p.run(t, func(i int, b []byte) []byte {
+			if i == 0 {
+				first, _ = parseOffer(b[1+KeySize:], 0)
+			}
+			if i == at {
+				p.r.Replay.add(first.nonce, false)
+			}
+			return b
+		}); err != nil {
+			t.Errorf("nonce spent before message %d: %v", at+1, err)
+		}
+	}
+}
+
 func TestReplayWindowConcurrent(t *testing.T) {
 	w := NewReplayWindow(0)
 	var wg sync.WaitGroup

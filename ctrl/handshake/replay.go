@@ -13,7 +13,8 @@ type nonce [NonceSize]byte
 // ReplayWindow remembers the last nonces of a listener's initiators: a map to
 // find one, a ring to know the oldest, both O(1) and of fixed size. Safe for
 // concurrent use. Initiators that proved an identity and those that did not have
-// a ring each, so that strangers cannot push out the nonces of peers.
+// a ring each, so that strangers can neither push out the nonces of peers nor
+// spend one they have seen before the peer's handshake ends.
 type ReplayWindow struct {
 	mu            sync.Mutex
 	authenticated nonceRing
@@ -37,18 +38,18 @@ func NewReplayWindow(size int) *ReplayWindow {
 	return &ReplayWindow{authenticated: mk(), anonymous: mk()}
 }
 
-// has tells whether either ring knows n.
+// has tells whether n was used by an initiator that proved an identity.
 func (w *ReplayWindow) has(n nonce) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.authenticated.has(n) || w.anonymous.has(n)
+	return w.authenticated.has(n)
 }
 
 // add remembers n; false when it is known already.
 func (w *ReplayWindow) add(n nonce, authenticated bool) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.authenticated.has(n) || w.anonymous.has(n) {
+	if w.authenticated.has(n) || !authenticated && w.anonymous.has(n) {
 		return false
 	}
 	if authenticated {
