@@ -65,7 +65,8 @@
 // XChaCha20-Poly1305 if both have it (it is the one that needs no AES
 // instructions); otherwise the responder's first that was offered. Compression
 // is the responder's first that was offered, for both directions, or none.
-// The heartbeat is the shorter of the two, 0 meaning no wish.
+// The heartbeat is the shorter of the two, 0 meaning no wish; an initiator's wish
+// below a second counts as a second, lest it be a way to make a server work.
 //
 // # Replay
 //

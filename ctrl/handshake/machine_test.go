@@ -422,9 +422,11 @@ func TestChoices(t *testing.T) {
 			t.Errorf("offered %v own %v: %d, expected %d", c.offered, c.own, got, c.want)
 		}
 	}
-	for _, c := range [][3]time.Duration{{0, 0, 0}, {0, 5, 5}, {5, 0, 5}, {3, 5, 3}, {5, 3, 3}} {
+	const s, ms = time.Second, time.Millisecond
+	for _, c := range [][3]time.Duration{{0, 0, 0}, {0, 5 * s, 5 * s}, {5 * s, 0, 5 * s}, {3 * s, 5 * s, 3 * s}, {5 * s, 3 * s, 3 * s},
+		{ms, 15 * s, s}, {ms, 0, s}, {ms, 200 * ms, 200 * ms}, {15 * s, 200 * ms, 200 * ms}} {
 		if got := chooseHeartbeat(c[0], c[1]); got != c[2] {
-			t.Errorf("heartbeat of %d and %d: %d", c[0], c[1], got)
+			t.Errorf("heartbeat of %v and %v: %v", c[0], c[1], got)
 		}
 	}
 }

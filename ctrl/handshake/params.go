@@ -19,6 +19,7 @@ const (
 	MaxName             = 64 // bytes of UTF-8
 	MaxOffers           = 8  // entries of a list of AEADs or compressions
 	MaxHeartbeat        = time.Hour
+	MinHeartbeat        = time.Second // the shortest a responder lets an initiator wish for
 	DefaultStreamWindow = 256 << 10
 	DefaultConnWindow   = 4 << 20
 )
@@ -279,9 +280,14 @@ func firstCommon(offered, own []uint8) uint8 {
 	return 0
 }
 
-func chooseHeartbeat(a, b time.Duration) time.Duration {
-	if a == 0 || b == 0 {
-		return max(a, b)
+// chooseHeartbeat: the shorter wish, but a peer's own does not make us send more
+// often than once a second.
+func chooseHeartbeat(offered, own time.Duration) time.Duration {
+	switch {
+	case offered == 0:
+		return own
+	case own == 0:
+		return max(offered, MinHeartbeat)
 	}
-	return min(a, b)
+	return min(max(offered, MinHeartbeat), own)
 }
