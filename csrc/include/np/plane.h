@@ -80,7 +80,7 @@ struct np_afxdp_args {
   uint32_t ifindex;
   uint32_t queue;
   uint32_t core;
-  uint32_t ring;      /* descriptors per ring, power of two; default 2,048 */
+  uint32_t ring;      /* descriptors per ring, power of two; 0: 4,096, at most a quarter of the pool */
   uint32_t mtu_bytes;
   uint8_t mac[6];
   uint8_t zero_copy;  /* 0 copy, 1 zero-copy, 2 try zero-copy then copy */

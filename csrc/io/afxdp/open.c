@@ -186,11 +186,19 @@ static enum np_err make(struct np_afxdp *x, const struct np_afxdp_args *a, struc
   return NP_ERR_OK;
 }
 
+/* Room for a burst of whole windows (2,048 lost packets with 4 MiB in flight), and never
+ * more than a quarter of the pool. */
+static uint32_t default_ring(const struct np_pool *pool) {
+  uint32_t ring = 4096;
+  while (ring > 64 && ring > pool->count / 4) ring /= 2;
+  return ring;
+}
+
 enum np_err np_afxdp_open(const struct np_afxdp_args *args, struct np_pool *pool, struct np_afxdp **out,
                           struct np_err_detail *detail) {
   *out = NULL;
   struct np_afxdp_args a = *args;
-  if (a.ring == 0) a.ring = 2048;
+  if (a.ring == 0) a.ring = default_ring(pool);
   enum np_err err = check(&a, pool, detail);
   if (err != NP_ERR_OK) return err;
   struct np_afxdp *x = calloc(1, sizeof *x);
