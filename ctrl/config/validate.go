@@ -2,11 +2,16 @@ package config
 
 import (
 	"encoding/base64"
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
 	"unicode/utf8"
 )
+
+// socketMax: sun_path has 107 bytes (unix(7)), and the socket is made under its
+// name with a dot and the process ID first.
+const socketMax = 107 - len(".4194304")
 
 // validate checks what one value alone cannot show.
 func (l *loader) validate() {
@@ -24,6 +29,11 @@ func (l *loader) validate() {
 	}
 	if c.Management.Socket == "" {
 		l.fail(c.Pos("management.socket"), "management.socket is empty, expected a path")
+	}
+	for _, s := range [...]struct{ key, path string }{{"management.socket", c.Management.Socket}, {"management.ro_socket", c.Management.ROSocket}} {
+		if len(s.path) > socketMax {
+			l.fail(c.Pos(s.key), "%s: a path of %d bytes, expected at most %d", s.key, len(s.path), socketMax)
+		}
 	}
 	if c.Management.Socket == c.Management.ROSocket {
 		l.fail(c.Pos("management.ro_socket"), "management.ro_socket is the same as socket, expected another path")
@@ -66,9 +76,21 @@ func (l *loader) interfaces() {
 			if a := p.Addr(); a.IsUnspecified() || a.IsMulticast() || a.IsLoopback() {
 				l.fail(c.Pos(place), "interface.addresses: %s is no address of a host, expected a unicast one", a)
 			}
+			if a := p.Addr(); a.Is4() && p.Bits() < 31 && a == p.Masked().Addr() {
+				l.fail(c.Pos(place), "interface.addresses: %s is the address of the network %s itself, expected one of a host in it", a, p.Masked())
+			} else if a.Is4() && p.Bits() < 31 && a == broadcast(p) {
+				l.fail(c.Pos(place), "interface.addresses: %s is the broadcast address of %s, expected one of a host in it", a, p.Masked())
+			}
 		}
 		l.gateways(it, at)
 	}
+}
+
+// broadcast is the last address of an IPv4 network.
+func broadcast(p netip.Prefix) netip.Addr {
+	b := p.Addr().As4()
+	binary.BigEndian.PutUint32(b[:], binary.BigEndian.Uint32(b[:])|(1<<(32-p.Bits())-1))
+	return netip.AddrFrom4(b)
 }
 
 func (l *loader) gateways(it *Interface, at string) {
@@ -78,6 +100,9 @@ func (l *loader) gateways(it *Interface, at string) {
 		on := slices.ContainsFunc(it.Addresses, func(p netip.Prefix) bool { return p.Masked().Contains(g) })
 		if !on && !g.IsLinkLocalUnicast() {
 			l.fail(l.cfg.Pos(place), "interface.gateway: %s is in none of the interface's networks, expected a neighbor", g)
+		}
+		if l.ours(g) {
+			l.fail(l.cfg.Pos(place), "interface.gateway: %s is the appliance's own address, expected a neighbor", g)
 		}
 		if g.Is4() && v4 || g.Is6() && v6 {
 			l.fail(l.cfg.Pos(place), "interface.gateway: %s is the second of its family, expected one IPv4 and one IPv6 at most", g)
