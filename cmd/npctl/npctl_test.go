@@ -158,6 +158,14 @@ func TestUnreachableNamesTheSocket(t *testing.T) {
 	}
 }
 
+func TestTimeoutSaysWhatToDo(t *testing.T) {
+	sock := daemon(t, map[string]any{api.PathStats: func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }})
+	_, errOut, _ := npctl("-s", sock, "--timeout", "50ms", "stats")
+	if !strings.Contains(errOut, sock) || !strings.Contains(errOut, "--timeout") {
+		t.Errorf("stderr %q", errOut)
+	}
+}
+
 func TestCapture(t *testing.T) {
 	var query string
 	sock := daemon(t, map[string]any{api.PathCapture: func(w http.ResponseWriter, r *http.Request) {

@@ -122,6 +122,8 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values, 
 // unreachable says why nothing answered, and what to do.
 func (c *Client) unreachable(ctx context.Context, err error) error {
 	switch {
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return fmt.Errorf("no answer on %s in time (is npd starting, stopped or overloaded? wait longer: --timeout 30s): %w", c.socket, ctx.Err())
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
