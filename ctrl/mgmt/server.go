@@ -238,9 +238,13 @@ func body(r *http.Request, v any) error {
 // Listen makes a management socket: mode 0660, group when it exists. A socket
 // that somebody answers on is an error, a left-over file is replaced.
 func Listen(path, group string) (net.Listener, error) {
-	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+	c, err := net.DialTimeout("unix", path, time.Second)
+	if err == nil {
 		c.Close()
 		return nil, fmt.Errorf("listen on %s: %w (another npd answers there)", path, syscall.EADDRINUSE)
+	}
+	if errors.Is(err, syscall.EAGAIN) { // its queue is full, but it is there
+		return nil, fmt.Errorf("listen on %s: %w (another npd is there, too busy to answer)", path, syscall.EADDRINUSE)
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
