@@ -112,6 +112,7 @@ const (
 	retryFirst = 100 * time.Millisecond
 	retryLast  = 5 * time.Second
 	rebindTime = 2 * time.Second // a queue just closed is busy for a moment
+	firstLook  = time.Second     // at interfaces that no report named
 	startGrace = 2 * time.Second // drivers drop the carrier while an XDP program is attached
 )
 
@@ -316,7 +317,7 @@ func (m *Manager) Run(ctx context.Context) error {
 			m.Poke()
 		})
 	}()
-	timer := time.NewTimer(time.Hour)
+	timer := time.NewTimer(firstLook)
 	defer timer.Stop()
 	for {
 		select {
@@ -354,9 +355,16 @@ func (m *Manager) reconcile(ctx context.Context) time.Duration {
 	defer m.mu.Unlock()
 	next := time.Hour
 	for _, p := range m.ports {
+		if m.closed {
+			break
+		}
 		l, ok := m.links[p.cfg.Name]
-		if !ok || m.closed {
-			continue
+		if !ok {
+			// No report names a device that vanished before the watch began.
+			if _, err := m.sys.Inspect(p.cfg.Name); !errors.Is(err, dataplane.CodeNodev) {
+				continue
+			}
+			l = xdp.Link{Name: p.cfg.Name, Index: p.device.Index}
 		}
 		if wait := m.port(ctx, p, l); wait > 0 {
 			next = min(next, wait)

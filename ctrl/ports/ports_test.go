@@ -185,6 +185,33 @@ func TestDownAtStart(t *testing.T) {
 	})
 }
 
+// TestGoneBeforeWatch: an interface that vanishes after Add and before the
+// watch begins is in none of its reports.
+func TestGoneBeforeWatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sys, plane, m, _ := setup(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		if err := m.Add(ctx, np0); err != nil {
+			t.Fatal(err)
+		}
+		sys.Remove("np0")
+		done := make(chan error, 1)
+		go func() { done <- m.Run(ctx) }()
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if s := m.Status()[0]; s.Up || !strings.Contains(s.Reason, "gone") || !plane.Interfaces()[0].Down {
+			t.Errorf("%+v", s)
+		}
+		sys.Set("np0", true)
+		synctest.Wait()
+		if s := m.Status()[0]; !s.Up {
+			t.Errorf("not taken back: %+v", s)
+		}
+		cancel()
+		<-done
+	})
+}
+
 // TestCarrierAtStart: a driver that drops the carrier while the program is
 // attached is starting, not down, unless it stays without for two seconds.
 func TestCarrierAtStart(t *testing.T) {
