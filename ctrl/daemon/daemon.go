@@ -57,6 +57,10 @@ type Daemon struct {
 	failed    chan error // a part that ended by itself
 }
 
+// metricsTimeout bounds a scrape over TCP, so that clients that read nothing do
+// not keep others out.
+const metricsTimeout = 10 * time.Second
+
 var errStopped = errors.New("stopped")
 
 // Run starts a daemon and serves until a signal ends it or ctx does. Signals
@@ -348,7 +352,9 @@ func (d *Daemon) makeManagement(sockets [2]net.Listener) error {
 		if err != nil {
 			return fmt.Errorf("%s: metrics: %w", d.cfg.Pos("metrics.address"), err)
 		}
-		d.part("metrics", func(ctx context.Context) error { return mgmt.Run(ctx, mgmt.NewHTTP(handler, log), l) })
+		srv := mgmt.NewHTTP(handler, log)
+		srv.ReadTimeout, srv.WriteTimeout = metricsTimeout, metricsTimeout // unlike a capture, a scrape ends
+		d.part("metrics", func(ctx context.Context) error { return mgmt.Run(ctx, srv, mgmt.Bound(l)) })
 	}
 	return nil
 }

@@ -383,6 +383,42 @@ func (w *world) scrape() {
 	}
 }
 
+// TestMetricsAreBounded: whoever reaches the metrics port cannot take npd's
+// file descriptors.
+func TestMetricsAreBounded(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	l.Close()
+	w := newWorld(t, strings.Replace(config.Example(), "[metrics]\n", "[metrics]\naddress = \""+addr+"\"\n", 1))
+	w.start()
+	defer func() { w.end(syscall.SIGTERM) }()
+	var conns []net.Conn
+	for range 100 {
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := io.WriteString(c, "GET /metrics HTTP/1.1\r\nHost: npd\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		conns = append(conns, c)
+	}
+	answered, end := 0, time.Now().Add(2*time.Second)
+	for _, c := range conns {
+		_ = c.SetReadDeadline(end)
+		if _, err := io.ReadFull(c, make([]byte, 12)); err == nil {
+			answered++
+		}
+	}
+	if answered != 64 {
+		t.Errorf("%d of %d connections served", answered, len(conns))
+	}
+}
+
 func TestCapture(t *testing.T) {
 	w := newWorld(t, config.Example())
 	w.start()

@@ -280,10 +280,17 @@ func Listen(path, group string) (net.Listener, error) {
 		_ = os.Remove(tmp)
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
-	return &socket{Listener: l, path: path, slots: make(chan struct{}, connsMax), done: make(chan struct{})}, nil
+	return bound(l, path), nil
 }
 
-// socket bounds connections and removes its file in the end.
+// Bound limits the connections that are open on l at a time.
+func Bound(l net.Listener) net.Listener { return bound(l, "") }
+
+func bound(l net.Listener, path string) *socket {
+	return &socket{Listener: l, path: path, slots: make(chan struct{}, connsMax), done: make(chan struct{})}
+}
+
+// socket bounds connections and removes its file, if it has one, in the end.
 type socket struct {
 	net.Listener
 	path  string
@@ -310,7 +317,9 @@ func (s *socket) Close() error {
 	err := net.ErrClosed
 	s.once.Do(func() {
 		close(s.done)
-		_ = os.Remove(s.path)
+		if s.path != "" {
+			_ = os.Remove(s.path)
+		}
 		err = s.Listener.Close()
 	})
 	return err
