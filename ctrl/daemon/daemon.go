@@ -179,7 +179,7 @@ func (d *Daemon) up(ctx context.Context) error {
 		msg = "private key made"
 	}
 	d.o.Log.Info(msg, "file", c.Protocol.PrivateKeyFile, "public_key", d.key.String())
-	d.sayWho()
+	d.sayWho(c)
 	sockets, err := d.sockets()
 	if err != nil {
 		return err
@@ -208,8 +208,7 @@ func (d *Daemon) up(ctx context.Context) error {
 }
 
 // sayWho tells the operator which peers may connect.
-func (d *Daemon) sayWho() {
-	c := d.cfg
+func (d *Daemon) sayWho(c *config.Config) {
 	switch {
 	case c.Protocol.AllowAnyPeer:
 		d.o.Log.Warn("any peer may connect (protocol.allow_any_peer)", "listed_peers", len(c.Peers), "any_peer_allow", c.Protocol.AnyPeerAllow)

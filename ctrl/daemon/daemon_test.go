@@ -499,6 +499,9 @@ func TestReload(t *testing.T) {
 	if l := get[api.LogLevel](w, api.PathLogLevel, nil); l.Level != "debug" {
 		t.Errorf("level %s", l.Level)
 	}
+	// who may connect is said again when it changed
+	changed = strings.Replace(changed, "allow_any_peer = true", "allow_any_peer = false", 1)
+	reload(changed, "nobody may connect")
 	// what needs a restart, and what is wrong, change nothing
 	reload(strings.Replace(changed, "cores = [0]", "cores = [0, 1]", 1), "a restart is needed for dataplane.cores")
 	reload(changed+"[servr]\n", "unknown section")

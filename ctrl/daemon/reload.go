@@ -50,6 +50,7 @@ func (d *Daemon) Reload(ctx context.Context) error {
 	// From here nothing can fail.
 	if ch.PeersOrPolicies {
 		d.session.SetPolicy(pol)
+		d.sayWho(next)
 	}
 	d.session.SetLimits(next.Handshake.MaxInFlight, next.Handshake.ClockSkew)
 	d.limiter.SetRate(next.Limits.LogLines)
