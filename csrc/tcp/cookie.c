@@ -108,7 +108,7 @@ struct np_tcp_conn *np_tcp_cookie_accept(struct np_tcp *tcp, struct np_tcp_liste
   uint32_t index = check(tcp, flow, irs, iss);
   if (index >= NP_COUNT_OF(mss_table)) return NULL;
   *why = NP_DROP_TCP_CONN_LIMIT;
-  if (l->args.conns_max != 0 && l->conns >= l->args.conns_max) return NULL;
+  if (np_tcp_listener_full(l)) return NULL;
   struct np_tcp_conn *c = np_tcp_conn_new(tcp, flow, seg->pkt->hash);
   if (c == NULL) return NULL;
   struct np_tcp_opts opts;

@@ -129,6 +129,11 @@ static enum np_drop ack_of_syn(struct np_tcp *tcp, struct np_tcp_conn *c, struct
     np_tcp_reply_rst(tcp, seg);
     return NP_DROP_TCP_ACK;
   }
+  if ((c->flags & NP_TF_PASSIVE) && np_tcp_listener_full(&tcp->listeners[c->listener])) {
+    np_tcp_send_rst(tcp, c); /* others were faster */
+    np_tcp_close(tcp, c, NP_ERR_FULL);
+    return NP_DROP_TCP_CONN_LIMIT;
+  }
   /* The window of what is not a SYN is scaled. */
   c->snd_wnd = seg->wnd << c->snd_wscale;
   c->max_wnd = np_max_u32(c->max_wnd, c->snd_wnd);

@@ -63,6 +63,12 @@ void np_tcp_listener_left(struct np_tcp *tcp, struct np_tcp_conn *c) {
   c->listener = NP_TCP_NIL;
 }
 
+/* Its limit is for connections that are open: SYNs, which anybody can send from anywhere,
+ * have the backlog, and cookies behind it. */
+bool np_tcp_listener_full(const struct np_tcp_listener *l) {
+  return l->args.conns_max != 0 && l->conns - l->backlog >= l->args.conns_max;
+}
+
 /* What both SYNs allow. */
 void np_tcp_agree(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tcp_opts *opts) {
   const struct np_tcp_config *cfg = &tcp->config;
@@ -109,7 +115,7 @@ static enum np_drop open_passive(struct np_tcp *tcp, struct np_tcp_listener *l, 
 static enum np_drop listen_syn(struct np_tcp *tcp, struct np_tcp_listener *l, struct np_tcp_seg *seg) {
   /* No connection with a group (RFC 9293 §3.9.2.3, MUST-57). */
   if (seg->pkt->link_dst != NP_LINK_UNICAST) return NP_DROP_TCP_NO_LISTENER;
-  if (l->args.conns_max != 0 && l->conns >= l->args.conns_max) {
+  if (np_tcp_listener_full(l)) {
     np_tcp_reply_rst(tcp, seg); /* a quick no: who retries for minutes is served no better */
     return NP_DROP_TCP_CONN_LIMIT;
   }

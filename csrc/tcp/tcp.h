@@ -107,7 +107,7 @@ struct np_tcp_listen {
   struct np_addr local;  /* all zero: any address of ours, both families */
   uint16_t port;
   uint32_t backlog;      /* 0: default */
-  uint32_t conns_max;    /* of this listener; 0: no limit of its own */
+  uint32_t conns_max;    /* of this listener, half open and TIME-WAIT left out; 0: no limit of its own */
   bool cookies;          /* SYN cookies when the backlog is full */
   void *ctx;             /* handed to env->accept */
   uint64_t handle;       /* shown in np_conn_info */

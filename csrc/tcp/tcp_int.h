@@ -446,6 +446,7 @@ void np_tcp_timers_cancel(struct np_tcp *tcp, struct np_tcp_conn *c);
 /* listen.c, cookie.c, isn.c */
 struct np_tcp_listener *np_tcp_listener_find(struct np_tcp *tcp, const struct np_flow *flow);
 enum np_drop np_tcp_listen_input(struct np_tcp *tcp, struct np_tcp_listener *l, struct np_tcp_seg *seg);
+bool np_tcp_listener_full(const struct np_tcp_listener *l);
 void np_tcp_listener_left(struct np_tcp *tcp, struct np_tcp_conn *c);
 void np_tcp_listener_ready(struct np_tcp *tcp, struct np_tcp_conn *c);
 void np_tcp_agree(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tcp_opts *opts);

@@ -528,6 +528,38 @@ static void test_listener_limits(void **state) {
   tp_free(tp);
 }
 
+/* SYNs from nowhere take no place among a listener's connections: its limit is for those
+ * that are open, and is kept when more handshakes than it allows end at the same time. */
+static void test_half_open_not_counted(void **state) {
+  (void)state;
+  struct tp *tp = fresh();
+  struct np_tcp *tcp = tp->end[1].tcp;
+  struct np_tcp_listen l = {.port = TP_PORT, .conns_max = 2, .backlog = 8, .cookies = true};
+  uint32_t id;
+  assert_int_equal(np_tcp_listen(tcp, &l, &id), NP_ERR_OK);
+  tp->cut = true;
+  for (uint32_t i = 0; i < 4; i++) {
+    struct tp_seg syn = {.flags = NP_TCP_SYN, .wnd = 1000};
+    syn.flow = (struct np_flow){.local = tp->end[0].addr, .remote = tp->end[1].addr, .local_port = (uint16_t)(1 + i),
+                                .remote_port = TP_PORT};
+    tp_inject(tp, 1, &syn, NULL);
+  }
+  tp_flush(tp);
+  tp->cut = false;
+  struct tp_sess *s[3];
+  for (uint32_t i = 0; i < 3; i++) s[i] = tp_connect(tp, 0, TP_PORT, NULL); /* all in one burst */
+  tp_run(tp, 100 * TP_MS);
+  assert_true(s[0]->established && !s[0]->closed);
+  assert_true(s[1]->established && !s[1]->closed);
+  assert_true(s[2]->closed);
+  assert_int_equal(s[2]->err, NP_ERR_RESET);
+  assert_int_equal(tcp->listeners[id].conns - tcp->listeners[id].backlog, 2);
+  tp_run(tp, 100 * TP_S);
+  assert_int_equal(tcp->listeners[id].backlog, 0);
+  assert_int_equal(tcp->listeners[id].conns, 2);
+  tp_free(tp);
+}
+
 /* Pools. */
 
 static bool both_closed(struct tp *tp, void *ctx) {
@@ -651,7 +683,8 @@ int main(void) {
       cmocka_unit_test(test_sack_blocks),       cmocka_unit_test(test_sack_recovery),
       cmocka_unit_test(test_sack_lies),         cmocka_unit_test(test_syn_flood),
       cmocka_unit_test(test_cookie_options),    cmocka_unit_test(test_cookie_expires),
-      cmocka_unit_test(test_listener_limits),   cmocka_unit_test(test_small_pool),
+      cmocka_unit_test(test_listener_limits),   cmocka_unit_test(test_half_open_not_counted),
+      cmocka_unit_test(test_small_pool),
       cmocka_unit_test(test_empty_pool),        cmocka_unit_test(test_10000_connections),
       cmocka_unit_test(test_memory_per_connection),
   };
