@@ -43,8 +43,14 @@ uint32_t np_tcp_window(struct np_tcp *tcp, struct np_tcp_conn *c) {
   uint32_t free_bytes = held < buf ? buf - held : 0;
   int32_t left = np_seq_diff(c->rcv_adv, c->rcv_nxt);
   uint32_t wnd = left > 0 ? (uint32_t)left : 0;
-  if (np_tcp_pool_below(tcp, NP_TCP_PARTS_WND)) free_bytes = 0;
-  if (free_bytes > wnd && free_bytes - wnd >= np_min_u32(buf / 2, c->mss)) wnd = free_bytes;
+  c->flags &= ~NP_TF_WND_HELD;
+  if (free_bytes > wnd && free_bytes - wnd >= np_min_u32(buf / 2, c->mss)) {
+    if (NP_LIKELY(!np_tcp_pool_below(tcp, NP_TCP_PARTS_WND))) {
+      wnd = free_bytes;
+    } else if (wnd < 2 * c->mss && np_tcp_receives(c->state)) {
+      c->flags |= NP_TF_WND_HELD; /* the peer stops: nothing but us will bring this up again */
+    }
+  }
   uint32_t field = np_min_u32(wnd >> c->rcv_wscale, UINT16_MAX);
   c->rcv_adv = np_seq_max(c->rcv_adv, np_seq_add(c->rcv_nxt, field << c->rcv_wscale));
   return field;

@@ -72,6 +72,7 @@
 #define NP_TF_EV_CLOSED 0x10000000u
 #define NP_TF_DIRTY 0x20000000u     /* on the dirty list */
 #define NP_TF_EOF_TOLD 0x40000000u
+#define NP_TF_WND_HELD 0x80000000u  /* the window stays shut for want of buffers: looked at again by timer */
 
 enum np_tcp_ca { NP_CA_OPEN, NP_CA_RECOVERY, NP_CA_LOSS };
 

@@ -168,6 +168,7 @@ static void on_ack_timer(void *ctx, struct np_timer *timer, uint64_t now_ns) {
     c->flags &= ~NP_TF_NO_BUF;
     np_tcp_dirty(tcp, c);
   }
+  if (c->flags & NP_TF_WND_HELD) np_tcp_dirty(tcp, c);
   if (c->rcvq_head != NULL) { /* held back by a crowded session: long enough */
     c->handed_segs = 0;
     np_tcp_dirty(tcp, c);

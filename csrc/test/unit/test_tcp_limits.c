@@ -75,6 +75,37 @@ static void test_lost_window_update(void **state) {
   tp_free(tp);
 }
 
+/* A window that could not open for want of buffers opens when they are back, not when the
+ * peer's persist timer, by then slow, asks. */
+static void test_window_waits_for_pool(void **state) {
+  (void)state;
+  struct tp *tp = fresh();
+  struct tp_sess *a;
+  struct tp_sess *b;
+  tp_establish(tp, &a, &b);
+  b->hold = true;
+  tp_write(a, 1 << 20);
+  tp_run(tp, 30 * TP_S);
+  struct np_pool *pool = &tp->end[1].pool;
+  struct np_buf *taken = NULL;
+  while (pool->free_count >= pool->count / NP_TCP_PARTS_WND) {
+    struct np_buf *n = np_pool_get(pool);
+    n->next = taken;
+    taken = n;
+  }
+  uint64_t before = b->received;
+  b->hold = false;
+  tp_consume(b, b->unconsumed);
+  tp_run(tp, 100 * TP_MS);
+  assert_int_equal(b->received, before);
+  np_buf_put_chain(taken);
+  tp_run(tp, 100 * TP_MS);
+  assert_true(b->received > before);
+  tp_run(tp, 10 * TP_S);
+  assert_int_equal(b->received, 1 << 20);
+  tp_free(tp);
+}
+
 static void test_silent_zero_window(void **state) {
   (void)state;
   struct tp *tp = fresh();
@@ -676,7 +707,7 @@ static void test_memory_per_connection(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_zero_window),       cmocka_unit_test(test_lost_window_update),
-      cmocka_unit_test(test_silent_zero_window), cmocka_unit_test(test_window_overrun),
+      cmocka_unit_test(test_window_waits_for_pool), cmocka_unit_test(test_silent_zero_window), cmocka_unit_test(test_window_overrun),
       cmocka_unit_test(test_writable),          cmocka_unit_test(test_echo_backpressure),
       cmocka_unit_test(test_small_writes_join), cmocka_unit_test(test_byte_by_byte),
       cmocka_unit_test(test_ooo_bounded),       cmocka_unit_test(test_ooo_overlaps),
