@@ -682,6 +682,29 @@ func testByteStream(t *testing.T, r *rig, asked bool) {
 	}
 }
 
+// TestResetReturnsCredit: what a byte stream had not read when it ended is the
+// connection's credit still, or resets would use it up.
+func TestResetReturnsCredit(t *testing.T) {
+	bubble(t, nil, func(r *rig) {
+		r.plane.HoldSent(true) // the echo waits for its peer
+		p := r.connect(r.client, nil)
+		const frames = 100
+		for range frames {
+			p.Message(1, uint8(npro.TypeData), 0, make([]byte, 2000))
+		}
+		synctest.Wait()
+		if n := p.Credited(1); n >= frames*2000 {
+			t.Fatalf("credit of %d bytes, all of it: nothing is left unread", n)
+		}
+		p.Reset(1, 0)
+		synctest.Wait()
+		if n := p.Credited(1); n != frames*2000 {
+			t.Errorf("credit of %d bytes, expected %d", n, frames*2000)
+		}
+		r.plane.HoldSent(false)
+	})
+}
+
 // stream asks for a byte stream.
 func (p *peer) stream(id uint32, opcode string) {
 	p.r.t.Helper()

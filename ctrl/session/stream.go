@@ -87,7 +87,8 @@ func (st *stream) fail(why dataplane.Code) {
 		st.why = dataplane.CodeEOF
 	}
 	st.c.outBytes -= st.out
-	st.out, st.frames, st.in = 0, nil, nil
+	st.out, st.frames = 0, nil
+	st.settle()
 	if st.partial {
 		st.partial = false
 		st.c.m.partial.Add(-1)
@@ -101,6 +102,19 @@ func (st *stream) fail(why dataplane.Code) {
 	}
 	st.wakeReader()
 	st.c.wake()
+}
+
+// settle drops what was not read and returns its credit: the stream's is of no
+// use any more, the connection's is. c.mu is held.
+func (st *stream) settle() {
+	left := st.credited
+	for _, b := range st.in {
+		left += len(b)
+	}
+	st.in, st.credited = nil, 0
+	if st.c.state == stateOpen {
+		st.c.sh.credit(st.c.handle, st.id, left)
+	}
 }
 
 func (st *stream) wakeReader() {
@@ -199,9 +213,6 @@ func (c *conn) open(st *stream) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, b := range st.in {
-		c.sh.credit(c.handle, st.id, len(b))
-	}
 	c.drop(st, code, why)
 }
 
@@ -328,11 +339,6 @@ func (s *byteStream) end(code npro.Code) {
 		c.sh.must(func() error { return c.sh.core.Reset(c.handle, st.id, uint32(code)) })
 		return
 	}
-	left := st.credited
-	for _, b := range st.in {
-		left += len(b)
-	}
-	st.in, st.credited = nil, 0
-	c.sh.credit(c.handle, st.id, left)
+	st.settle()
 	c.tidy(st)
 }
