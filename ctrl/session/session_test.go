@@ -705,6 +705,30 @@ func TestResetReturnsCredit(t *testing.T) {
 	})
 }
 
+// TestCrumbs: what waits in a byte stream takes little more memory than its
+// bytes, in however small frames they came, and keeps its order.
+func TestCrumbs(t *testing.T) {
+	bubble(t, nil, func(r *rig) {
+		r.plane.HoldSent(true)
+		p := r.connect(r.client, nil)
+		want := make([]byte, 200_000)
+		for i := range want {
+			want[i] = byte(i * 7 >> 3)
+			p.Message(1, uint8(npro.TypeData), 0, want[i:i+1])
+		}
+		synctest.Wait()
+		c := r.m.shards[0].find(p.Handle())
+		c.mu.Lock()
+		in := c.streams[1].in
+		if got := bytes.Join(in, nil); len(in) == 0 || len(in) > 60 || !bytes.Equal(got, want[len(want)-len(got):]) {
+			t.Errorf("%d pieces for one-byte frames, or not these", len(in))
+		}
+		c.mu.Unlock()
+		p.Reset(1, 0)
+		r.plane.HoldSent(false)
+	})
+}
+
 // stream asks for a byte stream.
 func (p *peer) stream(id uint32, opcode string) {
 	p.r.t.Helper()

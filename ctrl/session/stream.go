@@ -162,6 +162,9 @@ func (m *Manager) admitStream() bool {
 	return true
 }
 
+// crumb is the size up to which pieces of a byte stream are put together.
+const crumb = 4 << 10
+
 // data takes a DATA frame. c.mu is held.
 func (c *conn) data(st *stream, ev *dataplane.Event, n int) {
 	st.peerEnd = st.peerEnd || ev.Flags&npro.FlagEnd != 0
@@ -171,7 +174,15 @@ func (c *conn) data(st *stream, ev *dataplane.Event, n int) {
 		return
 	}
 	if n > 0 {
-		st.in = append(st.in, join(nil, ev.Body)) // bounded by the stream's window
+		// Bounded by the stream's window, if each piece is worth its slice header:
+		// a peer may send a byte a frame.
+		if last := len(st.in) - 1; last >= 0 && len(st.in[last])+n <= crumb {
+			for _, p := range ev.Body {
+				st.in[last] = append(st.in[last], p...)
+			}
+		} else {
+			st.in = append(st.in, join(nil, ev.Body))
+		}
 	}
 	st.wakeReader()
 }
