@@ -52,6 +52,10 @@ func (b *Stream) signal() {
 	}
 }
 
+// crumb is the size up to which chunks are put together, so that a slice header
+// for each is little beside them.
+const crumb = 4 << 10
+
 // receive takes a frame. The reader calls it with mu.
 func (b *Stream) receive(h npro.Header, body []byte) error {
 	end := h.Flags&npro.FlagEnd != 0
@@ -60,7 +64,11 @@ func (b *Stream) receive(h npro.Header, body []byte) error {
 	if h.Type != npro.TypeData || b.eof || h.Flags&npro.FlagCtx != 0 {
 		return fmt.Errorf("%v with flags %#x in a byte stream", h.Type, h.Flags)
 	}
-	if len(body) > 0 {
+	switch last := len(b.chunks) - 1; {
+	case len(body) == 0:
+	case last >= 0 && len(b.chunks[last])+len(body) <= crumb:
+		b.chunks[last] = append(b.chunks[last], body...)
+	default:
 		b.chunks = append(b.chunks, append([]byte(nil), body...))
 	}
 	b.eof = end

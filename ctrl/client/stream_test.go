@@ -133,3 +133,19 @@ func TestStreamWriteDeadline(t *testing.T) {
 	}
 	_ = st.Close()
 }
+
+// TestStreamCrumbs: what waits to be read takes little more memory than its
+// bytes, in however small frames a server sends it.
+func TestStreamCrumbs(t *testing.T) {
+	b := &Stream{c: &conn{}, s: &stream{}, readable: make(chan struct{}, 1)}
+	want := make([]byte, 100_000)
+	for i := range want {
+		want[i] = byte(i * 7 >> 3)
+		if err := b.receive(npro.Header{Type: npro.TypeData}, want[i:i+1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(b.chunks); n > 30 || !bytes.Equal(bytes.Join(b.chunks, nil), want) {
+		t.Errorf("%d chunks for one-byte frames, or not these", n)
+	}
+}
