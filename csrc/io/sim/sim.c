@@ -10,6 +10,7 @@
 #include "base/compiler.h"
 #include "base/rng.h"
 
+#define BURST_NS 100000000u /* longest burst of losses */
 #define SLOT_SLACK 32u /* Ethernet, VLAN and a little */
 
 struct entry {
@@ -32,6 +33,7 @@ struct direction {
   uint64_t wire_free_ns; /* when the rate lets the next packet start */
   uint64_t last_at_ns;   /* arrival of the last packet kept in order */
   uint32_t burst_left;
+  uint64_t burst_end_ns; /* a burst is short in time, too: else it would eat a quiet link's every packet */
   struct entry *heap;
   uint32_t heap_count;
 };
@@ -110,12 +112,13 @@ static bool is_lost(struct np_sim_link *l, struct direction *d, uint32_t dir, co
   const struct np_sim_params *p = &d->params;
   if (p->cut) return true;
   if (l->filter && l->filter(l->filter_ctx, dir, bytes, len)) return true;
-  if (d->burst_left > 0) {
+  if (d->burst_left > 0 && l->now_ns <= d->burst_end_ns) {
     d->burst_left--;
     return true;
   }
   if (chance(l, p->burst_loss_ppm)) {
     d->burst_left = (p->burst_pkts ? p->burst_pkts : 8) - 1;
+    d->burst_end_ns = l->now_ns + BURST_NS;
     return true;
   }
   return chance(l, p->loss_ppm);

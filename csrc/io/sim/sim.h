@@ -23,7 +23,7 @@ struct np_sim_params {
   uint32_t queue_bytes;   /* waiting for the rate at most; 0: 256 KiB */
   uint32_t loss_ppm;
   uint32_t burst_loss_ppm; /* chance that a burst of losses begins */
-  uint32_t burst_pkts;     /* its length; 0: 8 */
+  uint32_t burst_pkts;     /* its length; 0: 8; at most 100 ms long */
   uint32_t reorder_ppm;    /* packet overtaken by those within reorder_ns */
   uint64_t reorder_ns;     /* 0: 1 ms */
   uint32_t duplicate_ppm;
