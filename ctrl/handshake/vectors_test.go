@@ -67,7 +67,7 @@ func TestNoiseVectors(t *testing.T) {
 		t.Run(v.Name, func(t *testing.T) {
 			pattern, ok := byName[v.Name]
 			if !ok {
-				t.Fatal("pattern not implemented")
+				t.Fatal("we do not have this pattern")
 			}
 			mk := func(initiator bool, static, ephemeral hexBytes) *handshakeState {
 				c := &noiseConfig{pattern: pattern, initiator: initiator, prologue: v.Prologue, random: bytes.NewReader(ephemeral)}
