@@ -156,12 +156,45 @@ static void empty_pool_loses_packets(void **state) {
   close_world(&w);
 }
 
+static bool lose_third(void *ctx, uint32_t dir, const uint8_t *bytes, uint32_t len) {
+  uint32_t n;
+  (void)ctx;
+  (void)len;
+  memcpy(&n, bytes + 14, sizeof n);
+  return dir == 0 && n == 2;
+}
+
+static void chosen_losses_and_a_cut(void **state) {
+  (void)state;
+  struct world w;
+  open_world(&w, &(struct np_sim_config){.seed = 1});
+  uint32_t got[NP_BURST];
+  np_sim_set_filter(w.link, lose_third, NULL);
+  for (uint32_t i = 0; i < 4; i++) send_number(&w, i, 60);
+  assert_int_equal(receive(&w, got, NP_BURST), 3);
+  assert_int_equal(got[1], 1);
+  assert_int_equal(got[2], 3);
+  np_sim_set_filter(w.link, NULL, NULL);
+  np_sim_set(w.link, 0, &(struct np_sim_params){.cut = true});
+  send_number(&w, 5, 60);
+  assert_int_equal(receive(&w, got, NP_BURST), 0);
+  np_sim_set(w.link, 0, &(struct np_sim_params){0});
+  send_number(&w, 6, 60);
+  assert_int_equal(receive(&w, got, NP_BURST), 1);
+  assert_int_equal(got[0], 6);
+  struct np_sim_stats s;
+  np_sim_stats(w.link, 0, &s);
+  assert_int_equal(s.lost_pkts, 2);
+  close_world(&w);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(delays_and_keeps_order),
       cmocka_unit_test(limits_the_rate),
       cmocka_unit_test(replays_from_its_seed),
       cmocka_unit_test(empty_pool_loses_packets),
+      cmocka_unit_test(chosen_losses_and_a_cut),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
