@@ -138,7 +138,10 @@ enum np_drop np_tcp_ack(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tcp
   if (c->sndq_head == NULL) c->flags &= ~NP_TF_ZERO_WND; /* all was taken: a FIN needs no window */
   if (c->flags & NP_TF_ZERO_WND) window_opened(tcp, c);
   if (acked != 0) {
-    if (c->ca_state != NP_CA_RECOVERY && (c->flags & NP_TF_CWND_FULL)) np_tcp_cc(c)->acked(c, acked, tcp->now_ns);
+    if (c->ca_state != NP_CA_RECOVERY && (c->flags & NP_TF_CWND_FULL)) {
+      struct np_tcp_cc_ack a = {.acked_bytes = acked, .flight_bytes = flight, .cwnd_limited = true};
+      np_tcp_cc(c)->acked(tcp, c, &a);
+    }
     np_tcp_ack_timers(tcp, c);
     np_tcp_wake_writer(tcp, c);
   }

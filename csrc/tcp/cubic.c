@@ -23,8 +23,9 @@ uint32_t np_tcp_cc_initial_cwnd(const struct np_tcp_conn *c) {
   return np_min_u32(NP_TCP_INIT_SEGS * c->mss, np_max_u32(2 * c->mss, 14600));
 }
 
-static void cubic_init(struct np_tcp_conn *c) {
-  c->cc = (struct np_tcp_cubic){0};
+static void cubic_init(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  (void)tcp;
+  c->cc.cubic = (struct np_tcp_cubic){0};
   c->cwnd = np_tcp_cc_initial_cwnd(c);
   c->ssthresh = UINT32_MAX;
 }
@@ -41,7 +42,7 @@ static void skip_gap(struct np_tcp_cubic *q, uint32_t now_ms) {
 
 /* RFC 9438 §4.2: K = cbrt((W_max - cwnd_epoch) / C), in segments and seconds. */
 static void epoch_start(struct np_tcp_conn *c, uint32_t now_ms) {
-  struct np_tcp_cubic *q = &c->cc;
+  struct np_tcp_cubic *q = &c->cc.cubic;
   q->epoch_ms = now_ms == 0 ? 1 : now_ms;
   q->grown_ms = q->epoch_ms;
   q->acked_bytes = 0;
@@ -58,18 +59,18 @@ static void epoch_start(struct np_tcp_conn *c, uint32_t now_ms) {
 
 /* W_cubic at t ms after the epoch began (RFC 9438 §4.2), bytes. */
 static uint64_t w_cubic(const struct np_tcp_conn *c, uint64_t t_ms) {
-  int64_t d = (int64_t)t_ms - (int64_t)c->cc.k_ms;
+  int64_t d = (int64_t)t_ms - (int64_t)c->cc.cubic.k_ms;
   if (d > CUBIC_T_MS_MAX) d = CUBIC_T_MS_MAX;
   if (d < -CUBIC_T_MS_MAX) d = -CUBIC_T_MS_MAX;
   int64_t grow = d * d * d / 100000 * 4 * (int64_t)c->mss / 100000; /* 0.4 * d^3 / 10^9 segments */
-  int64_t w = (int64_t)c->cc.w_max + grow;
+  int64_t w = (int64_t)c->cc.cubic.w_max + grow;
   return w < 0 ? 0 : (uint64_t)w;
 }
 
 /* RFC 9438 §4.3: what Reno would have, with alpha 3 (1 - beta) / (1 + beta) = 9/17
  * until it passes the old window and 1 from there. */
 static void reno_estimate(struct np_tcp_conn *c, uint32_t acked_bytes) {
-  struct np_tcp_cubic *q = &c->cc;
+  struct np_tcp_cubic *q = &c->cc.cubic;
   uint64_t grow = (uint64_t)acked_bytes * c->mss;
   if (q->w_est < q->cwnd_prior) grow = grow * 9 / 17;
   grow += q->est_frac;
@@ -78,7 +79,7 @@ static void reno_estimate(struct np_tcp_conn *c, uint32_t acked_bytes) {
 }
 
 static void avoidance(struct np_tcp_conn *c, uint32_t acked_bytes, uint64_t now_ns) {
-  struct np_tcp_cubic *q = &c->cc;
+  struct np_tcp_cubic *q = &c->cc.cubic;
   uint32_t now_ms = ms_of(now_ns);
   uint32_t rtt_ms = c->srtt_us / 8 / 1000;
   if (q->epoch_ms == 0) epoch_start(c, now_ms);
@@ -99,7 +100,9 @@ static void avoidance(struct np_tcp_conn *c, uint32_t acked_bytes, uint64_t now_
   c->cwnd = (uint32_t)np_min_u64(c->cwnd + grow / c->cwnd, UINT32_MAX / 2);
 }
 
-static void cubic_acked(struct np_tcp_conn *c, uint32_t acked_bytes, uint64_t now_ns) {
+static void cubic_acked(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tcp_cc_ack *ack) {
+  uint32_t acked_bytes = ack->acked_bytes;
+  if (!ack->cwnd_limited) return; /* RFC 9438 §5.8: an unused window earns nothing */
   if (c->cwnd < c->ssthresh) { /* slow start, RFC 5681 §3.1 with L from RFC 3465: bytes, up to 2 segments an ACK... */
     uint32_t room = c->ssthresh - c->cwnd;
     /* ...unless the peer acknowledges many at once, as a burst-wise receiver does. */
@@ -108,33 +111,49 @@ static void cubic_acked(struct np_tcp_conn *c, uint32_t acked_bytes, uint64_t no
     acked_bytes -= grow;
     if (acked_bytes == 0) return;
   }
-  avoidance(c, acked_bytes, now_ns);
+  avoidance(c, acked_bytes, tcp->now_ns);
 }
 
-static uint32_t cubic_lost(struct np_tcp_conn *c, uint32_t flight_bytes, uint64_t now_ns) {
-  struct np_tcp_cubic *q = &c->cc;
-  (void)now_ns;
+static uint32_t cubic_lost(struct np_tcp *tcp, struct np_tcp_conn *c, enum np_tcp_cong why) {
+  struct np_tcp_cubic *q = &c->cc.cubic;
+  (void)tcp;
+  q->undo_cwnd = c->cwnd;
+  q->undo_ssthresh = c->ssthresh;
+  q->undo_w_max = q->w_max;
+  q->undo_epoch_ms = q->epoch_ms;
+  q->undo_k_ms = q->k_ms;
   q->epoch_ms = 0;
   q->cwnd_prior = c->cwnd;
   /* RFC 9438 §4.7, fast convergence: leave room for newcomers when the window shrank again. */
   q->w_max = c->cwnd < q->w_max ? (uint32_t)((uint64_t)c->cwnd * 17 / 20) : c->cwnd;
   /* RFC 9438 §4.6: from what is in flight, so that an unused window earns nothing. */
-  uint32_t base = np_min_u32(c->cwnd, np_max_u32(flight_bytes, c->mss));
+  uint32_t base = np_min_u32(c->cwnd, np_max_u32(np_tcp_flight(c), c->mss));
+  /* RFC 9438 §4.8: after a timeout the next epoch begins with K 0 and W_max what cwnd is then. */
+  if (why == NP_CONG_RTO) q->w_max = 0;
   return np_max_u32((uint32_t)((uint64_t)base * 7 / 10), 2 * c->mss);
 }
 
-/* RFC 9438 §4.8: after a timeout the next epoch begins with K 0 and W_max what cwnd is then. */
-static void cubic_timed_out(struct np_tcp_conn *c) { c->cc.w_max = 0; }
+/* RFC 9438 §4.9.1, §4.9.2: what was reduced for nothing comes back. */
+static void cubic_undo(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  struct np_tcp_cubic *q = &c->cc.cubic;
+  (void)tcp;
+  c->cwnd = np_max_u32(c->cwnd, q->undo_cwnd);
+  c->ssthresh = q->undo_ssthresh;
+  q->w_max = q->undo_w_max;
+  q->epoch_ms = q->undo_epoch_ms;
+  q->k_ms = q->undo_k_ms;
+}
 
-static void cubic_restart(struct np_tcp_conn *c, uint64_t now_ns) {
-  if (c->cc.epoch_ms != 0) skip_gap(&c->cc, ms_of(now_ns));
+static void cubic_restart(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  if (c->cc.cubic.epoch_ms != 0) skip_gap(&c->cc.cubic, ms_of(tcp->now_ns));
 }
 
 const struct np_tcp_cc_ops np_tcp_cc_cubic = {
     .name = "cubic",
+    .id = NP_CC_CUBIC,
     .init = cubic_init,
     .acked = cubic_acked,
     .lost = cubic_lost,
-    .timed_out = cubic_timed_out,
+    .undo = cubic_undo,
     .restart = cubic_restart,
 };

@@ -44,7 +44,10 @@ bool np_tcp_fast(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_pkt *pkt) 
     np_tcp_ack_queue(tcp, c, ack, tsecr);
     c->dup_acks = 0;
     c->reno_bytes = 0;
-    if (c->flags & NP_TF_CWND_FULL) np_tcp_cc(c)->acked(c, acked, tcp->now_ns);
+    if (c->flags & NP_TF_CWND_FULL) {
+      struct np_tcp_cc_ack a = {.acked_bytes = acked, .flight_bytes = acked + np_tcp_flight(c), .cwnd_limited = true};
+      np_tcp_cc(c)->acked(tcp, c, &a);
+    }
     np_tcp_ack_timers(tcp, c);
     np_tcp_wake_writer(tcp, c);
   }

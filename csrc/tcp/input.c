@@ -110,7 +110,7 @@ static void enter_established(struct np_tcp *tcp, struct np_tcp_conn *c, const s
   c->backoff = 0;
   c->rtx_due_ns = 0;
   c->flags &= ~NP_TF_RTX_SYN;
-  np_tcp_cc(c)->init(c);
+  np_tcp_cc(c)->init(tcp, c);
   if (c->rto_us == 3000000) c->cwnd = c->mss; /* RFC 5681 §3.1: the SYN was lost */
   if (c->flags & NP_TF_OUTGOING) {
     c->flags |= NP_TF_EV_ESTABLISHED;

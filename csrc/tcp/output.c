@@ -29,7 +29,7 @@ static void restart_after_idle(struct np_tcp *tcp, struct np_tcp_conn *c) {
   uint64_t idle_ns = tcp->now_ns - c->last_tx_ns;
   if (idle_ns <= (uint64_t)c->rto_us * 1000) return;
   c->cwnd = np_min_u32(c->cwnd, np_tcp_cc_initial_cwnd(c));
-  np_tcp_cc(c)->restart(c, tcp->now_ns);
+  np_tcp_cc(c)->restart(tcp, c);
 }
 
 /* How much of the next piece may go now; 0: nothing. */

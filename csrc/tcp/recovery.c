@@ -50,7 +50,7 @@ struct np_buf *np_tcp_recovery_rescue(struct np_tcp_conn *c) {
 static void enter_recovery(struct np_tcp *tcp, struct np_tcp_conn *c) {
   c->ca_state = NP_CA_RECOVERY;
   c->recover = c->snd_nxt;
-  c->ssthresh = np_tcp_cc(c)->lost(c, np_tcp_flight(c), tcp->now_ns);
+  c->ssthresh = np_tcp_cc(c)->lost(tcp, c, NP_CONG_LOSS);
   c->cwnd = c->ssthresh;
   c->flags |= NP_TF_FORCE_RTX;
   c->flags &= ~NP_TF_RESCUED;
@@ -113,10 +113,7 @@ void np_tcp_recovery_rto(struct np_tcp *tcp, struct np_tcp_conn *c) {
   struct np_buf *b = c->sndq_head;
   /* Its own SACK of the first segment taken back: the receiver dropped what it had (RFC 2018 §8). */
   if (b != NULL && b != c->sndq_next && (np_txseg(b)->flags & NP_TXS_SACKED)) np_tcp_sack_clear(c);
-  if (c->ca_state != NP_CA_LOSS) {
-    c->ssthresh = np_tcp_cc(c)->lost(c, np_tcp_flight(c), tcp->now_ns);
-    np_tcp_cc(c)->timed_out(c);
-  }
+  if (c->ca_state != NP_CA_LOSS) c->ssthresh = np_tcp_cc(c)->lost(tcp, c, NP_CONG_RTO);
   c->ca_state = NP_CA_LOSS;
   c->cwnd = c->mss;
   c->recover = c->snd_nxt;

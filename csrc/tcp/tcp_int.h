@@ -37,6 +37,7 @@
 #define NP_TCP_CHALLENGE_MS 5000u
 #define NP_TCP_PREFETCH 64u        /* packets looked ahead at once */
 #define NP_TCP_HOT_BYTES 384u      /* of a connection: what an ordinary segment touches */
+#define NP_TCP_CONN_BYTES 704u     /* stride of the table: a multiple of the cache line, at most 960 */
 #define NP_TCP_NIL UINT32_MAX      /* no slot */
 
 /* conn->flags: what was agreed and what has happened */
@@ -74,7 +75,8 @@
 #define NP_TF_EOF_TOLD 0x40000000u
 #define NP_TF_WND_HELD 0x80000000u  /* the window stays shut for want of buffers: looked at again by timer */
 
-enum np_tcp_ca { NP_CA_OPEN, NP_CA_RECOVERY, NP_CA_LOSS };
+/* Episodes of congestion. CWR: the peer echoed ECN marks; nothing is known to be lost. */
+enum np_tcp_ca { NP_CA_OPEN, NP_CA_CWR, NP_CA_RECOVERY, NP_CA_LOSS };
 
 /* A queued segment's state, in np_buf.priv. Times and places are ours: data_off
  * and len of the buffer belong to whoever transmits it. */
@@ -112,7 +114,6 @@ NP_INLINE struct np_buf *np_txnext(struct np_buf *b) { return np_txseg(b)->next;
 NP_INLINE np_seq np_txend(struct np_buf *b) { return np_seq_add(np_txseg(b)->seq, np_txseg(b)->len); }
 NP_INLINE struct np_tcp_rxseg *np_rxseg(struct np_buf *b) { return (struct np_tcp_rxseg *)(void *)b->priv; }
 
-/* Congestion control's own state; 64 bytes leave room for BBR's. */
 struct np_tcp_cubic {
   uint32_t epoch_ms;     /* 0: no epoch */
   uint32_t grown_ms;     /* last ACK in it that cwnd was what limited us for */
@@ -122,6 +123,16 @@ struct np_tcp_cubic {
   uint32_t cwnd_prior;   /* bytes before the last reduction */
   uint32_t acked_bytes;  /* not yet turned into growth */
   uint32_t est_frac;
+  uint32_t undo_cwnd;    /* as they were before the running episode (RFC 9438 §4.9) */
+  uint32_t undo_ssthresh;
+  uint32_t undo_w_max;
+  uint32_t undo_epoch_ms;
+  uint32_t undo_k_ms;
+};
+
+/* Congestion control's own state; cc.h says which member is in use. */
+union np_tcp_cc_state {
+  struct np_tcp_cubic cubic;
 };
 
 struct np_tcp_conn {
@@ -223,17 +234,16 @@ struct np_tcp_conn {
   uint16_t err;             /* enum np_err to tell */
   uint16_t soft_err;
   uint64_t created_ns;
-  struct np_tcp_cubic cc;
+  union np_tcp_cc_state cc;
   uint64_t bytes_rtx;
   uint32_t rtx_segs;
   uint32_t rto_count;
 };
-_Static_assert(sizeof(struct np_tcp_conn) <= 640, "an idle connection costs less than 1 KiB with its table slot");
+_Static_assert(sizeof(struct np_tcp_conn) <= NP_TCP_CONN_BYTES, "an idle connection costs less than 1 KiB with its table slot");
 _Static_assert(offsetof(struct np_tcp_conn, snd_una) == 64 && offsetof(struct np_tcp_conn, rcvq_head) == 128 &&
                    offsetof(struct np_tcp_conn, progress_ns) == 256 && offsetof(struct np_tcp_conn, timer) == 384,
                "hot fields lie on the lines their comments say");
 
-#define NP_TCP_CONN_BYTES 640u /* stride of the table: a multiple of the cache line */
 _Static_assert(NP_TCP_CONN_BYTES % NP_CACHE_LINE == 0, "connections start on a line");
 
 /* Eight slots on one cache line, found by 16-bit tags. overflow counts entries

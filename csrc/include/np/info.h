@@ -40,6 +40,13 @@ enum np_limited { /* what keeps the sender from sending more, as `ss -ti` says *
   NP_LIMITED_CWND
 };
 
+enum np_cc { /* congestion control */
+  NP_CC_CUBIC, /* RFC 9438; the default */
+  NP_CC_NEWRENO,
+  NP_CC_BBR,
+  NP_CC_COUNT
+};
+
 struct np_conn_info {
   uint64_t handle;
   uint64_t listener; /* handle of the listener, 0 for outgoing */

@@ -66,47 +66,68 @@ static void test_cube_root(void **state) {
   assert_int_equal(np_tcp_cbrt(UINT64_MAX), 2642245);
 }
 
+/* A connection of its own, with as much in flight as its window allows. */
+struct cubic_rig {
+  struct np_tcp tcp;
+  struct np_tcp_conn c;
+};
+
+static void cubic_start(struct cubic_rig *r) {
+  memset(r, 0, sizeof *r);
+  r->c.mss = 1000;
+  np_tcp_cc_cubic.init(&r->tcp, &r->c);
+}
+static void cubic_lost(struct cubic_rig *r, enum np_tcp_cong why, uint64_t t) {
+  r->tcp.now_ns = t;
+  r->c.snd_nxt = np_seq_add(r->c.snd_una, r->c.cwnd);
+  r->c.ssthresh = np_tcp_cc_cubic.lost(&r->tcp, &r->c, why);
+}
+static void cubic_acked(struct cubic_rig *r, uint64_t t) {
+  struct np_tcp_cc_ack ack = {.acked_bytes = 1000, .flight_bytes = r->c.cwnd, .cwnd_limited = true};
+  r->tcp.now_ns = t;
+  np_tcp_cc_cubic.acked(&r->tcp, &r->c, &ack);
+}
+
 /* RFC 9438: back to the old window after K = cbrt(W_max (1 - beta) / C) seconds, slower around it. */
 static void test_cubic_curve(void **state) {
   (void)state;
-  struct np_tcp_conn c = {.mss = 1000};
-  const struct np_tcp_cc_ops *cc = &np_tcp_cc_cubic;
-  cc->init(&c);
-  assert_int_equal(c.cwnd, 10000);
-  c.cwnd = 1000000;
-  c.srtt_us = 8 * 100000;
-  c.ssthresh = cc->lost(&c, c.cwnd, 0);
-  assert_int_equal(c.ssthresh, 700000);
-  c.cwnd = c.ssthresh;
+  struct cubic_rig r;
+  cubic_start(&r);
+  struct np_tcp_conn *c = &r.c;
+  assert_int_equal(c->cwnd, 10000);
+  c->cwnd = 1000000;
+  c->srtt_us = 8 * 100000;
+  cubic_lost(&r, NP_CONG_LOSS, 0);
+  assert_int_equal(c->ssthresh, 700000);
+  c->cwnd = c->ssthresh;
   uint64_t t = NP_TCP_NS_PER_S;
   uint64_t start = t;
   uint32_t at_k = 0;
   for (; t < start + 20 * NP_TCP_NS_PER_S; t += 100 * NP_TCP_NS_PER_MS) { /* one window a round trip */
-    for (uint32_t sent = c.cwnd; sent >= 1000; sent -= 1000) cc->acked(&c, 1000, t);
-    if (at_k == 0 && t - start >= UINT64_C(9086) * NP_TCP_NS_PER_MS) at_k = c.cwnd; /* cbrt(300 / 0.4) = 9.086 s */
+    for (uint32_t sent = c->cwnd; sent >= 1000; sent -= 1000) cubic_acked(&r, t);
+    if (at_k == 0 && t - start >= UINT64_C(9086) * NP_TCP_NS_PER_MS) at_k = c->cwnd; /* cbrt(300 / 0.4) = 9.086 s */
   }
   assert_in_range(at_k, 980000, 1020000);
-  assert_in_range(c.cwnd, 1350000, 1700000); /* 0.4 * (20 - 9.1)^3 = 518 segments more */
-  uint32_t before = c.cc.w_max;
-  c.cwnd = 900000; /* fast convergence: lost again below the last maximum */
-  cc->lost(&c, c.cwnd, t);
+  assert_in_range(c->cwnd, 1350000, 1700000); /* 0.4 * (20 - 9.1)^3 = 518 segments more */
+  uint32_t before = c->cc.cubic.w_max;
+  c->cwnd = 900000; /* fast convergence: lost again below the last maximum */
+  cubic_lost(&r, NP_CONG_LOSS, t);
   assert_int_equal(before, 1000000);
-  assert_int_equal(c.cc.w_max, 765000);
+  assert_int_equal(c->cc.cubic.w_max, 765000);
 }
 
 /* A connection at 700 segments in congestion avoidance, its epoch begun at t. */
-static struct np_tcp_conn in_epoch(uint64_t t) {
-  struct np_tcp_conn c = {.mss = 1000};
-  np_tcp_cc_cubic.init(&c);
-  c.cwnd = 1000000;
-  c.srtt_us = 8 * 100000;
-  c.cwnd = c.ssthresh = np_tcp_cc_cubic.lost(&c, c.cwnd, t);
-  np_tcp_cc_cubic.acked(&c, 1000, t);
-  return c;
+static void in_epoch(struct cubic_rig *r, uint64_t t) {
+  cubic_start(r);
+  r->c.cwnd = 1000000;
+  r->c.srtt_us = 8 * 100000;
+  cubic_lost(r, NP_CONG_LOSS, t);
+  r->c.cwnd = r->c.ssthresh;
+  cubic_acked(r, t);
 }
 
-static void one_window(struct np_tcp_conn *c, uint64_t t) {
-  for (uint32_t sent = c->cwnd; sent >= 1000; sent -= 1000) np_tcp_cc_cubic.acked(c, 1000, t);
+static void one_window(struct cubic_rig *r, uint64_t t) {
+  for (uint32_t sent = r->c.cwnd; sent >= 1000; sent -= 1000) cubic_acked(r, t);
 }
 
 /* RFC 9438 §4.2, §5.8: neither idle time, told of once or again and again while nothing can
@@ -116,25 +137,45 @@ static void test_cubic_idle(void **state) {
   const uint64_t start = NP_TCP_NS_PER_S;
   const uint64_t later = start + 60 * NP_TCP_NS_PER_S;
   for (uint32_t restarts = 0; restarts < 4; restarts++) {
-    struct np_tcp_conn c = in_epoch(start);
-    for (uint32_t i = 0; i < restarts; i++) np_tcp_cc_cubic.restart(&c, later - (restarts - i) * NP_TCP_NS_PER_S);
-    one_window(&c, later);
-    assert_in_range(c.cwnd, 700000, 720000); /* at K's start: under 10 segments a round trip */
-    one_window(&c, later + 100 * NP_TCP_NS_PER_MS);
-    assert_in_range(c.cwnd, 700000, 740000);
+    struct cubic_rig r;
+    in_epoch(&r, start);
+    for (uint32_t i = 0; i < restarts; i++) {
+      r.tcp.now_ns = later - (restarts - i) * NP_TCP_NS_PER_S;
+      np_tcp_cc_cubic.restart(&r.tcp, &r.c);
+    }
+    one_window(&r, later);
+    assert_in_range(r.c.cwnd, 700000, 720000); /* at K's start: under 10 segments a round trip */
+    one_window(&r, later + 100 * NP_TCP_NS_PER_MS);
+    assert_in_range(r.c.cwnd, 700000, 740000);
   }
 }
 
 /* RFC 9438 §4.8: after a timeout the old maximum is forgotten. */
 static void test_cubic_timeout(void **state) {
   (void)state;
-  struct np_tcp_conn c = in_epoch(NP_TCP_NS_PER_S);
-  c.ssthresh = np_tcp_cc_cubic.lost(&c, c.cwnd, 2 * NP_TCP_NS_PER_S);
-  np_tcp_cc_cubic.timed_out(&c);
-  c.cwnd = c.ssthresh;
-  np_tcp_cc_cubic.acked(&c, 1000, 3 * NP_TCP_NS_PER_S);
-  assert_int_equal(c.cc.k_ms, 0);
-  assert_int_equal(c.cc.w_max, c.ssthresh);
+  struct cubic_rig r;
+  in_epoch(&r, NP_TCP_NS_PER_S);
+  cubic_lost(&r, NP_CONG_RTO, 2 * NP_TCP_NS_PER_S);
+  r.c.cwnd = r.c.ssthresh;
+  cubic_acked(&r, 3 * NP_TCP_NS_PER_S);
+  assert_int_equal(r.c.cc.cubic.k_ms, 0);
+  assert_int_equal(r.c.cc.cubic.w_max, r.c.ssthresh);
+}
+
+/* RFC 9438 §4.9: a reduction for nothing is taken back whole. */
+static void test_cubic_undo(void **state) {
+  (void)state;
+  struct cubic_rig r;
+  in_epoch(&r, NP_TCP_NS_PER_S);
+  one_window(&r, 2 * NP_TCP_NS_PER_S);
+  struct np_tcp_conn before = r.c;
+  cubic_lost(&r, NP_CONG_RTO, 3 * NP_TCP_NS_PER_S);
+  r.c.cwnd = 1000;
+  np_tcp_cc_cubic.undo(&r.tcp, &r.c);
+  assert_int_equal(r.c.cwnd, before.cwnd);
+  assert_int_equal(r.c.ssthresh, before.ssthresh);
+  assert_int_equal(r.c.cc.cubic.w_max, before.cc.cubic.w_max);
+  assert_int_equal(r.c.cc.cubic.k_ms, before.cc.cubic.k_ms);
 }
 
 static void test_table(void **state) {
@@ -200,6 +241,7 @@ int main(void) {
       cmocka_unit_test(test_options_bounds), cmocka_unit_test(test_options_round_trip),
       cmocka_unit_test(test_cube_root),      cmocka_unit_test(test_cubic_curve),
       cmocka_unit_test(test_cubic_idle),     cmocka_unit_test(test_cubic_timeout),
+      cmocka_unit_test(test_cubic_undo),
       cmocka_unit_test(test_table),          cmocka_unit_test(test_rto),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
