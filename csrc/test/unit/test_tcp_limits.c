@@ -701,7 +701,7 @@ static void test_memory_per_connection(void **state) {
   struct np_tcp_config config;
   np_tcp_config_default(&config);
   config.conns_max = 100000;
-  assert_true(np_tcp_bytes(&config) / config.conns_max < 700);
+  assert_true(np_tcp_bytes(&config) / config.conns_max < 1024);
 }
 
 int main(void) {
