@@ -65,9 +65,11 @@ uint32_t np_tcp_ack_queue(struct np_tcp *tcp, struct np_tcp_conn *c, np_seq ack,
   return acked;
 }
 
-/* RFC 6298 §5.2 and §5.3; the wheel's timer stays where it is. */
+/* RFC 6298 §5.2 and §5.3; the wheel's timer stays where it is, unless the RTO shrank so far
+ * that it would come too late. */
 void np_tcp_ack_timers(struct np_tcp *tcp, struct np_tcp_conn *c) {
   c->rtx_due_ns = np_tcp_flight(c) == 0 ? 0 : tcp->now_ns + np_tcp_rto_ns(tcp, c);
+  if (NP_UNLIKELY(c->rtx_due_ns != 0 && c->rtx_due_ns < c->timer_due_ns)) np_tcp_timer_arm(tcp, c);
   if (tcp->now_ms - c->confirm_ms >= 1000) {
     c->confirm_ms = tcp->now_ms;
     tcp->env.confirm(tcp->env.ctx, &c->path, tcp->now_ns);

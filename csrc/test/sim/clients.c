@@ -3,10 +3,11 @@
 
 #include "base/bytes.h"
 #include "sim.h"
+#include "tcp/tcp_int.h"
 
 #define SIP_NS 20000000u /* a slow reader reads every 20 ms */
 
-static uint8_t pattern(const struct client *c, uint32_t i) { return (uint8_t)((i + c->key) * 31u + (i >> 8) * 7u); }
+static uint8_t pattern(const struct client *c, uint32_t i) { return wire_byte(c->key, i); }
 
 static void fill(struct client *c) {
   struct np_stream *stream = c->session.stream;
@@ -72,7 +73,6 @@ void client_init(struct client *c, struct sim *s, uint32_t index) {
   c->session.ops = &ops;
   c->behaviour = (enum behaviour)np_rng_below(&s->rng, B_COUNT);
   c->v6 = index & 1;
-  c->key = index * 977u;
   c->start_ns = s->now_ns + (uint64_t)np_rng_below(&s->rng, 3000) * 1000000u;
   c->next_ns = UINT64_MAX;
   /* most transfers are small, some fill every window there is */
@@ -93,6 +93,8 @@ static void open_client(struct client *c) {
     return;
   }
   c->session.stream = stream;
+  const struct np_flow *f = &np_tcp_of(stream)->flow;
+  c->key = wire_key(&f->local, f->local_port, &f->remote, f->remote_port);
   if (c->behaviour == B_SLOW) c->next_ns = c->sim->now_ns + SIP_NS;
 }
 

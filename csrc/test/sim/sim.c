@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "invariants.h"
 #include "ip/ip.h"
 
 #define START_NS UINT64_C(1000000000)
@@ -84,8 +85,24 @@ static bool open_services(struct sim *s) {
 
 static void tap(void *ctx, uint32_t dir, const uint8_t *bytes, uint32_t len, uint64_t now_ns, bool lost) {
   struct sim *s = ctx;
-  (void)dir;
+  wire_note(&s->wire, bytes, len, now_ns, dir << 1 | (lost ? 1u : 0u));
+  wire_frame(&s->wire, bytes, len);
   if (s->pcap) pcap_write(s->pcap, bytes, len, now_ns, lost ? "lost on the link" : NULL);
+}
+
+/* What must hold at every instant. */
+static bool sound(struct sim *s) {
+  for (uint32_t i = 0; i < 2; i++) {
+    const struct np_tcp *tcp = np_core_tcp(s->host[i].core);
+    uint32_t slot = 0;
+    const char *wrong = np_inv_tcp(tcp, &slot);
+    if (!wrong) continue;
+    uint16_t port = slot == UINT32_MAX ? 0 : np_tcp_at(tcp, slot)->flow.remote_port;
+    snprintf(s->what, sizeof s->what, "host %u: connection %u (to port %u, state %u) at %.6f s: %s", i, slot, port,
+             slot == UINT32_MAX ? 0 : np_tcp_at(tcp, slot)->state, (double)s->now_ns / 1e9, wrong);
+    return false;
+  }
+  return !s->wire.what[0] || fail(s, s->wire.what);
 }
 
 static bool settle(struct sim *s) {
@@ -187,19 +204,20 @@ bool sim_run(struct sim *s, uint64_t seed, uint32_t bytes, const char *pcap_path
   }
   while (ok && !all_done(s)) {
     settle(s);
+    if (!sound(s)) break;
     uint64_t next = next_event(s);
     if (next == UINT64_MAX || s->now_ns > LIMIT_NS) break;
     s->now_ns = np_max_u64(next, s->now_ns + 1000);
     np_sim_set_now(s->link, s->now_ns);
   }
-  ok = ok && verdict(s);
+  ok = ok && !s->what[0] && verdict(s);
   close_host(s, 0);
   close_host(s, 1);
   np_sim_free(s->link);
   if (s->pcap) fclose(s->pcap);
   if (verbose)
-    printf("seed %llu: %u clients, %.3f s of virtual time, delay %.1f ms, loss %.2f %%, rate %llu Mbit/s\n",
+    printf("seed %llu: %u clients, %.3f s of virtual time, delay %.1f ms, loss %.2f %%, rate %llu Mbit/s, hash %016llx\n",
            (unsigned long long)seed, s->clients, (double)(s->now_ns - START_NS) / 1e9, (double)s->params.delay_ns / 1e6,
-           s->params.loss_ppm / 1e4, (unsigned long long)(s->params.rate_bps / 1000000u));
+           s->params.loss_ppm / 1e4, (unsigned long long)(s->params.rate_bps / 1000000u), (unsigned long long)s->wire.hash);
   return ok && !s->what[0];
 }

@@ -10,6 +10,7 @@
 #include "core/core.h"
 #include "io/sim/sim.h"
 #include "tcp/tcp.h"
+#include "wire.h"
 
 #define SIM_CLIENTS_MAX 64u
 
@@ -53,6 +54,7 @@ struct sim {
   uint32_t clients;
   uint32_t bytes; /* of the one big transfer, 0: a drawn run */
   FILE *pcap;
+  struct wire wire;
   char what[256]; /* why it failed */
 };
 
