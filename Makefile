@@ -46,6 +46,11 @@ FUZZ_BIN := $(FUZZ_SRC:%.c=$(BUILD)/%)
 BENCH_SRC := $(sort $(wildcard perf/bench_*.c))
 BENCH_BIN := $(BENCH_SRC:%.c=$(BUILD)/%) $(BUILD)/perf/peer
 
+# scripts/relay is one program, and test_*.c there are its tests.
+RELAY_TEST := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard scripts/relay/test_*.c)))
+RELAY_LINK_OBJ := $(BUILD)/scripts/relay/link.o $(BUILD)/scripts/relay/spec.o
+RELAY_OBJ := $(RELAY_LINK_OBJ) $(BUILD)/scripts/relay/attach.o $(BUILD)/scripts/relay/relay.o
+
 GOFLAGS_BUILD := -trimpath
 
 # One short line a file; VERBOSE=1 shows the commands.
@@ -88,6 +93,15 @@ $(BUILD)/perf/%: $(BUILD)/perf/%.o $(LIB)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(CFLAGS) $< $(LIB) $(LDLIBS) -o $@
 
+$(BUILD)/np-relay: $(RELAY_OBJ) $(LIB)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(CFLAGS) $(RELAY_OBJ) $(LIB) $(LDLIBS) -o $@
+$(RELAY_TEST): %: %.o $(RELAY_LINK_OBJ) $(LIB)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(CFLAGS) $< $(RELAY_LINK_OBJ) $(LIB) -lcmocka $(LDLIBS) -o $@
+relay: $(BUILD)/np-relay ## the impairment relay of the interop tests
+.PHONY: relay
+
 # The XDP programs are committed as objects so that Go builds without clang.
 bpf: ## compile the XDP programs again
 	$(MAKE) -C csrc/bpf
@@ -109,7 +123,7 @@ bin: stamp ## npd, npctl, nppktgen into build/bin
 	go build $(GOFLAGS_BUILD) -o build/bin/ ./cmd/...
 
 test: test-c test-go ## everything that needs no root, NIC or huge pages
-test-c: $(UNIT_BIN) $(if $(SIM_OBJ),$(BUILD)/np-sim) $(if $(SCRIPT_OBJ),$(BUILD)/np-script)
+test-c: $(UNIT_BIN) $(RELAY_TEST) $(if $(SIM_OBJ),$(BUILD)/np-sim) $(if $(SCRIPT_OBJ),$(BUILD)/np-script)
 	@scripts/test-c.sh $(BUILD)
 test-go: stamp
 	CGO_ENABLED=0 go build ./...
@@ -121,9 +135,9 @@ demo: ## two namespaces, npd in one, load from the other, ten seconds (root)
 	@$(MAKE) -s bin
 	@scripts/demo.sh
 
-e2e: bin ## namespace tests against the kernel's TCP (root)
+e2e: bin relay ## namespace tests against the kernel's TCP (root)
 	@[ "$$(id -u)" = 0 ] || { echo "make e2e: needs root (network namespaces, AF_XDP)" >&2; exit 1; }
-	NP_BIN=$(CURDIR)/build/bin go test -tags e2e -count=1 -timeout 20m ./scripts/e2e/...
+	NP_BIN=$(CURDIR)/build/bin NP_RELAY=$(CURDIR)/$(BUILD)/np-relay go test -tags e2e -count=1 -timeout 20m ./scripts/e2e/...
 
 test-san: ## C under ASan + UBSan and TSan, Go under -race
 	$(MAKE) V=san test-c
@@ -152,7 +166,7 @@ bench-bin: $(BENCH_BIN)
 
 .PHONY: test-tsan fuzz-bin bench-bin
 
--include $(LIB_OBJ:.o=.d) $(UNIT_HELPER_OBJ:.o=.d) $(SIM_OBJ:.o=.d) $(SCRIPT_OBJ:.o=.d) $(UNIT_BIN:%=%.d) $(FUZZ_BIN:%=%.d) $(BENCH_BIN:%=%.d)
+-include $(LIB_OBJ:.o=.d) $(UNIT_HELPER_OBJ:.o=.d) $(SIM_OBJ:.o=.d) $(SCRIPT_OBJ:.o=.d) $(UNIT_BIN:%=%.d) $(FUZZ_BIN:%=%.d) $(BENCH_BIN:%=%.d) $(RELAY_OBJ:.o=.d) $(RELAY_TEST:%=%.d)
 
 clean: ## remove build/
 	rm -rf build

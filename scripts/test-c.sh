@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the C tests of one build folder (default build/release): unit programs, packet
+# Runs the C tests of one build folder (default build/release): unit programs (the relay's too), packet
 # scripts, simulation with the committed seeds. Stops at the first failure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,7 +12,7 @@ if [[ -n ${NP_VECTORS:-} ]]; then
   export NP_VECTORS_FLAT=$build/vectors
 fi
 ran=0
-for t in "$build"/csrc/test/unit/test_*; do
+for t in "$build"/csrc/test/unit/test_* "$build"/scripts/relay/test_*; do
   [[ -x $t && ! -d $t && $t != *.o && $t != *.d ]] || continue
   log=$(mktemp)
   if "$t" >"$log" 2>&1; then

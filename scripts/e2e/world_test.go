@@ -37,6 +37,7 @@ type options struct {
 	env    []string                    // further NP_SECTION_KEY=value
 	config func(example string) string // changes the example configuration
 	noNpd  bool                        // the test starts it itself
+	relay  bool                        // a third namespace between the two, for startRelay
 }
 
 // world is two namespaces, a veth pair, and npd in one of them.
@@ -68,6 +69,9 @@ func newWorld(t *testing.T, o options) *world {
 	}
 	if o.queues > 0 {
 		args[3] = fmt.Sprint(o.queues)
+	}
+	if o.relay {
+		args = append(args, "relay")
 	}
 	w.must(exec.Command("../netns.sh", args...))
 	t.Cleanup(func() {
