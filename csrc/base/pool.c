@@ -40,6 +40,28 @@ void np_buf_put_chain(struct np_buf *b) {
   }
 }
 
+struct np_buf *np_buf_chain_trim(struct np_buf *b, uint32_t off, uint32_t len) {
+  np_assert(len > 0);
+  while (off >= b->len) { /* bound: the chain, which holds off + len bytes */
+    struct np_buf *next = b->next;
+    off -= b->len;
+    np_buf_put(b);
+    np_assert(next != NULL);
+    b = next;
+  }
+  np_buf_pull(b, off);
+  struct np_buf *last = b;
+  while (last->len < len) { /* bound: the same */
+    len -= last->len;
+    last = last->next;
+    np_assert(last != NULL);
+  }
+  last->len = len;
+  np_buf_put_chain(last->next);
+  last->next = NULL;
+  return b;
+}
+
 uint32_t np_buf_chain_len(const struct np_buf *b) {
   uint32_t len = 0;
   for (; b != NULL; b = b->next) len += b->len; /* bound: the pool's count */

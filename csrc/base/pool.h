@@ -105,6 +105,9 @@ NP_INLINE uint8_t *np_buf_append(struct np_buf *b, uint32_t n) {
 NP_INLINE struct np_buf *np_pool_at(struct np_pool *pool, uint64_t off) {
   return (struct np_buf *)(void *)(pool->mem + (off & ~((uint64_t)pool->chunk_bytes - 1)));
 }
+/* Cuts a chain to its bytes [off, off + len); pieces that lie outside go back. len is not 0, and
+ * off + len not beyond the chain's end. Return: the piece that is first now. Bound: the chain. */
+struct np_buf *np_buf_chain_trim(struct np_buf *b, uint32_t off, uint32_t len);
 /* Total bytes of a chain. */
 uint32_t np_buf_chain_len(const struct np_buf *b);
 

@@ -27,13 +27,16 @@ struct np_port_queue;
 
 struct np_port_ops {
   const char *name;
-  /* Up to max packets, one np_buf each with refs 1, data at the Ethernet header.
-   * Never blocks. 0 also when the port is down. */
+  /* Up to max packets, data at the Ethernet header, refs 1. With NP_PORT_SG a packet may be a chain
+   * (np_buf.next): its first piece holds every header up to TCP's options, the others only
+   * payload. Never blocks. 0 also when the port is down. */
   uint32_t (*rx)(struct np_port_queue *q, struct np_buf **out, uint32_t max);
   /* Takes the first n' <= n packets, keeping the caller's reference of each
    * until it left; the caller keeps the rest. Nothing need leave before flush,
    * but data_off and len are read now: TCP moves them again for a buffer it
-   * keeps for retransmission. Chains only with NP_PORT_SG. */
+   * keeps for retransmission. Chains only with NP_PORT_SG: their links are read now as well,
+   * and each piece has a reference of its own, dropped piece by piece when it left, so that
+   * the same piece may be part of another chain before that. */
   uint32_t (*tx)(struct np_port_queue *q, struct np_buf **bufs, uint32_t n);
   /* Once a turn: reclaims sent buffers, refills the receive side, kicks the kernel. */
   void (*flush)(struct np_port_queue *q);

@@ -89,7 +89,7 @@ static bool is_flow(const struct np_flow *f, const struct np_addr *local, uint16
 }
 
 static bool matches(const struct np_capture *c, enum np_capture_dir dir, uint16_t iface, const uint8_t *data,
-                    uint32_t bytes) {
+                    uint32_t bytes, uint32_t wire_bytes) {
   if ((c->dirs & (uint32_t)dir) == 0) return false;
   if (c->iface >= 0 && c->iface != iface) return false;
   if (c->conn != 0 || c->listener_port != 0) {
@@ -102,7 +102,7 @@ static bool matches(const struct np_capture *c, enum np_capture_dir dir, uint16_
       return false;
     }
   }
-  return !c->has_program || bpf_filter(c->program.bf_insns, data, bytes, bytes) != 0;
+  return !c->has_program || bpf_filter(c->program.bf_insns, data, wire_bytes, bytes) != 0;
 }
 
 /* ---- the core's side ---- */
@@ -148,9 +148,10 @@ static struct np_capture_rec *reserve(struct np_capture *c, uint64_t bytes, uint
   return (struct np_capture_rec *)(void *)(c->mem + at);
 }
 
-void np_capture_packet(struct np_capture *c, struct np_counters *counters, enum np_capture_dir dir, uint16_t iface,
-                       enum np_drop why, const uint8_t *data, uint32_t bytes, uint64_t now_ns) {
-  if (!matches(c, dir, iface, data, bytes)) return;
+void np_capture_pieces(struct np_capture *c, struct np_counters *counters, const struct np_capture_pkt *p) {
+  uint32_t bytes = p->head_bytes;
+  for (const struct np_buf *b = p->more; b != p->end; b = b->next) bytes += b->len; /* bound: the chain */
+  if (!matches(c, p->dir, p->iface, p->head, p->head_bytes, bytes)) return;
   uint32_t cap = np_min_u32(bytes, c->snap_bytes);
   uint32_t record = (uint32_t)(sizeof(struct np_capture_rec) + cap + 7u) & ~7u;
   uint64_t head = 0;
@@ -164,16 +165,29 @@ void np_capture_packet(struct np_capture *c, struct np_counters *counters, enum 
       .bytes = record,
       .orig_bytes = bytes,
       .cap_bytes = cap,
-      .iface = iface,
-      .dir = (uint8_t)dir,
-      .drop = dir == NP_CAPTURE_DROP ? (uint8_t)why : 0,
-      .at_ns = now_ns,
+      .iface = p->iface,
+      .dir = (uint8_t)p->dir,
+      .drop = p->dir == NP_CAPTURE_DROP ? (uint8_t)p->why : 0,
+      .at_ns = p->now_ns,
   };
   uint8_t *body = (uint8_t *)(rec + 1);
-  memcpy(body, data, cap);
+  uint32_t at = np_min_u32(cap, p->head_bytes);
+  memcpy(body, p->head, at);
+  for (const struct np_buf *b = p->more; b != p->end && at < cap; b = b->next) { /* bound: the chain */
+    uint32_t n = np_min_u32(cap - at, b->len);
+    memcpy(body + at, np_buf_cdata(b), n);
+    at += n;
+  }
   memset(body + cap, 0, record - sizeof *rec - cap); /* Go sees whole records: nothing old in the padding */
   counters->counter[NP_C_CAPTURED]++;
   __atomic_store_n(&c->head, head, __ATOMIC_RELEASE);
+}
+
+void np_capture_packet(struct np_capture *c, struct np_counters *counters, enum np_capture_dir dir, uint16_t iface,
+                       enum np_drop why, const uint8_t *data, uint32_t bytes, uint64_t now_ns) {
+  struct np_capture_pkt p = {
+      .head = data, .head_bytes = bytes, .dir = dir, .iface = iface, .why = why, .now_ns = now_ns};
+  np_capture_pieces(c, counters, &p);
 }
 
 /* ---- the control side ---- */

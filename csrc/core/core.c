@@ -17,21 +17,55 @@ static void capture_drop(struct np_core *core, const struct np_buf *b, enum np_d
   np_capture_packet(core->capture, core->counters, NP_CAPTURE_DROP, b->iface, why, data, bytes, core->now_ns);
 }
 
-/* A received frame whose headers may have been pulled meanwhile: shown as it came. */
+/* Received frames whose headers may have been pulled meanwhile: shown as they came. A chain may
+ * be several frames, each begun by a piece with a frame_len, or one frame in several pieces. */
 static NP_COLD void capture_rx_drop(struct np_core *core, const struct np_buf *b, enum np_drop why) {
-  capture_drop(core, b, why, (const uint8_t *)b + b->frame_off, b->frame_len);
+  while (b != NULL) { /* bound: the chain */
+    const struct np_buf *end = b->next;
+    while (end != NULL && end->frame_len == 0) end = end->next;
+    struct np_capture_pkt p = {.head = (const uint8_t *)b + b->frame_off,
+                               .head_bytes = b->frame_len,
+                               .more = b->next,
+                               .end = end,
+                               .dir = NP_CAPTURE_DROP,
+                               .iface = b->iface,
+                               .why = why,
+                               .now_ns = core->now_ns};
+    np_capture_pieces(core->capture, core->counters, &p);
+    b = end;
+  }
+}
+
+static void capture_chain(struct np_core *core, enum np_capture_dir dir, const struct np_buf *b) {
+  struct np_capture_pkt p = {.head = np_buf_cdata(b),
+                             .head_bytes = b->len,
+                             .more = b->next,
+                             .dir = dir,
+                             .iface = b->iface,
+                             .why = NP_DROP_COUNT,
+                             .now_ns = core->now_ns};
+  np_capture_pieces(core->capture, core->counters, &p);
 }
 
 static void drop_rx(struct np_core *core, struct np_buf *b, enum np_drop why) {
   core->counters->drop[why]++;
   if (NP_UNLIKELY(core->capture != NULL)) capture_rx_drop(core, b, why);
-  np_buf_put(b);
+  np_buf_put_chain(b);
 }
 
 static NP_COLD void drop_tx(struct np_core *core, struct np_buf *b, enum np_drop why) {
   core->counters->drop[why]++;
-  if (core->capture != NULL) capture_drop(core, b, why, np_buf_cdata(b), b->len);
-  np_buf_put(b);
+  if (core->capture != NULL) {
+    struct np_capture_pkt p = {.head = np_buf_cdata(b),
+                               .head_bytes = b->len,
+                               .more = b->next,
+                               .dir = NP_CAPTURE_DROP,
+                               .iface = b->iface,
+                               .why = why,
+                               .now_ns = core->now_ns};
+    np_capture_pieces(core->capture, core->counters, &p);
+  }
+  np_buf_put_chain(b);
 }
 
 /* TCP counted a drop and is about to free the buffer. */
@@ -78,6 +112,10 @@ static bool tx_one(struct np_core *core, struct np_core_link *link, struct np_bu
   return false;
 }
 
+static NP_COLD void hold_chain(struct np_buf *b) {
+  for (; b != NULL; b = b->next) b->refs++; /* bound: the pieces of a packet */
+}
+
 /* Frames go to the port at once, not in a burst at the end: TCP moves data_off
  * of a segment it keeps as soon as it was sent. Nothing leaves before the flush. */
 static void xmit(void *ctx, uint16_t iface, struct np_buf *frame) {
@@ -99,9 +137,10 @@ static void xmit(void *ctx, uint16_t iface, struct np_buf *frame) {
     return;
   }
   bool captured = core->capture != NULL;
-  if (NP_UNLIKELY(captured)) frame->refs++; /* the port may free it, and what was not sent is no TX record */
+  /* the port may free it, and what was not sent is no TX record */
+  if (NP_UNLIKELY(captured)) hold_chain(frame);
   if (NP_UNLIKELY(!tx_one(core, link, frame))) {
-    if (captured) np_buf_put(frame);
+    if (captured) np_buf_put_chain(frame);
     core->counters->counter[NP_C_TX_RING_FULL]++;
     drop_tx(core, frame, NP_DROP_TX_FULL);
     return;
@@ -109,9 +148,8 @@ static void xmit(void *ctx, uint16_t iface, struct np_buf *frame) {
   core->counters->counter[NP_C_TX_PKTS]++;
   core->counters->counter[NP_C_TX_BYTES] += len;
   if (NP_UNLIKELY(captured)) {
-    np_capture_packet(core->capture, core->counters, NP_CAPTURE_TX, iface, NP_DROP_COUNT, np_buf_cdata(frame), len,
-                      core->now_ns);
-    np_buf_put(frame);
+    capture_chain(core, NP_CAPTURE_TX, frame);
+    np_buf_put_chain(frame);
   }
 }
 
@@ -284,11 +322,20 @@ static uint32_t ip_burst(struct np_core *core, uint32_t n) {
 }
 
 static NP_COLD void capture_burst(struct np_core *core, uint32_t n) {
-  for (uint32_t i = 0; i < n; i++) {
-    const struct np_buf *b = core->burst[i];
-    np_capture_packet(core->capture, core->counters, NP_CAPTURE_RX, b->iface, NP_DROP_COUNT, np_buf_cdata(b), b->len,
-                      core->now_ns);
+  for (uint32_t i = 0; i < n; i++) capture_chain(core, NP_CAPTURE_RX, core->burst[i]);
+}
+
+/* Pieces behind a packet's first: part of the same frame. Return: their bytes. */
+static NP_COLD uint32_t mark_pieces(const struct np_buf *first, struct np_buf *b) {
+  uint32_t bytes = 0;
+  for (; b != NULL; b = b->next) { /* bound: the pieces of a packet */
+    b->iface = first->iface;
+    b->rx_ns = first->rx_ns;
+    b->frame_off = 0;
+    b->frame_len = 0;
+    bytes += b->len;
   }
+  return bytes;
 }
 
 static uint32_t rx_queue(struct np_core *core, struct np_port_queue *q) {
@@ -303,6 +350,7 @@ static uint32_t rx_queue(struct np_core *core, struct np_port_queue *q) {
     b->frame_off = (uint16_t)b->data_off;
     b->frame_len = (uint16_t)b->len;
     bytes += b->len;
+    if (NP_UNLIKELY(b->next != NULL)) bytes += mark_pieces(b, b->next);
   }
   core->counters->counter[NP_C_RX_PKTS] += n;
   core->counters->counter[NP_C_RX_BYTES] += bytes;

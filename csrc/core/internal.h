@@ -182,7 +182,21 @@ void np_err_detail_set(struct np_err_detail *detail, int sys, const char *format
  * Errors: NP_ERR_BUSY when some core uses it, NP_ERR_STALE when its connection is gone. */
 enum np_err np_capture_start(struct np_capture *capture, struct np_core *core);
 void np_capture_stop(struct np_capture *capture);
-/* Copies one packet if it matches. data is at the Ethernet header. */
+/* A packet in pieces: head is at the Ethernet header; behind it the data of more up to end (NULL:
+ * all). The filter sees head alone, which holds every header. */
+struct np_capture_pkt {
+  const uint8_t *head;
+  uint32_t head_bytes;
+  const struct np_buf *more;
+  const struct np_buf *end;
+  enum np_capture_dir dir;
+  enum np_drop why;
+  uint16_t iface;
+  uint64_t now_ns;
+};
+/* Copies one packet if it matches. */
+void np_capture_pieces(struct np_capture *capture, struct np_counters *counters, const struct np_capture_pkt *pkt);
+/* The same for one piece. data is at the Ethernet header. */
 void np_capture_packet(struct np_capture *capture, struct np_counters *counters, enum np_capture_dir dir,
                        uint16_t iface, enum np_drop why, const uint8_t *data, uint32_t bytes, uint64_t now_ns);
 

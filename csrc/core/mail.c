@@ -106,11 +106,20 @@ enum np_tcp_stray np_mail_stray(struct np_core *core, const struct np_pkt *pkt) 
   struct np_core *to = core->peer[(core->index + 1) % core->peer_count];
   struct np_ring *ring = to->stray_in;
   const struct np_buf *b = pkt->buf;
-  /* A flood of segments for nobody must not end what is only elsewhere: no room, no answer. */
-  if (np_ring_room(ring, 1) == 0 || b->len > ring->item_bytes - sizeof(struct np_stray)) return NP_TCP_STRAY_LOST;
+  uint32_t bytes = np_buf_chain_len(b);
+  /* A flood of segments for nobody must not end what is only elsewhere: no room, no answer. Nor is
+   * there one for what is longer than an item: several frames joined, whose flow was known here a
+   * moment ago, or a jumbo frame. */
+  if (np_ring_room(ring, 1) == 0 || bytes > ring->item_bytes - sizeof(struct np_stray) || pkt->merged != 0) {
+    return NP_TCP_STRAY_LOST;
+  }
   struct np_stray *m = np_ring_slot(ring, 0);
-  *m = (struct np_stray){.port = b->iface, .flags = b->flags, .bytes = b->len, .hops = core->stray_hops - 1};
-  memcpy(m + 1, np_buf_cdata(b), b->len);
+  *m = (struct np_stray){.port = b->iface, .flags = b->flags, .bytes = bytes, .hops = core->stray_hops - 1};
+  uint8_t *at = (uint8_t *)(m + 1);
+  for (; b != NULL; b = b->next) { /* bound: the pieces of a packet */
+    memcpy(at, np_buf_cdata(b), b->len);
+    at += b->len;
+  }
   np_ring_publish(ring, 1);
   tell(to);
   core->counters->counter[NP_C_HANDED_ON]++;

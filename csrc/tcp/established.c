@@ -15,7 +15,7 @@ bool np_tcp_fast(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_pkt *pkt) 
       (c->flags & busy) != 0 || c->ca_state != NP_CA_OPEN || c->ooo_head != NULL) {
     return false;
   }
-  if ((uint32_t)pkt->l4_off + pkt->l4_len > pkt->buf->len || pkt->l4_len < hdr_len) return false;
+  if (NP_UNLIKELY(!np_tcp_whole(pkt)) || pkt->l4_len < hdr_len) return false;
   uint32_t len = pkt->l4_len - hdr_len;
   np_seq seq = np_seq_of(np_load_be32(p + 4));
   np_seq ack = np_seq_of(np_load_be32(p + 8));
@@ -39,7 +39,8 @@ bool np_tcp_fast(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_pkt *pkt) 
   c->snd_wl2 = ack;
   c->rx_ms = tcp->now_ms;
   c->flags &= ~NP_TF_KEEPALIVE;
-  c->segs_rx++;
+  uint32_t segs = 1u + pkt->merged;
+  c->segs_rx += segs;
   if (acked != 0) {
     np_tcp_ack_queue(tcp, c, ack, tsecr);
     c->dup_acks = 0;
@@ -52,17 +53,16 @@ bool np_tcp_fast(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_pkt *pkt) 
     np_tcp_wake_writer(tcp, c);
   }
   if (c->sndq_next != NULL) np_tcp_dirty(tcp, c);
-  np_tcp_count(tcp, NP_C_TCP_SEGS_RX);
-  np_tcp_count(tcp, NP_C_DELIVERED_PKTS);
+  tcp->env.counters->counter[NP_C_TCP_SEGS_RX] += segs;
+  tcp->env.counters->counter[NP_C_DELIVERED_PKTS] += segs;
   if (len == 0) {
-    np_buf_put(pkt->buf);
+    np_buf_put_chain(pkt->buf);
     return true;
   }
-  np_buf_pull(pkt->buf, pkt->payload_off);
-  pkt->buf->len = len;
+  struct np_buf *b = np_tcp_cut(pkt->buf, pkt->payload_off, len);
   c->rcv_nxt = np_seq_add(c->rcv_nxt, len);
   c->bytes_rx += len;
   np_tcp_ack_in_order(tcp, c, len);
-  np_tcp_rcvq_add(c, pkt->buf);
+  np_tcp_rcvq_add(c, b);
   return true;
 }

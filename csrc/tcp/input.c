@@ -16,10 +16,10 @@ static enum event classify(uint8_t flags) {
   return flags & NP_TCP_ACK ? EV_ACK : EV_OTHER;
 }
 
-void np_tcp_drop_buf(struct np_tcp *tcp, struct np_buf *b, enum np_drop why) {
-  tcp->env.counters->drop[why]++;
-  if (tcp->drop_fn != NULL) tcp->drop_fn(tcp->drop_ctx, b, why);
-  np_buf_put(b);
+static void drop(struct np_tcp *tcp, struct np_pkt *pkt, enum np_drop why) {
+  tcp->env.counters->drop[why] += 1u + pkt->merged;
+  if (tcp->drop_fn != NULL) tcp->drop_fn(tcp->drop_ctx, pkt->buf, why);
+  np_buf_put_chain(pkt->buf);
 }
 
 /* RFC 5961 §7: a few in each window of time, per connection, so that no
@@ -373,7 +373,7 @@ static enum np_drop no_conn(struct np_tcp *tcp, struct np_tcp_seg *seg) {
   enum event ev = classify(seg->flags);
   struct np_tcp_listener *l = np_tcp_listener_find(tcp, &seg->pkt->flow);
   if (l != NULL && (ev == EV_SYN || ev == EV_ACK)) {
-    np_tcp_count(tcp, NP_C_TCP_SEGS_RX);
+    tcp->env.counters->counter[NP_C_TCP_SEGS_RX] += seg->segs;
     return np_tcp_listen_input(tcp, l, seg);
   }
   switch (ev) {
@@ -395,7 +395,7 @@ static enum np_drop no_conn(struct np_tcp *tcp, struct np_tcp_seg *seg) {
 static enum np_drop parse(struct np_pkt *pkt, struct np_tcp_seg *seg) {
   uint32_t hdr_len = (uint32_t)pkt->payload_off - pkt->l4_off;
   if (pkt->payload_off < pkt->l4_off || hdr_len < NP_TCP_HDR_BYTES || hdr_len > pkt->l4_len) return NP_DROP_TCP_OFFSET;
-  if ((uint32_t)pkt->l4_off + pkt->l4_len > pkt->buf->len) return NP_DROP_TCP_SHORT;
+  if (!np_tcp_whole(pkt)) return NP_DROP_TCP_SHORT;
   const uint8_t *p = np_buf_cdata(pkt->buf) + pkt->l4_off;
   seg->pkt = pkt;
   seg->buf = pkt->buf;
@@ -405,6 +405,7 @@ static enum np_drop parse(struct np_pkt *pkt, struct np_tcp_seg *seg) {
   seg->flags = pkt->tcp_flags;
   seg->len = pkt->l4_len - hdr_len;
   seg->off = pkt->payload_off;
+  seg->segs = 1u + pkt->merged;
   seg->kept = false;
   seg->retry = false;
   bool syn = (seg->flags & NP_TCP_SYN) != 0;
@@ -417,8 +418,8 @@ static void input_slow(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_pkt 
   enum np_drop out = parse(pkt, &seg);
   if (out == NP_TCP_OK) {
     if (c != NULL) {
-      np_tcp_count(tcp, NP_C_TCP_SEGS_RX);
-      c->segs_rx++;
+      tcp->env.counters->counter[NP_C_TCP_SEGS_RX] += seg.segs;
+      c->segs_rx += seg.segs;
       c->rx_ms = tcp->now_ms;
       c->flags &= ~NP_TF_KEEPALIVE;
       out = np_tcp_dispatch(tcp, c, &seg);
@@ -429,12 +430,12 @@ static void input_slow(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_pkt 
     seg.kept = false;
   }
   if (out == NP_TCP_OK) {
-    np_tcp_count(tcp, NP_C_DELIVERED_PKTS);
-    if (!seg.kept) np_buf_put(pkt->buf);
+    tcp->env.counters->counter[NP_C_DELIVERED_PKTS] += seg.segs;
+    if (!seg.kept) np_buf_put_chain(pkt->buf);
     return;
   }
   np_assert(!seg.kept);
-  np_tcp_drop_buf(tcp, pkt->buf, out);
+  drop(tcp, pkt, out);
 }
 
 void np_tcp_input(struct np_tcp *tcp, struct np_pkt *pkt, uint64_t now_ns) {

@@ -22,10 +22,21 @@ void np_tcp_ooo_free(struct np_tcp_conn *c) {
   c->sack_count = 0;
 }
 
+static uint32_t pieces(const struct np_buf *b) {
+  uint32_t n = 0;
+  for (; b != NULL; b = b->next) n++; /* bound: the pieces of a segment */
+  return n;
+}
+
+static struct np_buf *last_of(struct np_buf *b) {
+  while (b->next != NULL) b = b->next; /* bound: the pieces of a segment */
+  return b;
+}
+
 /* A small piece goes into the last buffer of the run it continues: segments of a
  * few bytes must not each hold a buffer. */
 static bool copied_into(struct np_buf *tail, const struct np_buf *b) {
-  if (tail->refs != 1 || b->len > np_buf_tailroom(tail)) return false;
+  if (tail->refs != 1 || b->next != NULL || b->len > np_buf_tailroom(tail)) return false;
   memcpy(np_buf_append(tail, b->len), np_buf_cdata(b), b->len);
   return true;
 }
@@ -40,30 +51,30 @@ static void join_runs(struct np_buf *first, struct np_buf *second) {
   a->run_next = z->run_next;
 }
 
-/* Adds b, [seq, end), behind run prev when it continues it, else as a run of its own.
+/* Adds chain b, [seq, end), behind run prev when it continues it, else as a run of its own.
  * Return: the run it is in now, and in *kept whether b itself is. */
 static struct np_buf *place(struct np_tcp_conn *c, struct np_buf *prev, struct np_buf *b, np_seq seq, np_seq end, bool *kept) {
   struct np_tcp_rxseg *s = np_rxseg(b);
+  uint32_t n = pieces(b);
   c->ooo_bytes += (uint32_t)np_seq_diff(end, seq);
-  b->next = NULL;
   if (prev != NULL && np_seq_eq(np_rxseg(prev)->run_end, seq)) {
     struct np_tcp_rxseg *r = np_rxseg(prev);
     r->run_end = end;
     *kept = !copied_into(r->run_tail, b);
     if (*kept) {
       r->run_tail->next = b;
-      r->run_tail = b;
-      r->run_segs++;
-      c->ooo_segs++;
+      r->run_tail = last_of(b);
+      r->run_segs += n;
+      c->ooo_segs = (uint16_t)(c->ooo_segs + n);
     }
     return prev;
   }
   *kept = true;
   s->seq = seq;
   s->run_end = end;
-  s->run_tail = b;
-  s->run_segs = 1;
-  c->ooo_segs++;
+  s->run_tail = last_of(b);
+  s->run_segs = n;
+  c->ooo_segs = (uint16_t)(c->ooo_segs + n);
   s->run_next = prev != NULL ? np_rxseg(prev)->run_next : c->ooo_head;
   if (prev != NULL) {
     np_rxseg(prev)->run_next = b;
@@ -73,9 +84,9 @@ static struct np_buf *place(struct np_tcp_conn *c, struct np_buf *prev, struct n
   return b;
 }
 
-/* b's data is the len bytes from seq on. NP_TCP_OK: b was taken. */
-enum np_drop np_tcp_ooo_add(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b, np_seq seq, uint32_t len) {
-  np_seq end = np_seq_add(seq, len);
+enum np_drop np_tcp_ooo_add(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tcp_seg *seg) {
+  np_seq seq = seg->seq;
+  np_seq end = np_seq_add(seq, seg->len);
   struct np_buf *prev = NULL;
   struct np_buf *next = c->ooo_head;
   while (next != NULL && np_seq_le(np_rxseg(next)->seq, seq)) { /* bound: ooo_segs_max */
@@ -88,9 +99,10 @@ enum np_drop np_tcp_ooo_add(struct np_tcp *tcp, struct np_tcp_conn *c, struct np
     return NP_DROP_TCP_DUP;
   }
   /* Under pressure the pool is for what is in order. */
-  if (c->ooo_segs >= tcp->config.ooo_segs_max || np_tcp_pool_below(tcp, NP_TCP_PARTS_WND)) return NP_DROP_TCP_OOO_LIMIT;
+  if (c->ooo_segs + pieces(seg->buf) > tcp->config.ooo_segs_max || np_tcp_pool_below(tcp, NP_TCP_PARTS_WND)) return NP_DROP_TCP_OOO_LIMIT;
+  uint32_t off = seg->off;
   if (prev != NULL && np_seq_gt(np_rxseg(prev)->run_end, seq)) {
-    np_buf_pull(b, (uint32_t)np_seq_diff(np_rxseg(prev)->run_end, seq));
+    off += (uint32_t)np_seq_diff(np_rxseg(prev)->run_end, seq);
     seq = np_rxseg(prev)->run_end;
   }
   while (next != NULL && np_seq_le(np_rxseg(next)->run_end, end)) { /* bound: ooo_segs_max */
@@ -104,10 +116,9 @@ enum np_drop np_tcp_ooo_add(struct np_tcp *tcp, struct np_tcp_conn *c, struct np
     forget_run(c, covered);
     np_buf_put_chain(covered);
   }
-  if (next != NULL && np_seq_lt(np_rxseg(next)->seq, end)) {
-    b->len -= (uint32_t)np_seq_diff(end, np_rxseg(next)->seq);
-    end = np_rxseg(next)->seq;
-  }
+  if (next != NULL && np_seq_lt(np_rxseg(next)->seq, end)) end = np_rxseg(next)->seq;
+  struct np_buf *b = np_tcp_cut(seg->buf, off, (uint32_t)np_seq_diff(end, seq));
+  seg->kept = true;
   bool kept;
   struct np_buf *run = place(c, prev, b, seq, end, &kept);
   if (next != NULL && np_seq_eq(np_rxseg(run)->run_end, np_rxseg(next)->seq)) join_runs(run, next);

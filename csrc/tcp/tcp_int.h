@@ -301,7 +301,8 @@ struct np_tcp_seg {
   np_seq seq;
   np_seq ack;
   uint32_t len;   /* payload bytes */
-  uint32_t off;   /* payload, from buf's data */
+  uint32_t off;   /* payload, from buf's data; may lie in a later piece */
+  uint32_t segs;  /* received packets that it is made of */
   uint32_t wnd;   /* as in the header, not scaled */
   uint8_t flags;
   bool kept;      /* buf now belongs to a queue */
@@ -367,6 +368,14 @@ void np_tcp_time_wait_touch(struct np_tcp *tcp, struct np_tcp_conn *c);
 bool np_tcp_time_wait_evict(struct np_tcp *tcp);
 void np_tcp_time_wait_unlink(struct np_tcp *tcp, struct np_tcp_conn *c);
 
+/* True when pkt's buffers hold all that its headers promise: the headers in the first piece,
+ * payload there and in those behind it. */
+NP_INLINE bool np_tcp_whole(const struct np_pkt *pkt) {
+  uint32_t end = (uint32_t)pkt->l4_off + pkt->l4_len;
+  if (NP_LIKELY(end <= pkt->buf->len)) return true;
+  return pkt->payload_off <= pkt->buf->len && end <= np_buf_chain_len(pkt->buf);
+}
+
 /* input.c, text.c, established.c */
 bool np_tcp_fast(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_pkt *pkt);
 enum np_drop np_tcp_text(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tcp_seg *seg);
@@ -376,8 +385,15 @@ void np_tcp_challenge(struct np_tcp *tcp, struct np_tcp_conn *c);
 enum np_drop np_tcp_dispatch(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tcp_seg *seg);
 void np_tcp_ack_in_order(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t len);
 void np_tcp_rcvq_free(struct np_tcp_conn *c);
+/* Adds the pieces of a chain. */
 void np_tcp_rcvq_add(struct np_tcp_conn *c, struct np_buf *b);
-void np_tcp_drop_buf(struct np_tcp *tcp, struct np_buf *b, enum np_drop why);
+/* Bytes [off, off + len) of a received segment's buffers: len > 0. Return: the first piece left. */
+NP_INLINE struct np_buf *np_tcp_cut(struct np_buf *b, uint32_t off, uint32_t len) {
+  if (NP_UNLIKELY(b->next != NULL)) return np_buf_chain_trim(b, off, len);
+  np_buf_pull(b, off);
+  b->len = len;
+  return b;
+}
 
 /* ack.c */
 enum np_drop np_tcp_ack(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tcp_seg *seg);
@@ -412,7 +428,8 @@ void np_tcp_sack_report(struct np_tcp_conn *c, np_seq start, np_seq end);
 void np_tcp_sack_trim(struct np_tcp_conn *c);
 
 /* ooo.c */
-enum np_drop np_tcp_ooo_add(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b, np_seq seq, uint32_t len);
+/* Takes seg's data, which lies beyond rcv_nxt; sets kept. NP_TCP_OK, or why not: then seg's buffers are as they were. */
+enum np_drop np_tcp_ooo_add(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tcp_seg *seg);
 void np_tcp_ooo_drain(struct np_tcp *tcp, struct np_tcp_conn *c);
 void np_tcp_ooo_free(struct np_tcp_conn *c);
 

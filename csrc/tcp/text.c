@@ -11,7 +11,7 @@ static bool joined(struct np_tcp_conn *c, const struct np_buf *b) {
   return true;
 }
 
-void np_tcp_rcvq_add(struct np_tcp_conn *c, struct np_buf *b) {
+static void add_piece(struct np_tcp_conn *c, struct np_buf *b) {
   c->rcvq_bytes += b->len;
   if (joined(c, b)) {
     np_buf_put(b);
@@ -27,6 +27,15 @@ void np_tcp_rcvq_add(struct np_tcp_conn *c, struct np_buf *b) {
   if (c->rcvq_segs < UINT16_MAX) c->rcvq_segs++;
 }
 
+void np_tcp_rcvq_add(struct np_tcp_conn *c, struct np_buf *b) {
+  while (NP_UNLIKELY(b->next != NULL)) { /* bound: the pieces of a segment */
+    struct np_buf *next = b->next;
+    add_piece(c, b);
+    b = next;
+  }
+  add_piece(c, b);
+}
+
 /* RFC 5681 §4.2, RFC 1122 §4.2.3.2: every second full segment at once, others soon. */
 void np_tcp_ack_in_order(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t len) {
   if (len > c->rcv_mss) c->rcv_mss = (uint16_t)len;
@@ -40,9 +49,9 @@ void np_tcp_ack_in_order(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t len
   np_tcp_dirty(tcp, c);
 }
 
-static void ack_duplicate(struct np_tcp *tcp, struct np_tcp_conn *c) {
+static void ack_duplicate(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tcp_seg *seg) {
   c->flags |= NP_TF_ACK_NOW;
-  c->dup_acks_due++;
+  c->dup_acks_due += seg->segs;
   np_tcp_dirty(tcp, c);
 }
 
@@ -69,38 +78,29 @@ static enum np_drop trim(struct np_tcp_conn *c, struct np_tcp_seg *seg) {
 enum np_drop np_tcp_text(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tcp_seg *seg) {
   enum np_drop out = trim(c, seg);
   if (out != NP_TCP_OK) {
-    ack_duplicate(tcp, c);
+    ack_duplicate(tcp, c, seg);
     return out;
   }
   if (np_tcp_pool_below(tcp, NP_TCP_PARTS_DATA)) return NP_DROP_NO_BUFFER; /* the peer sends it again */
   if (c->flags & NP_TF_DETACHED) {
     /* Taken and thrown away, so that the peer gets to its FIN. */
     if (!np_seq_eq(seg->seq, c->rcv_nxt)) {
-      ack_duplicate(tcp, c);
+      ack_duplicate(tcp, c, seg);
       return NP_DROP_TCP_CLOSED;
     }
     c->rcv_nxt = np_seq_add(c->rcv_nxt, seg->len);
     np_tcp_ack_in_order(tcp, c, seg->len);
     return NP_DROP_TCP_CLOSED;
   }
-  struct np_buf *b = seg->buf;
-  np_buf_pull(b, seg->off);
-  b->len = seg->len;
   if (!np_seq_eq(seg->seq, c->rcv_nxt)) {
-    uint32_t pulled = seg->off;
-    out = np_tcp_ooo_add(tcp, c, b, seg->seq, seg->len);
-    ack_duplicate(tcp, c);
-    if (out == NP_TCP_OK) {
-      seg->kept = true;
-    } else {
-      np_buf_push(b, pulled); /* whole again, for the capture of drops */
-    }
+    out = np_tcp_ooo_add(tcp, c, seg);
+    ack_duplicate(tcp, c, seg);
     return out;
   }
   c->rcv_nxt = np_seq_add(c->rcv_nxt, seg->len);
   c->bytes_rx += seg->len;
   np_tcp_ack_in_order(tcp, c, seg->len);
-  np_tcp_rcvq_add(c, b);
+  np_tcp_rcvq_add(c, np_tcp_cut(seg->buf, seg->off, seg->len));
   seg->kept = true;
   if (c->ooo_head != NULL) {
     np_tcp_ooo_drain(tcp, c);

@@ -205,6 +205,7 @@ enum np_drop np_wire_parse(struct np_buf *buf, struct np_pkt *out) {
   out->tos = 0;
   out->ttl = 0;
   out->tcp_flags = 0;
+  out->merged = 0;
   if (NP_UNLIKELY(buf->len < NP_ETH_BYTES)) return NP_DROP_LINK_SHORT;
   out->link_dst = link_dst(eth);
   memcpy(out->src_mac.b, eth + NP_ETH_SRC, 6);

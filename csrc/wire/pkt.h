@@ -19,7 +19,7 @@
 
 /* Result of np_wire_parse, one per packet of a burst (one cache line and a bit). */
 struct np_pkt {
-  struct np_buf *buf;
+  struct np_buf *buf;   /* first piece, with all headers; what follows by np_buf.next is payload */
   struct np_flow flow;  /* local = destination, remote = source; ports 0 when none */
   uint16_t vlan;        /* 0 untagged, else VID 1..4094 */
   uint16_t l4_proto;    /* NP_PROTO_* */
@@ -33,6 +33,7 @@ struct np_pkt {
   uint8_t tcp_flags;
   uint8_t link_dst;     /* enum np_link_dst */
   struct np_mac src_mac;
+  uint16_t merged;      /* segments behind this one that were joined to it (tcp/gro.c); 0 from parsing */
 };
 
 enum np_link_dst { NP_LINK_UNICAST, NP_LINK_MULTICAST, NP_LINK_BROADCAST };

@@ -415,6 +415,27 @@ void tp_free(struct tp *tp) {
   free(tp);
 }
 
+/* As a port does that receives into chains: payload behind the first rx_first bytes goes to
+ * buffers of its own. What finds no buffer ends there, and so does the segment. */
+static bool split(struct tp_end *e, struct np_pkt *pkt) {
+  const struct tp *tp = e->tp;
+  struct np_buf *b = pkt->buf;
+  uint32_t keep = pkt->payload_off + tp->rx_first;
+  if (tp->rx_piece == 0 || b->len <= keep) return true;
+  uint32_t len = b->len;
+  b->len = keep;
+  struct np_buf *tail = b;
+  for (uint32_t at = keep; at < len; at += tp->rx_piece) {
+    struct np_buf *piece = np_pool_get(&e->pool);
+    if (piece == NULL) return false;
+    uint32_t n = np_min_u32(tp->rx_piece, len - at);
+    memcpy(np_buf_append(piece, n), np_buf_cdata(b) + at, n);
+    tail->next = piece;
+    tail = piece;
+  }
+  return true;
+}
+
 /* One frame into a stack, as the core does it. */
 static void take_in(struct tp_end *e, const uint8_t *bytes, uint32_t len) {
   struct np_buf *b = np_pool_get(&e->pool);
@@ -424,6 +445,10 @@ static void take_in(struct tp_end *e, const uint8_t *bytes, uint32_t len) {
   if (np_wire_parse(b, &pkt) != NP_WIRE_OK || pkt.l4_proto != NP_PROTO_TCP || !np_addr_eq(&pkt.flow.local, &e->addr)) {
     e->parse_drops++;
     np_buf_put(b);
+    return;
+  }
+  if (!split(e, &pkt)) {
+    np_buf_put_chain(b);
     return;
   }
   e->injected++;

@@ -112,6 +112,8 @@ struct tp {
   bool cut;            /* nothing arrives */
   bool v6;
   uint32_t mtu;
+  uint32_t rx_first;   /* payload bytes in a received segment's first buffer when rx_piece is not 0 */
+  uint32_t rx_piece;   /* and in each that follows */
   bool (*drop)(struct tp *tp, uint32_t from, const struct tp_seg *seg); /* true: lost */
   void *drop_ctx;
   struct tp_frame *heap;

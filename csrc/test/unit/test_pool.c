@@ -111,6 +111,37 @@ static void test_chain(void **state) {
   assert_int_equal(f->pool.free_count, COUNT);
 }
 
+static struct np_buf *of_pieces(struct fixture *f, const uint32_t *len, uint32_t n) {
+  struct np_buf *head = NULL;
+  uint8_t value = 0;
+  for (uint32_t i = n; i-- > 0;) {
+    struct np_buf *b = np_pool_get(&f->pool);
+    np_buf_append(b, len[i]);
+    b->next = head;
+    head = b;
+  }
+  for (struct np_buf *b = head; b != NULL; b = b->next)
+    for (uint32_t i = 0; i < b->len; i++) np_buf_data(b)[i] = value++;
+  return head;
+}
+
+/* Every cut of a chain with an empty piece in it. */
+static void test_chain_trim(void **state) {
+  struct fixture *f = *state;
+  const uint32_t len[] = {5, 1, 0, 7, 3};
+  for (uint32_t off = 0; off < 16; off++) {
+    for (uint32_t n = 1; off + n <= 16; n++) {
+      struct np_buf *b = np_buf_chain_trim(of_pieces(f, len, 5), off, n);
+      assert_int_equal(np_buf_chain_len(b), n);
+      uint32_t at = off;
+      for (const struct np_buf *p = b; p != NULL; p = p->next)
+        for (uint32_t i = 0; i < p->len; i++) assert_int_equal(np_buf_cdata(p)[i], at++);
+      np_buf_put_chain(b);
+      assert_int_equal(f->pool.free_count, COUNT);
+    }
+  }
+}
+
 static void test_at(void **state) {
   struct fixture *f = *state;
   struct np_buf *b = np_pool_at(&f->pool, 3 * CHUNK + 777);
@@ -124,6 +155,7 @@ int main(void) {
       cmocka_unit_test_setup_teardown(test_refs, setup, teardown),
       cmocka_unit_test_setup_teardown(test_push_pull_append, setup, teardown),
       cmocka_unit_test_setup_teardown(test_chain, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_chain_trim, setup, teardown),
       cmocka_unit_test_setup_teardown(test_at, setup, teardown),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
