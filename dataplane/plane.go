@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -88,6 +89,10 @@ type InterfaceConfig struct {
 	ZeroCopy  ZeroCopy
 	Native    bool // the XDP program is attached in native mode
 	Addresses []netip.Prefix
+
+	DADTransmits int  // probes before an IPv6 address is used (RFC 4862), 0 none
+	ACD          bool // probe before an IPv4 address is used (RFC 5227)
+	Announces    int  // announcements of an address that came up; 0 means 1
 }
 
 // ZeroCopy says how AF_XDP binds.
@@ -144,6 +149,7 @@ const (
 	EventPong                         // Body
 	EventGoAway                       // Stream: last one the peer serves
 	EventPort                         // Interface, Err: CodePortdown when its device is gone, CodeOK when it is back
+	EventAddresses                    // Interface: its addresses changed by themselves (state, conflict); Addresses tells
 )
 
 // Event is one thing that happened on a core. Body is valid until Release is
@@ -307,6 +313,55 @@ type Neighbor struct {
 	Core      int
 }
 
+// AddressState is what duplicate address detection says of an address; the
+// numbers are those of csrc/include/np/info.h.
+type AddressState uint8
+
+// States of an address. Preferred and deprecated ones are in use.
+const (
+	AddressTentative AddressState = iota
+	AddressDuplicate
+	AddressPreferred
+	AddressDeprecated
+)
+
+// String returns the state's name in listings.
+func (s AddressState) String() string {
+	switch s {
+	case AddressTentative:
+		return "tentative"
+	case AddressDuplicate:
+		return "duplicate"
+	case AddressPreferred:
+		return "preferred"
+	case AddressDeprecated:
+		return "deprecated"
+	}
+	return fmt.Sprintf("AddressState(%d)", uint8(s))
+}
+
+// AddressOrigin says where an address comes from.
+type AddressOrigin uint8
+
+// Origins of addresses.
+const (
+	AddressConfigured AddressOrigin = iota
+	AddressLinkLocal                // made from the MAC
+	AddressSLAAC                    // made from a router's prefix
+)
+
+// Address is an address of an interface as the stack has it.
+type Address struct {
+	Prefix    netip.Prefix // the address with its prefix length
+	Interface InterfaceID
+	State     AddressState
+	Origin    AddressOrigin
+	Conflicts uint32           // times another host claimed it
+	Rival     net.HardwareAddr // the last one that did, nil none
+	Valid     time.Duration    // left, negative for ever
+	Preferred time.Duration
+}
+
 // QueueStats counts one port queue.
 type QueueStats struct {
 	Queue, Core                      int
@@ -374,6 +429,11 @@ type Plane interface {
 	ReattachInterface(ctx context.Context, id InterfaceID, cfg *InterfaceConfig) ([]Queue, error)
 	AddAddress(ctx context.Context, id InterfaceID, p netip.Prefix) error
 	DelAddress(ctx context.Context, id InterfaceID, p netip.Prefix) error
+	// Addresses lists all addresses of all interfaces, those that make themselves included.
+	Addresses(ctx context.Context) ([]Address, error)
+	// Observe shows the stack a frame that the kernel got, ARP or ICMPv6: it learns
+	// from it (a neighbor's new MAC, a router's prefix) and answers nothing.
+	Observe(ctx context.Context, id InterfaceID, frame []byte) error
 	AddRoute(ctx context.Context, r Route) error
 	DelRoute(ctx context.Context, r Route) error
 

@@ -24,6 +24,9 @@ const (
 	CounterARPRX                              // ARP packets used
 	CounterNDRX                               // neighbor discovery packets used
 	CounterNeighEntries                       // entries in the neighbor table now
+	CounterAddrDuplicate                      // addresses of ours found in use by somebody else before we used them
+	CounterAddrConflict                       // times somebody else claimed an address in use here
+	CounterAddrDefended                       // announcements sent against such a claim, one in ten seconds at most
 	CounterICMPEcho                           // ICMP and ICMPv6 echo requests answered
 	CounterICMPErrTX                          // ICMP and ICMPv6 errors sent
 	CounterICMPErrRX                          // ICMP and ICMPv6 errors received and used
@@ -94,6 +97,7 @@ const (
 	DropICMPLimited                  // echo request over the rate limit
 	DropNDMalformed                  // neighbor discovery message that RFC 4861 forbids
 	DropNDNotForUs                   // neighbor solicitation for an address that is not ours
+	DropNDLooped                     // our own duplicate address detection come back to us
 	DropUDPShort                     // datagram shorter than its header or length field
 	DropUDPChecksum                  // UDP checksum wrong or, on IPv6, missing
 	DropUDPPort                      // no UDP service on that port
@@ -118,6 +122,7 @@ const (
 	DropNoBuffer                     // buffer pool empty while the packet was processed
 	DropNeighQueue                   // packet waiting for a neighbor's address pushed out or given up
 	DropNoRoute                      // no route for a packet of ours
+	DropTXSource                     // packet of ours from an address that is not (or no longer) usable
 	DropTXFull                       // port could not take the packet
 	DropTXPortDown                   // port is down
 	DropTXTooBig                     // packet over the port's MTU
@@ -162,6 +167,9 @@ var counterMeta = [CounterCount]CounterMeta{
 	{Name: "arp_received_total", Help: "ARP packets used"},
 	{Name: "nd_received_total", Help: "neighbor discovery packets used"},
 	{Name: "neighbors", Help: "entries in the neighbor table now"},
+	{Name: "address_duplicates_total", Help: "addresses of ours found in use by somebody else before we used them"},
+	{Name: "address_conflicts_total", Help: "times somebody else claimed an address in use here"},
+	{Name: "address_defences_total", Help: "announcements sent against such a claim, one in ten seconds at most"},
 	{Name: "icmp_echo_replies_total", Help: "ICMP and ICMPv6 echo requests answered"},
 	{Name: "icmp_errors_sent_total", Help: "ICMP and ICMPv6 errors sent"},
 	{Name: "icmp_errors_received_total", Help: "ICMP and ICMPv6 errors received and used"},
@@ -229,6 +237,7 @@ var dropMeta = [DropCount]DropMeta{
 	{Reason: "icmp_rate_limited", Layer: "icmp", Help: "echo request over the rate limit"},
 	{Reason: "nd_malformed", Layer: "icmp", Help: "neighbor discovery message that RFC 4861 forbids"},
 	{Reason: "nd_not_for_us", Layer: "icmp", Help: "neighbor solicitation for an address that is not ours"},
+	{Reason: "nd_looped_back", Layer: "icmp", Help: "our own duplicate address detection come back to us"},
 	{Reason: "udp_too_short", Layer: "udp", Help: "datagram shorter than its header or length field"},
 	{Reason: "udp_bad_checksum", Layer: "udp", Help: "UDP checksum wrong or, on IPv6, missing"},
 	{Reason: "udp_no_port", Layer: "udp", Help: "no UDP service on that port"},
@@ -253,6 +262,7 @@ var dropMeta = [DropCount]DropMeta{
 	{Reason: "no_buffer", Layer: "ip", Help: "buffer pool empty while the packet was processed"},
 	{Reason: "neighbor_queue_full", Layer: "tx", Help: "packet waiting for a neighbor's address pushed out or given up"},
 	{Reason: "no_route", Layer: "tx", Help: "no route for a packet of ours"},
+	{Reason: "tx_bad_source", Layer: "tx", Help: "packet of ours from an address that is not (or no longer) usable"},
 	{Reason: "tx_ring_full", Layer: "tx", Help: "port could not take the packet"},
 	{Reason: "tx_port_down", Layer: "tx", Help: "port is down"},
 	{Reason: "tx_too_big", Layer: "tx", Help: "packet over the port's MTU"},

@@ -91,10 +91,36 @@ func interfaceTable(list []api.Interface, wide bool) *table {
 			q.FillEmpty += one.FillEmpty
 			q.Wakeups += one.Wakeups
 		}
-		t.row(i.Name, i.State, i.MAC, i.MTUBytes, mode, len(i.Queues), q.RxPackets, q.TxPackets, i.PassedKernel, strings.Join(i.Addresses, ","),
+		t.row(i.Name, i.State, i.MAC, i.MTUBytes, mode, len(i.Queues), q.RxPackets, q.TxPackets, i.PassedKernel, addressText(&i, wide),
 			q.RxBytes, q.TxBytes, q.RxDropped, q.RxRingFull, q.FillEmpty, q.Wakeups)
 	}
 	return t
+}
+
+// addressText lists the addresses, with the state of those that are not simply
+// in use; wide lists those that make themselves too.
+func addressText(i *api.Interface, wide bool) string {
+	if len(i.AddressStates) == 0 {
+		return strings.Join(i.Addresses, ",")
+	}
+	var out []string
+	for _, a := range i.AddressStates {
+		usual := a.State == "preferred"
+		if a.Origin == "link-local" && usual && !wide {
+			continue
+		}
+		text := a.Address
+		switch {
+		case !usual && a.Rival != "":
+			text += "(" + a.State + ": " + a.Rival + ")"
+		case !usual:
+			text += "(" + a.State + ")"
+		case a.Conflicts > 0:
+			text += "(claimed by " + a.Rival + ")"
+		}
+		out = append(out, text)
+	}
+	return strings.Join(out, ",")
 }
 
 func interfaceCmd(a *app) *cobra.Command {

@@ -31,7 +31,12 @@ static enum np_err cmd_iface_add(struct np_core *core, const struct np_cmd *cmd,
   if (args.iface >= NP_IFACE_MAX || args.port >= NP_IFACE_MAX || args.vlan > 4094) return NP_ERR_INVALID;
   if (args.mtu_bytes < 1280 || args.mtu_bytes > 9000) return NP_ERR_INVALID;
   if (core->iface[args.iface].used) return NP_ERR_EXISTS;
-  struct np_iface_config config = {.vlan = args.vlan, .port = args.port, .mtu_bytes = args.mtu_bytes};
+  struct np_iface_config config = {.vlan = args.vlan,
+                                   .port = args.port,
+                                   .mtu_bytes = args.mtu_bytes,
+                                   .dad_transmits = args.dad_transmits,
+                                   .announces = args.announces,
+                                   .acd = (args.flags & NP_IFACE_F_ACD) != 0};
   memcpy(config.mac.b, args.mac, sizeof config.mac.b);
   enum np_err err = np_ip_iface_add(core->ip, args.iface, &config);
   if (err != NP_ERR_OK) return err;
@@ -201,6 +206,23 @@ static enum np_err cmd_neighbors(struct np_core *core, const struct np_cmd *cmd,
   return NP_ERR_OK;
 }
 
+static enum np_err cmd_addrs(struct np_core *core, const struct np_cmd *cmd, struct answer *out) {
+  struct np_addr_info *dst = (struct np_addr_info *)(uintptr_t)cmd->handle;
+  if (dst == NULL) return NP_ERR_INVALID;
+  uint32_t cursor = cmd->stream;
+  out->arg = np_ip_addresses(core->ip, &cursor, dst, np_min_u32(cmd->arg, SNAPSHOT_MAX), core->now_ns);
+  out->handle = cmd->handle;
+  out->stream = cursor;
+  return NP_ERR_OK;
+}
+
+static enum np_err cmd_observe(struct np_core *core, const struct np_cmd *cmd, struct answer *out) {
+  (void)out;
+  if (cmd->arg >= NP_IFACE_MAX || cmd->body == NULL || cmd->body->next != NULL) return NP_ERR_INVALID;
+  np_mail_observe(core, (uint16_t)cmd->arg, np_buf_cdata(cmd->body), cmd->body->len);
+  return NP_ERR_OK;
+}
+
 static enum np_err cmd_capture(struct np_core *core, const struct np_cmd *cmd, struct answer *out) {
   (void)out;
   struct np_capture *capture = (struct np_capture *)(uintptr_t)cmd->handle;
@@ -223,6 +245,7 @@ static const cmd_fn setup[NP_CMD_OP_COUNT] = {
     [NP_CMD_PORT_ATTACH] = cmd_attach,      [NP_CMD_PORT_DETACH] = cmd_detach,  [NP_CMD_LISTEN] = cmd_listen,
     [NP_CMD_UNLISTEN] = cmd_unlisten,       [NP_CMD_CONNECT] = cmd_connect,     [NP_CMD_DRAIN] = cmd_drain,
     [NP_CMD_CONNS] = cmd_conns,             [NP_CMD_NEIGHBORS] = cmd_neighbors, [NP_CMD_CAPTURE] = cmd_capture,
+    [NP_CMD_ADDRS] = cmd_addrs,             [NP_CMD_OBSERVE] = cmd_observe,
 };
 
 static void done(struct np_core *core, const struct np_cmd *cmd, enum np_err err, const struct answer *a) {

@@ -166,6 +166,11 @@ static bool ip_l4_error(void *ctx, const struct np_flow *flow, uint32_t tcp_seq,
   return true;
 }
 
+static void ip_addr_changed(void *ctx, uint16_t iface) {
+  struct np_core *core = ctx;
+  core->addrs_dirty |= 1u << iface;
+}
+
 static enum np_tcp_stray tcp_stray(void *ctx, const struct np_pkt *pkt) {
   struct np_core *core = ctx;
   return core->peer_count > 1 ? np_mail_stray(core, pkt) : NP_TCP_STRAY_OURS;
@@ -392,6 +397,16 @@ static void flush_ports(struct np_core *core) {
   }
 }
 
+/* Tells Go whose addresses changed; what finds no room is told in a later turn. */
+static NP_COLD void tell_addrs(struct np_core *core) {
+  for (uint16_t i = 0; i < NP_IFACE_MAX && np_core_answer_room(core) > 0; i++) {
+    if ((core->addrs_dirty & 1u << i) == 0) continue;
+    core->addrs_dirty &= ~(1u << i);
+    struct np_event ev = {.op = NP_EV_ADDRS, .arg = i};
+    np_core_event(core, &ev);
+  }
+}
+
 static void on_tick(void *ctx, struct np_timer *timer, uint64_t now_ns) {
   struct np_core *core = ctx;
   for (uint32_t i = 0; i < core->queue_count; i++) {
@@ -447,6 +462,7 @@ void np_core_join(struct np_core *core, const struct np_core_parts *parts, uint6
       .xmit = xmit,
       .l4_error = ip_l4_error,
       .drop = on_ip_drop,
+      .addr_changed = ip_addr_changed,
       .ctx = core,
   };
   const struct np_tcp_env tcp = {
@@ -513,6 +529,7 @@ bool np_core_turn(struct np_core *core, uint64_t now_ns) {
   bool was_left = core->left;
   core->left = flush_streams(core);
   flush_ports(core);
+  if (NP_UNLIKELY(core->addrs_dirty != 0)) tell_addrs(core);
   gauges(core);
   np_core_publish(core);
   core->counters->counter[NP_C_TURNS]++;

@@ -51,6 +51,8 @@ static void derive(const struct np_plane_config *c, uint32_t index, struct layou
       .udp_echo_port = c->udp_echo_port,
       .udp_discard_port = c->udp_discard_port,
       .seed = seed_of(c, 32, index),
+      .nonce = np_load_64(c->secret + 48), /* shared by all cores, used for nothing else */
+      .silent = index != 0, /* queue 0 of every interface is core 0's */
   };
   struct np_tcp_config *t = &l->tcp_config;
   np_tcp_config_default(t);

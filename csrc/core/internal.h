@@ -101,6 +101,7 @@ struct np_core {
   bool draining;
   uint32_t mail;           /* atomic: a peer left something; set by them, cleared here */
   uint32_t peer_count;     /* cores of the plane; 0 or 1: alone */
+  uint32_t addrs_dirty;    /* interfaces, a bit each, of whose addresses Go has to be told */
   struct np_core_call *call; /* atomic: set by the control thread, cleared here */
   struct np_core_queue queue[NP_CORE_QUEUES_MAX];
   struct np_core_link link[NP_IFACE_MAX];
@@ -167,6 +168,8 @@ void np_mail_error(struct np_core *core, const struct np_mail_error *e);
 enum np_tcp_stray np_mail_stray(struct np_core *core, const struct np_pkt *pkt);
 /* Takes what others sent. Return: how much of it. */
 uint32_t np_mail_receive(struct np_core *core);
+/* A copy of a frame that somebody else received: the network layer learns from it and answers nothing. */
+void np_mail_observe(struct np_core *core, uint16_t port, const void *frame, uint32_t bytes);
 bool np_mail_waits(struct np_core *core);
 
 /* config.c */

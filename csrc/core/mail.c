@@ -1,5 +1,5 @@
 /* What one core has to tell the others. Cores share no table, but the network
- * delivers to the queue that a hash picks: answers of neighbors and ICMP errors to any
+ * delivers to the queue that a hash picks: answers and claims of neighbors and ICMP errors to any
  * core, and segments of a connection to another core than before, when the hash changes
  * (RSS set up anew, a peer on a veth pair after a timeout, a port we chose to connect from).
  *
@@ -20,6 +20,7 @@
 #define STRAY_SLOTS 64u
 #define ARP_OP_OFF 6u
 #define ARP_REPLY 2u
+#define ND_SOLICIT 135u
 #define ND_ADVERT 136u
 
 static size_t ring_bytes(void) { return np_ring_bytes(MAIL_SLOTS, sizeof(struct np_mail)); }
@@ -62,8 +63,15 @@ void np_mail_join(struct np_core *const *cores, uint32_t count) {
 static bool is_answer(const struct np_pkt *pkt) {
   const uint8_t *p = np_buf_cdata(pkt->buf);
   if (pkt->buf->len > sizeof((struct np_mail *)NULL)->frame) return false;
-  if (pkt->l4_proto == NP_PROTO_ARP) return np_load_be16(p + pkt->l3_off + ARP_OP_OFF) == ARP_REPLY;
-  return pkt->l4_proto == NP_PROTO_ICMPV6 && p[pkt->l4_off] == ND_ADVERT;
+  if (pkt->l4_proto == NP_PROTO_ARP) {
+    if (np_load_be16(p + pkt->l3_off + ARP_OP_OFF) == ARP_REPLY) return true;
+    /* A probe, or an announcement: about an address of ours perhaps, which each core holds. */
+    uint32_t sender = np_load_32(pkt->flow.remote.b + 12);
+    return sender == 0 || sender == np_load_32(pkt->flow.local.b + 12);
+  }
+  if (pkt->l4_proto != NP_PROTO_ICMPV6) return false;
+  uint8_t type = p[pkt->l4_off];
+  return type == ND_ADVERT || (type == ND_SOLICIT && np_addr_is_zero(&pkt->flow.remote));
 }
 
 /* The same protocol as towards Go (core.c): publish, flag, fence, look whether it sleeps. */
@@ -126,6 +134,23 @@ enum np_tcp_stray np_mail_stray(struct np_core *core, const struct np_pkt *pkt) 
   return NP_TCP_STRAY_TAKEN;
 }
 
+void np_mail_observe(struct np_core *core, uint16_t port, const void *frame, uint32_t bytes) {
+  struct np_buf *b = np_pool_get(&core->pool);
+  if (b == NULL) return;
+  if (bytes > np_buf_tailroom(b)) {
+    np_buf_put(b);
+    return;
+  }
+  memcpy(np_buf_append(b, bytes), frame, bytes);
+  b->iface = port;
+  b->flags = NP_BUF_COPY;
+  b->rx_ns = core->now_ns;
+  struct np_pkt pkt;
+  enum np_drop why = np_wire_parse(b, &pkt);
+  bool control = why == NP_WIRE_OK && (pkt.l4_proto == NP_PROTO_ARP || pkt.l4_proto == NP_PROTO_ICMPV6);
+  if (!control || np_ip_input(core->ip, &pkt, core->now_ns, &why) != NP_IP_DONE) np_buf_put(b);
+}
+
 /* Not counted as received: the core it arrived at did that. */
 static void take(struct np_core *core, const struct np_mail *m) {
   if (m->port == NP_MAIL_ERROR) {
@@ -134,14 +159,7 @@ static void take(struct np_core *core, const struct np_mail *m) {
     (void)np_tcp_error(core->tcp, &e.flow, e.tcp_seq, (enum np_err)e.err, e.soft != 0, e.mtu_bytes);
     return;
   }
-  struct np_buf *b = np_pool_get(&core->pool);
-  if (b == NULL) return;
-  memcpy(np_buf_append(b, m->bytes), m->frame, m->bytes);
-  b->iface = m->port;
-  b->rx_ns = core->now_ns;
-  struct np_pkt pkt;
-  enum np_drop why = np_wire_parse(b, &pkt);
-  if (why != NP_WIRE_OK || np_ip_input(core->ip, &pkt, core->now_ns, &why) != NP_IP_DONE) np_buf_put(b);
+  np_mail_observe(core, m->port, m->frame, m->bytes);
 }
 
 /* Counted as received here too, because TCP counts it delivered or dropped. The network layer has

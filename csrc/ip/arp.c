@@ -40,6 +40,24 @@ void np_arp_announce(struct np_ip *ip, struct np_iface *ifc, const struct np_add
   send_new(ip, ifc, addr, addr, NULL);
 }
 
+/* Nothing else carries the unspecified sender, so that no table learns what is not ours yet. */
+void np_arp_probe(struct np_ip *ip, struct np_iface *ifc, const struct np_addr *addr) {
+  static const struct np_addr none = {{[10] = 0xff, [11] = 0xff}};
+  send_new(ip, ifc, &none, addr, NULL);
+}
+
+/* Whether the message says that somebody else has, or is about to take, an address of ours
+ * (RFC 5227 §2.1.1, §2.4). */
+static bool conflicts(struct np_ip *ip, struct np_iface *ifc, const struct np_pkt *pkt, bool probe, const struct np_mac *mac,
+                      uint64_t now_ns) {
+  if (np_mac_eq(mac, &ifc->mac)) return false; /* the same card: the kernel's, or our own come back */
+  uint32_t at = np_addr_index(ifc, probe ? &pkt->flow.local : &pkt->flow.remote);
+  if (at == NP_ADDR_NONE || ifc->addr[at].state == NP_ADDR_DUPLICATE) return false;
+  if (probe && ifc->addr[at].state != NP_ADDR_TENTATIVE) return false; /* answered, and they go away */
+  np_addr_conflict(ip, ifc, at, mac, now_ns);
+  return true;
+}
+
 /* Answers in the buffer that asked. */
 static void reply(struct np_ip *ip, struct np_iface *ifc, struct np_pkt *pkt) {
   struct np_buf *buf = pkt->buf;
@@ -62,6 +80,11 @@ enum np_drop np_arp_input(struct np_ip *ip, struct np_iface *ifc, struct np_pkt 
   bool for_us = np_iface_has(ifc, &pkt->flow.local);
   bool probe = np_load_32(sender->b + 12) == 0; /* RFC 5227 §2.1.1: asks whether the address is taken */
   if (!np_mac_is_station(&mac) || (!probe && !np_addr_is_host(sender))) return NP_DROP_ARP_MALFORMED;
+  if (conflicts(ip, ifc, pkt, probe, &mac, now_ns)) {
+    ++*np_ip_counter(ip, NP_C_ARP_RX);
+    np_buf_put(pkt->buf);
+    return NP_WIRE_OK;
+  }
   /* Somebody who claims our address is never learned. */
   bool believe = !probe && !np_ip_is_local(ip, sender) && np_route_on_link(ip, sender, ifc->index);
   struct np_neigh *n = believe ? np_neigh_find(ip, ifc->index, sender) : NULL;
@@ -73,7 +96,7 @@ enum np_drop np_arp_input(struct np_ip *ip, struct np_iface *ifc, struct np_pkt 
   }
   if (!for_us && n == NULL) return NP_DROP_ARP_NOT_FOR_US;
   ++*np_ip_counter(ip, NP_C_ARP_RX);
-  if (request && for_us) {
+  if (request && for_us && (pkt->buf->flags & NP_BUF_COPY) == 0) {
     reply(ip, ifc, pkt);
   } else {
     np_buf_put(pkt->buf);

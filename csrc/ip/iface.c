@@ -21,7 +21,7 @@ struct np_iface *np_iface_find(struct np_ip *ip, uint16_t port, uint16_t vlan) {
 
 bool np_iface_has(const struct np_iface *ifc, const struct np_addr *addr) {
   for (uint32_t i = 0; i < ifc->addr_count; i++) {
-    if (np_addr_eq(&ifc->addr[i].addr, addr)) return true;
+    if (np_addr_eq(&ifc->addr[i].addr, addr)) return np_addr_is_usable(&ifc->addr[i]);
   }
   return false;
 }
@@ -57,11 +57,34 @@ bool np_iface_joined(const struct np_iface *ifc, const struct np_addr *group) {
   return false;
 }
 
-/* Same family, then same scope, then the longest match (RFC 6724 §5, rules 2 and 8). 0: not usable. */
-static uint32_t source_score(const struct np_addr *own, const struct np_addr *remote) {
-  if (np_addr_is_v4(own) != np_addr_is_v4(remote)) return 0;
-  uint32_t score = 1 + np_addr_common_bits(own, remote);
-  if (np_addr_is_link_local(own) == np_addr_is_link_local(remote)) score += 256;
+/* RFC 6724 §2.1, the default policy table's labels. */
+static uint32_t label(const struct np_addr *a) {
+  static const struct {
+    struct np_addr prefix;
+    uint8_t bits;
+    uint8_t label;
+  } table[] = { /* longest first */
+      {{{[10] = 0xff, [11] = 0xff}}, 96, 4}, {{{0x20, 0x01}}, 32, 5}, {{{0x20, 0x02}}, 16, 2},
+      {{{0x3f, 0xfe}}, 16, 12},              {{{0xfe, 0xc0}}, 10, 11}, {{{0xfc}}, 7, 13},
+  };
+  for (uint32_t i = 0; i < NP_COUNT_OF(table); i++) { /* bound: the table */
+    if (np_addr_common_bits(a, &table[i].prefix) >= table[i].bits) return table[i].label;
+  }
+  return 1;
+}
+
+/* RFC 6724 §5: same family, then rule 2 (scope), 3 (not deprecated), 6 (label), 8 (longest match, up
+ * to the source's own prefix). Rules 1, 4 and 7 have nothing to choose from here; rule 5 is the
+ * caller's. 0: not usable. */
+#define SCORE_SCOPE 1024u
+#define SCORE_FRESH 512u
+#define SCORE_LABEL 256u
+static uint32_t source_score(const struct np_iface_addr *own, const struct np_addr *remote) {
+  if (!np_addr_is_usable(own) || np_addr_is_v4(&own->addr) != np_addr_is_v4(remote)) return 0;
+  uint32_t score = 1 + np_min_u32(np_addr_common_bits(&own->addr, remote), own->bits);
+  if (np_addr_is_link_local(&own->addr) == np_addr_is_link_local(remote)) score += SCORE_SCOPE;
+  if (own->state != NP_ADDR_DEPRECATED) score += SCORE_FRESH;
+  if (label(&own->addr) == label(remote)) score += SCORE_LABEL;
   return score;
 }
 
@@ -69,7 +92,7 @@ static uint32_t best_source(const struct np_iface *ifc, const struct np_addr *re
   uint32_t best = 0;
   for (uint32_t i = 0; i < ifc->addr_count; i++) {
     if (wide && np_addr_is_link_local(&ifc->addr[i].addr)) continue;
-    uint32_t score = source_score(&ifc->addr[i].addr, remote);
+    uint32_t score = source_score(&ifc->addr[i], remote);
     if (score <= best) continue;
     best = score;
     *out = ifc->addr[i].addr;
@@ -89,39 +112,22 @@ enum np_err np_ip_source(const struct np_ip *ip, const struct np_addr *remote, s
   const struct np_route *route = np_route_find(ip, remote);
   if (route == NULL || !np_addr_is_host(remote)) return NP_ERR_NOROUTE;
   uint32_t best = best_source(&ip->iface[route->iface], remote, false, out);
-  if (best > 256) return NP_ERR_OK;
+  if (best > SCORE_SCOPE) return NP_ERR_OK;
   /* Nothing of that scope on the way out: a wider address of another interface is ours as well. */
   for (uint32_t i = 0; i < ip->iface_end && !np_addr_is_link_local(remote); i++) {
     struct np_addr addr;
     if (!ip->iface[i].used) continue;
     uint32_t score = best_source(&ip->iface[i], remote, false, &addr);
-    if (score <= 256 || score <= best) continue;
+    if (score <= SCORE_SCOPE || score <= best) continue;
     best = score;
     *out = addr;
   }
-  return best > 256 ? NP_ERR_OK : NP_ERR_NOROUTE;
-}
-
-static void announce(struct np_ip *ip, struct np_iface *ifc, const struct np_addr *addr) {
-  if (np_addr_is_v4(addr)) {
-    np_arp_announce(ip, ifc, addr);
-  } else {
-    np_nd_announce(ip, ifc, addr);
-  }
+  return best > SCORE_SCOPE ? NP_ERR_OK : NP_ERR_NOROUTE;
 }
 
 static struct np_iface *iface_at(struct np_ip *ip, uint16_t iface) {
   if (iface >= NP_IFACE_MAX || !ip->iface[iface].used) return NULL;
   return &ip->iface[iface];
-}
-
-static enum np_err add_address(struct np_ip *ip, struct np_iface *ifc, const struct np_addr *addr, uint8_t bits) {
-  if (ifc->addr_count == NP_IFACE_ADDR_MAX) return NP_ERR_FULL;
-  enum np_err err = np_route_insert(ip, addr, bits, &(struct np_addr){{0}}, ifc->index, true);
-  if (err != NP_ERR_OK) return err;
-  ifc->addr[ifc->addr_count++] = (struct np_iface_addr){.addr = *addr, .bits = bits};
-  np_ip_invalidate(ip);
-  return NP_ERR_OK;
 }
 
 /* fe80::/64 and the modified EUI-64 of the MAC (RFC 4291 appendix A). */
@@ -142,9 +148,12 @@ enum np_err np_ip_iface_add(struct np_ip *ip, uint16_t iface, const struct np_if
       .mtu_bytes = (uint16_t)config->mtu_bytes,
       .mac = config->mac,
       .used = true,
+      .dad_transmits = config->dad_transmits,
+      .announces = config->announces == 0 ? 1 : config->announces,
+      .acd = config->acd,
   };
   struct np_addr own = link_local(&config->mac);
-  enum np_err err = add_address(ip, ifc, &own, 64);
+  enum np_err err = np_addr_insert(ip, ifc, &own, 64, NP_ADDR_LINK_LOCAL);
   if (err != NP_ERR_OK) {
     ifc->used = false;
     return err;
@@ -159,6 +168,7 @@ enum np_err np_ip_iface_del(struct np_ip *ip, uint16_t iface) {
   if (ifc == NULL) return NP_ERR_NODEV;
   np_neigh_forget_iface(ip, iface);
   np_route_remove_iface(ip, iface);
+  np_timer_cancel(ip->env.wheel, &ifc->timer);
   memset(ifc, 0, sizeof *ifc);
   ip->iface_key[iface] = NP_IFACE_KEY_NONE;
   while (ip->iface_end > 0 && !ip->iface[ip->iface_end - 1].used) ip->iface_end--;
@@ -167,7 +177,6 @@ enum np_err np_ip_iface_del(struct np_ip *ip, uint16_t iface) {
 }
 
 enum np_err np_ip_iface_up(struct np_ip *ip, uint16_t iface, bool up, uint64_t now_ns) {
-  (void)now_ns;
   struct np_iface *ifc = iface_at(ip, iface);
   if (ifc == NULL) return NP_ERR_NODEV;
   if (ifc->up == up) return NP_ERR_OK;
@@ -175,36 +184,37 @@ enum np_err np_ip_iface_up(struct np_ip *ip, uint16_t iface, bool up, uint64_t n
   np_ip_invalidate(ip);
   if (!up) {
     np_neigh_forget_iface(ip, iface);
+    np_addr_stop(ip, ifc);
     return NP_ERR_OK;
   }
-  for (uint32_t i = 0; i < ifc->addr_count; i++) announce(ip, ifc, &ifc->addr[i].addr);
+  for (uint32_t i = 0; i < ifc->addr_count; i++) np_addr_start(ip, ifc, i, now_ns);
+  np_iface_arm(ip, ifc);
   return NP_ERR_OK;
 }
 
 enum np_err np_ip_addr_add(struct np_ip *ip, uint16_t iface, const struct np_addr *addr, uint8_t prefix_bits, uint64_t now_ns) {
-  (void)now_ns;
   struct np_iface *ifc = iface_at(ip, iface);
   if (ifc == NULL) return NP_ERR_NODEV;
   bool v4 = np_addr_is_v4(addr);
   if (!np_addr_is_host(addr) || prefix_bits > (v4 ? 32 : 128)) return NP_ERR_INVALID;
-  if (np_iface_has(ifc, addr)) return NP_ERR_EXISTS;
-  if (!np_addr_is_link_local(addr) && np_ip_is_local(ip, addr)) return NP_ERR_EXISTS;
-  enum np_err err = add_address(ip, ifc, addr, (uint8_t)(prefix_bits + (v4 ? V4_PREFIX : 0)));
-  if (err == NP_ERR_OK && ifc->up) announce(ip, ifc, addr);
-  return err;
+  for (uint32_t i = 0; i < ip->iface_end; i++) { /* whatever its state there */
+    const struct np_iface *other = &ip->iface[i];
+    if (!other->used || (other != ifc && np_addr_is_link_local(addr))) continue;
+    if (np_addr_index(other, addr) != NP_ADDR_NONE) return NP_ERR_EXISTS;
+  }
+  enum np_err err = np_addr_insert(ip, ifc, addr, (uint8_t)(prefix_bits + (v4 ? V4_PREFIX : 0)), NP_ADDR_CONFIGURED);
+  if (err != NP_ERR_OK || !ifc->up) return err;
+  np_addr_start(ip, ifc, ifc->addr_count - 1, now_ns);
+  np_iface_arm(ip, ifc);
+  return NP_ERR_OK;
 }
 
 enum np_err np_ip_addr_del(struct np_ip *ip, uint16_t iface, const struct np_addr *addr) {
   struct np_iface *ifc = iface_at(ip, iface);
   if (ifc == NULL) return NP_ERR_NODEV;
-  for (uint32_t i = 0; i < ifc->addr_count; i++) {
-    struct np_iface_addr gone = ifc->addr[i];
-    if (!np_addr_eq(&gone.addr, addr)) continue;
-    ifc->addr_count--;
-    memmove(&ifc->addr[i], &ifc->addr[i + 1], (ifc->addr_count - i) * sizeof ifc->addr[0]);
-    np_route_remove_connected(ip, &gone.addr, gone.bits, iface);
-    np_ip_invalidate(ip);
-    return NP_ERR_OK;
-  }
-  return NP_ERR_ADDRNOTAVAIL;
+  uint32_t at = np_addr_index(ifc, addr);
+  if (at == NP_ADDR_NONE) return NP_ERR_ADDRNOTAVAIL;
+  np_addr_remove(ip, ifc, at);
+  np_iface_arm(ip, ifc);
+  return NP_ERR_OK;
 }

@@ -49,7 +49,20 @@ struct np_neigh {
 
 struct np_iface_addr {
   struct np_addr addr;
-  uint8_t bits; /* prefix, of 128 */
+  uint8_t bits;   /* prefix, of 128 */
+  uint8_t state;  /* enum np_addr_state */
+  uint8_t origin; /* enum np_addr_origin */
+};
+
+/* The rest of it, which is not looked at for each packet. Times are absolute. */
+struct np_addr_life {
+  uint64_t due_ns;      /* next probe, end of the wait, or next announcement; 0 none */
+  uint64_t conflict_ns; /* the last one defended against, 0 none */
+  uint64_t preferred_ns; /* until then; UINT64_MAX for ever */
+  uint64_t valid_ns;
+  uint32_t conflicts;
+  uint8_t sent;         /* probes while tentative, announcements afterwards */
+  struct np_mac rival;
 };
 
 struct np_iface {
@@ -62,6 +75,11 @@ struct np_iface {
   bool up;
   uint32_t addr_count;
   struct np_iface_addr addr[NP_IFACE_ADDR_MAX];
+  struct np_addr_life life[NP_IFACE_ADDR_MAX]; /* by the same index */
+  struct np_timer timer; /* the earliest of all that is due here */
+  uint8_t dad_transmits;
+  uint8_t announces;
+  bool acd;
 };
 
 struct np_route {
@@ -118,6 +136,7 @@ NP_INLINE bool np_addr_is_link_local(const struct np_addr *a) { return a->b[0] =
 
 /* iface.c */
 struct np_iface *np_iface_find(struct np_ip *ip, uint16_t port, uint16_t vlan);
+/* Whether an address is the interface's and usable. */
 bool np_iface_has(const struct np_iface *ifc, const struct np_addr *addr);
 /* The interface's own address to tell a neighbor from; false when it has none of the family. */
 bool np_iface_source(const struct np_iface *ifc, const struct np_addr *remote, struct np_addr *out);
@@ -131,6 +150,23 @@ uint32_t np_addr_common_bits(const struct np_addr *a, const struct np_addr *b);
 bool np_addr_is_host(const struct np_addr *a);
 /* Paths made before are no longer valid. */
 void np_ip_invalidate(struct np_ip *ip);
+
+/* addr.c: addresses and their states */
+#define NP_ADDR_NONE UINT32_MAX
+/* Index of an address of the interface in whatever state; NP_ADDR_NONE. */
+uint32_t np_addr_index(const struct np_iface *ifc, const struct np_addr *addr);
+NP_INLINE bool np_addr_is_usable(const struct np_iface_addr *a) { return a->state >= NP_ADDR_PREFERRED; }
+void np_addr_init(struct np_ip *ip);
+enum np_err np_addr_insert(struct np_ip *ip, struct np_iface *ifc, const struct np_addr *addr, uint8_t bits,
+                           enum np_addr_origin origin);
+void np_addr_remove(struct np_ip *ip, struct np_iface *ifc, uint32_t at);
+/* The interface is up: starts detection for what is not proven, announces the rest. */
+void np_addr_start(struct np_ip *ip, struct np_iface *ifc, uint32_t at, uint64_t now_ns);
+void np_addr_stop(struct np_ip *ip, struct np_iface *ifc);
+/* Somebody else claims address at: ends it when tentative, defends it otherwise. */
+void np_addr_conflict(struct np_ip *ip, struct np_iface *ifc, uint32_t at, const struct np_mac *rival, uint64_t now_ns);
+/* Sets the interface's timer to the earliest thing due. */
+void np_iface_arm(struct np_ip *ip, struct np_iface *ifc);
 
 /* route.c; routes over an interface that is down are passed over. */
 const struct np_route *np_route_find(const struct np_ip *ip, const struct np_addr *dst);
@@ -165,12 +201,16 @@ enum np_drop np_arp_input(struct np_ip *ip, struct np_iface *ifc, struct np_pkt 
 /* to NULL: broadcast. */
 void np_arp_request(struct np_ip *ip, struct np_iface *ifc, const struct np_addr *target, const struct np_mac *to);
 void np_arp_announce(struct np_ip *ip, struct np_iface *ifc, const struct np_addr *addr);
+/* RFC 5227 §2.1.1 */
+void np_arp_probe(struct np_ip *ip, struct np_iface *ifc, const struct np_addr *addr);
 
 /* nd.c */
 enum np_drop np_nd_input(struct np_ip *ip, struct np_iface *ifc, struct np_pkt *pkt, uint64_t now_ns);
 /* to NULL: to the solicited-node group. */
 void np_nd_solicit(struct np_ip *ip, struct np_iface *ifc, const struct np_addr *target, const struct np_mac *to);
 void np_nd_announce(struct np_ip *ip, struct np_iface *ifc, const struct np_addr *addr);
+/* RFC 4862 §5.4.2, with the nonce of RFC 7527 */
+void np_nd_probe(struct np_ip *ip, struct np_iface *ifc, const struct np_addr *addr);
 struct np_addr np_nd_solicited_node(const struct np_addr *addr);
 
 /* icmp.c; each input returns NP_WIRE_OK when it took the buffer over. */

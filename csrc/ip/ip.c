@@ -50,6 +50,7 @@ struct np_ip *np_ip_init(void *mem, const struct np_ip_config *config, const str
   ip->bucket = (uint32_t *)(void *)(at + line_up(c->neigh_max * sizeof(struct np_neigh)));
   ip->neigh_mask = bucket_count(c->neigh_max) - 1;
   np_neigh_init(ip);
+  np_addr_init(ip);
   return ip;
 }
 

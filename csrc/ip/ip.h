@@ -39,6 +39,9 @@ struct np_ip_env {
    * ...), data at its IP header, already counted under why, before it is freed. Others may hold
    * buf, and the port may still read what lies before the data. May be NULL, as l4_error may. */
   void (*drop)(void *ctx, struct np_buf *buf, enum np_drop why);
+  /* Addresses of the interface changed by themselves (state, conflict, a router's prefix):
+   * np_ip_addresses tells. Not called for what np_ip_addr_add and _del did. May be NULL. */
+  void (*addr_changed)(void *ctx, uint16_t iface);
   void *ctx;
 };
 
@@ -51,6 +54,8 @@ struct np_ip_config {
   uint16_t udp_echo_port;      /* 0 off */
   uint16_t udp_discard_port;   /* 0 off */
   uint64_t seed;               /* random: hash key, IPv4 identification */
+  uint64_t nonce;              /* random, the same on all cores: knows our own probes when they come back (RFC 7527) */
+  bool silent;                 /* another core with this interface announces, probes and reports; here only listened */
 };
 
 struct np_iface_config {
@@ -58,6 +63,9 @@ struct np_iface_config {
   uint16_t port;      /* interface index handed to xmit and found in buf->iface */
   uint32_t mtu_bytes; /* of the IP packet, 1,280 to 9,000 */
   struct np_mac mac;
+  uint8_t dad_transmits; /* probes before an IPv6 address is used (RFC 4862 §5.1); 0: used at once */
+  uint8_t announces;     /* announcements of an address that came up; 0 means 1 */
+  bool acd;              /* probe before an IPv4 address is used (RFC 5227 §2.1) */
 };
 
 /* Bytes np_ip_init needs, cache-line aligned. */
@@ -70,7 +78,8 @@ void np_ip_fini(struct np_ip *ip);
  * link-local IPv6 address is made from the MAC. */
 enum np_err np_ip_iface_add(struct np_ip *ip, uint16_t iface, const struct np_iface_config *config);
 enum np_err np_ip_iface_del(struct np_ip *ip, uint16_t iface);
-/* Up sends gratuitous ARP and unsolicited NA for each address; down forgets neighbors. */
+/* Up sends gratuitous ARP and unsolicited NA for each address, those not yet proven unique after their
+ * detection; down forgets neighbors. An address proven once is not probed again when the link returns. */
 enum np_err np_ip_iface_up(struct np_ip *ip, uint16_t iface, bool up, uint64_t now_ns);
 /* prefix_bits counts in the family's own width (24 for 198.18.0.1/24). */
 enum np_err np_ip_addr_add(struct np_ip *ip, uint16_t iface, const struct np_addr *addr, uint8_t prefix_bits, uint64_t now_ns);
@@ -78,7 +87,10 @@ enum np_err np_ip_addr_del(struct np_ip *ip, uint16_t iface, const struct np_add
 /* Longest prefix wins. via all-zero: on link. */
 enum np_err np_ip_route_add(struct np_ip *ip, const struct np_addr *prefix, uint8_t prefix_bits, const struct np_addr *via, uint16_t iface);
 enum np_err np_ip_route_del(struct np_ip *ip, const struct np_addr *prefix, uint8_t prefix_bits);
+/* An address of ours that is usable: neither tentative nor a duplicate. */
 bool np_ip_is_local(const struct np_ip *ip, const struct np_addr *addr);
+/* Copies up to max addresses from *cursor on, whatever their state; *cursor 0 starts, 0 afterwards ends. */
+uint32_t np_ip_addresses(const struct np_ip *ip, uint32_t *cursor, struct np_addr_info *out, uint32_t max, uint64_t now_ns);
 /* The address of ours to use towards remote (RFC 6724 in small: same interface,
  * same scope, longest match). NP_ERR_NOROUTE when there is none. */
 enum np_err np_ip_source(const struct np_ip *ip, const struct np_addr *remote, struct np_addr *out);

@@ -1,5 +1,5 @@
 /* Neighbor discovery (RFC 4861 §7): solicitations and advertisements. Router
- * discovery, redirects and duplicate address detection are not here yet. */
+ * discovery and redirects are not here yet. */
 #include "ip/internal.h"
 
 #define ND_FLAGS 4u   /* of an advertisement */
@@ -50,6 +50,28 @@ void np_nd_solicit(struct np_ip *ip, struct np_iface *ifc, const struct np_addr 
 
 static const struct np_addr all_nodes = {{0xff, 0x02, [15] = 1}};
 
+/* Six bytes for this address that nobody else knows before they were sent: who sends them back is
+ * an echo of ours on the link, not a rival (RFC 7527 §4). The same on all cores of the host. */
+static struct np_mac probe_nonce(const struct np_ip *ip, const struct np_addr *addr) {
+  struct np_hash_key key = {{ip->config.nonce, ~ip->config.nonce}};
+  uint64_t h = np_hash_addr(addr, &key);
+  struct np_mac nonce;
+  memcpy(nonce.b, &h, sizeof nonce.b);
+  return nonce;
+}
+
+void np_nd_probe(struct np_ip *ip, struct np_iface *ifc, const struct np_addr *addr) {
+  static const struct np_addr none = {{0}};
+  if (!ifc->up) return;
+  struct np_buf *buf = np_pool_get(ip->env.pool);
+  if (buf == NULL) return; /* as if lost on the wire */
+  struct np_addr dst = np_nd_solicited_node(addr);
+  struct np_mac mac = multicast_mac(&dst);
+  struct np_mac nonce = probe_nonce(ip, addr);
+  put_nd(np_buf_append(buf, ND_BYTES + ND_OPT_BYTES), NP_ICMP6_NS, 0, addr, NP_ND_OPT_NONCE, &nonce);
+  send_nd(ip, ifc, buf, &mac, &none, &dst);
+}
+
 /* RFC 4861 §7.2.6 */
 void np_nd_announce(struct np_ip *ip, struct np_iface *ifc, const struct np_addr *addr) {
   if (!ifc->up) return;
@@ -70,7 +92,7 @@ static bool find_option(const uint8_t *icmp, uint32_t len, uint8_t want, struct 
     if (bytes == 0 || bytes > len - at) return false;
     if (icmp[at] == want && !*found) {
       memcpy(mac->b, icmp + at + 2, 6);
-      if (!np_mac_is_station(mac)) return false;
+      if (want != NP_ND_OPT_NONCE && !np_mac_is_station(mac)) return false;
       *found = true;
     }
     at += bytes;
@@ -92,6 +114,22 @@ static void advertise(struct np_ip *ip, struct np_iface *ifc, struct np_pkt *pkt
   send_nd(ip, ifc, buf, &mac, &src, &dst);
 }
 
+/* Somebody looks for a duplicate of an address that we look for ourselves: neither may have it
+ * (RFC 4862 §5.4.3), unless it is our own question come back (RFC 7527 §4.2). */
+static enum np_drop rival_probe(struct np_ip *ip, struct np_iface *ifc, struct np_pkt *pkt, uint32_t at, uint64_t now_ns) {
+  struct np_mac nonce;
+  struct np_mac own = probe_nonce(ip, &ifc->addr[at].addr);
+  bool has_nonce;
+  const uint8_t *icmp = np_buf_cdata(pkt->buf) + pkt->l4_off;
+  (void)find_option(icmp, pkt->l4_len, NP_ND_OPT_NONCE, &nonce, &has_nonce); /* well formed: looked at before */
+  bool looped = has_nonce ? np_mac_eq(&nonce, &own) : np_mac_eq(&pkt->src_mac, &ifc->mac);
+  if (looped) return NP_DROP_ND_LOOPED;
+  np_addr_conflict(ip, ifc, at, &pkt->src_mac, now_ns);
+  ++*np_ip_counter(ip, NP_C_ND_RX);
+  np_buf_put(pkt->buf);
+  return NP_WIRE_OK;
+}
+
 static enum np_drop solicitation(struct np_ip *ip, struct np_iface *ifc, struct np_pkt *pkt, const uint8_t *icmp, uint64_t now_ns) {
   struct np_mac mac;
   bool has_mac;
@@ -103,7 +141,10 @@ static enum np_drop solicitation(struct np_ip *ip, struct np_iface *ifc, struct 
     struct np_addr group = np_nd_solicited_node(&target);
     if (has_mac || !np_addr_eq(&pkt->flow.local, &group)) return NP_DROP_ND_MALFORMED;
   }
-  if (!np_iface_has(ifc, &target)) return NP_DROP_ND_NOT_FOR_US;
+  uint32_t at = np_addr_index(ifc, &target);
+  if (at == NP_ADDR_NONE) return NP_DROP_ND_NOT_FOR_US;
+  if (dad && ifc->addr[at].state == NP_ADDR_TENTATIVE) return rival_probe(ip, ifc, pkt, at, now_ns);
+  if (!np_addr_is_usable(&ifc->addr[at])) return NP_DROP_ND_NOT_FOR_US; /* RFC 4862 §5.4.3 */
   if (!dad && has_mac && !np_ip_is_local(ip, src) && np_route_on_link(ip, src, ifc->index)) {
     np_neigh_learn(ip, ifc, src, &mac, now_ns);
   }
@@ -112,6 +153,10 @@ static enum np_drop solicitation(struct np_ip *ip, struct np_iface *ifc, struct 
   }
   ++*np_ip_counter(ip, NP_C_ND_RX);
   if (!has_mac) mac = pkt->src_mac;
+  if ((pkt->buf->flags & NP_BUF_COPY) != 0) {
+    np_buf_put(pkt->buf);
+    return NP_WIRE_OK;
+  }
   advertise(ip, ifc, pkt, &target, &mac, dad);
   return NP_WIRE_OK;
 }
@@ -124,6 +169,14 @@ static enum np_drop advertisement(struct np_ip *ip, struct np_iface *ifc, struct
   bool solicited = (flags & NP_ND_NA_SOLICITED) != 0;
   if (!find_option(icmp, pkt->l4_len, NP_ND_OPT_TLLA, &mac, &has_mac)) return NP_DROP_ND_MALFORMED;
   if (solicited && np_addr_is_multicast(&pkt->flow.local)) return NP_DROP_ND_MALFORMED; /* RFC 4861 §7.1.2 */
+  uint32_t own = np_addr_index(ifc, &target);
+  if (own != NP_ADDR_NONE && ifc->addr[own].state != NP_ADDR_DUPLICATE) {
+    if (np_mac_eq(&pkt->src_mac, &ifc->mac)) return NP_DROP_ND_LOOPED;
+    np_addr_conflict(ip, ifc, own, has_mac ? &mac : &pkt->src_mac, now_ns); /* RFC 4862 §5.4.4 */
+    ++*np_ip_counter(ip, NP_C_ND_RX);
+    np_buf_put(pkt->buf);
+    return NP_WIRE_OK;
+  }
   /* An answer nobody waits for makes no entry (RFC 4861 §7.2.5). */
   struct np_neigh *n = np_neigh_find(ip, ifc->index, &target);
   if (n == NULL) return NP_DROP_ND_NOT_FOR_US;

@@ -99,6 +99,10 @@ static enum np_err output_slow(struct np_ip *ip, struct np_buf *buf, const struc
     np_ip_drop(ip, buf, down ? NP_DROP_TX_PORT_DOWN : NP_DROP_NO_ROUTE);
     return down ? NP_ERR_PORTDOWN : NP_ERR_NOROUTE;
   }
+  if (!np_ip_is_local(ip, src)) { /* deleted, tentative, or found to be somebody else's */
+    np_ip_drop(ip, buf, NP_DROP_TX_SOURCE);
+    return NP_ERR_ADDRNOTAVAIL;
+  }
   if (buf->len > ifc->mtu_bytes) {
     np_ip_drop(ip, buf, NP_DROP_TX_TOO_BIG);
     return NP_ERR_LIMIT;

@@ -97,14 +97,16 @@ type Idle struct {
 
 // Interface is one [[interface]].
 type Interface struct {
-	Name      string         `key:"name" need:"an interface name such as \"np0\"" doc:"the kernel's name"`
-	Addresses []netip.Prefix `key:"addresses" need:"at least one address with prefix length, such as \"198.18.0.1/24\"" doc:"the appliance's own; the kernel must not have them"`
-	MTU       int            `key:"mtu" default:"0" min:"0" max:"3506" doc:"0: the device's, at most 3506 (one buffer a frame)"`
-	Queues    int            `key:"queues" default:"0" min:"0" max:"64" doc:"receive queues to open; 0: all the device has"`
-	ZeroCopy  string         `key:"zero_copy" default:"auto" oneof:"auto|off|must" doc:"AF_XDP zero-copy"`
-	XDPMode   string         `key:"xdp_mode" default:"auto" oneof:"auto|native|generic" doc:"how the XDP program is attached"`
-	VLAN      int            `key:"vlan" default:"0" min:"0" max:"4094" doc:"0: untagged"`
-	Gateway   []netip.Addr   `key:"gateway" default:"" doc:"default routes, one IPv4 and one IPv6 at most"`
+	Name         string         `key:"name" need:"an interface name such as \"np0\"" doc:"the kernel's name"`
+	Addresses    []netip.Prefix `key:"addresses" need:"at least one address with prefix length, such as \"198.18.0.1/24\"" doc:"the appliance's own; the kernel must not have them"`
+	MTU          int            `key:"mtu" default:"0" min:"0" max:"3506" doc:"0: the device's, at most 3506 (one buffer a frame)"`
+	Queues       int            `key:"queues" default:"0" min:"0" max:"64" doc:"receive queues to open; 0: all the device has"`
+	ZeroCopy     string         `key:"zero_copy" default:"auto" oneof:"auto|off|must" doc:"AF_XDP zero-copy"`
+	XDPMode      string         `key:"xdp_mode" default:"auto" oneof:"auto|native|generic" doc:"how the XDP program is attached"`
+	VLAN         int            `key:"vlan" default:"0" min:"0" max:"4094" doc:"0: untagged"`
+	DADTransmits int            `key:"dad_transmits" default:"1" min:"0" max:"16" doc:"probes, a second each, before an IPv6 address is used (RFC 4862); 0: used at once"`
+	ACD          bool           `key:"acd" default:"false" doc:"probe before an IPv4 address is used (RFC 5227): six seconds"`
+	Gateway      []netip.Addr   `key:"gateway" default:"" doc:"default routes, one IPv4 and one IPv6 at most"`
 }
 
 // Route is one [[route_ip]].

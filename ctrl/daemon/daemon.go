@@ -286,6 +286,7 @@ func (d *Daemon) makeSessions(key handshake.PrivateKey, psk *[32]byte) error {
 	}
 	sc.Static, sc.PSK = key, psk
 	sc.OnPort = func(dataplane.InterfaceID, dataplane.Code) { d.ports.Poke() }
+	sc.OnAddresses = func() { d.ports.AddressesChanged() }
 	if d.session, err = session.New(sc); err != nil {
 		return err
 	}

@@ -54,7 +54,7 @@ func planeConfig(c *config.Config, mtu int) *dataplane.Config {
 }
 
 func portConfig(c *config.Config, i *config.Interface) ports.Interface {
-	p := ports.Interface{Name: i.Name, Addresses: i.Addresses, MTU: i.MTU, Queues: i.Queues, VLAN: uint16(i.VLAN), Backend: c.Dataplane.Backend,
+	p := ports.Interface{Name: i.Name, Addresses: i.Addresses, MTU: i.MTU, Queues: i.Queues, VLAN: uint16(i.VLAN), DADTransmits: i.DADTransmits, ACD: i.ACD, Backend: c.Dataplane.Backend,
 		Strict: c.Dataplane.OnFallback == "fail", Quiet: c.Dataplane.OnFallback == "allow"}
 	switch i.ZeroCopy {
 	case "off":

@@ -2,6 +2,7 @@ package mgmt
 
 import (
 	"cmp"
+	"context"
 	"encoding/hex"
 	"fmt"
 	"net/http"
@@ -56,20 +57,35 @@ func dropSums(c *dataplane.Counters) (packets, frames, tx uint64) {
 	return packets, frames, tx
 }
 
-func (s *Server) status(*http.Request) (any, error) {
+func (s *Server) status(r *http.Request) (any, error) {
 	sum, per := s.totals()
 	packets, _, _ := dropSums(&sum)
 	info, st := s.cfg.Plane.Info(), s.cfg.Sessions.Stats()
 	now := s.cfg.Now()
 	out := api.Status{Schema: api.Schema, State: s.cfg.Daemon.State(), Problems: []string{}, Version: s.cfg.Version.Version,
 		StartedAt: s.cfg.Start.UTC(), UptimeSeconds: now.Sub(s.cfg.Start).Seconds(), Backend: info.Backend, CryptoEngine: info.CryptoEngine,
-		HugePageBytes: info.HugePage, PublicKey: s.cfg.PublicKey, Cores: s.cores(info.CPUs, per), Interfaces: s.interfaceList(),
+		HugePageBytes: info.HugePage, PublicKey: s.cfg.PublicKey, Cores: s.cores(info.CPUs, per), Interfaces: s.interfaceList(r.Context()),
 		Connections: sum.Counter[dataplane.CounterTCPConns], Sessions: sum.Counter[dataplane.CounterNPROSessions],
 		Streams: sum.Counter[dataplane.CounterNPROStreams], Handshakes: uint64(max(st.HandshakesInFlight, 0)),
 		BuffersFree: sum.Counter[dataplane.CounterBufFree], Buffers: sum.Counter[dataplane.CounterBufTotal],
 		RxPackets: sum.Counter[dataplane.CounterRXPkts], TxPackets: sum.Counter[dataplane.CounterTXPkts], Dropped: packets}
 	worse := out.State
 	for _, i := range out.Interfaces {
+		for _, a := range i.AddressStates {
+			switch a.State {
+			case dataplane.AddressDuplicate.String():
+				out.Problems = append(out.Problems, fmt.Sprintf("address %s on %s is in use by %s", a.Address, i.Name, a.Rival))
+				worse = stateDegraded
+			case dataplane.AddressTentative.String():
+				if i.State != "up" {
+					continue // the link is the problem
+				}
+				out.Problems = append(out.Problems, fmt.Sprintf("address %s on %s is being looked for on the link", a.Address, i.Name))
+				if worse == StateReady {
+					worse = StateStarting
+				}
+			}
+		}
 		if i.State == "up" {
 			continue
 		}
@@ -109,11 +125,35 @@ func (s *Server) cores(cpus []int, per []dataplane.Counters) []api.Core {
 	return out
 }
 
-func (s *Server) interfaceList() []api.Interface {
+var originNames = [...]string{dataplane.AddressConfigured: "configured", dataplane.AddressLinkLocal: "link-local", dataplane.AddressSLAAC: "router"}
+
+func addressView(a *dataplane.Address) api.Address {
+	left := func(d time.Duration) *int64 {
+		if d < 0 {
+			return nil
+		}
+		n := int64(d / time.Second)
+		return &n
+	}
+	v := api.Address{Address: a.Prefix.String(), State: a.State.String(), Origin: "unknown", Conflicts: a.Conflicts, Valid: left(a.Valid), Preferred: left(a.Preferred)}
+	if int(a.Origin) < len(originNames) {
+		v.Origin = originNames[a.Origin]
+	}
+	if a.Rival != nil {
+		v.Rival = a.Rival.String()
+	}
+	return v
+}
+
+func (s *Server) interfaceList(ctx context.Context) []api.Interface {
 	out := []api.Interface{}
+	addrs, err := s.cfg.Plane.Addresses(ctx)
+	if err != nil {
+		s.cfg.Log.Debug("addresses not listed", "err", err) // the rest is worth showing
+	}
 	for _, p := range s.cfg.Ports.Status() {
 		i := api.Interface{Name: p.Config.Name, State: "down", Reason: p.Reason, MAC: p.Device.MAC.String(), MTUBytes: p.MTU,
-			Addresses: []string{}, Queues: []api.Queue{}, ZeroCopy: p.ZeroCopy,
+			Addresses: []string{}, AddressStates: []api.Address{}, Queues: []api.Queue{}, ZeroCopy: p.ZeroCopy,
 			Redirected: p.Program.Redirected, PassedKernel: p.Program.Passed, XDPDropped: p.Program.Dropped}
 		switch {
 		case p.Up:
@@ -125,6 +165,11 @@ func (s *Server) interfaceList() []api.Interface {
 			i.Addresses = append(i.Addresses, a.String())
 		}
 		if p.Added {
+			for n := range addrs {
+				if addrs[n].Interface == p.ID {
+					i.AddressStates = append(i.AddressStates, addressView(&addrs[n]))
+				}
+			}
 			for _, q := range s.cfg.Plane.QueueStats(p.ID) {
 				i.Queues = append(i.Queues, api.Queue{Queue: q.Queue, Core: q.Core, RxPackets: q.RxPackets, RxBytes: q.RxBytes,
 					TxPackets: q.TxPackets, TxBytes: q.TxBytes, RxDropped: q.RxDropped, RxRingFull: q.RxRingFull,
@@ -136,8 +181,8 @@ func (s *Server) interfaceList() []api.Interface {
 	return out
 }
 
-func (s *Server) interfaces(*http.Request) (any, error) {
-	return api.Interfaces{Schema: api.Schema, Interfaces: s.interfaceList()}, nil
+func (s *Server) interfaces(r *http.Request) (any, error) {
+	return api.Interfaces{Schema: api.Schema, Interfaces: s.interfaceList(r.Context())}, nil
 }
 
 func protocol(k dataplane.SessionKind) string {

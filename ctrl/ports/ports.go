@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/np-appliance/np/dataplane"
@@ -23,16 +24,18 @@ const (
 
 // Interface is one interface as configured.
 type Interface struct {
-	Name      string
-	Addresses []netip.Prefix
-	MTU       int // 0: the device's
-	Queues    int // 0: all
-	ZeroCopy  dataplane.ZeroCopy
-	Mode      xdp.Mode
-	VLAN      uint16
-	Backend   string // "auto" or "af_xdp"
-	Strict    bool   // a lower rung than asked for is an error
-	Quiet     bool   // a lower rung is no warning
+	Name         string
+	Addresses    []netip.Prefix
+	MTU          int // 0: the device's
+	Queues       int // 0: all
+	ZeroCopy     dataplane.ZeroCopy
+	Mode         xdp.Mode
+	VLAN         uint16
+	DADTransmits int // see dataplane.InterfaceConfig
+	ACD          bool
+	Backend      string // "auto" or "af_xdp"
+	Strict       bool   // a lower rung than asked for is an error
+	Quiet        bool   // a lower rung is no warning
 }
 
 // Rung is one backend tried on an interface.
@@ -73,10 +76,12 @@ type Manager struct {
 	log   *slog.Logger
 	now   func() time.Time
 	wake  chan struct{}
+	addrs atomic.Bool // the plane reported a change of addresses
 
 	mu     sync.Mutex
 	ports  []*port
 	links  map[string]xdp.Link
+	claims map[netip.Addr]claim // as last logged
 	routes []route
 	closed bool
 }
@@ -113,12 +118,13 @@ const (
 	retryLast  = 5 * time.Second
 	rebindTime = 2 * time.Second // a queue just closed is busy for a moment
 	firstLook  = time.Second     // at interfaces that no report named
+	announces  = 2               // the first may fall into a switch port's start
 	startGrace = 2 * time.Second // drivers drop the carrier while an XDP program is attached
 )
 
 // New makes a manager without ports.
 func New(sys System, plane dataplane.Plane, log *slog.Logger, now func() time.Time) *Manager {
-	return &Manager{sys: sys, plane: plane, log: log, now: now, wake: make(chan struct{}, 1), links: map[string]xdp.Link{}}
+	return &Manager{sys: sys, plane: plane, log: log, now: now, wake: make(chan struct{}, 1), links: map[string]xdp.Link{}, claims: map[netip.Addr]claim{}}
 }
 
 // MTU is what an interface will use on a device.
@@ -162,7 +168,8 @@ func (m *Manager) attach(ctx context.Context, p *port, d xdp.Interface) error {
 		return err
 	}
 	cfg := &dataplane.InterfaceConfig{Name: p.cfg.Name, Index: d.Index, MAC: d.MAC, MTU: mtu, VLAN: p.cfg.VLAN, Queues: p.cfg.Queues,
-		Native: prog.Mode() == xdp.ModeNative, Addresses: p.cfg.Addresses}
+		Native: prog.Mode() == xdp.ModeNative, Addresses: p.cfg.Addresses,
+		DADTransmits: p.cfg.DADTransmits, ACD: p.cfg.ACD, Announces: announces}
 	if cfg.Queues == 0 || cfg.Queues > d.RXQueues {
 		cfg.Queues = max(d.RXQueues, 1)
 	}
@@ -327,6 +334,9 @@ func (m *Manager) Run(ctx context.Context) error {
 			return ignoreEnd(err)
 		case <-m.wake:
 		case <-timer.C:
+		}
+		if m.addrs.Swap(false) {
+			m.lookAtAddresses(ctx)
 		}
 		timer.Reset(m.reconcile(ctx))
 	}
@@ -529,6 +539,7 @@ func (m *Manager) DelAddress(ctx context.Context, name string, a netip.Prefix) e
 			return err
 		}
 	}
+	m.forget(a.Addr())
 	p.cfg.Addresses = slices.DeleteFunc(slices.Clone(p.cfg.Addresses), func(o netip.Prefix) bool { return o == a })
 	return nil
 }

@@ -296,3 +296,46 @@ func TestMTU(t *testing.T) {
 		}
 	}
 }
+
+// TestAddresses: what the plane finds out about addresses is said once.
+func TestAddresses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, plane, m, log := setup(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		if err := m.Add(ctx, np0); err != nil {
+			t.Fatal(err)
+		}
+		id, _ := m.ID("np0")
+		go m.Run(ctx)
+		rival := []byte{2, 0, 0, 0, 0, 0x66}
+		a := dataplane.Address{Prefix: netip.MustParsePrefix("2001:db8::1/64"), Interface: id}
+		for _, step := range []struct {
+			state     dataplane.AddressState
+			conflicts uint32
+			want      string
+		}{
+			{dataplane.AddressTentative, 0, ""},
+			{dataplane.AddressPreferred, 0, "address is unique, in use"},
+			{dataplane.AddressPreferred, 1, "another host claims an address of ours"},
+			{dataplane.AddressPreferred, 50, ""},
+			{dataplane.AddressDuplicate, 51, "address is in use by another host, not used"},
+			{dataplane.AddressDuplicate, 51, ""},
+		} {
+			log.Reset()
+			a.State, a.Conflicts, a.Rival = step.state, step.conflicts, rival
+			plane.SetAddresses(id, []dataplane.Address{a})
+			m.AddressesChanged()
+			synctest.Wait()
+			got := log.String()
+			if step.want == "" && got != "" || !strings.Contains(got, step.want) {
+				t.Errorf("%s, %d conflicts: %q, want %q", step.state, step.conflicts, got, step.want)
+			}
+			if step.conflicts > 0 && got != "" && !strings.Contains(got, "02:00:00:00:00:66") {
+				t.Errorf("the rival is not named: %s", got)
+			}
+		}
+		cancel()
+		synctest.Wait()
+	})
+}

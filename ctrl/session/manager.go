@@ -52,6 +52,8 @@ type Config struct {
 	StreamOpcode string
 	// OnPort is told when a core reports a port; it must not block.
 	OnPort func(dataplane.InterfaceID, dataplane.Code)
+	// OnAddresses is told when addresses changed by themselves; it must not block.
+	OnAddresses func()
 }
 
 // Manager runs the sessions of one plane.
@@ -313,6 +315,11 @@ func (sh *shard) event(ev *dataplane.Event) {
 	case dataplane.EventPort:
 		if sh.m.cfg.OnPort != nil {
 			sh.m.cfg.OnPort(ev.Interface, ev.Err)
+		}
+		return
+	case dataplane.EventAddresses:
+		if sh.m.cfg.OnAddresses != nil {
+			sh.m.cfg.OnAddresses()
 		}
 		return
 	}

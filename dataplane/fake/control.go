@@ -117,6 +117,23 @@ func (p *Plane) SetNeighbors(n []dataplane.Neighbor) {
 	p.neighbors = slices.Clone(n)
 }
 
+// SetAddresses sets what Addresses answers and reports the change.
+func (p *Plane) SetAddresses(id dataplane.InterfaceID, a []dataplane.Address) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.addresses = slices.Clone(a)
+	for _, c := range p.cores {
+		c.push(dataplane.Event{Op: dataplane.EventAddresses, Interface: id}, nil)
+	}
+}
+
+// Observed returns the frames given to Observe.
+func (p *Plane) Observed() [][]byte {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.observed)
+}
+
 // PortDown reports that an interface's device vanished (EventPort on every
 // core); it does not detach it: that is the control plane's answer.
 func (p *Plane) PortDown(id dataplane.InterfaceID) {

@@ -61,6 +61,8 @@ type Plane struct {
 	conns     []dataplane.Conn
 	connsSet  bool
 	neighbors []dataplane.Neighbor
+	addresses []dataplane.Address
+	observed  [][]byte
 	captures  []*capture
 }
 
@@ -365,6 +367,26 @@ func (p *Plane) Neighbors(ctx context.Context) (out []dataplane.Neighbor, err er
 		return nil
 	})
 	return out, err
+}
+
+// Addresses implements [dataplane.Plane]: what SetAddresses gave.
+func (p *Plane) Addresses(ctx context.Context) (out []dataplane.Address, err error) {
+	err = p.change(ctx, "Addresses", func() error {
+		out = slices.Clone(p.addresses)
+		return nil
+	})
+	return out, err
+}
+
+// Observe implements [dataplane.Plane]; Observed tells what came.
+func (p *Plane) Observe(ctx context.Context, id dataplane.InterfaceID, frame []byte) error {
+	return p.change(ctx, "Observe", func() error {
+		if _, err := p.iface(id); err != nil {
+			return err
+		}
+		p.observed = append(p.observed, slices.Clone(frame))
+		return nil
+	})
 }
 
 // Close implements [dataplane.Plane]. A second Close does nothing.

@@ -200,3 +200,19 @@ func decodeNeighbor(core int, i *C.struct_np_neigh_info) dataplane.Neighbor {
 	return dataplane.Neighbor{Addr: addrOf(&i.addr), MAC: net.HardwareAddr(mac[:]), Interface: dataplane.InterfaceID(i.iface),
 		State: neighState(i.state), Age: time.Duration(i.age_ns), Core: core}
 }
+
+func decodeAddress(i *C.struct_np_addr_info) dataplane.Address {
+	left := func(s C.uint32_t) time.Duration {
+		if s == C.UINT32_MAX {
+			return -1
+		}
+		return time.Duration(s) * time.Second
+	}
+	a := dataplane.Address{Prefix: netip.PrefixFrom(addrOf(&i.addr), int(i.prefix_bits)), Interface: dataplane.InterfaceID(i.iface),
+		State: dataplane.AddressState(i.state), Origin: dataplane.AddressOrigin(i.origin), Conflicts: uint32(i.conflicts),
+		Valid: left(i.valid_s), Preferred: left(i.preferred_s)}
+	if mac := *(*[6]byte)(unsafe.Pointer(&i.rival)); mac != [6]byte{} {
+		a.Rival = net.HardwareAddr(mac[:])
+	}
+	return a
+}

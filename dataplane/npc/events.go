@@ -121,6 +121,8 @@ func (c *core) decode(ev *C.struct_np_event, out *dataplane.Event) bool {
 		}
 	case C.NP_EV_GOAWAY:
 		out.Stream = uint32(ev.arg)
+	case C.NP_EV_ADDRS:
+		out.Interface = dataplane.InterfaceID(ev.arg)
 	case C.NP_EV_PORT:
 		out.Interface = dataplane.InterfaceID(ev.arg)
 		c.down[ev.arg&31].Store(ev.err != 0)
@@ -155,6 +157,8 @@ func eventOp(op C.uint16_t) dataplane.EventOp {
 		return dataplane.EventGoAway
 	case C.NP_EV_PORT:
 		return dataplane.EventPort
+	case C.NP_EV_ADDRS:
+		return dataplane.EventAddresses
 	}
 	return 0
 }

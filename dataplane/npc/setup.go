@@ -46,7 +46,8 @@ func pointer(p unsafe.Pointer) uint64 { return uint64(uintptr(p)) }
 
 // openQueues opens all queues of a device, or none.
 func (p *Plane) openQueues(cfg *dataplane.InterfaceConfig) ([]queue, error) {
-	if len(cfg.Name) >= 16 || len(cfg.MAC) != 6 || cfg.Queues < 0 || cfg.MTU < 0 {
+	if len(cfg.Name) >= 16 || len(cfg.MAC) != 6 || cfg.Queues < 0 || cfg.MTU < 0 ||
+		cfg.DADTransmits < 0 || cfg.DADTransmits > math.MaxUint8 || cfg.Announces < 0 || cfg.Announces > math.MaxUint8 {
 		return nil, fmt.Errorf("open queues of %s: %w (name, MAC, number of queues or MTU)", cfg.Name, dataplane.CodeInvalid)
 	}
 	args := C.struct_np_afxdp_args{ifindex: C.uint32_t(cfg.Index), mtu_bytes: C.uint32_t(cfg.MTU), native: flag(cfg.Native)}
@@ -134,7 +135,10 @@ func (p *Plane) drop(id dataplane.InterfaceID, qs []queue) {
 
 func (p *Plane) ifaceAdd(ctx context.Context, id dataplane.InterfaceID, i *iface) error {
 	args := C.struct_np_cmd_iface{iface: C.uint16_t(id), vlan: C.uint16_t(i.cfg.VLAN), port: C.uint16_t(i.port),
-		mtu_bytes: C.uint32_t(i.cfg.MTU)}
+		mtu_bytes: C.uint32_t(i.cfg.MTU), dad_transmits: C.uint8_t(i.cfg.DADTransmits), announces: C.uint8_t(i.cfg.Announces)}
+	if i.cfg.ACD {
+		args.flags |= C.NP_IFACE_F_ACD
+	}
 	copy(bytesOf(&args.mac), i.cfg.MAC)
 	return p.all(ctx,
 		func(*core) request { return request{op: C.NP_CMD_IFACE_ADD, body: bytesOf(&args)} },

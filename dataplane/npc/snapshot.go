@@ -73,6 +73,31 @@ func (p *Plane) Neighbors(ctx context.Context) (out []dataplane.Neighbor, err er
 	return out, nil
 }
 
+// Addresses implements [dataplane.Plane]. All cores have the same; the first is asked.
+func (p *Plane) Addresses(ctx context.Context) (out []dataplane.Address, err error) {
+	err = snapshot(ctx, p.cores[0], C.NP_CMD_ADDRS, func(i *C.struct_np_addr_info) { out = append(out, decodeAddress(i)) })
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	return out, nil
+}
+
+// Observe implements [dataplane.Plane].
+func (p *Plane) Observe(ctx context.Context, id dataplane.InterfaceID, frame []byte) error {
+	if err := p.enter(ctx); err != nil {
+		return err
+	}
+	defer p.leave()
+	i, err := p.known(id)
+	if err == nil {
+		err = p.all(ctx, func(*core) request { return request{op: C.NP_CMD_OBSERVE, arg: uint32(i.port), body: frame} }, nil)
+	}
+	if err != nil {
+		return fmt.Errorf("observe %d bytes: %w", len(frame), err)
+	}
+	return nil
+}
+
 // QueueStats implements [dataplane.Plane]. Queues of a detached interface are
 // down and their counters gone with them.
 func (p *Plane) QueueStats(id dataplane.InterfaceID) []dataplane.QueueStats {

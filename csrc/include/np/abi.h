@@ -42,6 +42,8 @@ enum np_cmd_op {
   NP_CMD_CONNS,        /* handle: struct np_conn_info *dst, arg: max, stream: cursor; DONE.arg: count, DONE.stream: next cursor */
   NP_CMD_NEIGHBORS,    /* likewise with struct np_neigh_info */
   NP_CMD_DRAIN,        /* stop accepting; GOAWAY on every NPRO session */
+  NP_CMD_ADDRS,        /* as NP_CMD_CONNS, with struct np_addr_info */
+  NP_CMD_OBSERVE,      /* arg: iface; body: a frame that the kernel got, ARP or ICMPv6: learned from, never answered */
   /* connections; DONE only on error, or when NP_CMD_F_ACK asks for it */
   NP_CMD_CLOSE,        /* handle: connection. arg: enum np_code; NPRO says DISCONNECT (body: reason text), then FIN */
   NP_CMD_ABORT,        /* handle: connection: RST */
@@ -92,6 +94,7 @@ enum np_event_op {
   NP_EV_PONG,      /* handle, body */
   NP_EV_GOAWAY,    /* handle, arg: last stream the peer serves */
   NP_EV_PORT,      /* arg: iface; err: NP_ERR_PORTDOWN when its device is gone, 0 when it is back */
+  NP_EV_ADDRS,     /* arg: iface; its addresses changed by themselves (state, conflict): ask with NP_CMD_ADDRS */
   NP_EV_OP_COUNT
 };
 
@@ -118,11 +121,14 @@ struct np_cmd_iface {
   uint16_t iface;
   uint16_t vlan;
   uint16_t port;
-  uint16_t pad0;
+  uint8_t dad_transmits; /* probes before an IPv6 address is used, 0 none */
+  uint8_t announces;     /* announcements of an address that came up; 0 means 1 */
   uint32_t mtu_bytes;
   uint8_t mac[6];
-  uint8_t pad1[2];
+  uint8_t flags;         /* NP_IFACE_F_* */
+  uint8_t pad1;
 };
+#define NP_IFACE_F_ACD 0x1u /* probe before an IPv4 address is used (RFC 5227) */
 struct np_cmd_addr {
   uint8_t addr[16];
   uint16_t iface;

@@ -121,6 +121,34 @@ enum np_neigh_state { /* RFC 4861 §7.3.2, used for IPv4 too */
   NP_NEIGH_STATE_COUNT
 };
 
+enum np_addr_state {
+  NP_ADDR_TENTATIVE, /* being looked for on the link; not used, not answered for (RFC 4862 §5.4) */
+  NP_ADDR_DUPLICATE, /* somebody else has it; not used */
+  NP_ADDR_PREFERRED, /* usable states from here on */
+  NP_ADDR_DEPRECATED, /* usable, but not chosen for what is new (RFC 4862 §5.5.4) */
+  NP_ADDR_STATE_COUNT
+};
+enum np_addr_origin {
+  NP_ADDR_CONFIGURED,
+  NP_ADDR_LINK_LOCAL, /* made from the MAC (RFC 4291 appendix A) */
+  NP_ADDR_SLAAC,      /* made from a router's prefix (RFC 4862 §5.5) */
+  NP_ADDR_ORIGIN_COUNT
+};
+
+/* An address of ours. */
+struct np_addr_info {
+  uint8_t addr[16];
+  uint8_t rival[6];    /* MAC that claimed it last, zero none */
+  uint16_t iface;
+  uint8_t prefix_bits; /* in the family's own width */
+  uint8_t state;       /* enum np_addr_state */
+  uint8_t origin;      /* enum np_addr_origin */
+  uint8_t pad;
+  uint32_t conflicts;  /* times somebody else claimed it */
+  uint32_t valid_s;     /* left; UINT32_MAX for ever */
+  uint32_t preferred_s;
+};
+
 /* One port queue as its core sees it. Counters only grow. */
 struct np_queue_stats {
   uint64_t rx_pkts;

@@ -99,13 +99,26 @@ type Interface struct {
 	MAC       string   `json:"mac"`
 	MTUBytes  int      `json:"mtu_bytes"`
 	Addresses []string `json:"addresses"`
-	XDPMode   string   `json:"xdp_mode"` // native, generic
-	ZeroCopy  bool     `json:"zero_copy"`
-	Queues    []Queue  `json:"queues"`
+	// the stack's own view, link-local and learned ones included
+	AddressStates []Address `json:"address_states"`
+	XDPMode       string    `json:"xdp_mode"` // native, generic
+	ZeroCopy      bool      `json:"zero_copy"`
+	Queues        []Queue   `json:"queues"`
 	// of the XDP program
 	Redirected   uint64 `json:"xdp_redirected_packets_total"`
 	PassedKernel uint64 `json:"xdp_passed_packets_total"`
 	XDPDropped   uint64 `json:"xdp_dropped_packets_total"`
+}
+
+// Address is an address as duplicate address detection has it.
+type Address struct {
+	Address   string `json:"address"`
+	State     string `json:"state"`  // tentative, duplicate, preferred, deprecated
+	Origin    string `json:"origin"` // configured, link-local, router
+	Conflicts uint32 `json:"conflicts_total"`
+	Rival     string `json:"rival,omitempty"`         // MAC that claimed it last
+	Valid     *int64 `json:"valid_seconds,omitempty"` // left; absent: for ever
+	Preferred *int64 `json:"preferred_seconds,omitempty"`
 }
 
 // Queue is one port queue.
