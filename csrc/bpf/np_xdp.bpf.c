@@ -9,6 +9,11 @@
  * belong to the kernel. Only what the choice needs is read; a bad packet to us
  * is redirected, so that the stack drops it and counts why.
  *
+ * What concerns both goes to the kernel, and a copy by np_copies to the control
+ * plane, which shows it to the stack: ARP announcements (a neighbor's MAC changed),
+ * ARP whose sender claims an own address, neighbor and router advertisements,
+ * multicast listener queries. A redirect cannot do that: it gives a frame away.
+ *
  * dataplane/xdp loads the object and fills the maps. */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -22,9 +27,18 @@
 #define VLAN_ID_MASK 0x0fff
 #define NEXT_ICMPV6 58
 #define ND_SOLICIT 135
+#define ND_ADVERT 136
+#define ND_ROUTER 134
+#define MLD_QUERY 130
+#define ND_HOPS 255
+#define NEXT_HOP_BY_HOP 0
 
-/* Indices of counters; dataplane/xdp names them. A frame counts once. */
-enum counter { REDIRECTED, PASSED, NO_SOCKET, MALFORMED, COUNTERS };
+#define COPY_WORDS 64                /* of eight bytes: frames up to 512 bytes are copied */
+#define COPY_RING_BYTES (1 << 17)    /* some 240 of them; a full ring loses further ones */
+
+/* Indices of counters; dataplane/xdp names them. A frame counts once in
+ * the first four; the last two count copies. */
+enum counter { REDIRECTED, PASSED, NO_SOCKET, MALFORMED, COPIED, COPY_LOST, COUNTERS };
 
 /* An own address on an own VLAN. IPv4 as ::ffff:a.b.c.d, as everywhere else. */
 struct own {
@@ -52,6 +66,18 @@ struct {
   __type(key, __u32);
   __type(value, __u64);
 } np_counters SEC(".maps");
+
+/* A frame that went to the kernel and concerns us. */
+struct copy {
+  __u32 bytes;
+  __u32 pad;
+  __u64 frame[COPY_WORDS];
+};
+
+struct {
+  __uint(type, BPF_MAP_TYPE_RINGBUF);
+  __uint(max_entries, COPY_RING_BYTES);
+} np_copies SEC(".maps");
 
 /* Wire layouts, byte arrays where the field is not naturally aligned. */
 struct vlan_tag {
@@ -88,7 +114,7 @@ struct nd_solicit {
 _Static_assert(sizeof(struct arp4) == 28 && sizeof(struct ip4) == 20 && sizeof(struct ip6) == 40 &&
                  sizeof(struct nd_solicit) == 24 && sizeof(struct own) == 20, "layouts");
 
-enum verdict { TO_KERNEL, OURS, SHORT };
+enum verdict { TO_KERNEL, OURS, SHORT, TO_BOTH };
 
 static __always_inline enum verdict look_up(const struct own *key) {
   return bpf_map_lookup_elem(&np_own, key) ? OURS : TO_KERNEL;
@@ -111,11 +137,27 @@ static __always_inline enum verdict look_up6(struct own *key, const __be32 *addr
 static __always_inline enum verdict choose_arp(struct own *key, const void *at, const void *end) {
   const struct arp4 *arp = at;
   __be32 target;
+  __be32 sender;
   if ((const void *)(arp + 1) > end) return SHORT;
   if (arp->htype != bpf_htons(1) || arp->ptype != bpf_htons(ETH_P_IP) || arp->hlen != 6 || arp->plen != 4)
     return TO_KERNEL;
   __builtin_memcpy(&target, arp->target, sizeof(target));
-  return look_up4(key, target);
+  __builtin_memcpy(&sender, arp->sender, sizeof(sender));
+  if (look_up4(key, target) == OURS) return OURS;
+  if (sender == target) return TO_BOTH; /* RFC 5227 §2.3 */
+  return look_up4(key, sender) == OURS ? TO_BOTH : TO_KERNEL;
+}
+
+/* Advertisements, to all nodes or to a link-local address that the kernel has too, and queries
+ * for our groups; these carry a hop-by-hop header with the router alert (RFC 3810 §5). */
+static __always_inline int told_all(const struct ip6 *ip, const void *end) {
+  const __u8 *icmp = (const __u8 *)(ip + 1);
+  if (ip->next == NEXT_ICMPV6) {
+    if (ip->hops != ND_HOPS || (const void *)(icmp + 1) > end) return 0;
+    return *icmp == ND_ADVERT || *icmp == ND_ROUTER;
+  }
+  if (ip->next != NEXT_HOP_BY_HOP || (const void *)(icmp + 9) > end) return 0;
+  return icmp[0] == NEXT_ICMPV6 && icmp[1] == 0 && icmp[8] == MLD_QUERY;
 }
 
 static __always_inline enum verdict choose_ip6(struct own *key, const void *at, const void *end) {
@@ -123,6 +165,7 @@ static __always_inline enum verdict choose_ip6(struct own *key, const void *at, 
   const struct nd_solicit *nd = (const void *)(ip + 1);
   if ((const void *)(ip + 1) > end) return SHORT;
   if (look_up6(key, ip->dst) == OURS) return OURS;
+  if (told_all(ip, end)) return TO_BOTH;
   /* ff02::1:ff00:0/104, RFC 4291 §2.7.1 */
   if (ip->dst[0] != bpf_htonl(0xff020000) || ip->dst[1] != 0 || ip->dst[2] != bpf_htonl(1) ||
       (ip->dst[3] & bpf_htonl(0xff000000)) != bpf_htonl(0xff000000))
@@ -162,12 +205,52 @@ static __always_inline void count(__u32 which) {
   if (n) *n += 1; /* per CPU, and XDP does not nest on one CPU */
 }
 
+/* No copy is better than a cut one: what is too long is lost, and counted. */
+static __always_inline void copy(const void *data, const void *end) {
+  struct copy *c;
+  __u32 bytes = (__u32)(end - data);
+  const __u8 *p = data;
+  __u32 i;
+  if (bytes > sizeof(c->frame)) {
+    count(COPY_LOST);
+    return;
+  }
+  c = bpf_ringbuf_reserve(&np_copies, sizeof(*c), 0);
+  if (!c) {
+    count(COPY_LOST);
+    return;
+  }
+  c->bytes = bytes;
+  c->pad = 0;
+  for (i = 0; i < COPY_WORDS; i++) {
+    __u64 word = 0;
+    if ((const void *)(p + 8) <= end) {
+      __builtin_memcpy(&word, p, 8);
+    } else { /* the last bytes, one by one: reading past the end is refused */
+      if ((const void *)(p + 1) <= end) word |= (__u64)p[0];
+      if ((const void *)(p + 2) <= end) word |= (__u64)p[1] << 8;
+      if ((const void *)(p + 3) <= end) word |= (__u64)p[2] << 16;
+      if ((const void *)(p + 4) <= end) word |= (__u64)p[3] << 24;
+      if ((const void *)(p + 5) <= end) word |= (__u64)p[4] << 32;
+      if ((const void *)(p + 6) <= end) word |= (__u64)p[5] << 40;
+      if ((const void *)(p + 7) <= end) word |= (__u64)p[6] << 48;
+      c->frame[i] = word;
+      break;
+    }
+    c->frame[i] = word;
+    p += 8;
+  }
+  bpf_ringbuf_submit(c, 0);
+  count(COPIED);
+}
+
 static __always_inline int run(struct xdp_md *ctx) {
   const void *data = (const void *)(long)ctx->data;
   const void *end = (const void *)(long)ctx->data_end;
   enum verdict v = choose(data, end);
   long action;
   if (v != OURS) {
+    if (v == TO_BOTH) copy(data, end);
     count(v == SHORT ? MALFORMED : PASSED);
     return XDP_PASS;
   }

@@ -106,6 +106,8 @@ func New(src Source) prometheus.Collector {
 		c.port = append(c.port, portMetric{describe("xdp_"+name, help, "interface"), get})
 	}
 	p("redirected_packets_total", "packets given to the appliance", func(s *ports.Status) uint64 { return s.Program.Redirected })
+	p("copied_packets_total", "of the packets given to the kernel, those shown to the appliance too", func(s *ports.Status) uint64 { return s.Program.Copied })
+	p("copies_lost_total", "packets that should have been shown to the appliance too and found no room", func(s *ports.Status) uint64 { return s.Program.CopyLost })
 	p("passed_packets_total", "packets left to the kernel", func(s *ports.Status) uint64 { return s.Program.Passed })
 	p("dropped_packets_total", "packets for the appliance on a queue without a socket", func(s *ports.Status) uint64 { return s.Program.Dropped })
 	p("errors_total", "packets too short to judge, left to the kernel", func(s *ports.Status) uint64 { return s.Program.Errors })

@@ -110,6 +110,7 @@ type port struct {
 	retry    time.Time
 	pause    time.Duration
 	counters xdp.Counters // of programs that are gone
+	watching func()       // ends and awaits the reading of copies; nil none
 }
 
 // Pauses between attempts to take an interface that is there but refuses.
@@ -184,6 +185,7 @@ func (m *Manager) attach(ctx context.Context, p *port, d xdp.Interface) error {
 	}
 	p.attached, p.prog, p.device, p.mtu, p.reason, p.said, p.pause = true, prog, d, mtu, "", "", 0
 	p.taken = m.now()
+	p.watching = m.watchCopies(p.id, prog)
 	m.log.Info("interface up", "interface", p.cfg.Name, "backend", chosen(p.ladder), "xdp_mode", prog.Mode().String(),
 		"queues", len(queues), "mtu", mtu, "mac", d.MAC.String(), "driver", d.Driver)
 	return m.addRoutes(ctx)
@@ -443,6 +445,7 @@ func (m *Manager) detach(ctx context.Context, p *port) {
 		m.log.Error("interface not detached", "interface", p.cfg.Name, "err", err)
 	}
 	p.fold()
+	p.watching()
 	if err := p.prog.Close(); err != nil {
 		m.log.Debug("XDP program not closed", "interface", p.cfg.Name, "err", err)
 	}
@@ -457,7 +460,8 @@ func (p *port) fold() {
 }
 
 func sum(a, b xdp.Counters) xdp.Counters {
-	return xdp.Counters{Redirected: a.Redirected + b.Redirected, Passed: a.Passed + b.Passed, Dropped: a.Dropped + b.Dropped, Errors: a.Errors + b.Errors}
+	return xdp.Counters{Redirected: a.Redirected + b.Redirected, Passed: a.Passed + b.Passed, Dropped: a.Dropped + b.Dropped, Errors: a.Errors + b.Errors,
+		Copied: a.Copied + b.Copied, CopyLost: a.CopyLost + b.CopyLost}
 }
 
 // Status lists the ports as they are, in the order they were added.
@@ -599,6 +603,7 @@ func (m *Manager) Close() error {
 	for _, p := range m.ports {
 		if p.prog != nil {
 			p.fold()
+			p.watching()
 			errs = append(errs, p.prog.Close())
 			p.prog, p.attached = nil, false
 			p.reason = "closed"

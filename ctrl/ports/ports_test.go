@@ -339,3 +339,31 @@ func TestAddresses(t *testing.T) {
 		synctest.Wait()
 	})
 }
+
+// TestCopies: the stack sees what the program copied, a flood of it no faster
+// than it may come, and the reading ends with the manager.
+func TestCopies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sys, plane, m, _ := setup(t)
+		frames := make([][]byte, 200)
+		for i := range frames {
+			frames[i] = []byte{byte(i)}
+		}
+		sys.SetFrames(frames...)
+		if err := m.Add(t.Context(), np0); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if n := len(plane.Observed()); n != 64 {
+			t.Errorf("%d frames at once", n)
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if n := len(plane.Observed()); n != len(frames) {
+			t.Errorf("%d frames in all, want %d", n, len(frames))
+		}
+		if err := m.Close(); err != nil || !sys.Programs()[0].Ended {
+			t.Error("not ended", err)
+		}
+	})
+}

@@ -21,6 +21,8 @@ type Program interface {
 	AddAddress(xdp.Address) error
 	DelAddress(xdp.Address) error
 	SetSocket(queue, fd int) error
+	Copies(each func(frame []byte)) error
+	EndCopies()
 	Counters() (xdp.Counters, error)
 	Close() error
 }

@@ -25,7 +25,13 @@ func openGroups(index int) (*groups, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open packet socket: %w", explain(err))
 	}
-	return &groups{fd: fd, index: index}, nil
+	g := &groups{fd: fd, index: index}
+	// All nodes: the kernel joins it, unless its IPv6 is off on this interface.
+	if err := g.join([6]byte{0x33, 0x33, 0, 0, 0, 1}, unix.PACKET_ADD_MEMBERSHIP); err != nil {
+		g.close()
+		return nil, fmt.Errorf("join the all-nodes group: %w", err)
+	}
+	return g, nil
 }
 
 // set joins or leaves the group of an address; the kernel counts memberships,
@@ -36,8 +42,12 @@ func (g *groups) set(option int, a netip.Addr) error {
 		return nil
 	}
 	b := a.As16()
-	req := packetMreq{index: int32(g.index), kind: unix.PACKET_MR_MULTICAST, alen: 6,
-		addr: [8]byte{0x33, 0x33, 0xff, b[13], b[14], b[15]}} // RFC 2464 §7
+	return g.join([6]byte{0x33, 0x33, 0xff, b[13], b[14], b[15]}, option) // RFC 2464 §7
+}
+
+func (g *groups) join(mac [6]byte, option int) error {
+	req := packetMreq{index: int32(g.index), kind: unix.PACKET_MR_MULTICAST, alen: 6}
+	copy(req.addr[:], mac[:])
 	err := unix.SetsockoptString(g.fd, unix.SOL_PACKET, option, req.encode())
 	if errors.Is(err, syscall.ENODEV) || option == unix.PACKET_DROP_MEMBERSHIP && errors.Is(err, syscall.EADDRNOTAVAIL) {
 		return nil

@@ -14,6 +14,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/ringbuf"
 	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 
@@ -65,12 +66,14 @@ type Address struct {
 }
 
 // Counters count frames by what the program did with them; each frame counts
-// in one of them.
+// in one of the first four.
 type Counters struct {
 	Redirected uint64 // to an AF_XDP socket
 	Passed     uint64 // to the kernel
 	Dropped    uint64 // ours, but no socket was on the queue
 	Errors     uint64 // too short to judge; passed to the kernel
+	// Of those passed, what was also copied (Copies), and what should have been.
+	Copied, CopyLost uint64
 }
 
 // Program is the XDP program on one interface. Methods are safe for
@@ -82,12 +85,15 @@ type Program struct {
 	xsks     *ebpf.Map
 	own      *ebpf.Map
 	counters *ebpf.Map
+	copies   *ebpf.Map
 	groups   *groups // nil unless attached
 
 	mu     sync.Mutex
 	link   link.Link // nil once closed
 	addrs  map[Address]struct{}
 	prog   *ebpf.Program
+	reader *ringbuf.Reader // nil until Copies
+	deaf   bool            // EndCopies was called
 	closed bool
 }
 
@@ -104,6 +110,7 @@ func load(frags bool) (*Program, error) {
 		Xsks     *ebpf.Map `ebpf:"np_xsks"`
 		Own      *ebpf.Map `ebpf:"np_own"`
 		Counters *ebpf.Map `ebpf:"np_counters"`
+		Copies   *ebpf.Map `ebpf:"np_copies"`
 	}
 	name, unwanted := "np_xdp", "np_xdp_frags"
 	if frags {
@@ -119,7 +126,7 @@ func load(frags bool) (*Program, error) {
 		return nil, fmt.Errorf("load XDP program: %w", err)
 	}
 	return &Program{
-		xsks: o.Xsks, own: o.Own, counters: o.Counters, prog: coll.DetachProgram(name),
+		xsks: o.Xsks, own: o.Own, counters: o.Counters, copies: o.Copies, prog: coll.DetachProgram(name),
 		addrs: map[Address]struct{}{},
 	}, nil
 }
@@ -361,7 +368,7 @@ func (p *Program) Counters() (Counters, error) {
 		return Counters{}, dataplane.CodeShutdown
 	}
 	var c Counters
-	for i, to := range []*uint64{&c.Redirected, &c.Passed, &c.Dropped, &c.Errors} {
+	for i, to := range []*uint64{&c.Redirected, &c.Passed, &c.Dropped, &c.Errors, &c.Copied, &c.CopyLost} {
 		var per []uint64
 		if err := p.counters.Lookup(uint32(i), &per); err != nil {
 			return Counters{}, fmt.Errorf("read XDP counters of %s: %w", p.ifname, err)
@@ -371,6 +378,56 @@ func (p *Program) Counters() (Counters, error) {
 		}
 	}
 	return c, nil
+}
+
+// copyHead is what stands before the frame in struct copy of np_xdp.bpf.c.
+const copyHead = 8
+
+// Copies calls each with the frames that went to the kernel and concern the
+// appliance too, until EndCopies or Close. A frame is valid during the call; while each
+// runs, what the program's ring cannot hold is lost and counted. Call it once.
+func (p *Program) Copies(each func(frame []byte)) error {
+	p.mu.Lock()
+	if p.deaf {
+		p.mu.Unlock()
+		return nil
+	}
+	if p.closed || p.reader != nil {
+		p.mu.Unlock()
+		return dataplane.CodeState
+	}
+	r, err := ringbuf.NewReader(p.copies)
+	p.reader = r
+	p.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("read copies of %s: %w", p.ifname, explain(err))
+	}
+	var rec ringbuf.Record
+	for {
+		if err := r.ReadInto(&rec); err != nil {
+			if errors.Is(err, ringbuf.ErrClosed) {
+				return nil
+			}
+			return fmt.Errorf("read copies of %s: %w", p.ifname, err)
+		}
+		if len(rec.RawSample) < copyHead {
+			continue
+		}
+		n := uint64(binary.NativeEndian.Uint32(rec.RawSample))
+		if n <= uint64(len(rec.RawSample)-copyHead) {
+			each(rec.RawSample[copyHead : copyHead+n])
+		}
+	}
+}
+
+// EndCopies makes Copies return, now or when it is called.
+func (p *Program) EndCopies() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.deaf = true
+	if p.reader != nil {
+		_ = p.reader.Close() // memory and an epoll instance of ours; nothing to be done about an error
+	}
 }
 
 // Close detaches the program and frees it. A second Close does nothing; an
@@ -386,10 +443,14 @@ func (p *Program) Close() error {
 	if p.link != nil {
 		err = p.link.Close()
 	}
+	if p.reader != nil && !p.deaf {
+		err = errors.Join(err, p.reader.Close()) // ends Copies
+	}
 	p.groups.close()
 	p.prog.Close()
 	p.xsks.Close()
 	p.own.Close()
 	p.counters.Close()
+	p.copies.Close()
 	return err
 }

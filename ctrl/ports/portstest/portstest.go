@@ -22,6 +22,7 @@ type System struct {
 	programs []*Program
 	fail     error
 	generic  bool
+	frames   [][]byte
 	watch    []chan xdp.Link
 }
 
@@ -83,6 +84,13 @@ func (s *System) Refuse(err error, generic bool) {
 	s.fail, s.generic = err, generic
 }
 
+// SetFrames sets what programs attached from now on will have copied.
+func (s *System) SetFrames(frames ...[]byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.frames = frames
+}
+
 // Programs returns all that were attached, oldest first.
 func (s *System) Programs() []*Program {
 	s.mu.Lock()
@@ -137,7 +145,7 @@ func (s *System) Attach(name string, o xdp.Options) (ports.Program, error) {
 	if s.fail != nil {
 		return nil, fmt.Errorf("attach XDP program to %s: %w", name, s.fail)
 	}
-	p := &Program{Name: name, Options: o, mode: xdp.ModeNative, Addresses: map[xdp.Address]bool{}, Sockets: map[int]int{}}
+	p := &Program{Frames: s.frames, Name: name, Options: o, mode: xdp.ModeNative, Addresses: map[xdp.Address]bool{}, Sockets: map[int]int{}}
 	if s.generic || o.Mode == xdp.ModeGeneric {
 		p.mode, p.fallback = xdp.ModeGeneric, errors.New("driver has no native mode")
 	}
@@ -147,6 +155,8 @@ func (s *System) Attach(name string, o xdp.Options) (ports.Program, error) {
 
 // Program implements [ports.Program].
 type Program struct {
+	Frames   [][]byte // what Copies shows
+	Ended    bool     // EndCopies was called
 	Name     string
 	Options  xdp.Options
 	mode     xdp.Mode
@@ -197,6 +207,21 @@ func (p *Program) SetSocket(queue, fd int) error {
 	defer p.mu.Unlock()
 	p.Sockets[queue] = fd
 	return nil
+}
+
+// Copies implements [ports.Program]: it shows what SetFrames of the system gave, and returns.
+func (p *Program) Copies(each func(frame []byte)) error {
+	for _, f := range p.Frames {
+		each(f)
+	}
+	return nil
+}
+
+// EndCopies implements [ports.Program].
+func (p *Program) EndCopies() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.Ended = true
 }
 
 // Counters implements [ports.Program].

@@ -1,0 +1,186 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/np-appliance/np/ctrl/mgmt/api"
+)
+
+// addressState is what npctl says of one address of np0.
+func (w *world) addressState(prefix string) api.Address {
+	w.t.Helper()
+	for _, i := range query[api.Interfaces](w, "interface", "list").Interfaces {
+		for _, a := range i.AddressStates {
+			if a.Address == prefix {
+				return a
+			}
+		}
+	}
+	return api.Address{State: "absent"}
+}
+
+// The kernel changes its MAC and says so (gratuitous ARP, unsolicited NA, to all): a transfer towards it goes on
+// at once, and does not wait for the neighbor's entry to be doubted (23 s and more).
+func TestNeighborChangesMAC(t *testing.T) {
+	w := newWorld(t, options{}) // its chargen is on port 19
+	w.must(w.in("c", "sysctl", "-qw", "net.ipv4.conf.c0.arp_notify=1", "net.ipv6.conf.c0.ndisc_notify=1"))
+	for i, a := range []string{addr4(19), addr6(19)} {
+		c := w.mustDial(a)
+		buf := make([]byte, 1<<20)
+		if _, err := io.ReadFull(c, buf); err != nil {
+			t.Fatal(err)
+		}
+		mac := fmt.Sprintf("02:00:00:00:77:%02x", i+1)
+		w.must(w.in("c", "ip", "link", "set", "c0", "address", mac))
+		start := time.Now()
+		_ = c.SetDeadline(start.Add(10 * time.Second))
+		for n := 0; n < 8; n++ { // more than was on its way
+			if _, err := io.ReadFull(c, buf); err != nil {
+				t.Fatalf("%s: %v after the MAC changed: %v", a, time.Since(start), err)
+			}
+		}
+		t.Logf("%s: 8 MiB in %v after the MAC changed", a, time.Since(start))
+		found := false
+		for _, n := range query[api.Neighbors](w, "neighbor", "list").Neighbors {
+			found = found || n.MAC == mac
+		}
+		if !found {
+			t.Errorf("%s: no neighbor has %s", a, mac)
+		}
+		_ = c.Close()
+	}
+}
+
+// The kernel has two of the appliance's addresses already: they are found out, not used, and shown; the others work.
+func TestDuplicateAddresses(t *testing.T) {
+	const dup4, dup6 = "198.18.0.9", "2001:db8::9"
+	w := newWorld(t, options{noNpd: true, config: func(s string) string {
+		return strings.Replace(s, `addresses = ["198.18.0.1/24", "2001:db8::1/64"]`,
+			`acd = true`+"\n"+`addresses = ["198.18.0.1/24", "2001:db8::1/64", "198.18.0.9/24", "2001:db8::9/64"]`, 1)
+	}})
+	w.must(w.in("c", "ip", "addr", "add", dup4+"/24", "dev", "c0"))
+	w.must(w.in("c", "ip", "addr", "add", dup6+"/64", "dev", "c0", "nodad"))
+	w.start()
+	w.eventually(20*time.Second, "addresses judged", func() error {
+		for a, want := range map[string]string{server4 + "/24": "preferred", server6 + "/64": "preferred", dup4 + "/24": "duplicate", dup6 + "/64": "duplicate"} {
+			if out, code := w.npctl("status"); code > 1 {
+				return fmt.Errorf("npctl: %s", out)
+			}
+			if s := w.addressState(a); s.State != want {
+				return fmt.Errorf("%s is %s, want %s", a, s.State, want)
+			}
+		}
+		return nil
+	})
+	out, code := w.npctl("status")
+	if code != 1 || !strings.Contains(out, dup4) || !strings.Contains(out, dup6) {
+		t.Errorf("status, exit %d: %s", code, out)
+	}
+	if out, _ := w.npctl("interface", "list"); !strings.Contains(out, dup6+"/64(duplicate: ") {
+		t.Errorf("interface list: %s", out)
+	}
+	if n := w.stat("address_duplicates_total"); n != 2 {
+		t.Errorf("%d duplicates counted", n)
+	}
+	for _, a := range []string{addr4(7), addr6(7)} {
+		if err := echo(w.mustDial(a), 10_000); err != nil {
+			t.Errorf("%s: %v", a, err)
+		}
+	}
+}
+
+// arpFrame is an ARP packet of sender with mac, to dst.
+func arpFrame(op byte, mac byte, dst []byte, sender, target string) []byte {
+	m := []byte{2, 0, 0, 0, 0x55, mac}
+	f := append(append([]byte{}, dst...), m...)
+	f = append(f, 8, 6, 0, 1, 8, 0, 6, 4, 0, op)
+	f = append(append(f, m...), netip.MustParseAddr(sender).AsSlice()...)
+	return append(append(f, 0, 0, 0, 0, 0, 0), netip.MustParseAddr(target).AsSlice()...)
+}
+
+// icmp6Frame is an ICMPv6 message with hop limit 255; its checksum is filled.
+func icmp6Frame(mac byte, ethDst []byte, src, dst string, icmp []byte) []byte {
+	f := append(append([]byte{}, ethDst...), 2, 0, 0, 0, 0x55, mac, 0x86, 0xdd, 0x60, 0, 0, 0)
+	f = binary.BigEndian.AppendUint16(f, uint16(len(icmp)))
+	f = append(f, 58, 255)
+	f = append(append(f, netip.MustParseAddr(src).AsSlice()...), netip.MustParseAddr(dst).AsSlice()...)
+	binary.BigEndian.PutUint16(icmp[2:], 0)
+	sum := fold(sum16(icmp, sum16(f[22:54], 58+uint32(len(icmp)))))
+	binary.BigEndian.PutUint16(icmp[2:], sum)
+	return append(f, icmp...)
+}
+
+func ndMessage(typ, flags byte, target string, opt, mac byte) []byte {
+	m := append([]byte{typ, 0, 0, 0, flags, 0, 0, 0}, netip.MustParseAddr(target).AsSlice()...)
+	return append(m, opt, 1, 2, 0, 0, 0, 0x55, mac)
+}
+
+// What a neighbor announces to all reaches the stack although the kernel gets it too (RFC 4861 §7.2.5, RFC 826): an
+// entry that is there gets the new MAC within moments, none is made.
+func TestAnnouncementsAreSeen(t *testing.T) {
+	w := newWorld(t, options{})
+	r := newWire(w)
+	all := []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+	allNodes := []byte{0x33, 0x33, 0, 0, 0, 1}
+	known := func(addr string) string {
+		for _, n := range query[api.Neighbors](w, "neighbor", "list").Neighbors {
+			if n.Address == addr {
+				return n.MAC
+			}
+		}
+		return "none"
+	}
+	becomes := func(addr, mac string) {
+		t.Helper()
+		w.eventually(3*time.Second, addr+" has "+mac, func() error {
+			if got := known(addr); got != mac {
+				return fmt.Errorf("it has %s", got)
+			}
+			return nil
+		})
+	}
+	r.send(arpFrame(1, 1, all, "198.18.0.33", server4))
+	r.send(icmp6Frame(1, []byte{0x33, 0x33, 0xff, 0, 0, 1}, "2001:db8::33", "ff02::1:ff00:1", ndMessage(135, 0, server6, 1, 1)))
+	becomes("198.18.0.33", "02:00:00:00:55:01")
+	becomes("2001:db8::33", "02:00:00:00:55:01")
+	r.send(arpFrame(1, 2, all, "198.18.0.44", "198.18.0.44")) // unknown: no entry
+	r.send(icmp6Frame(2, allNodes, "2001:db8::44", "ff02::1", ndMessage(136, 0x20, "2001:db8::44", 2, 2)))
+	r.send(arpFrame(1, 2, all, "198.18.0.33", "198.18.0.33"))
+	r.send(icmp6Frame(2, allNodes, "2001:db8::33", "ff02::1", ndMessage(136, 0x20, "2001:db8::33", 2, 2)))
+	becomes("198.18.0.33", "02:00:00:00:55:02")
+	becomes("2001:db8::33", "02:00:00:00:55:02")
+	if a, b := known("198.18.0.44"), known("2001:db8::44"); a != "none" || b != "none" {
+		t.Errorf("entries were made: %s, %s", a, b)
+	}
+	// Somebody claims the appliance's addresses to all: defended once, seen many times.
+	for range 5 {
+		r.send(arpFrame(2, 3, all, server4, server4))
+		r.send(icmp6Frame(3, allNodes, server6, "ff02::1", ndMessage(136, 0x20, server6, 2, 3)))
+	}
+	w.eventually(3*time.Second, "claims counted", func() error {
+		if n := w.stat("address_conflicts_total"); n != 10 {
+			return fmt.Errorf("%d", n)
+		}
+		return nil
+	})
+	if n := w.stat("address_defences_total"); n != 2 {
+		t.Errorf("%d defences", n)
+	}
+	if s := w.addressState(server6 + "/64"); s.State != "preferred" || s.Conflicts != 5 || s.Rival != "02:00:00:00:55:03" {
+		t.Errorf("%+v", s)
+	}
+	w.must(w.in("c", "ip", "neigh", "flush", "dev", "c0"))
+	for _, a := range []string{addr4(7), addr6(7)} {
+		if err := echo(w.mustDial(a), 10_000); err != nil {
+			t.Errorf("%s: %v", a, err)
+		}
+	}
+}
