@@ -139,6 +139,12 @@ e2e: bin relay ## namespace tests against the kernel's TCP (root)
 	@[ "$$(id -u)" = 0 ] || { echo "make e2e: needs root (network namespaces, AF_XDP)" >&2; exit 1; }
 	NP_BIN=$(CURDIR)/build/bin NP_RELAY=$(CURDIR)/$(BUILD)/np-relay go test -tags e2e -count=1 -timeout 20m ./scripts/e2e/...
 
+interop: bin relay ## every cell of the matrix kernel to npd: hours, goes on where it stopped (root)
+	@[ "$$(id -u)" = 0 ] || { echo "make interop: needs root (network namespaces, AF_XDP)" >&2; exit 1; }
+	NP_BIN=$(CURDIR)/build/bin NP_RELAY=$(CURDIR)/$(BUILD)/np-relay NP_INTEROP_FILE=$(CURDIR)/build/interop.jsonl NP_INTEROP_CELL='$(NP_INTEROP_CELL)' \
+	  go test -tags e2e -count=1 -timeout 0 -v -run TestInteropFull ./scripts/e2e/...
+.PHONY: interop
+
 test-san: ## C under ASan + UBSan and TSan, Go under -race
 	$(MAKE) V=san test-c
 	$(MAKE) V=tsan test-tsan

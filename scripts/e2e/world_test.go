@@ -297,7 +297,10 @@ func (w *world) mustDial(addr string) net.Conn {
 }
 
 // inClient runs f on a thread that is in the client's namespace.
-func (w *world) inClient(f func() error) error {
+func (w *world) inClient(f func() error) error { return w.inSide("c", f) }
+
+// inSide runs f on a thread that is in one of the world's namespaces.
+func (w *world) inSide(side string, f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		// the thread is not unlocked when it could not go back: it ends with the goroutine
@@ -308,7 +311,7 @@ func (w *world) inClient(f func() error) error {
 				return err
 			}
 			defer home.Close()
-			there, err := os.Open("/run/netns/" + w.name + "-c")
+			there, err := os.Open("/run/netns/" + w.name + "-" + side)
 			if err != nil {
 				return err
 			}
