@@ -51,6 +51,12 @@ const (
 	CounterTCPCookieOK                        // connections made from a valid SYN cookie
 	CounterTCPProbe                           // zero-window probes sent
 	CounterTCPKeepalive                       // keep-alive probes sent
+	CounterTCPEcn                             // connections that agreed on ECN (RFC 3168)
+	CounterTCPEcnFallback                     // SYNs sent again without ECN because one with it was not answered
+	CounterTCPCeRX                            // segments with data that came with a congestion mark
+	CounterTCPEceCuts                         // window reductions because the peer echoed a mark
+	CounterTCPPaced                           // times that a connection with data waited for its pacing rate
+	CounterTCPHystart                         // slow starts ended by HyStart++ because round trips grew (RFC 9406)
 	CounterTCPConns                           // connections now, TIME-WAIT included
 	CounterTCPTimewait                        // connections in TIME-WAIT now
 	CounterNPROSessions                       // NPRO sessions now
@@ -194,6 +200,12 @@ var counterMeta = [CounterCount]CounterMeta{
 	{Name: "tcp_syn_cookies_accepted_total", Help: "connections made from a valid SYN cookie"},
 	{Name: "tcp_window_probes_total", Help: "zero-window probes sent"},
 	{Name: "tcp_keepalives_total", Help: "keep-alive probes sent"},
+	{Name: "tcp_ecn_negotiated_total", Help: "connections that agreed on ECN (RFC 3168)"},
+	{Name: "tcp_ecn_fallbacks_total", Help: "SYNs sent again without ECN because one with it was not answered"},
+	{Name: "tcp_ce_received_total", Help: "segments with data that came with a congestion mark"},
+	{Name: "tcp_ece_reductions_total", Help: "window reductions because the peer echoed a mark"},
+	{Name: "tcp_pacing_waits_total", Help: "times that a connection with data waited for its pacing rate"},
+	{Name: "tcp_hystart_exits_total", Help: "slow starts ended by HyStart++ because round trips grew (RFC 9406)"},
 	{Name: "tcp_connections", Help: "connections now, TIME-WAIT included"},
 	{Name: "tcp_timewait_connections", Help: "connections in TIME-WAIT now"},
 	{Name: "npro_sessions", Help: "NPRO sessions now"},

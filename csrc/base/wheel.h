@@ -31,6 +31,7 @@ struct np_timer {
 enum np_timer_kind {
   NP_TIMER_TCP,     /* retransmit, persist, keep-alive, TIME-WAIT, delayed ACK */
   NP_TIMER_TCP_ACK, /* second timer of a connection */
+  NP_TIMER_TCP_PACE, /* connections that wait for their rate */
   NP_TIMER_SESSION, /* handshake limit, heartbeat, rekey */
   NP_TIMER_NEIGH,   /* neighbor resolution and ageing */
   NP_TIMER_IFACE,   /* duplicate address detection, router discovery, reports of groups */

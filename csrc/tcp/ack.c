@@ -31,7 +31,8 @@ static void trim_head(struct np_tcp_conn *c, struct np_buf *b, uint32_t n) {
  * sent again (RFC 7323 §4). Return: whether there was one. */
 static bool sample(struct np_tcp *tcp, struct np_tcp_conn *c, uint64_t sent_ns, uint32_t tsecr) {
   if (sent_ns != 0) {
-    np_tcp_rtt_sample(tcp, c, (uint32_t)np_min_u64((tcp->now_ns - sent_ns) / 1000, UINT32_MAX));
+    tcp->ack_rtt_us = np_max_u32(1, (uint32_t)np_min_u64((tcp->now_ns - sent_ns) / 1000, UINT32_MAX));
+    np_tcp_rtt_sample(tcp, c, tcp->ack_rtt_us);
     return true;
   }
   if (!(c->flags & NP_TF_TS) || tsecr == 0) return false;
@@ -45,16 +46,19 @@ uint32_t np_tcp_ack_queue(struct np_tcp *tcp, struct np_tcp_conn *c, np_seq ack,
   uint32_t acked = (uint32_t)np_seq_diff(ack, c->snd_una);
   uint64_t sent_ns = 0;
   bool again = false;
+  tcp->ack_rtt_us = 0;
   struct np_buf *b = c->sndq_head;
   while (b != NULL && b != c->sndq_next && np_seq_le(np_txend(b), ack)) { /* bound: snd_segs */
     struct np_tcp_txseg *s = np_txseg(b);
     struct np_buf *next = s->next;
     if (s->flags & NP_TXS_EVER) again = true;
     if (!(s->flags & (NP_TXS_EVER | NP_TXS_SACKED))) sent_ns = s->sent_ns;
+    if (NP_UNLIKELY(c->cc_flags & NP_CCF_RATE) && !(s->flags & NP_TXS_SACKED)) np_tcp_rate_delivered(tcp, c, s);
     remove_head(c, b);
     b = next;
   }
   if (b != NULL && b != c->sndq_next && np_seq_lt(np_txseg(b)->seq, ack)) {
+    if (c->cc_flags & NP_CCF_RATE) np_tcp_rate_part(tcp, c, (uint32_t)np_seq_diff(ack, np_txseg(b)->seq));
     trim_head(c, b, (uint32_t)np_seq_diff(ack, np_txseg(b)->seq));
   }
   c->snd_una = ack;
@@ -128,9 +132,12 @@ enum np_drop np_tcp_ack(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tcp
   bool window_moved = update_window(c, seg);
   uint32_t acked = 0;
   uint32_t flight = np_tcp_flight(c);
+  /* Before anything leaves the flight, which is what the reduction goes by. */
+  if ((seg->flags & NP_TCP_ECE) && (c->ecn & NP_ECN_OK)) np_tcp_ecn_echoed(tcp, c);
   if (np_seq_gt(seg->ack, c->snd_una)) {
     acked = np_tcp_ack_queue(tcp, c, seg->ack, seg->opts.has_ts ? seg->opts.tsecr : 0);
   }
+  if (acked == 0) tcp->ack_rtt_us = 0;
   uint32_t newly = 0;
   if ((c->flags & NP_TF_SACK) && seg->opts.sack_count != 0) newly = np_tcp_sack_in(c, &seg->opts, seg->ack);
   /* RFC 5681 §2 */
@@ -140,13 +147,10 @@ enum np_drop np_tcp_ack(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tcp
   if (c->sndq_head == NULL) c->flags &= ~NP_TF_ZERO_WND; /* all was taken: a FIN needs no window */
   if (c->flags & NP_TF_ZERO_WND) window_opened(tcp, c);
   if (acked != 0) {
-    if (c->ca_state != NP_CA_RECOVERY && (c->flags & NP_TF_CWND_FULL)) {
-      struct np_tcp_cc_ack a = {.acked_bytes = acked, .flight_bytes = flight, .cwnd_limited = true};
-      np_tcp_cc(c)->acked(tcp, c, &a);
-    }
     np_tcp_ack_timers(tcp, c);
     np_tcp_wake_writer(tcp, c);
   }
+  if (acked != 0 || newly != 0) np_tcp_cc_told(tcp, c, acked, flight);
   if (c->sndq_next != NULL || c->lost_due != 0 || (c->flags & NP_TF_FIN_QUEUED) || c->ca_state == NP_CA_RECOVERY) {
     np_tcp_dirty(tcp, c);
   }

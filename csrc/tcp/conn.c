@@ -84,6 +84,7 @@ struct np_tcp *np_tcp_init(void *mem, const struct np_tcp_config *config, const 
   }
   np_tcp_set_now(tcp, now_ns);
   np_tcp_timer_init(tcp);
+  np_tcp_pace_init(tcp);
   return tcp;
 }
 
@@ -137,6 +138,8 @@ struct np_tcp_conn *np_tcp_conn_new(struct np_tcp *tcp, const struct np_flow *fl
   c->stream.handle = (uint64_t)c->generation << 32 | (uint64_t)tcp->config.core_index << NP_HANDLE_SLOT_BITS | slot;
   c->csum_base = np_cksum_fold(np_cksum_pseudo(&flow->local, &flow->remote, NP_PROTO_TCP, 0));
   c->ts_offset = np_tcp_ts_offset(tcp, flow);
+  c->cc_id = tcp->config.congestion_control;
+  c->pacing = tcp->config.pacing;
   c->rto_us = 1000000; /* RFC 6298 §2.1 */
   c->rcv_mss = NP_TCP_MSS_V4;
   c->created_ns = c->progress_ns = tcp->now_ns;
@@ -185,6 +188,7 @@ void np_tcp_close(struct np_tcp *tcp, struct np_tcp_conn *c, enum np_err err) {
   np_tcp_listener_left(tcp, c);
   np_tcp_table_del(tcp, c);
   np_tcp_timers_cancel(tcp, c);
+  np_tcp_pace_drop(tcp, c);
   np_tcp_sendq_free(c);
   np_tcp_ooo_free(c);
   /* Closed in good order: what came before the end is still handed up. */
@@ -222,6 +226,14 @@ struct np_stream *np_tcp_stream(struct np_tcp *tcp, uint64_t handle) {
   struct np_tcp_conn *c = np_tcp_at(tcp, slot);
   if (c->stream.handle != handle || c->state == NP_TCP_CLOSED) return NULL;
   return &c->stream;
+}
+
+enum np_err np_tcp_set_cc(struct np_tcp *tcp, uint64_t handle, uint32_t cc) {
+  if (cc >= NP_CC_COUNT) return NP_ERR_INVALID;
+  struct np_stream *s = np_tcp_stream(tcp, handle);
+  if (s == NULL) return NP_ERR_STALE;
+  np_tcp_cc_change(tcp, np_tcp_of(s), (enum np_cc)cc);
+  return NP_ERR_OK;
 }
 
 uint32_t np_tcp_conn_count(const struct np_tcp *tcp) { return tcp->conn_count; }

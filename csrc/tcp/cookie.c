@@ -3,15 +3,16 @@
  *
  *   | minute 5 | MSS index 3 | MAC 24 |   plus a keyed constant of the flow
  *
- * and, where the peer sent timestamps, window scale and SACK into the low bits of ours:
+ * and, where the peer sent timestamps, window scale, SACK and ECN into the low bits of ours:
  *
- *   | clock ... | SACK 1 | window scale 4 |                                           */
+ *   | clock ... | ECN 1 | SACK 1 | window scale 4 |                                     */
 #include "tcp/tcp_int.h"
 
 #define COOKIE_PERIOD_SHIFT 36 /* about 69 s; a cookie lives one to two of them */
-#define TS_BITS 5u
+#define TS_BITS 6u
 #define TS_MASK ((1u << TS_BITS) - 1)
 #define WSCALE_NONE 15u
+#define ECN_BIT 32u
 
 static const uint16_t mss_table[8] = {536, 1024, 1220, 1360, 1400, 1440, 1460, 8960};
 
@@ -49,6 +50,7 @@ enum np_drop np_tcp_cookie_send(struct np_tcp *tcp, const struct np_tcp_seg *seg
   for (uint32_t i = 0; i < NP_COUNT_OF(mss_table); i++) {
     if (seg->opts.mss >= mss_table[i]) index = i;
   }
+  const uint8_t asks = NP_TCP_ECE | NP_TCP_CWR;
   bool ts = cfg->timestamps && seg->opts.has_ts;
   bool wscale = ts && cfg->window_scaling && seg->opts.has_wscale;
   uint32_t mss = np_tcp_mss_local(tcp, &flow->remote);
@@ -61,9 +63,10 @@ enum np_drop np_tcp_cookie_send(struct np_tcp *tcp, const struct np_tcp_seg *seg
       .wscale = wscale ? tcp->rcv_wscale : 0xff,
       .sack = ts && cfg->sack && seg->opts.sack_ok,
       .ts = ts,
+      .ece = ts && cfg->ecn != NP_ECN_OFF && (seg->flags & asks) == asks, /* without timestamps it would be forgotten */
   };
   if (ts) {
-    uint32_t bits = (a.sack ? 16u : 0) | (wscale ? seg->opts.wscale : WSCALE_NONE);
+    uint32_t bits = (a.ece ? ECN_BIT : 0) | (a.sack ? 16u : 0) | (wscale ? seg->opts.wscale : WSCALE_NONE);
     a.tsval = ts_with(tcp->now_ms + np_tcp_ts_offset(tcp, flow), bits);
   }
   np_tcp_send_synack_raw(tcp, flow, &a);
@@ -123,6 +126,8 @@ struct np_tcp_conn *np_tcp_cookie_accept(struct np_tcp *tcp, struct np_tcp_liste
   c->rcv_adv = np_seq_add(seg->seq, np_min_u32(tcp->config.rcv_buf_bytes, UINT16_MAX));
   c->snd_wl1 = irs;
   np_tcp_agree(tcp, c, &opts);
+  if (opts.has_ts && tcp->config.ecn != NP_ECN_OFF && (seg->opts.tsecr & ECN_BIT)) c->ecn |= NP_ECN_OK;
+  if (l->args.congestion_control != 0) c->cc_id = l->args.congestion_control - 1;
   np_tcp_set_state(tcp, c, NP_TCP_SYN_RECEIVED);
   np_tcp_count(tcp, NP_C_TCP_COOKIE_OK);
   c->segs_rx++;

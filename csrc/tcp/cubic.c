@@ -18,16 +18,10 @@ uint32_t np_tcp_cbrt(uint64_t v) {
   return (uint32_t)y;
 }
 
-uint32_t np_tcp_cc_initial_cwnd(const struct np_tcp_conn *c) {
-  /* RFC 6928 §2 */
-  return np_min_u32(NP_TCP_INIT_SEGS * c->mss, np_max_u32(2 * c->mss, 14600));
-}
-
 static void cubic_init(struct np_tcp *tcp, struct np_tcp_conn *c) {
   (void)tcp;
   c->cc.cubic = (struct np_tcp_cubic){0};
-  c->cwnd = np_tcp_cc_initial_cwnd(c);
-  c->ssthresh = UINT32_MAX;
+  np_tcp_hystart_init(c, &c->cc.cubic.hystart);
 }
 
 static uint32_t ms_of(uint64_t ns) { return (uint32_t)(ns / NP_TCP_NS_PER_MS); }
@@ -101,17 +95,9 @@ static void avoidance(struct np_tcp_conn *c, uint32_t acked_bytes, uint64_t now_
 }
 
 static void cubic_acked(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tcp_cc_ack *ack) {
-  uint32_t acked_bytes = ack->acked_bytes;
   if (!ack->cwnd_limited) return; /* RFC 9438 §5.8: an unused window earns nothing */
-  if (c->cwnd < c->ssthresh) { /* slow start, RFC 5681 §3.1 with L from RFC 3465: bytes, up to 2 segments an ACK... */
-    uint32_t room = c->ssthresh - c->cwnd;
-    /* ...unless the peer acknowledges many at once, as a burst-wise receiver does. */
-    uint32_t grow = np_min_u32(acked_bytes, room);
-    c->cwnd += grow;
-    acked_bytes -= grow;
-    if (acked_bytes == 0) return;
-  }
-  avoidance(c, acked_bytes, tcp->now_ns);
+  uint32_t rest = np_tcp_slow_start(tcp, c, &c->cc.cubic.hystart, ack); /* §4.10 */
+  if (rest != 0) avoidance(c, rest, tcp->now_ns);
 }
 
 static uint32_t cubic_lost(struct np_tcp *tcp, struct np_tcp_conn *c, enum np_tcp_cong why) {

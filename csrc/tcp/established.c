@@ -12,7 +12,7 @@ bool np_tcp_fast(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_pkt *pkt) 
   uint32_t hdr_len = (uint32_t)pkt->payload_off - pkt->l4_off;
   uint32_t busy = NP_TF_RCV_FIN | NP_TF_DETACHED | NP_TF_ZERO_WND;
   if (c->state != NP_TCP_ESTABLISHED || (pkt->tcp_flags & ~NP_TCP_PSH) != NP_TCP_ACK || hdr_len != want_hdr ||
-      (c->flags & busy) != 0 || c->ca_state != NP_CA_OPEN || c->ooo_head != NULL) {
+      (c->flags & busy) != 0 || c->ca_state != NP_CA_OPEN || c->ooo_head != NULL || NP_UNLIKELY(np_tcp_ecn_marked(c, pkt))) {
     return false;
   }
   if (NP_UNLIKELY(!np_tcp_whole(pkt)) || pkt->l4_len < hdr_len) return false;
@@ -45,10 +45,7 @@ bool np_tcp_fast(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_pkt *pkt) 
     np_tcp_ack_queue(tcp, c, ack, tsecr);
     c->dup_acks = 0;
     c->reno_bytes = 0;
-    if (c->flags & NP_TF_CWND_FULL) {
-      struct np_tcp_cc_ack a = {.acked_bytes = acked, .flight_bytes = acked + np_tcp_flight(c), .cwnd_limited = true};
-      np_tcp_cc(c)->acked(tcp, c, &a);
-    }
+    np_tcp_cc_told(tcp, c, acked, acked + np_tcp_flight(c));
     np_tcp_ack_timers(tcp, c);
     np_tcp_wake_writer(tcp, c);
   }

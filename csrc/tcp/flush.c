@@ -110,6 +110,7 @@ static bool flush_one(struct np_tcp *tcp, struct np_tcp_conn *c) {
 
 bool np_tcp_flush(struct np_tcp *tcp, uint64_t now_ns) {
   np_tcp_set_now(tcp, now_ns);
+  if (NP_UNLIKELY(tcp->pace_mask != 0)) np_tcp_pace_run(tcp);
   /* Those noted while this runs wait for the next call. */
   uint32_t n = np_min_u32(tcp->dirty_count, NP_TCP_FLUSH_BUDGET);
   while (n-- > 0) {

@@ -110,7 +110,7 @@ static void enter_established(struct np_tcp *tcp, struct np_tcp_conn *c, const s
   c->backoff = 0;
   c->rtx_due_ns = 0;
   c->flags &= ~NP_TF_RTX_SYN;
-  np_tcp_cc(c)->init(tcp, c);
+  np_tcp_cc_start(tcp, c);
   if (c->rto_us == 3000000) c->cwnd = c->mss; /* RFC 5681 §3.1: the SYN was lost */
   if (c->flags & NP_TF_OUTGOING) {
     c->flags |= NP_TF_EV_ESTABLISHED;
@@ -221,6 +221,7 @@ static enum np_drop text_and_fin(struct np_tcp *tcp, struct np_tcp_conn *c, stru
 static enum np_drop sync_ack(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tcp_seg *seg) {
   enum np_drop out = check_sequence(tcp, c, seg);
   if (out != NP_TCP_OK) return out;
+  if (c->ecn & NP_ECN_OK) np_tcp_ecn_in(tcp, c, seg);
   if (c->state == NP_TCP_SYN_RECEIVED) {
     out = ack_of_syn(tcp, c, seg);
   } else {
@@ -242,6 +243,7 @@ static enum np_drop rcvd_syn(struct np_tcp *tcp, struct np_tcp_conn *c, struct n
     seg->wnd >>= c->snd_wscale;
     return sync_ack(tcp, c, seg);
   }
+  np_tcp_ecn_syn_in(tcp, c, seg->flags); /* asked no more when it went unanswered (RFC 3168 §6.1.1.1) */
   if (np_tcp_may_challenge(tcp, c)) {
     c->flags |= NP_TF_RTX_SYN;
     np_tcp_dirty(tcp, c);
@@ -275,6 +277,7 @@ static void take_syn(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_
   c->snd_wl1 = seg->seq;
   c->snd_wnd = c->max_wnd = seg->wnd;
   np_tcp_agree(tcp, c, &seg->opts);
+  np_tcp_ecn_syn_in(tcp, c, seg->flags);
 }
 
 static enum np_drop sent_syn_ack(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tcp_seg *seg) {

@@ -6,7 +6,7 @@ enum step { STEP_SENT, STEP_STOP };
 /* RFC 9293 §3.8.6.2.1 and RFC 6675 §5. */
 static enum step send_retransmission(struct np_tcp *tcp, struct np_tcp_conn *c) {
   struct np_buf *b = np_tcp_recovery_next(c);
-  if (b == NULL) return STEP_STOP;
+  if (b == NULL || ((c->cc_flags & NP_CCF_PACED) && np_tcp_pace_hold(tcp, c))) return STEP_STOP;
   if (!(c->flags & NP_TF_FORCE_RTX) && np_tcp_pipe(c) + np_txseg(b)->len > np_max_u32(c->cwnd, np_txseg(b)->len)) {
     c->flags |= NP_TF_CWND_FULL;
     return STEP_STOP;
@@ -27,7 +27,7 @@ static enum step send_retransmission(struct np_tcp *tcp, struct np_tcp_conn *c) 
 static void restart_after_idle(struct np_tcp *tcp, struct np_tcp_conn *c) {
   if (np_tcp_flight(c) != 0 || c->last_tx_ns == 0) return;
   uint64_t idle_ns = tcp->now_ns - c->last_tx_ns;
-  if (idle_ns <= (uint64_t)c->rto_us * 1000) return;
+  if (idle_ns <= (uint64_t)c->rto_us * 1000 || np_tcp_cc(c)->owns_cwnd) return;
   c->cwnd = np_min_u32(c->cwnd, np_tcp_cc_initial_cwnd(c));
   np_tcp_cc(c)->restart(tcp, c);
 }
@@ -60,6 +60,11 @@ static enum step send_new(struct np_tcp *tcp, struct np_tcp_conn *c) {
   if (b == NULL) return STEP_STOP;
   uint32_t n = sendable(tcp, c, b);
   if (n == 0) return STEP_STOP;
+  if (NP_UNLIKELY(c->cc_flags & NP_CCF_PACED) && np_tcp_pace_hold(tcp, c)) {
+    /* A rate that follows cwnd: it is cwnd that holds it back. */
+    if (!np_tcp_cc(c)->owns_cwnd) c->flags |= NP_TF_CWND_FULL;
+    return STEP_STOP;
+  }
   if (n < np_txseg(b)->len) {
     b = np_tcp_sendq_cut(tcp, c, b, n);
     if (b == NULL) {
@@ -143,6 +148,7 @@ static void send_queue(struct np_tcp *tcp, struct np_tcp_conn *c) {
     struct np_buf *b = np_tcp_recovery_rescue(c);
     if (b != NULL) np_tcp_send_data(tcp, c, b, true);
   }
+  if (NP_UNLIKELY(c->cc_flags & NP_CCF_RATE)) np_tcp_rate_idle(c);
   send_fin(tcp, c);
   if ((c->flags & NP_TF_ZERO_WND) && c->rtx_due_ns == 0) {
     c->backoff = 0;

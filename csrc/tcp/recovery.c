@@ -15,6 +15,7 @@ void np_tcp_mark_lost(struct np_tcp_conn *c, struct np_buf *b) {
   if (s->flags & (NP_TXS_LOST | NP_TXS_SACKED)) return;
   s->flags |= NP_TXS_LOST;
   c->lost_bytes += s->len;
+  if (NP_UNLIKELY(c->cc_flags & NP_CCF_RATE)) np_tcp_rate_lost(c, s);
   if (!(s->flags & NP_TXS_RTX)) c->lost_due++;
   if (c->rtx_next == NULL || np_seq_lt(s->seq, np_txseg(c->rtx_next)->seq)) c->rtx_next = b;
 }
@@ -50,8 +51,8 @@ struct np_buf *np_tcp_recovery_rescue(struct np_tcp_conn *c) {
 static void enter_recovery(struct np_tcp *tcp, struct np_tcp_conn *c) {
   c->ca_state = NP_CA_RECOVERY;
   c->recover = c->snd_nxt;
-  c->ssthresh = np_tcp_cc(c)->lost(tcp, c, NP_CONG_LOSS);
-  c->cwnd = c->ssthresh;
+  c->ssthresh = np_tcp_cc_lost(tcp, c, NP_CONG_LOSS);
+  if (!np_tcp_cc(c)->owns_cwnd) c->cwnd = c->ssthresh;
   c->flags |= NP_TF_FORCE_RTX;
   c->flags &= ~NP_TF_RESCUED;
   np_tcp_count(tcp, NP_C_TCP_FAST_RETRANS);
@@ -63,9 +64,16 @@ static void enter_recovery(struct np_tcp *tcp, struct np_tcp_conn *c) {
   np_tcp_dirty(tcp, c);
 }
 
+void np_tcp_enter_cwr(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  c->ca_state = NP_CA_CWR;
+  c->recover = c->snd_nxt;
+  c->ssthresh = np_tcp_cc_lost(tcp, c, NP_CONG_ECN);
+  if (!np_tcp_cc(c)->owns_cwnd) c->cwnd = np_min_u32(c->cwnd, c->ssthresh);
+}
+
 static void leave_recovery(struct np_tcp_conn *c) {
   /* RFC 6582 §3.2 step 3: no burst when little is in flight. */
-  if (c->ca_state == NP_CA_RECOVERY) {
+  if (c->ca_state == NP_CA_RECOVERY && !np_tcp_cc(c)->owns_cwnd) {
     c->cwnd = np_min_u32(c->ssthresh, np_max_u32(np_tcp_pipe(c), c->mss) + NP_TCP_INIT_SEGS * c->mss);
   }
   c->ca_state = NP_CA_OPEN;
@@ -113,7 +121,7 @@ void np_tcp_recovery_rto(struct np_tcp *tcp, struct np_tcp_conn *c) {
   struct np_buf *b = c->sndq_head;
   /* Its own SACK of the first segment taken back: the receiver dropped what it had (RFC 2018 §8). */
   if (b != NULL && b != c->sndq_next && (np_txseg(b)->flags & NP_TXS_SACKED)) np_tcp_sack_clear(c);
-  if (c->ca_state != NP_CA_LOSS) c->ssthresh = np_tcp_cc(c)->lost(tcp, c, NP_CONG_RTO);
+  if (c->ca_state != NP_CA_LOSS) c->ssthresh = np_tcp_cc_lost(tcp, c, NP_CONG_RTO);
   c->ca_state = NP_CA_LOSS;
   c->cwnd = c->mss;
   c->recover = c->snd_nxt;

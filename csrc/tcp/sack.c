@@ -5,6 +5,7 @@
 
 static void mark_sacked(struct np_tcp_conn *c, struct np_buf *b) {
   struct np_tcp_txseg *s = np_txseg(b);
+  if (NP_UNLIKELY(c->cc_flags & NP_CCF_RATE)) np_tcp_rate_delivered(np_tcp_owner(c), c, s);
   if (s->flags & NP_TXS_LOST) {
     c->lost_bytes -= s->len;
     if (!(s->flags & NP_TXS_RTX)) c->lost_due--;

@@ -63,10 +63,10 @@ static void ack_left(struct np_tcp_conn *c) {
   c->last_ack = c->rcv_nxt;
 }
 
-static void emit(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b) {
+static void emit(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b, uint8_t tos) {
   c->segs_tx++;
   np_tcp_count(tcp, NP_C_TCP_SEGS_TX);
-  tcp->env.output(tcp->env.ctx, b, &c->flow, 0, &c->path, tcp->now_ns);
+  tcp->env.output(tcp->env.ctx, b, &c->flow, tos, &c->path, tcp->now_ns);
 }
 
 /* Pushes the header of a segment of this connection in front of tx. */
@@ -105,6 +105,7 @@ static struct np_buf *tx_buffer(struct np_tcp *tcp, struct np_buf *b) {
 static void account_data(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b, bool again, uint32_t fin) {
   struct np_tcp_txseg *s = np_txseg(b);
   c->last_tx_ns = tcp->now_ns;
+  s->sent_ns = tcp->now_ns;
   if (c->rtx_due_ns == 0 || (c->flags & NP_TF_ZERO_WND)) {
     c->flags &= ~NP_TF_ZERO_WND;
     c->rtx_due_ns = tcp->now_ns + np_tcp_rto_ns(tcp, c);
@@ -119,7 +120,6 @@ static void account_data(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_bu
     return;
   }
   if (np_tcp_flight(c) == 0) c->progress_ns = tcp->now_ns;
-  s->sent_ns = tcp->now_ns;
   c->sndq_next = s->next;
   c->snd_nxt = np_seq_add(np_txend(b), fin);
   c->bytes_tx += s->len;
@@ -151,11 +151,17 @@ bool np_tcp_send_data(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *
       .wnd = np_tcp_window(tcp, c),
       .flags = (uint8_t)(NP_TCP_ACK | (push ? NP_TCP_PSH : 0) | (fin ? NP_TCP_FIN : 0)),
   };
+  uint8_t tos = 0;
+  h.flags |= np_tcp_ecn_data(c, !again && !(c->flags & NP_TF_ZERO_WND), &tos);
   push_header(tcp, c, tx, &h, s->sum);
   account_data(tcp, c, b, again, fin);
+  if (NP_UNLIKELY(c->cc_flags & (NP_CCF_RATE | NP_CCF_PACED))) {
+    if (c->cc_flags & NP_CCF_RATE) np_tcp_rate_sent(tcp, c, s);
+    np_tcp_pace_sent(c, s->len);
+  }
   if (c->sack_count == 0) ack_left(c); /* SACK blocks go out with an ACK of their own */
   c->last_ack = c->rcv_nxt;
-  emit(tcp, c, tx);
+  emit(tcp, c, tx, tos);
   return true;
 }
 
@@ -168,6 +174,7 @@ bool np_tcp_send_empty(struct np_tcp *tcp, struct np_tcp_conn *c, uint8_t flags,
   uint64_t sum = 0;
   struct hdr h = {.seq = seq.v, .ack = c->rcv_nxt.v, .flags = flags, .ports = ports_of(&c->flow)};
   h.wnd = flags & NP_TCP_RST ? 0 : np_tcp_window(tcp, c);
+  h.flags |= np_tcp_ecn_ack(c);
   bool dsack = !np_seq_eq(c->dsack.start, c->dsack.end);
   if ((c->flags & NP_TF_SACK) && (c->sack_count != 0 || dsack) && !(flags & NP_TCP_RST)) {
     uint8_t opts[40];
@@ -184,7 +191,7 @@ bool np_tcp_send_empty(struct np_tcp *tcp, struct np_tcp_conn *c, uint8_t flags,
     push_header(tcp, c, b, &h, sum);
   }
   ack_left(c);
-  emit(tcp, c, b);
+  emit(tcp, c, b, 0);
   return true;
 }
 
@@ -218,7 +225,7 @@ bool np_tcp_send_syn(struct np_tcp *tcp, struct np_tcp_conn *c) {
   if (a.ts) n += np_tcp_opts_put_ts(opts + n, a.tsval, a.tsecr);
   if (a.wscale != 0xff) n += np_tcp_opts_put_wscale(opts + n, a.wscale);
   struct hdr h = {.ports = ports_of(&c->flow), .seq = a.seq.v, .ack = a.ack.v, .wnd = a.wnd, .bytes = NP_TCP_HDR_BYTES + n};
-  h.flags = (uint8_t)(NP_TCP_SYN | (reply ? NP_TCP_ACK : 0));
+  h.flags = (uint8_t)(NP_TCP_SYN | (reply ? NP_TCP_ACK : 0) | np_tcp_ecn_syn_out(tcp, c, reply));
   uint8_t *p = np_buf_append(b, h.bytes);
   memcpy(p + NP_TCP_HDR_BYTES, opts, n);
   put_header(p, &h, np_cksum_add(c->csum_base + pseudo_len(h.bytes), opts, n));
@@ -226,7 +233,7 @@ bool np_tcp_send_syn(struct np_tcp *tcp, struct np_tcp_conn *c) {
     c->rcv_adv = np_seq_max(c->rcv_adv, np_seq_add(c->rcv_nxt, a.wnd));
     ack_left(c);
   }
-  emit(tcp, c, b);
+  emit(tcp, c, b, 0);
   return true;
 }
 
@@ -255,6 +262,7 @@ bool np_tcp_send_synack_raw(struct np_tcp *tcp, const struct np_flow *flow, cons
   if (a->ts) n += np_tcp_opts_put_ts(opts + n, a->tsval, a->tsecr);
   if (a->wscale != 0xff) n += np_tcp_opts_put_wscale(opts + n, a->wscale);
   struct hdr h = {.seq = a->seq.v, .ack = a->ack.v, .wnd = a->wnd, .flags = NP_TCP_SYN | NP_TCP_ACK};
+  if (a->ece) h.flags |= NP_TCP_ECE;
   emit_raw(tcp, flow, &h, opts, n);
   return true;
 }

@@ -1,5 +1,5 @@
 /* The stream side of a connection: what sessions call (base/stream.h). */
-#include "tcp/tcp_int.h"
+#include "tcp/cc.h"
 
 static uint32_t queued_bytes(const struct np_tcp_conn *c) { return (uint32_t)np_seq_diff(c->snd_end, c->snd_una); }
 
@@ -122,6 +122,17 @@ static uint8_t options_of(const struct np_tcp_conn *c) {
   return (uint8_t)o;
 }
 
+static void info_cc(const struct np_tcp_conn *c, struct np_conn_info *out) {
+  out->cc = c->cc_id;
+  if (c->ecn & NP_ECN_OK) out->ecn |= NP_CONN_ECN_OK;
+  if (c->ecn & NP_ECN_CE_SEEN) out->ecn |= NP_CONN_ECN_CE_SEEN;
+  if (c->ecn & NP_ECN_ECE_SEEN) out->ecn |= NP_CONN_ECN_ECE_SEEN;
+  out->paced = (c->cc_flags & NP_CCF_PACED) != 0;
+  out->pacing_bytes_per_s = out->paced ? c->pace_rate : 0;
+  out->delivery_bytes_per_s = (uint64_t)c->rate.bw * NP_TCP_BW_UNIT;
+  if ((c->cc_flags & NP_CCF_STARTED) && np_tcp_cc(c)->info != NULL) np_tcp_cc(c)->info(c, out);
+}
+
 static void info_numbers(const struct np_tcp *tcp, const struct np_tcp_conn *c, struct np_conn_info *out) {
   int32_t edge = np_seq_diff(c->rcv_adv, c->rcv_nxt);
   out->mss_bytes = c->mss;
@@ -168,6 +179,7 @@ static void stream_info(const struct np_stream *s, struct np_conn_info *out) {
   out->wscale_rcv = c->rcv_wscale;
   out->options = options_of(c);
   info_numbers(tcp, c, out);
+  info_cc(c, out);
 }
 
 const struct np_stream_ops np_tcp_stream_ops = {

@@ -58,6 +58,18 @@ struct np_tcp_env {
   void *ctx;
 };
 
+enum np_tcp_ecn {
+  NP_ECN_ACCEPT,  /* when the peer asks; the default */
+  NP_ECN_REQUEST, /* ask in our SYNs too */
+  NP_ECN_OFF
+};
+
+enum np_tcp_pacing {
+  NP_PACING_AUTO, /* algorithms that have a rate of their own; the default */
+  NP_PACING_ON,   /* the others too, at a rate that follows cwnd */
+  NP_PACING_OFF   /* as auto today: an algorithm that needs pacing gets it */
+};
+
 struct np_tcp_config {
   uint32_t conns_max;             /* connections, TIME-WAIT included; memory is taken for all */
   uint32_t listeners_max;         /* default 64 */
@@ -79,6 +91,9 @@ struct np_tcp_config {
   bool sack;
   bool timestamps;
   bool window_scaling;
+  uint8_t congestion_control;     /* enum np_cc: where neither listener nor connect chooses */
+  uint8_t ecn;                    /* enum np_tcp_ecn */
+  uint8_t pacing;                 /* enum np_tcp_pacing */
   uint8_t secret[32];             /* random: sequence numbers (RFC 6528), cookies, hash */
 };
 
@@ -109,6 +124,7 @@ struct np_tcp_listen {
   uint32_t backlog;      /* 0: default */
   uint32_t conns_max;    /* of this listener, half open and TIME-WAIT left out; 0: no limit of its own */
   bool cookies;          /* SYN cookies when the backlog is full */
+  uint8_t congestion_control; /* enum np_cc plus 1; 0: the configuration's */
   void *ctx;             /* handed to env->accept */
   uint64_t handle;       /* shown in np_conn_info */
 };
@@ -121,6 +137,10 @@ enum np_err np_tcp_unlisten(struct np_tcp *tcp, uint32_t listener);
  * Errors: NP_ERR_FULL, NP_ERR_NOROUTE, NP_ERR_ADDRINUSE, NP_ERR_ADDRNOTAVAIL. */
 enum np_err np_tcp_connect(struct np_tcp *tcp, const struct np_flow *flow, struct np_session *session,
                            uint64_t now_ns, struct np_stream **out);
+
+/* Changes the congestion control of a live connection.
+ * Errors: NP_ERR_STALE, NP_ERR_INVALID when cc is no enum np_cc. */
+enum np_err np_tcp_set_cc(struct np_tcp *tcp, uint64_t handle, uint32_t cc);
 
 /* The stream a handle names; NULL when stale. */
 struct np_stream *np_tcp_stream(struct np_tcp *tcp, uint64_t handle);

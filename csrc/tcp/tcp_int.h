@@ -16,6 +16,8 @@
 #define NP_TCP_PSH 0x08u
 #define NP_TCP_ACK 0x10u
 #define NP_TCP_URG 0x20u
+#define NP_TCP_ECE 0x40u
+#define NP_TCP_CWR 0x80u
 
 #define NP_TCP_NS_PER_MS UINT64_C(1000000)
 #define NP_TCP_NS_PER_S UINT64_C(1000000000)
@@ -37,7 +39,8 @@
 #define NP_TCP_CHALLENGE_MS 5000u
 #define NP_TCP_PREFETCH 64u        /* packets looked ahead at once */
 #define NP_TCP_HOT_BYTES 384u      /* of a connection: what an ordinary segment touches */
-#define NP_TCP_CONN_BYTES 704u     /* stride of the table: a multiple of the cache line, at most 960 */
+#define NP_TCP_PACE_SLOTS 64u
+#define NP_TCP_CONN_BYTES 832u     /* stride of the table: a multiple of the cache line, at most 960 */
 #define NP_TCP_NIL UINT32_MAX      /* no slot */
 
 /* conn->flags: what was agreed and what has happened */
@@ -75,19 +78,45 @@
 #define NP_TF_EOF_TOLD 0x40000000u
 #define NP_TF_WND_HELD 0x80000000u  /* the window stays shut for want of buffers: looked at again by timer */
 
+/* conn->ecn (ecn.c) */
+#define NP_ECN_OK 0x01u      /* agreed in the handshake (RFC 3168 §6.1.1) */
+#define NP_ECN_ASKED 0x02u   /* our SYN asked for it */
+#define NP_ECN_ECHO 0x04u    /* a mark came: ECE until the peer says CWR */
+#define NP_ECN_CWR_DUE 0x08u /* the window was reduced: CWR on the next new data */
+#define NP_ECN_CE_SEEN 0x10u /* for people: marks came, or were echoed, once at least */
+#define NP_ECN_ECE_SEEN 0x20u
+
+/* conn->cc_flags */
+#define NP_CCF_RATE 0x01u    /* delivery-rate samples are taken (rate.c), and each ACK is told */
+#define NP_CCF_PACED 0x02u   /* output goes by the pacer (pace.c) */
+#define NP_CCF_WAITS 0x04u   /* the pacer holds it until pace_ns */
+#define NP_CCF_LISTED 0x08u  /* on the pacer's list */
+#define NP_CCF_STARTED 0x10u /* the algorithm has its state */
+#define NP_CCF_LATE 0x40u    /* released late: it may catch up */
+#define NP_CCF_EPISODE 0x20u /* the algorithm saw an episode begin and not end yet */
+
 /* Episodes of congestion. CWR: the peer echoed ECN marks; nothing is known to be lost. */
 enum np_tcp_ca { NP_CA_OPEN, NP_CA_CWR, NP_CA_RECOVERY, NP_CA_LOSS };
 
 /* A queued segment's state, in np_buf.priv. Times and places are ours: data_off
  * and len of the buffer belong to whoever transmits it. */
+struct np_tcp_seg_rate { /* what was known when it was sent last (rate.c) */
+  uint32_t delivered;
+  uint32_t delivered_at;
+  uint32_t first_sent_at;
+  uint32_t in_flight; /* bytes, its own included */
+  uint32_t lost;
+};
+
 struct np_tcp_txseg {
   np_seq seq;
   uint32_t len;     /* payload bytes */
   uint32_t off;     /* payload, from the buffer's start */
   uint32_t sum;     /* of the payload, folded; valid with NP_TXS_SUM */
-  uint64_t sent_ns; /* first transmission; meaningless after a second */
+  uint64_t sent_ns; /* latest transmission */
   struct np_buf *next; /* in the queue: np_buf.next is free for the layers below */
   uint32_t flags;   /* NP_TXS_* */
+  struct np_tcp_seg_rate rate; /* with NP_CCF_RATE only */
 };
 _Static_assert(sizeof(struct np_tcp_txseg) <= sizeof(((struct np_buf *)0)->priv), "fits a buffer's private line");
 
@@ -97,6 +126,7 @@ _Static_assert(sizeof(struct np_tcp_txseg) <= sizeof(((struct np_buf *)0)->priv)
 #define NP_TXS_EVER 0x08u /* retransmitted at least once: no round-trip sample (Karn) */
 #define NP_TXS_SUM 0x10u
 #define NP_TXS_PSH 0x20u
+#define NP_TXS_APP_LIMITED 0x40u /* sent while the session had no more to send */
 
 /* A piece of out-of-order data. Pieces that touch form a run, linked by
  * np_buf.next; its first piece knows where it ends and where the next run is. */
@@ -114,7 +144,69 @@ NP_INLINE struct np_buf *np_txnext(struct np_buf *b) { return np_txseg(b)->next;
 NP_INLINE np_seq np_txend(struct np_buf *b) { return np_seq_add(np_txseg(b)->seq, np_txseg(b)->len); }
 NP_INLINE struct np_tcp_rxseg *np_rxseg(struct np_buf *b) { return (struct np_tcp_rxseg *)(void *)b->priv; }
 
+/* RFC 9406; hystart.c */
+struct np_tcp_hystart {
+  np_seq round_end;
+  uint32_t last_us;      /* shortest round trip of the last round, UINT32_MAX: none */
+  uint32_t now_us;       /* of this one */
+  uint32_t css_base_us;  /* that made growth slow down; UINT32_MAX: it has not */
+  uint16_t samples;
+  uint8_t css_rounds;
+  bool on;
+};
+
+struct np_tcp_reno {
+  struct np_tcp_hystart hystart;
+  uint32_t frac;
+  uint32_t undo_cwnd;
+  uint32_t undo_ssthresh;
+};
+
+#define NP_TCP_BW_UNIT 16u    /* bytes per second */
+#define NP_TCP_RATE_SHIFT 8u  /* rate samples' time is ns >> this */
+
+/* bbr.c; bandwidths in NP_TCP_BW_UNIT, UINT32_MAX: no bound */
+struct np_tcp_bbr {
+  uint32_t bw_max[2];         /* of this probing cycle and of the one before */
+  uint32_t bw_lo;
+  uint32_t bw_latest;
+  uint32_t full_bw;
+  uint32_t min_rtt_us;
+  uint32_t min_rtt_ms;        /* when it was measured */
+  uint32_t probe_rtt_us;
+  uint32_t probe_rtt_ms;
+  uint32_t probe_rtt_done_ms; /* 0: not there yet */
+  uint32_t inflight_hi;
+  uint32_t inflight_lo;
+  uint32_t inflight_latest;
+  uint32_t round_delivered;
+  uint32_t loss_round_delivered;
+  uint32_t extra_acked[2];
+  uint32_t extra_start;
+  uint32_t extra_delivered;
+  uint32_t phase_ms;
+  uint32_t up_per_inc;        /* bytes acknowledged for each segment that inflight_hi grows by */
+  uint32_t up_acked;
+  uint32_t prior_cwnd;
+  uint32_t undo_bw_lo;
+  uint32_t undo_inflight_lo;
+  uint32_t undo_inflight_hi;
+  np_seq lost_end;
+  uint16_t wait_ms;
+  uint16_t bits;
+  uint8_t phase;              /* enum np_bbr_phase */
+  uint8_t undo_phase;
+  uint8_t ack_phase;
+  uint8_t up_rounds;
+  uint8_t rounds_since_up;
+  uint8_t full_count;
+  uint8_t loss_events;
+  uint8_t drain_rounds;
+  uint8_t extra_rounds;
+};
+
 struct np_tcp_cubic {
+  struct np_tcp_hystart hystart;
   uint32_t epoch_ms;     /* 0: no epoch */
   uint32_t grown_ms;     /* last ACK in it that cwnd was what limited us for */
   uint32_t w_max;        /* bytes */
@@ -133,6 +225,34 @@ struct np_tcp_cubic {
 /* Congestion control's own state; cc.h says which member is in use. */
 union np_tcp_cc_state {
   struct np_tcp_cubic cubic;
+  struct np_tcp_reno reno;
+  struct np_tcp_bbr bbr;
+};
+_Static_assert(sizeof(union np_tcp_cc_state) <= 128, "an idle connection stays small");
+
+/* Delivery-rate sampling of a connection (rate.c), bytes modulo 2^32. */
+struct np_tcp_rate {
+  uint32_t delivered;
+  uint32_t delivered_at;
+  uint32_t first_sent_at;
+  uint32_t app_limited; /* delivered at which the bubble is gone; 0: not limited */
+  uint32_t lost;
+  uint32_t bw;          /* for people: the last sample that meant something */
+};
+
+/* Of the ACK being processed. */
+struct np_tcp_rate_sample {
+  bool has;
+  bool app_limited;
+  np_seq seq;
+  uint32_t prior_delivered;
+  uint32_t send_elapsed;
+  uint32_t ack_elapsed;
+  uint32_t in_flight;   /* when the segment was sent */
+  uint32_t lost;        /* since then */
+  uint32_t newly_bytes;
+  uint32_t delivered;   /* since the segment was sent; with bw, by np_tcp_rate_make */
+  uint32_t bw;          /* 0: none to be trusted */
 };
 
 struct np_tcp_conn {
@@ -171,6 +291,10 @@ struct np_tcp_conn {
   uint32_t unconsumed;    /* handed up, not yet consumed */
   uint32_t dirty_next;    /* slot */
   uint32_t ts_offset;
+  uint8_t ecn;            /* NP_ECN_* */
+  uint8_t cc_id;          /* enum np_cc */
+  uint8_t cc_flags;       /* NP_CCF_* */
+  uint8_t pacing;         /* enum np_tcp_pacing: what was asked for */
   uint64_t rtx_due_ns;    /* retransmission or persist; 0 none */
   uint64_t timer_due_ns;  /* what timer is set to, at or before the deadlines; 0: not set */
   struct np_stream stream;
@@ -235,8 +359,14 @@ struct np_tcp_conn {
   uint16_t soft_err;
   uint64_t created_ns;
   union np_tcp_cc_state cc;
-  uint64_t bytes_rtx;
+  struct np_tcp_rate rate;
+  uint64_t pace_ns;         /* when what was sent is paid for */
+  uint64_t pace_rate;       /* bytes per second, 0 unknown */
+  uint32_t pace_cost;       /* ns per byte, 12 bits of fraction; 0: not paced */
+  uint32_t pace_quantum;    /* bytes */
+  uint32_t pace_next;       /* slot */
   uint32_t rtx_segs;
+  uint64_t bytes_rtx;
   uint32_t rto_count;
 };
 _Static_assert(sizeof(struct np_tcp_conn) <= NP_TCP_CONN_BYTES, "an idle connection costs less than 1 KiB with its table slot");
@@ -289,6 +419,13 @@ struct np_tcp {
   struct np_hash_key flow_key;
   uint8_t key_isn[16];
   uint8_t key_cookie[16];
+  uint32_t ack_rtt_us;  /* measured by the ACK being processed, 0 none */
+  struct np_tcp_rate_sample rs;
+  uint64_t pace_mask;   /* slots of the pacer's ring that hold connections */
+  uint64_t pace_slot;   /* the last one that was looked at */
+  uint64_t pace_due_ns; /* what pace_timer is set to */
+  struct np_timer pace_timer;
+  uint32_t pace_head[NP_TCP_PACE_SLOTS];
   struct np_tcp_listener *listeners;
   void (*drop_fn)(void *ctx, struct np_buf *buf, enum np_drop why);
   void *drop_ctx;
@@ -414,6 +551,8 @@ void np_tcp_recovery_rto(struct np_tcp *tcp, struct np_tcp_conn *c);
 struct np_buf *np_tcp_recovery_next(struct np_tcp_conn *c);
 struct np_buf *np_tcp_recovery_rescue(struct np_tcp_conn *c);
 void np_tcp_mark_lost(struct np_tcp_conn *c, struct np_buf *b);
+/* The peer echoed a mark: an episode without loss (RFC 3168 §6.1.2). */
+void np_tcp_enter_cwr(struct np_tcp *tcp, struct np_tcp_conn *c);
 
 /* newreno.c */
 void np_tcp_reno_dup(struct np_tcp_conn *c);
@@ -460,6 +599,7 @@ struct np_tcp_synack {
   uint8_t wscale; /* 0xff: none */
   bool sack;
   bool ts;
+  bool ece;
 };
 bool np_tcp_send_synack_raw(struct np_tcp *tcp, const struct np_flow *flow, const struct np_tcp_synack *args);
 
@@ -484,6 +624,51 @@ uint32_t np_tcp_port_offset(const struct np_tcp *tcp, const struct np_flow *flow
 enum np_drop np_tcp_cookie_send(struct np_tcp *tcp, const struct np_tcp_seg *seg);
 /* A connection from the ACK of a cookie, NULL with *why when it is none. */
 struct np_tcp_conn *np_tcp_cookie_accept(struct np_tcp *tcp, struct np_tcp_listener *l, struct np_tcp_seg *seg, enum np_drop *why);
+
+/* ecn.c */
+uint8_t np_tcp_ecn_syn_out(struct np_tcp *tcp, struct np_tcp_conn *c, bool reply);
+void np_tcp_ecn_syn_in(struct np_tcp *tcp, struct np_tcp_conn *c, uint8_t flags);
+void np_tcp_ecn_in(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tcp_seg *seg);
+void np_tcp_ecn_echoed(struct np_tcp *tcp, struct np_tcp_conn *c);
+#define NP_ECN_ECT0 0x2u
+#define NP_ECN_CE 0x3u
+/* A CE mark that c has to echo. */
+NP_INLINE bool np_tcp_ecn_marked(const struct np_tcp_conn *c, const struct np_pkt *pkt) {
+  return (pkt->tos & NP_ECN_CE) == NP_ECN_CE && (c->ecn & NP_ECN_OK);
+}
+/* What an acknowledgment's flags say of marks that came. */
+NP_INLINE uint8_t np_tcp_ecn_ack(const struct np_tcp_conn *c) { return c->ecn & NP_ECN_ECHO ? NP_TCP_ECE : 0; }
+/* Flags of data, and its IP header's bits in *tos. fresh: sent for the first time, not as a probe. */
+NP_INLINE uint8_t np_tcp_ecn_data(struct np_tcp_conn *c, bool fresh, uint8_t *tos) {
+  uint8_t flags = np_tcp_ecn_ack(c);
+  if (!(c->ecn & NP_ECN_OK) || !fresh) return flags;
+  *tos = NP_ECN_ECT0;
+  if (c->ecn & NP_ECN_CWR_DUE) flags |= NP_TCP_CWR;
+  c->ecn &= (uint8_t)~NP_ECN_CWR_DUE;
+  return flags;
+}
+
+/* rate.c */
+void np_tcp_rate_start(struct np_tcp *tcp, struct np_tcp_conn *c);
+void np_tcp_rate_sent(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tcp_txseg *s);
+void np_tcp_rate_delivered(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tcp_txseg *s);
+void np_tcp_rate_part(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t bytes);
+void np_tcp_rate_lost(struct np_tcp_conn *c, const struct np_tcp_txseg *s);
+void np_tcp_rate_make(struct np_tcp *tcp, struct np_tcp_conn *c);
+void np_tcp_rate_idle(struct np_tcp_conn *c);
+void np_tcp_rate_app_limited(struct np_tcp_conn *c);
+
+/* pace.c */
+void np_tcp_pace_init(struct np_tcp *tcp);
+void np_tcp_pace_set(struct np_tcp_conn *c, uint64_t bytes_per_s);
+void np_tcp_pace_by_cwnd(struct np_tcp_conn *c);
+bool np_tcp_pace_hold(struct np_tcp *tcp, struct np_tcp_conn *c);
+void np_tcp_pace_sent(struct np_tcp_conn *c, uint32_t bytes);
+void np_tcp_pace_run(struct np_tcp *tcp);
+void np_tcp_pace_drop(struct np_tcp *tcp, struct np_tcp_conn *c);
+
+/* bbr.c: the pipe was filled once. */
+bool np_tcp_bbr_full(const struct np_tcp_conn *c);
 
 /* stream.c */
 extern const struct np_stream_ops np_tcp_stream_ops;

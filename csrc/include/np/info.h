@@ -43,8 +43,19 @@ enum np_limited { /* what keeps the sender from sending more, as `ss -ti` says *
 enum np_cc { /* congestion control */
   NP_CC_CUBIC, /* RFC 9438; the default */
   NP_CC_NEWRENO,
-  NP_CC_BBR,
+  NP_CC_BBR,     /* version 3, draft-ietf-ccwg-bbr */
   NP_CC_COUNT
+};
+
+enum np_bbr_phase {
+  NP_BBR_STARTUP,
+  NP_BBR_DRAIN,
+  NP_BBR_DOWN, /* PROBE_BW from here */
+  NP_BBR_CRUISE,
+  NP_BBR_REFILL,
+  NP_BBR_UP,
+  NP_BBR_PROBE_RTT,
+  NP_BBR_PHASE_COUNT
 };
 
 struct np_conn_info {
@@ -94,12 +105,29 @@ struct np_conn_info {
   uint64_t frames_rx; /* NPRO */
   uint64_t frames_tx;
   uint8_t conn_id[8]; /* NPRO connection ID, zero before the handshake ends */
+  uint8_t cc;         /* enum np_cc */
+  uint8_t bbr_phase;  /* enum np_bbr_phase plus 1, 0: not BBR */
+  uint8_t ecn;        /* NP_CONN_ECN_* */
+  uint8_t paced;
+  uint16_t bbr_pacing_gain_percent;
+  uint16_t bbr_cwnd_gain_percent;
+  uint64_t pacing_bytes_per_s;   /* 0: not paced */
+  uint64_t delivery_bytes_per_s; /* 0: not measured */
+  uint64_t bbr_bw_bytes_per_s;
+  uint32_t bbr_min_rtt_us;
+  uint32_t bbr_inflight_hi_bytes; /* UINT32_MAX: no bound */
+  uint32_t bbr_inflight_lo_bytes;
+  uint32_t pad2;
 };
 
 #define NP_CONN_OPT_TIMESTAMPS 0x01u
 #define NP_CONN_OPT_SACK 0x02u
 #define NP_CONN_OPT_WSCALE 0x04u
 #define NP_CONN_OPT_OUTGOING 0x08u
+
+#define NP_CONN_ECN_OK 0x01u       /* agreed */
+#define NP_CONN_ECN_CE_SEEN 0x02u  /* marks came */
+#define NP_CONN_ECN_ECE_SEEN 0x04u /* the peer echoed marks */
 
 struct np_neigh_info {
   uint8_t addr[16];

@@ -67,12 +67,12 @@ static const struct np_session_ops other_ops = {
 static void env_output(void *ctx, struct np_buf *seg, const struct np_flow *flow, uint8_t tos,
                        struct np_tcp_path *path, uint64_t now_ns) {
   struct script *s = ctx;
-  (void)tos;
   (void)path;
   (void)now_ns;
   if (s->out_count < SCRIPT_OUT_MAX) {
     struct out_seg *o = &s->out[(s->out_head + s->out_count++) % SCRIPT_OUT_MAX];
     o->at_ns = s->now_ns;
+    o->tos = tos;
     o->len = 0;
     for (const struct np_buf *b = seg; b; b = b->next) {
       memcpy(o->bytes + o->len, np_buf_cdata(b), b->len);
@@ -344,12 +344,18 @@ static int act_config(struct script *s, const char *key, const char *value) {
     const char *name;
     bool *p;
   } flags[] = {FIELD(nagle), FIELD(sack), FIELD(timestamps), FIELD(window_scaling), {"cookies", &s->cookies}};
+  const struct {
+    const char *name;
+    uint8_t *p;
+  } bytes[] = {FIELD(congestion_control), FIELD(ecn), FIELD(pacing)};
 #undef FIELD
   if (s->started) return fail(s, "config comes before the first timed line");
   for (size_t i = 0; i < NP_COUNT_OF(fields); i++)
     if (strcmp(fields[i].name, key) == 0) return *fields[i].p = v, 0;
   for (size_t i = 0; i < NP_COUNT_OF(flags); i++)
     if (strcmp(flags[i].name, key) == 0) return *flags[i].p = v != 0, 0;
+  for (size_t i = 0; i < NP_COUNT_OF(bytes); i++)
+    if (strcmp(bytes[i].name, key) == 0) return *bytes[i].p = (uint8_t)v, 0;
   if (strcmp(key, "consume") == 0) return s->consume_auto = strcmp(value, "manual") != 0, 0;
   if (strcmp(key, "tolerance_ms") == 0) return s->tolerance_ns = (uint64_t)v * 1000000, 0;
   return fail(s, "config: no key '%s'", key);

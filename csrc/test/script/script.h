@@ -16,6 +16,7 @@
 struct out_seg {
   uint64_t at_ns;
   uint32_t len;
+  uint8_t tos;
   uint8_t bytes[1600]; /* from the TCP header */
 };
 
@@ -84,6 +85,8 @@ struct seg_spec {
   uint32_t flow;      /* added to the peer's port */
   bool has_isn;
   uint32_t isn;
+  bool has_tos;
+  uint32_t tos; /* DSCP and ECN of the IP header */
 };
 /* words: tokens after in/out. Return: NULL, or what is wrong. */
 const char *seg_parse(struct seg_spec *spec, char **words, int count);

@@ -72,7 +72,7 @@ static const char *parse_option(struct seg_spec *spec, char **words, int count, 
   } simple[] = {
       {"ack", &spec->has_ack, &spec->ack}, {"win", &spec->has_win, &spec->win}, {"mss", &spec->has_mss, &spec->mss},
       {"ws", &spec->has_ws, &spec->ws},    {"off", NULL, &spec->off_words},     {"flow", NULL, &spec->flow},
-      {"isn", &spec->has_isn, &spec->isn},
+      {"isn", &spec->has_isn, &spec->isn}, {"tos", &spec->has_tos, &spec->tos},
   };
   char *w = words[(*i)++];
   const char *next = *i < count ? words[*i] : "";
@@ -158,10 +158,11 @@ static uint16_t fold(uint32_t sum) {
   return (uint16_t)~sum;
 }
 
-static uint32_t put_ip(const struct script *s, uint8_t *p, uint32_t l4_len) {
+static uint32_t put_ip(const struct script *s, uint8_t *p, uint32_t l4_len, uint32_t tos) {
   if (s->v6) {
     memset(p, 0, 40);
-    p[0] = 0x60;
+    p[0] = (uint8_t)(0x60 | tos >> 4);
+    p[1] = (uint8_t)(tos << 4);
     np_store_be16(p + 4, (uint16_t)l4_len);
     p[6] = 6;
     p[7] = 64;
@@ -171,6 +172,7 @@ static uint32_t put_ip(const struct script *s, uint8_t *p, uint32_t l4_len) {
   }
   memset(p, 0, 20);
   p[0] = 0x45;
+  p[1] = (uint8_t)tos;
   np_store_be16(p + 2, (uint16_t)(20 + l4_len));
   p[8] = 64;
   p[9] = 6;
@@ -193,7 +195,7 @@ struct np_buf *seg_build(struct script *s, const struct seg_spec *spec) {
   memcpy(eth, (uint8_t[]){2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2}, 12);
   np_store_be16(eth + 12, s->v6 ? 0x86dd : 0x0800);
   uint8_t *ip = np_buf_append(b, s->v6 ? 40 : 20);
-  uint32_t ip_len = put_ip(s, ip, l4_len);
+  uint32_t ip_len = put_ip(s, ip, l4_len, spec->tos);
   uint8_t *t = np_buf_append(b, l4_len);
   memset(t, 0, 20);
   np_store_be16(t, (uint16_t)(PEER_PORT + spec->flow));
@@ -267,6 +269,7 @@ const char *seg_match(struct script *s, const struct seg_spec *spec, const struc
   else if (seq != spec->seq) what = "seq";
   else if (len != spec->end - spec->seq) what = "length";
   else if (spec->has_ack && ack != spec->ack) what = "ack";
+  else if (spec->has_tos && seg->tos != spec->tos) what = "tos";
   else if (spec->has_win && np_load_be16(t + 14) != spec->win) what = "win";
   else what = match_options(s, spec, t);
   for (uint32_t i = 0; !what && i < len && !(t[13] & 2); i++)

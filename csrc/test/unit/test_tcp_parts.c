@@ -75,7 +75,7 @@ struct cubic_rig {
 static void cubic_start(struct cubic_rig *r) {
   memset(r, 0, sizeof *r);
   r->c.mss = 1000;
-  np_tcp_cc_cubic.init(&r->tcp, &r->c);
+  np_tcp_cc_start(&r->tcp, &r->c);
 }
 static void cubic_lost(struct cubic_rig *r, enum np_tcp_cong why, uint64_t t) {
   r->tcp.now_ns = t;
