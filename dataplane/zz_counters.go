@@ -31,6 +31,9 @@ const (
 	CounterICMPErrTX                          // ICMP and ICMPv6 errors sent
 	CounterICMPErrRX                          // ICMP and ICMPv6 errors received and used
 	CounterICMPErrLimited                     // ICMP errors not sent because of the rate limit
+	CounterIPFragsHeld                        // fragments that wait for the rest of their datagram now
+	CounterIPReassembled                      // datagrams put together from fragments
+	CounterIPFragsTX                          // fragments sent of answers larger than the way to the peer carries
 	CounterUDPRX                              // UDP datagrams delivered
 	CounterUDPTX                              // UDP datagrams sent
 	CounterTCPSegsRX                          // TCP segments that reached a connection or listener
@@ -92,7 +95,13 @@ const (
 	DropIPHeader                     // impossible header length or extension header chain
 	DropIPChecksum                   // IPv4 header checksum wrong
 	DropIPOptions                    // IPv4 options, or an IPv6 option that asks for the drop
-	DropIPFragment                   // fragment, which this version does not reassemble
+	DropIPFragBad                    // fragment of impossible length or place, or inside another fragment
+	DropIPFragTiny                   // first fragment without the whole header chain, or one that would overwrite it
+	DropIPFragDup                    // fragment received before
+	DropIPFragOverlap                // fragment of a datagram whose fragments contradict each other
+	DropIPFragEcn                    // fragment of a datagram marked congested in parts that are not ECN-capable (RFC 3168)
+	DropIPFragLimit                  // fragment over the limits of reassembly, or pushed out by a newer datagram's
+	DropIPFragTimeout                // fragment of a datagram that was not whole in time, or whose interface went away
 	DropIPSrc                        // source address that no host may use
 	DropIPDst                        // destination address that is not ours
 	DropIPProto                      // transport protocol that nobody here handles
@@ -131,6 +140,7 @@ const (
 	DropTXSource                     // packet of ours from an address that is not (or no longer) usable
 	DropTXFull                       // port could not take the packet
 	DropTXPortDown                   // port is down
+	DropTXNoBuffer                   // answer to be sent in fragments, without the buffers for it
 	DropTXTooBig                     // packet over the port's MTU
 	DropNPROMagic                    // first bytes are not NPRO
 	DropNPROVersion                  // version that is unknown or not allowed
@@ -180,6 +190,9 @@ var counterMeta = [CounterCount]CounterMeta{
 	{Name: "icmp_errors_sent_total", Help: "ICMP and ICMPv6 errors sent"},
 	{Name: "icmp_errors_received_total", Help: "ICMP and ICMPv6 errors received and used"},
 	{Name: "icmp_errors_limited_total", Help: "ICMP errors not sent because of the rate limit"},
+	{Name: "ip_fragments_held", Help: "fragments that wait for the rest of their datagram now"},
+	{Name: "ip_reassembled_total", Help: "datagrams put together from fragments"},
+	{Name: "ip_fragments_sent_total", Help: "fragments sent of answers larger than the way to the peer carries"},
 	{Name: "udp_received_total", Help: "UDP datagrams delivered"},
 	{Name: "udp_sent_total", Help: "UDP datagrams sent"},
 	{Name: "tcp_segments_received_total", Help: "TCP segments that reached a connection or listener"},
@@ -238,7 +251,13 @@ var dropMeta = [DropCount]DropMeta{
 	{Reason: "ip_bad_header", Layer: "ip", Help: "impossible header length or extension header chain"},
 	{Reason: "ip_bad_checksum", Layer: "ip", Help: "IPv4 header checksum wrong"},
 	{Reason: "ip_options", Layer: "ip", Help: "IPv4 options, or an IPv6 option that asks for the drop"},
-	{Reason: "ip_fragment", Layer: "ip", Help: "fragment, which this version does not reassemble"},
+	{Reason: "ip_bad_fragment", Layer: "ip", Help: "fragment of impossible length or place, or inside another fragment"},
+	{Reason: "ip_tiny_fragment", Layer: "ip", Help: "first fragment without the whole header chain, or one that would overwrite it"},
+	{Reason: "ip_duplicate_fragment", Layer: "ip", Help: "fragment received before"},
+	{Reason: "ip_fragment_overlap", Layer: "ip", Help: "fragment of a datagram whose fragments contradict each other"},
+	{Reason: "ip_fragment_ecn", Layer: "ip", Help: "fragment of a datagram marked congested in parts that are not ECN-capable (RFC 3168)"},
+	{Reason: "ip_fragment_limit", Layer: "ip", Help: "fragment over the limits of reassembly, or pushed out by a newer datagram's"},
+	{Reason: "ip_reassembly_timeout", Layer: "ip", Help: "fragment of a datagram that was not whole in time, or whose interface went away"},
 	{Reason: "ip_bad_source", Layer: "ip", Help: "source address that no host may use"},
 	{Reason: "ip_not_for_us", Layer: "ip", Help: "destination address that is not ours"},
 	{Reason: "ip_unknown_protocol", Layer: "ip", Help: "transport protocol that nobody here handles"},
@@ -277,6 +296,7 @@ var dropMeta = [DropCount]DropMeta{
 	{Reason: "tx_bad_source", Layer: "tx", Help: "packet of ours from an address that is not (or no longer) usable"},
 	{Reason: "tx_ring_full", Layer: "tx", Help: "port could not take the packet"},
 	{Reason: "tx_port_down", Layer: "tx", Help: "port is down"},
+	{Reason: "tx_no_buffer", Layer: "tx", Help: "answer to be sent in fragments, without the buffers for it"},
 	{Reason: "tx_too_big", Layer: "tx", Help: "packet over the port's MTU"},
 	{Reason: "npro_bad_magic", Layer: "npro", Help: "first bytes are not NPRO"},
 	{Reason: "npro_bad_version", Layer: "npro", Help: "version that is unknown or not allowed"},

@@ -68,8 +68,8 @@ static NP_COLD void drop_tx(struct np_core *core, struct np_buf *b, enum np_drop
   np_buf_put_chain(b);
 }
 
-/* TCP counted a drop and is about to free the buffer. */
-static void on_tcp_drop(void *ctx, struct np_buf *b, enum np_drop why) {
+/* TCP, or the network layer for what it kept, counted a drop and is about to free the buffer. */
+static void on_rx_drop(void *ctx, struct np_buf *b, enum np_drop why) {
   struct np_core *core = ctx;
   if (NP_UNLIKELY(core->capture != NULL)) capture_rx_drop(core, b, why);
 }
@@ -318,6 +318,8 @@ static uint32_t ip_burst(struct np_core *core, uint32_t n) {
       case NP_IP_DONE:
         core->counters->counter[NP_C_DELIVERED_PKTS]++;
         break;
+      case NP_IP_HELD:
+        break;
       case NP_IP_DROP:
         drop_rx(core, core->pkt[i].buf, why);
         break;
@@ -463,6 +465,7 @@ void np_core_join(struct np_core *core, const struct np_core_parts *parts, uint6
       .l4_error = ip_l4_error,
       .drop = on_ip_drop,
       .addr_changed = ip_addr_changed,
+      .rx_drop = on_rx_drop,
       .ctx = core,
   };
   const struct np_tcp_env tcp = {
@@ -490,7 +493,7 @@ void np_core_join(struct np_core *core, const struct np_core_parts *parts, uint6
   np_wheel_handle(&core->wheel, NP_TIMER_CORE, on_tick, core);
   core->ip = np_ip_init(parts->ip_mem, parts->ip, &ip, now_ns);
   core->tcp = np_tcp_init(parts->tcp_mem, parts->tcp, &tcp, now_ns);
-  np_tcp_on_drop(core->tcp, on_tcp_drop, core);
+  np_tcp_on_drop(core->tcp, on_rx_drop, core);
   core->sessions = np_sessions_init(parts->sessions_mem, parts->sessions, &sessions, now_ns);
 }
 

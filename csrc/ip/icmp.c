@@ -6,6 +6,7 @@
 #define NS_PER_S UINT64_C(1000000000)
 #define ICMP4_PACKET_MAX 576u  /* RFC 1812 §4.3.2.3 */
 #define ICMP6_PACKET_MAX 1280u /* RFC 4443 §2.4 (c) */
+#define NP_ECHO_CHARGE_BYTES 1500u /* a large echo is worth as many small ones */
 #define QUOTE_L4_BYTES 8u      /* of the quoted packet's transport header, always there */
 
 void np_rate_init(struct np_rate *rate, uint32_t per_s) {
@@ -22,11 +23,15 @@ bool np_rate_take(struct np_rate *rate, uint64_t now_ns) {
   return true;
 }
 
-/* The checksum of a whole message at p. */
-static void fill_sum(uint8_t *p, uint32_t len, const struct np_addr *src, const struct np_addr *dst, bool v4) {
+void np_rate_charge(struct np_rate *rate, uint32_t n) { rate->full_ns += n * rate->gap_ns; }
+
+/* The checksum of a whole message, buf's data. */
+static void fill_sum(struct np_buf *buf, const struct np_addr *src, const struct np_addr *dst, bool v4) {
+  uint8_t *p = np_buf_data(buf);
+  uint32_t len = np_buf_total(buf);
   np_store_16(p + NP_ICMP_CKSUM, 0);
   uint64_t sum = v4 ? 0 : np_cksum_pseudo(src, dst, NP_PROTO_ICMPV6, len);
-  np_store_16(p + NP_ICMP_CKSUM, np_cksum_finish(np_cksum_add(sum, p, len)));
+  np_store_16(p + NP_ICMP_CKSUM, np_cksum_finish(np_buf_cksum(sum, buf, 0, len)));
 }
 
 static enum np_drop echo(struct np_ip *ip, struct np_iface *ifc, struct np_pkt *pkt, bool v4, uint64_t now_ns) {
@@ -37,15 +42,16 @@ static enum np_drop echo(struct np_ip *ip, struct np_iface *ifc, struct np_pkt *
   bool group = np_addr_is_multicast(&src);
   if (group && !np_iface_source(ifc, &dst, &src)) return NP_DROP_IP_DST;
   if (!np_rate_take(&ip->echo_rate, now_ns)) return NP_DROP_ICMP_LIMITED;
+  np_rate_charge(&ip->echo_rate, pkt->l4_len / NP_ECHO_CHARGE_BYTES);
   struct np_buf *buf = pkt->buf;
   struct np_mac to = pkt->src_mac;
   uint8_t tos = pkt->tos;
   uint8_t *p = np_buf_pull(buf, pkt->l4_off);
-  buf->len = pkt->l4_len;
+  np_buf_trim(buf, pkt->l4_len);
   uint16_t before = np_load_16(p);
   p[0] = v4 ? NP_ICMP_ECHO_REPLY : NP_ICMP6_ECHO_REPLY;
   if (group || (buf->flags & NP_BUF_L4_CSUM_OK) != 0) {
-    fill_sum(p, buf->len, &src, &dst, v4);
+    fill_sum(buf, &src, &dst, v4);
   } else { /* only the type changed; the pseudo header is the same both ways */
     np_store_16(p + NP_ICMP_CKSUM, np_cksum_update16(np_load_16(p + NP_ICMP_CKSUM), before, np_load_16(p)));
   }
@@ -118,14 +124,15 @@ static enum np_drop error_in(struct np_ip *ip, struct np_pkt *pkt, bool v4) {
   if (!m.used) return NP_DROP_ICMP_TYPE;
   struct np_flow flow;
   uint32_t seq;
-  if (!read_quote(p + NP_ICMP_BYTES, pkt->l4_len - NP_ICMP_BYTES, v4, &flow, &seq)) return NP_DROP_ICMP_UNMATCHED;
+  uint32_t len = np_min_u32(pkt->l4_len, pkt->buf->len - pkt->l4_off); /* what is in a chain's first piece is enough */
+  if (!read_quote(p + NP_ICMP_BYTES, len - NP_ICMP_BYTES, v4, &flow, &seq)) return NP_DROP_ICMP_UNMATCHED;
   /* An error about a packet of ours comes to where that packet came from. */
   if (!np_addr_eq(&flow.local, &pkt->flow.local)) return NP_DROP_ICMP_UNMATCHED;
   uint32_t mtu = 0;
   if (m.too_big) mtu = v4 ? np_load_be16(p + 6) : np_load_be32(p + 4);
   if (ip->env.l4_error == NULL || !ip->env.l4_error(ip->env.ctx, &flow, seq, m.err, m.soft, mtu)) return NP_DROP_ICMP_UNMATCHED;
   ++*np_ip_counter(ip, NP_C_ICMP_ERR_RX);
-  np_buf_put(pkt->buf);
+  np_buf_put_chain(pkt->buf);
   return NP_WIRE_OK;
 }
 
@@ -143,6 +150,8 @@ enum np_drop np_icmp_input(struct np_ip *ip, struct np_iface *ifc, struct np_pkt
     if (type == NP_ICMP_ECHO) return echo(ip, ifc, pkt, true, now_ns);
     return error_in(ip, pkt, true);
   }
+  bool nd = type >= NP_ICMP6_RS && type <= NP_ICMP6_REDIRECT;
+  if (nd && (pkt->fragmented || pkt->buf->next != NULL)) return NP_DROP_ND_MALFORMED; /* RFC 6980 §5 */
   if (type == NP_ICMP6_NS || type == NP_ICMP6_NA) return np_nd_input(ip, ifc, pkt, now_ns);
   if (type == NP_ICMP6_ECHO) return echo(ip, ifc, pkt, false, now_ns);
   if (type >= NP_ICMP6_INFO) return NP_DROP_ICMP_TYPE;
@@ -166,13 +175,19 @@ static uint32_t next_header_at(const struct np_pkt *about) {
   uint32_t at = about->l3_off + NP_IP6_NEXT;
   uint32_t off = about->l3_off + NP_IP6_BYTES;
   while (off < about->l4_off) { /* bound: parsing followed NP_IP6_EXT_MAX of them at most */
+    bool fragment = data[at] == NP_IP6_FRAGMENT; /* its second byte is no length */
     at = off;
-    off += ((uint32_t)data[off + 1] + 1) * 8;
+    off += fragment ? NP_IP6_FRAGMENT_BYTES : ((uint32_t)data[off + 1] + 1) * 8;
   }
   return at - about->l3_off;
 }
 
 void np_ip_send_error(struct np_ip *ip, const struct np_pkt *about, uint8_t type, uint8_t code, uint64_t now_ns) {
+  bool next = !np_addr_is_v4(&about->flow.local) && type == NP_ICMP6_PARAM && code == NP_ICMP6_PARAM_NEXT;
+  np_icmp_send_error(ip, about, type, code, next ? next_header_at(about) : 0, now_ns);
+}
+
+void np_icmp_send_error(struct np_ip *ip, const struct np_pkt *about, uint8_t type, uint8_t code, uint32_t info, uint64_t now_ns) {
   bool v4 = np_addr_is_v4(&about->flow.local);
   const struct np_iface *ifc = np_iface_find(ip, about->buf->iface, about->vlan);
   if (ifc == NULL || !ifc->up || !may_complain(about, v4)) return;
@@ -189,9 +204,9 @@ void np_ip_send_error(struct np_ip *ip, const struct np_pkt *about, uint8_t type
   memset(p, 0, NP_ICMP_BYTES);
   p[0] = type;
   p[1] = code;
-  if (!v4 && type == NP_ICMP6_PARAM && code == NP_ICMP6_PARAM_NEXT) np_store_be32(p + 4, next_header_at(about));
+  np_store_be32(p + 4, info);
   memcpy(p + NP_ICMP_BYTES, np_buf_cdata(about->buf) + about->l3_off, quote);
-  fill_sum(p, buf->len, &about->flow.local, &about->flow.remote, v4);
+  fill_sum(buf, &about->flow.local, &about->flow.remote, v4);
   ++*np_ip_counter(ip, NP_C_ICMP_ERR_TX);
   np_ip_send_to(ip, ifc, buf, &about->src_mac, &about->flow.local, &about->flow.remote, v4 ? NP_PROTO_ICMP : NP_PROTO_ICMPV6, 0,
                 NP_IP_TTL);

@@ -167,6 +167,7 @@ enum np_err np_ip_iface_del(struct np_ip *ip, uint16_t iface) {
   struct np_iface *ifc = iface_at(ip, iface);
   if (ifc == NULL) return NP_ERR_NODEV;
   np_neigh_forget_iface(ip, iface);
+  np_reass_forget_iface(ip, iface);
   np_route_remove_iface(ip, iface);
   np_timer_cancel(ip->env.wheel, &ifc->timer);
   memset(ifc, 0, sizeof *ifc);
@@ -185,6 +186,7 @@ enum np_err np_ip_iface_up(struct np_ip *ip, uint16_t iface, bool up, uint64_t n
   if (!up) {
     np_neigh_forget_iface(ip, iface);
     np_addr_stop(ip, ifc);
+    np_reass_forget_iface(ip, iface);
     return NP_ERR_OK;
   }
   for (uint32_t i = 0; i < ifc->addr_count; i++) np_addr_start(ip, ifc, i, now_ns);

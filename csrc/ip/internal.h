@@ -3,6 +3,7 @@
 #define NP_IP_INTERNAL_H
 
 #include "base/bytes.h"
+#include "base/chain.h"
 #include "base/cksum.h"
 #include "base/hash.h"
 #include "base/rng.h"
@@ -97,6 +98,48 @@ struct np_rate {
   uint64_t full_ns;  /* when all that was allowed has been paid for */
 };
 
+/* Ours: limits of a datagram in fragments (the bytes are the IP header's 65,535). */
+#define NP_REASS_FRAGS_MAX 64u
+#define NP_REASS_NS_V4 (UINT64_C(30) * 1000000000) /* RFC 1122 §3.3.2 asks for 60 to 120 s; see README */
+#define NP_REASS_NS_V6 (UINT64_C(60) * 1000000000) /* RFC 8200 §4.5 */
+#define NP_REASS_NONE UINT32_MAX
+#define NP_FRAG_COUNTERS 16u
+
+/* A datagram of which fragments have come. */
+struct np_reass {
+  struct np_timer timer;
+  struct np_addr src;
+  struct np_addr dst;
+  uint32_t id;
+  uint16_t iface;     /* index of the interface: the same numbers on another are another datagram */
+  uint8_t proto;      /* IPv4 only, else 0 */
+  uint8_t ecn;        /* bit per codepoint seen */
+  bool used;
+  bool dead;          /* takes nothing any more, until its time is up */
+  uint8_t why;        /* enum np_drop of what it no longer takes */
+  bool first;         /* offset 0 came; pkt is of it */
+  uint16_t frags;
+  uint32_t bytes;     /* held */
+  uint32_t end;       /* of the data, 0 while the last fragment is missing */
+  uint32_t hash_next; /* index or NP_REASS_NONE */
+  uint32_t prev;      /* by age, oldest first */
+  uint32_t next;
+  struct np_buf *head; /* by offset, data at the fragment's payload */
+  struct np_buf *tail;
+  struct np_pkt pkt;
+};
+
+struct np_reass_table {
+  uint32_t mask; /* of bucket */
+  uint32_t free; /* linked by next */
+  uint32_t oldest;
+  uint32_t newest;
+  uint32_t held;     /* buffers */
+  uint32_t held_max;
+  uint32_t *bucket;
+  struct np_reass *entry;
+};
+
 struct np_ip {
   struct np_ip_env env;
   struct np_ip_config config;
@@ -110,6 +153,8 @@ struct np_ip {
   struct np_rng rng;
   struct np_rate error_rate;
   struct np_rate echo_rate;
+  uint32_t frag_count[NP_FRAG_COUNTERS]; /* sent, by destination: identifications */
+  struct np_reass_table reass;
   uint32_t neigh_mask; /* of bucket */
   uint32_t list_head[NP_NEIGH_LIST_COUNT];
   uint32_t list_tail[NP_NEIGH_LIST_COUNT];
@@ -217,16 +262,35 @@ struct np_addr np_nd_solicited_node(const struct np_addr *addr);
 enum np_drop np_icmp_input(struct np_ip *ip, struct np_iface *ifc, struct np_pkt *pkt, uint64_t now_ns);
 /* A waiting packet (data at its IP header) was given up: tells TCP. */
 void np_icmp_local_unreachable(struct np_ip *ip, const struct np_buf *buf);
+/* np_ip_send_error with what stands in the four bytes behind the checksum (a pointer, an MTU). */
+void np_icmp_send_error(struct np_ip *ip, const struct np_pkt *about, uint8_t type, uint8_t code, uint32_t info, uint64_t now_ns);
 void np_rate_init(struct np_rate *rate, uint32_t per_s);
 bool np_rate_take(struct np_rate *rate, uint64_t now_ns);
+/* Charges n more than the one that was taken. */
+void np_rate_charge(struct np_rate *rate, uint32_t n);
 
 /* udp.c */
 enum np_drop np_udp_input(struct np_ip *ip, struct np_iface *ifc, struct np_pkt *pkt, uint64_t now_ns);
 
+/* reass.c */
+size_t np_reass_bytes(const struct np_ip_config *config);
+void np_reass_init(struct np_ip *ip, void *mem);
+/* A fragment for an address of ours. Return: NP_IP_HELD (taken over), NP_IP_DONE (its datagram is
+ * whole and now in *pkt, not looked at yet), NP_IP_DROP with *why (pkt->buf stays the caller's). */
+enum np_ip_verdict np_reass_input(struct np_ip *ip, const struct np_iface *ifc, struct np_pkt *pkt, uint64_t now_ns, enum np_drop *why);
+void np_reass_forget_iface(struct np_ip *ip, uint16_t iface);
+
+/* frag.c */
+/* Sends a packet (chain, data at the upper layer's header) as fragments of at most mtu_bytes; takes it
+ * over. Without buffers for all of them it is dropped and counted. */
+void np_frag_send(struct np_ip *ip, const struct np_iface *ifc, struct np_buf *buf, const struct np_mac *mac, const struct np_addr *src,
+                  const struct np_addr *dst, uint8_t proto, uint8_t tos, uint8_t hops, uint32_t mtu_bytes);
+
 /* output.c */
 /* Pushes an Ethernet header and transmits. Takes over one reference. */
 void np_ip_send_frame(struct np_ip *ip, const struct np_iface *ifc, struct np_buf *buf, const struct np_mac *dst, uint16_t type);
-/* The same with an IP header first. hops: for IPv6; IPv4 always leaves with NP_IP_TTL. */
+/* The same with an IP header first. hops: for IPv6; IPv4 always leaves with NP_IP_TTL. buf may be a
+ * chain; what the link does not carry whole leaves in fragments. */
 void np_ip_send_to(struct np_ip *ip, const struct np_iface *ifc, struct np_buf *buf, const struct np_mac *mac,
                    const struct np_addr *src, const struct np_addr *dst, uint8_t proto, uint8_t tos, uint8_t hops);
 /* A packet on its way out, data at its IP header: counts, tells env->drop, frees. */

@@ -23,7 +23,8 @@ static size_t line_up(size_t bytes) { return (bytes + NP_CACHE_LINE - 1) & ~(siz
 
 size_t np_ip_bytes(const struct np_ip_config *config) {
   uint32_t n = neigh_count(config);
-  return line_up(sizeof(struct np_ip)) + line_up(n * sizeof(struct np_neigh)) + line_up(bucket_count(n) * sizeof(uint32_t));
+  return line_up(sizeof(struct np_ip)) + line_up(n * sizeof(struct np_neigh)) + line_up(bucket_count(n) * sizeof(uint32_t)) +
+         np_reass_bytes(config);
 }
 
 struct np_ip *np_ip_init(void *mem, const struct np_ip_config *config, const struct np_ip_env *env, uint64_t now_ns) {
@@ -51,6 +52,7 @@ struct np_ip *np_ip_init(void *mem, const struct np_ip_config *config, const str
   ip->neigh_mask = bucket_count(c->neigh_max) - 1;
   np_neigh_init(ip);
   np_addr_init(ip);
+  np_reass_init(ip, at + line_up(c->neigh_max * sizeof(struct np_neigh)) + line_up((ip->neigh_mask + 1) * sizeof(uint32_t)));
   return ip;
 }
 
@@ -81,16 +83,30 @@ static enum np_drop input_unicast(struct np_ip *ip, struct np_iface *ifc, struct
   return NP_DROP_IP_PROTO;
 }
 
-static enum np_drop input_other(struct np_ip *ip, struct np_iface *ifc, struct np_pkt *pkt, uint64_t now_ns) {
-  if (pkt->l4_proto == NP_PROTO_ARP) return np_arp_input(ip, ifc, pkt, now_ns);
+/* Whether a packet to a host's address is for us. */
+static enum np_drop check_for_us(const struct np_ip *ip, const struct np_iface *ifc, const struct np_pkt *pkt) {
   const struct np_addr *dst = &pkt->flow.local;
-  if (!np_addr_is_v4(dst) && dst->b[0] == 0xff) return input_multicast(ip, ifc, pkt, now_ns);
   /* A group frame around a unicast packet is for nobody (RFC 1122 §3.3.6). */
   if (pkt->link_dst != NP_LINK_UNICAST) return NP_DROP_LINK_DST;
   /* Addresses are the host's, not the interface's (RFC 1122 §3.3.4.2, weak model), but a
    * link-local one means its own link only. */
   if (!np_iface_has(ifc, dst) && (np_addr_is_link_local(dst) || !np_ip_is_local(ip, dst))) return NP_DROP_IP_DST;
-  return pkt->l4_proto == NP_PROTO_TCP ? NP_WIRE_OK : input_unicast(ip, ifc, pkt, now_ns);
+  return NP_WIRE_OK;
+}
+
+static enum np_drop input_other(struct np_ip *ip, struct np_iface *ifc, struct np_pkt *pkt, uint64_t now_ns) {
+  if (pkt->l4_proto == NP_PROTO_ARP) return np_arp_input(ip, ifc, pkt, now_ns);
+  const struct np_addr *dst = &pkt->flow.local;
+  if (!np_addr_is_v4(dst) && dst->b[0] == 0xff) return input_multicast(ip, ifc, pkt, now_ns);
+  enum np_drop why = check_for_us(ip, ifc, pkt);
+  if (why != NP_WIRE_OK || pkt->l4_proto == NP_PROTO_TCP) return why;
+  return input_unicast(ip, ifc, pkt, now_ns);
+}
+
+/* Fragments to a group are for nobody: what we answer there is never that large. */
+static enum np_ip_verdict input_fragment(struct np_ip *ip, struct np_iface *ifc, struct np_pkt *pkt, uint64_t now_ns, enum np_drop *why) {
+  *why = np_addr_is_host(&pkt->flow.remote) ? check_for_us(ip, ifc, pkt) : NP_DROP_IP_SRC;
+  return *why == NP_WIRE_OK ? np_reass_input(ip, ifc, pkt, now_ns, why) : NP_IP_DROP;
 }
 
 enum np_ip_verdict np_ip_input(struct np_ip *ip, struct np_pkt *pkt, uint64_t now_ns, enum np_drop *why) {
@@ -112,6 +128,10 @@ enum np_ip_verdict np_ip_input(struct np_ip *ip, struct np_pkt *pkt, uint64_t no
   if (NP_UNLIKELY(!ifc->up)) {
     *why = NP_DROP_LINK_DST;
     return NP_IP_DROP;
+  }
+  if (NP_UNLIKELY(pkt->l4_proto == NP_PROTO_FRAGMENT)) {
+    enum np_ip_verdict verdict = input_fragment(ip, ifc, pkt, now_ns, why);
+    if (verdict != NP_IP_DONE) return verdict;
   }
   bool tcp = pkt->l4_proto == NP_PROTO_TCP;
   if (NP_LIKELY(tcp && ours && np_iface_has(ifc, &pkt->flow.local))) return NP_IP_TCP;

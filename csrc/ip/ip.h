@@ -42,6 +42,9 @@ struct np_ip_env {
   /* Addresses of the interface changed by themselves (state, conflict, a router's prefix):
    * np_ip_addresses tells. Not called for what np_ip_addr_add and _del did. May be NULL. */
   void (*addr_changed)(void *ctx, uint16_t iface);
+  /* Called for each received packet that the layer kept (a fragment) and drops later, already
+   * counted, before it is freed; frame_off and frame_len still name its frame. May be NULL. */
+  void (*rx_drop)(void *ctx, struct np_buf *buf, enum np_drop why);
   void *ctx;
 };
 
@@ -53,9 +56,12 @@ struct np_ip_config {
   uint32_t icmp_echo_per_s;    /* echo requests answered per second, default 10,000; likewise */
   uint16_t udp_echo_port;      /* 0 off */
   uint16_t udp_discard_port;   /* 0 off */
-  uint64_t seed;               /* random: hash key, IPv4 identification */
   uint64_t nonce;              /* random, the same on all cores: knows our own probes when they come back (RFC 7527) */
   bool silent;                 /* another core with this interface announces, probes and reports; here only listened */
+  uint16_t reass_max;          /* datagrams put together at a time, 16 to 4,096; default 256 */
+  uint16_t reass_source_max;   /* of them from one source, default 16 */
+  uint32_t reass_bufs_max;     /* buffers they hold at most; default an eighth of the pool */
+  uint64_t seed;               /* random: hash keys, identifications */
 };
 
 struct np_iface_config {
@@ -96,13 +102,15 @@ uint32_t np_ip_addresses(const struct np_ip *ip, uint32_t *cursor, struct np_add
 enum np_err np_ip_source(const struct np_ip *ip, const struct np_addr *remote, struct np_addr *out);
 
 /* Handles one parsed packet. TCP comes back to the caller; everything else is
- * answered or dropped here.
- * Owner: takes over pkt->buf when it returns NP_IP_DONE; it may by then have left as the
+ * answered or dropped here. A fragment is kept until its datagram is whole, with which pkt is then
+ * replaced: it may be a chain (base/chain.h) and begin in another buffer.
+ * Owner: takes over pkt->buf when it returns NP_IP_DONE or NP_IP_HELD; it may by then have left as the
  * answer. Received buffers are nobody else's (refs 1).
- * Return: NP_IP_TCP (caller's, verified to be for us; TCP counts it delivered or dropped),
- * NP_IP_DONE (the caller counts DELIVERED_PKTS), or NP_IP_DROP with *why set (the caller
- * counts drop[*why] and still owns the buffer). So each packet is counted once. */
-enum np_ip_verdict { NP_IP_TCP, NP_IP_DONE, NP_IP_DROP };
+ * Return: NP_IP_TCP (pkt is the caller's, verified to be for us; TCP counts it delivered or dropped),
+ * NP_IP_DONE (the caller counts DELIVERED_PKTS), NP_IP_HELD (the caller counts nothing: the layer
+ * does, IP_FRAGS_HELD meanwhile), or NP_IP_DROP with *why set (the caller
+ * counts drop[*why] and still owns pkt->buf). So each packet is counted once. */
+enum np_ip_verdict { NP_IP_TCP, NP_IP_DONE, NP_IP_HELD, NP_IP_DROP };
 enum np_ip_verdict np_ip_input(struct np_ip *ip, struct np_pkt *pkt, uint64_t now_ns, enum np_drop *why);
 
 /* A connection's cached way out: valid while generation matches the layer's. Zeroed is empty. */

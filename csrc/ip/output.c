@@ -14,7 +14,7 @@ static void transmit(struct np_ip *ip, uint16_t port, struct np_buf *buf) {
 
 static void push_ip(struct np_ip *ip, struct np_buf *buf, const struct np_addr *src, const struct np_addr *dst, uint8_t proto,
                     uint8_t tos, uint8_t hops, bool v4) {
-  uint32_t len = buf->len;
+  uint32_t len = np_buf_total(buf);
   if (v4) {
     uint8_t *p = np_buf_push(buf, NP_IP4_BYTES);
     /* A packet that may not be fragmented can have any identification (RFC 6864 §4.1). A random
@@ -36,6 +36,13 @@ void np_ip_send_frame(struct np_ip *ip, const struct np_iface *ifc, struct np_bu
 void np_ip_send_to(struct np_ip *ip, const struct np_iface *ifc, struct np_buf *buf, const struct np_mac *mac,
                    const struct np_addr *src, const struct np_addr *dst, uint8_t proto, uint8_t tos, uint8_t hops) {
   bool v4 = np_addr_is_v4(dst);
+  uint32_t mtu = ifc->mtu_bytes;
+  if (NP_UNLIKELY(np_buf_total(buf) + (v4 ? NP_IP4_BYTES : NP_IP6_BYTES) > mtu)) {
+    np_frag_send(ip, ifc, buf, mac, src, dst, proto, tos, hops, mtu);
+    return;
+  }
+  /* What stays in pieces is longer than a buffer: a port with such an MTU sends pieces. */
+  if (NP_UNLIKELY(buf->next != NULL)) buf = np_buf_linear(buf);
   push_ip(ip, buf, src, dst, proto, tos, hops, v4);
   np_ip_send_frame(ip, ifc, buf, mac, v4 ? NP_ETHERTYPE_IP4 : NP_ETHERTYPE_IP6);
 }

@@ -12,14 +12,14 @@ static void echo(struct np_ip *ip, struct np_iface *ifc, struct np_pkt *pkt) {
   struct np_flow flow = pkt->flow;
   struct np_mac to = pkt->src_mac;
   uint8_t *udp = np_buf_pull(buf, pkt->l4_off);
-  buf->len = pkt->l4_len;
+  np_buf_trim(buf, pkt->l4_len);
   np_store_be16(udp, flow.local_port);
   np_store_be16(udp + 2, flow.remote_port);
   if ((buf->flags & NP_BUF_L4_CSUM_OK) != 0) {
     /* The port vouched for a sum that may not be in the packet. */
     np_store_16(udp + NP_UDP_CKSUM, 0);
-    uint64_t sum = np_cksum_pseudo(&flow.local, &flow.remote, NP_PROTO_UDP, buf->len);
-    uint16_t cksum = np_cksum_finish(np_cksum_add(sum, udp, buf->len));
+    uint64_t sum = np_cksum_pseudo(&flow.local, &flow.remote, NP_PROTO_UDP, pkt->l4_len);
+    uint16_t cksum = np_cksum_finish(np_buf_cksum(sum, buf, 0, pkt->l4_len));
     np_store_16(udp + NP_UDP_CKSUM, cksum == 0 ? 0xffff : cksum);
   } /* else: exchanging ports and addresses changes no sum */
   ++*np_ip_counter(ip, NP_C_UDP_TX);
@@ -36,7 +36,7 @@ enum np_drop np_udp_input(struct np_ip *ip, struct np_iface *ifc, struct np_pkt 
   }
   if (port != 0 && port == ip->config.udp_discard_port) {
     ++*np_ip_counter(ip, NP_C_UDP_RX);
-    np_buf_put(pkt->buf);
+    np_buf_put_chain(pkt->buf);
     return NP_WIRE_OK;
   }
   if (np_addr_is_v4(&pkt->flow.local)) {

@@ -32,6 +32,7 @@
 #define NP_IP6_HOP 0u
 #define NP_IP6_ROUTING 43u
 #define NP_IP6_FRAGMENT 44u
+#define NP_IP6_FRAGMENT_BYTES 8u
 #define NP_IP6_NONE 59u
 #define NP_IP6_DEST 60u
 #define NP_IP6_EXT_MAX 8u /* extension headers followed before a packet is refused */
@@ -122,6 +123,7 @@ _Static_assert(offsetof(struct np_arp_pkt, target_ip) == 24, "ARP target address
 #define NP_ICMP_REDIRECT 5u
 #define NP_ICMP_ECHO 8u
 #define NP_ICMP_TIME_EXCEEDED 11u
+#define NP_ICMP_TIME_REASSEMBLY 1u /* code, ICMPv6 too */
 #define NP_ICMP_PARAM 12u
 
 /* ICMPv6 (RFC 4443) and neighbor discovery (RFC 4861 §4) */
@@ -131,7 +133,9 @@ _Static_assert(offsetof(struct np_arp_pkt, target_ip) == 24, "ARP target address
 #define NP_ICMP6_TOO_BIG 2u
 #define NP_ICMP6_TIME_EXCEEDED 3u
 #define NP_ICMP6_PARAM 4u
+#define NP_ICMP6_PARAM_FIELD 0u
 #define NP_ICMP6_PARAM_NEXT 1u
+#define NP_ICMP6_PARAM_CHAIN 3u /* first fragment without the whole header chain (RFC 7112) */
 #define NP_ICMP6_INFO 128u /* types from here on are no errors */
 #define NP_ICMP6_ECHO 128u
 #define NP_ICMP6_ECHO_REPLY 129u

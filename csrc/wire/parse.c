@@ -1,64 +1,94 @@
 /* One pass over a received packet's headers. The order is the usual packet's:
  * untagged, IPv4 without options or plain IPv6, TCP. */
+#include "base/chain.h"
 #include "base/cksum.h"
-#include "base/pool.h"
 #include "wire/hdr.h"
 #include "wire/pkt.h"
 
-static enum np_drop parse_tcp(const uint8_t *l4, uint32_t len, bool sum_ok, uint64_t pseudo, struct np_pkt *out) {
-  if (NP_UNLIKELY(len < NP_TCP_BYTES)) return NP_DROP_TCP_SHORT;
-  uint32_t header = (uint32_t)(l4[NP_TCP_DOFF] >> 4) * 4;
-  if (NP_UNLIKELY(header < NP_TCP_BYTES || header > len)) return NP_DROP_TCP_OFFSET;
-  if (!sum_ok && NP_UNLIKELY(np_cksum_fold(np_cksum_add(pseudo, l4, len)) != 0xffff)) return NP_DROP_TCP_CHECKSUM;
-  out->flow.remote_port = np_load_be16(l4);
-  out->flow.local_port = np_load_be16(l4 + 2);
-  out->tcp_flags = l4[NP_TCP_FLAGS];
+/* The upper-layer part of a packet. */
+struct l4 {
+  const struct np_buf *buf;
+  const uint8_t *p;
+  uint32_t len;   /* bytes as the IP header says */
+  uint32_t first; /* of them in the first piece, where the header must be */
+  bool sum_ok;
+};
+
+static uint16_t l4_sum(const struct l4 *l, uint32_t len, uint64_t sum) {
+  if (NP_LIKELY(l->buf->next == NULL)) return np_cksum_fold(np_cksum_add(sum, l->p, len));
+  return np_cksum_fold(np_buf_cksum(sum, l->buf, (uint32_t)(l->p - np_buf_cdata(l->buf)), len));
+}
+
+static enum np_drop parse_tcp(const struct l4 *l, struct np_pkt *out) {
+  if (NP_UNLIKELY(l->first < NP_TCP_BYTES)) return NP_DROP_TCP_SHORT;
+  uint32_t header = (uint32_t)(l->p[NP_TCP_DOFF] >> 4) * 4;
+  if (NP_UNLIKELY(header < NP_TCP_BYTES || header > l->first)) return NP_DROP_TCP_OFFSET;
+  if (!l->sum_ok) {
+    uint64_t pseudo = np_cksum_pseudo(&out->flow.local, &out->flow.remote, NP_PROTO_TCP, l->len);
+    if (NP_UNLIKELY(l4_sum(l, l->len, pseudo) != 0xffff)) return NP_DROP_TCP_CHECKSUM;
+  }
+  out->flow.remote_port = np_load_be16(l->p);
+  out->flow.local_port = np_load_be16(l->p + 2);
+  out->tcp_flags = l->p[NP_TCP_FLAGS];
   out->payload_off = (uint16_t)(out->l4_off + header);
   return NP_WIRE_OK;
 }
 
-static enum np_drop parse_udp(const uint8_t *l4, uint32_t len, bool sum_ok, uint64_t pseudo, bool v6, struct np_pkt *out) {
-  if (len < NP_UDP_BYTES) return NP_DROP_UDP_SHORT;
-  uint32_t udp_len = np_load_be16(l4 + NP_UDP_LEN);
-  if (udp_len < NP_UDP_BYTES || udp_len > len) return NP_DROP_UDP_SHORT;
+static enum np_drop parse_udp(const struct l4 *l, bool v6, struct np_pkt *out) {
+  if (l->first < NP_UDP_BYTES) return NP_DROP_UDP_SHORT;
+  uint32_t udp_len = np_load_be16(l->p + NP_UDP_LEN);
+  if (udp_len < NP_UDP_BYTES || udp_len > l->len) return NP_DROP_UDP_SHORT;
   /* A zero checksum means none, which IPv6 forbids (RFC 8200 §8.1). */
-  bool none = np_load_16(l4 + NP_UDP_CKSUM) == 0;
+  bool none = np_load_16(l->p + NP_UDP_CKSUM) == 0;
   if (none && v6) return NP_DROP_UDP_CHECKSUM;
-  if (!none && !sum_ok) {
+  if (!none && !l->sum_ok) {
     /* The pseudo header has the UDP length, not the IP payload's (RFC 768). */
+    uint64_t pseudo = np_cksum_pseudo(&out->flow.local, &out->flow.remote, NP_PROTO_UDP, 0);
     uint64_t sum = np_cksum_add64(pseudo, __builtin_bswap32(udp_len));
-    if (np_cksum_fold(np_cksum_add(sum, l4, udp_len)) != 0xffff) return NP_DROP_UDP_CHECKSUM;
+    if (l4_sum(l, udp_len, sum) != 0xffff) return NP_DROP_UDP_CHECKSUM;
   }
-  out->flow.remote_port = np_load_be16(l4);
-  out->flow.local_port = np_load_be16(l4 + 2);
+  out->flow.remote_port = np_load_be16(l->p);
+  out->flow.local_port = np_load_be16(l->p + 2);
   out->l4_len = (uint16_t)udp_len;
   out->payload_off = (uint16_t)(out->l4_off + NP_UDP_BYTES);
   return NP_WIRE_OK;
 }
 
-static enum np_drop parse_l4(struct np_buf *buf, uint32_t proto, uint32_t len, bool v6, struct np_pkt *out) {
-  const uint8_t *l4 = np_buf_cdata(buf) + out->l4_off;
-  bool sum_ok = (buf->flags & NP_BUF_L4_CSUM_OK) != 0;
+static void set_l4(struct np_buf *buf, uint32_t proto, uint32_t len, struct np_pkt *out) {
   out->l4_proto = (uint16_t)proto;
   out->l4_len = (uint16_t)len;
   out->payload_off = out->l4_off;
   buf->l4_off = (uint16_t)(buf->data_off + out->l4_off);
   buf->l4_proto = (uint16_t)proto;
-  if (NP_LIKELY(proto == NP_PROTO_TCP)) {
-    uint64_t pseudo = sum_ok ? 0 : np_cksum_pseudo(&out->flow.local, &out->flow.remote, NP_PROTO_TCP, len);
-    return parse_tcp(l4, len, sum_ok, pseudo, out);
-  }
-  if (proto == NP_PROTO_UDP) {
-    uint64_t pseudo = np_cksum_pseudo(&out->flow.local, &out->flow.remote, NP_PROTO_UDP, 0);
-    return parse_udp(l4, len, sum_ok, pseudo, v6, out);
-  }
+}
+
+static enum np_drop parse_l4(struct np_buf *buf, uint32_t proto, uint32_t len, bool v6, struct np_pkt *out) {
+  const struct l4 l = {
+      .buf = buf,
+      .p = np_buf_cdata(buf) + out->l4_off,
+      .len = len,
+      .first = buf->len - out->l4_off,
+      .sum_ok = (buf->flags & NP_BUF_L4_CSUM_OK) != 0,
+  };
+  set_l4(buf, proto, len, out);
+  if (NP_LIKELY(proto == NP_PROTO_TCP)) return parse_tcp(&l, out);
+  if (proto == NP_PROTO_UDP) return parse_udp(&l, v6, out);
   if (proto == (v6 ? NP_PROTO_ICMPV6 : NP_PROTO_ICMP)) {
-    if (len < NP_ICMP_BYTES) return NP_DROP_ICMP_SHORT;
+    if (l.first < NP_ICMP_BYTES) return NP_DROP_ICMP_SHORT;
     uint64_t sum = v6 ? np_cksum_pseudo(&out->flow.local, &out->flow.remote, NP_PROTO_ICMPV6, len) : 0;
-    if (!sum_ok && np_cksum_fold(np_cksum_add(sum, l4, len)) != 0xffff) return NP_DROP_ICMP_CHECKSUM;
+    if (!l.sum_ok && l4_sum(&l, len, sum) != 0xffff) return NP_DROP_ICMP_CHECKSUM;
     out->payload_off = (uint16_t)(out->l4_off + NP_ICMP_BYTES);
   }
   return NP_WIRE_OK;
+}
+
+/* Drops what follows the packet in its frame (Ethernet's padding). */
+NP_INLINE void trim(struct np_buf *buf, uint32_t len) {
+  if (NP_LIKELY(buf->next == NULL)) {
+    buf->len = len;
+  } else {
+    np_buf_trim(buf, len);
+  }
 }
 
 /* Sources no host may have: 0/8, 127/8, 224/4 and above (RFC 1122 §3.2.1.3). */
@@ -75,17 +105,20 @@ static enum np_drop parse_ip4(struct np_buf *buf, uint32_t off, struct np_pkt *o
     return header > avail ? NP_DROP_IP_SHORT : NP_DROP_IP_OPTIONS;
   }
   uint32_t total = np_load_be16(ip + NP_IP4_LEN);
-  if (NP_UNLIKELY(total < NP_IP4_BYTES || total > avail)) return NP_DROP_IP_SHORT;
+  if (NP_UNLIKELY(total < NP_IP4_BYTES || total > np_buf_total(buf) - off)) return NP_DROP_IP_SHORT;
   if (NP_UNLIKELY(np_cksum_fold(np_cksum_ip4(ip)) != 0xffff)) return NP_DROP_IP_CHECKSUM;
-  if (NP_UNLIKELY((np_load_be16(ip + NP_IP4_FRAG) & (NP_IP4_MF | NP_IP4_OFFSET_MASK)) != 0)) return NP_DROP_IP_FRAGMENT;
   if (NP_UNLIKELY(ip4_source_bad(ip + NP_IP4_SRC))) return NP_DROP_IP_SRC;
   out->flow.remote = np_addr_from_v4_be(ip + NP_IP4_SRC);
   out->flow.local = np_addr_from_v4_be(ip + NP_IP4_DST);
   if (NP_UNLIKELY(np_addr_eq(&out->flow.remote, &out->flow.local))) return NP_DROP_IP_SRC;
   out->tos = ip[NP_IP4_TOS];
   out->ttl = ip[NP_IP4_TTL];
-  buf->len = off + total;
+  trim(buf, off + total);
   out->l4_off = (uint16_t)(off + NP_IP4_BYTES);
+  if (NP_UNLIKELY((np_load_be16(ip + NP_IP4_FRAG) & (NP_IP4_MF | NP_IP4_OFFSET_MASK)) != 0)) {
+    set_l4(buf, NP_PROTO_FRAGMENT, total - NP_IP4_BYTES, out);
+    return NP_WIRE_OK;
+  }
   return parse_l4(buf, ip[NP_IP4_PROTO], total - NP_IP4_BYTES, false, out);
 }
 
@@ -105,20 +138,26 @@ static enum np_drop check_ip6_options(const uint8_t *p, uint32_t len) {
   return NP_WIRE_OK;
 }
 
-/* Follows extension headers from *next and *off; both end at the upper layer. */
-static enum np_drop walk_ip6(const uint8_t *data, uint32_t end, uint32_t *next, uint32_t *off) {
+/* A fragment header with neither offset nor more to come is a whole packet (RFC 6946). */
+static bool is_atomic(const uint8_t *h) { return (np_load_be16(h + 2) & ~0x0006u) == 0; }
+
+enum np_drop np_wire_walk_ip6(const uint8_t *data, uint32_t end, uint32_t *next, uint32_t *off, uint32_t *fragments) {
   for (uint32_t i = 0; i <= NP_IP6_EXT_MAX; i++) {
     bool hop = *next == NP_IP6_HOP;
-    if (*next == NP_IP6_FRAGMENT) return NP_DROP_IP_FRAGMENT;
-    if (!hop && *next != NP_IP6_ROUTING && *next != NP_IP6_DEST) return NP_WIRE_OK;
+    bool fragment = *next == NP_IP6_FRAGMENT;
+    if (!hop && !fragment && *next != NP_IP6_ROUTING && *next != NP_IP6_DEST) return NP_WIRE_OK;
     if (hop && i != 0) return NP_DROP_IP_HEADER; /* only first: RFC 8200 §4.1 */
     if (end - *off < 8) return NP_DROP_IP_HEADER;
     const uint8_t *h = data + *off;
-    uint32_t len = ((uint32_t)h[1] + 1) * 8;
+    if (fragment) {
+      if ((*fragments)++ != 0) return NP_DROP_IP_HEADER;
+      if (!is_atomic(h)) return NP_WIRE_OK;
+    }
+    uint32_t len = fragment ? 8 : ((uint32_t)h[1] + 1) * 8;
     if (len > end - *off) return NP_DROP_IP_HEADER;
     if (*next == NP_IP6_ROUTING) {
       if (h[3] != 0) return NP_DROP_IP_HEADER; /* segments left, and we are no router */
-    } else {
+    } else if (!fragment) {
       enum np_drop why = check_ip6_options(h, len);
       if (why != NP_WIRE_OK) return why;
     }
@@ -149,12 +188,13 @@ static enum np_drop parse_ip6(struct np_buf *buf, uint32_t off, struct np_pkt *o
   if (NP_UNLIKELY(avail < NP_IP6_BYTES)) return NP_DROP_IP_SHORT;
   if (NP_UNLIKELY(ip[0] >> 4 != 6)) return NP_DROP_IP_VERSION;
   uint32_t payload = np_load_be16(ip + NP_IP6_LEN);
-  if (NP_UNLIKELY(payload > avail - NP_IP6_BYTES)) return NP_DROP_IP_SHORT;
+  if (NP_UNLIKELY(payload > np_buf_total(buf) - off - NP_IP6_BYTES)) return NP_DROP_IP_SHORT;
   uint32_t next = ip[NP_IP6_NEXT];
   uint32_t l4 = off + NP_IP6_BYTES;
   uint32_t end = l4 + payload;
+  uint32_t fragments = 0;
   if (NP_UNLIKELY(next != NP_PROTO_TCP)) {
-    enum np_drop why = walk_ip6(data, end, &next, &l4);
+    enum np_drop why = np_wire_walk_ip6(data, np_min_u32(end, buf->len), &next, &l4, &fragments);
     if (why != NP_WIRE_OK) return why;
   }
   out->flow.remote = np_addr_from_v6(ip + NP_IP6_SRC);
@@ -163,7 +203,13 @@ static enum np_drop parse_ip6(struct np_buf *buf, uint32_t off, struct np_pkt *o
   if (NP_UNLIKELY(why != NP_WIRE_OK)) return why;
   out->tos = (uint8_t)(ip[0] << 4 | ip[1] >> 4);
   out->ttl = ip[NP_IP6_HOPS];
-  buf->len = end;
+  trim(buf, end);
+  out->fragmented = fragments != 0;
+  if (NP_UNLIKELY(next == NP_IP6_FRAGMENT)) {
+    out->l4_off = (uint16_t)(l4 + NP_IP6_FRAGMENT_BYTES);
+    set_l4(buf, NP_PROTO_FRAGMENT, end - l4 - NP_IP6_FRAGMENT_BYTES, out);
+    return NP_WIRE_OK;
+  }
   out->l4_off = (uint16_t)l4;
   return parse_l4(buf, next, end - l4, true, out);
 }
@@ -206,6 +252,7 @@ enum np_drop np_wire_parse(struct np_buf *buf, struct np_pkt *out) {
   out->ttl = 0;
   out->tcp_flags = 0;
   out->merged = 0;
+  out->fragmented = 0;
   if (NP_UNLIKELY(buf->len < NP_ETH_BYTES)) return NP_DROP_LINK_SHORT;
   out->link_dst = link_dst(eth);
   memcpy(out->src_mac.b, eth + NP_ETH_SRC, 6);

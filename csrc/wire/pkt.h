@@ -16,6 +16,9 @@
 #define NP_PROTO_ICMPV6 58u
 /* Our own, for what has no IP header */
 #define NP_PROTO_ARP 0x100u
+/* A fragment that is not a whole packet: l4_off is behind the IPv4 header or the IPv6 fragment header,
+ * l4_len what the fragment carries, checksums of the upper layer unseen. */
+#define NP_PROTO_FRAGMENT 0x101u
 
 /* Result of np_wire_parse, one per packet of a burst (one cache line and a bit). */
 struct np_pkt {
@@ -26,7 +29,7 @@ struct np_pkt {
   uint16_t l3_off;      /* from buf's data at the Ethernet header */
   uint16_t l4_off;
   uint16_t payload_off; /* first byte behind the TCP or UDP header, same base */
-  uint16_t l4_len;      /* bytes from l4_off to the end as the IP header says */
+  uint16_t l4_len;      /* bytes from l4_off to the end as the IP header says, over all pieces of buf */
   uint32_t hash;        /* of the flow, set by the flow lookup stage */
   uint8_t tos;          /* DSCP and ECN */
   uint8_t ttl;
@@ -34,6 +37,7 @@ struct np_pkt {
   uint8_t link_dst;     /* enum np_link_dst */
   struct np_mac src_mac;
   uint16_t merged;      /* segments behind this one that were joined to it (tcp/gro.c); 0 from parsing */
+  uint8_t fragmented;   /* it had an IPv6 fragment header, or was reassembled */
 };
 
 enum np_link_dst { NP_LINK_UNICAST, NP_LINK_MULTICAST, NP_LINK_BROADCAST };
@@ -41,11 +45,17 @@ enum np_link_dst { NP_LINK_UNICAST, NP_LINK_MULTICAST, NP_LINK_BROADCAST };
 #define NP_WIRE_OK NP_DROP_COUNT
 
 /* Parses Ethernet, VLAN, ARP/IPv4/IPv6 and TCP/UDP/ICMP headers of buf (data
- * at the Ethernet header, one piece) into out. Trims Ethernet padding: buf->len
- * becomes what the IP header says. Verifies IPv4 header and, unless
+ * at the Ethernet header) into out. buf may be a chain (base/chain.h): every header, TCP's options
+ * among them, is in the first piece or the packet is refused; lengths and sums are over all of it.
+ * Trims Ethernet padding: buf's length becomes what the IP header says. Verifies IPv4 header and, unless
  * NP_BUF_L4_CSUM_OK, TCP, UDP and ICMP checksums. Touches nothing past the headers
- * except for those sums.
+ * except for those sums. Fragments are accepted as NP_PROTO_FRAGMENT.
  * Return: NP_WIRE_OK, or the reason to drop it. Cannot fail otherwise. */
 enum np_drop np_wire_parse(struct np_buf *buf, struct np_pkt *out);
+
+/* Follows IPv6 extension headers in data[0..end) from *next and *off; both end at the upper layer, or at
+ * a fragment header that is not atomic. *fragments: fragment headers met so far, one at most.
+ * Return: NP_WIRE_OK, or why a packet that has them is dropped (NP_DROP_IP_HEADER also when they are cut short). */
+enum np_drop np_wire_walk_ip6(const uint8_t *data, uint32_t end, uint32_t *next, uint32_t *off, uint32_t *fragments);
 
 #endif

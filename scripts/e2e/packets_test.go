@@ -119,7 +119,7 @@ func TestBadPackets(t *testing.T) {
 		{"IPv4 options", "ip_options", func() []byte { f := syn(); f[14] = 0x46; return ipsum(append(f, 0, 0, 0, 0)) }()},
 		{"IPv4 header length below 5", "ip_bad_header", ipsum(set(syn(), 14, 0x43))},
 		{"IPv4 total length beyond the frame", "ip_too_short", ipsum(set(syn(), 16, 0x10, 0))},
-		{"IPv4 fragment", "ip_fragment", ipsum(set(syn(), 20, 0x20, 0))},
+		{"IPv4 fragment of odd length", "ip_bad_fragment", ipsum(set(syn(), 20, 0x20, 0))},
 		{"TCP checksum", "tcp_bad_checksum", flip(syn(), 14+20+16, 0x55)},
 		{"TCP data offset beyond the segment", "tcp_bad_offset", r.fixTCP(set(syn(), 46, 0xf0))},
 		{"TCP data offset below 5", "tcp_bad_offset", r.fixTCP(set(syn(), 46, 0x40))},

@@ -105,7 +105,7 @@ static void one_frame(struct rig *r, const uint8_t *frame, uint32_t len, uint8_t
     enum np_ip_verdict verdict = np_ip_input(r->ip, &pkt, r->now_ns, &why);
     if (verdict == NP_IP_DROP) np_assert(why < NP_DROP_COUNT);
     if (verdict == NP_IP_TCP) np_assert(np_ip_is_local(r->ip, &pkt.flow.local));
-    if (verdict != NP_IP_DONE) np_buf_put(b);
+    if (verdict == NP_IP_TCP || verdict == NP_IP_DROP) np_buf_put_chain(pkt.buf);
   } else {
     np_buf_put(b);
   }

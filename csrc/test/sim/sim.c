@@ -138,7 +138,7 @@ static bool ledger(struct sim *s, uint32_t i) {
 #undef NP_DROP
   };
   const struct np_counters *c = np_core_shared(s->host[i].core)->counters;
-  uint64_t sum = c->counter[NP_C_DELIVERED_PKTS];
+  uint64_t sum = c->counter[NP_C_DELIVERED_PKTS] + c->counter[NP_C_IP_FRAGS_HELD];
   for (uint32_t d = 0; d < NP_DROP_COUNT; d++)
     if (strcmp(layer[d], "tx") != 0 && strcmp(layer[d], "npro") != 0) sum += c->drop[d];
   if (sum == c->counter[NP_C_RX_PKTS]) return true;

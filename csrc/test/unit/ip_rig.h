@@ -13,6 +13,7 @@
 #define RIG_SENT 512u
 #define RIG_DONE NP_DROP_COUNT
 #define RIG_TCP (NP_DROP_COUNT + 1)
+#define RIG_HELD (NP_DROP_COUNT + 2)
 #define RIG_MS UINT64_C(1000000)
 #define RIG_S UINT64_C(1000000000)
 
@@ -135,11 +136,13 @@ static inline uint32_t rig_rx(struct rig *r, uint16_t port, const struct frame *
   if (why == NP_WIRE_OK) {
     switch (np_ip_input(r->ip, &pkt, r->now_ns, &why)) {
       case NP_IP_DONE: return RIG_DONE;
-      case NP_IP_TCP: np_buf_put(b); return RIG_TCP;
+      case NP_IP_HELD: return RIG_HELD;
+      case NP_IP_TCP: np_buf_put_chain(pkt.buf); return RIG_TCP;
       default: assert_true(why < NP_DROP_COUNT);
     }
+    b = pkt.buf;
   }
-  np_buf_put(b);
+  np_buf_put_chain(b);
   return why;
 }
 

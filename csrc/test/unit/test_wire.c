@@ -164,8 +164,6 @@ static void test_changed_byte(void **state) {
       {TCP4, 14, 0x4f, NP_DROP_IP_SHORT}, /* longer than the packet */
       {TCP4, 16, 0xff, NP_DROP_IP_SHORT},
       {TCP4, 17, 19, NP_DROP_IP_SHORT},
-      {TCP4, 20, 0x20, NP_DROP_IP_FRAGMENT}, /* MF */
-      {TCP4, 21, 0x01, NP_DROP_IP_FRAGMENT},
       {TCP4, 20, 0x40, NP_WIRE_OK}, /* DF */
       {TCP4, 26, 0, NP_DROP_IP_SRC},
       {TCP4, 26, 127, NP_DROP_IP_SRC},
@@ -178,7 +176,6 @@ static void test_changed_byte(void **state) {
       {TCP4, 34 + 26, 'X', NP_DROP_TCP_CHECKSUM},
       {TCP6, 14, 0x45, NP_DROP_IP_VERSION},
       {TCP6, 18, 0x01, NP_DROP_IP_SHORT},
-      {TCP6, 20, 44, NP_DROP_IP_FRAGMENT},
       {TCP6, 22, 0xff, NP_DROP_IP_SRC},
       {TCP6, 37, 1, NP_DROP_IP_SRC},
       {TCP6, 54 + 12, 0x10, NP_DROP_TCP_OFFSET},
@@ -338,7 +335,9 @@ static void test_extension_headers(void **state) {
       {60, 8, {6, 0, 0x3e, 4}, NP_WIRE_OK},                          /* unknown: skip */
       {60, 8, {6, 0, 0x7e, 4}, NP_DROP_IP_OPTIONS},                  /* unknown: drop */
       {60, 8, {6, 0, 0xfe, 4}, NP_DROP_IP_OPTIONS},
-      {60, 8, {44, 0, 1, 4}, NP_DROP_IP_FRAGMENT},
+      {44, 8, {6, 0x55, 0, 0, 1, 2, 3, 4}, NP_WIRE_OK},              /* an atomic fragment is a whole packet */
+      {44, 16, {44, 0, 0, 0, 0, 0, 0, 0, 6}, NP_DROP_IP_HEADER},     /* two */
+      {0, 16, {44, 0, 1, 4, 0, 0, 0, 0, 6}, NP_WIRE_OK},
   };
   struct np_pkt pkt;
   for (size_t i = 0; i < NP_COUNT_OF(row); i++) {
@@ -359,6 +358,78 @@ static void test_extension_headers(void **state) {
   many[7 * 8] = 60;
   many[8 * 8] = 6;
   assert_int_equal(with_ext(60, many, 72, &pkt), NP_DROP_IP_HEADER);
+}
+
+/* Fragments come out as such, with what they carry, and their upper layer is not looked at. */
+static void test_fragments(void **state) {
+  (void)state;
+  static const uint8_t flags[][2] = {{0x20, 0}, {0, 1}, {0x3f, 0xff}};
+  struct np_pkt pkt;
+  struct frame f;
+  for (size_t i = 0; i < NP_COUNT_OF(flags); i++) {
+    make(&f, TCP4, 0);
+    memcpy(f.b + f.l3 + 6, flags[i], 2);
+    frame_ip4_sum(&f);
+    f.b[f.l4 + 16] ^= 0xff;
+    assert_int_equal(parse(&f, &pkt), NP_WIRE_OK);
+    assert_int_equal(pkt.l4_proto, NP_PROTO_FRAGMENT);
+    assert_int_equal(pkt.l4_off, f.l4);
+    assert_int_equal(pkt.l4_len, f.len - f.l4);
+    assert_int_equal(pkt.flow.local_port, 0);
+  }
+  static const uint8_t first[8] = {6, 0, 0, 1, 0, 0, 0, 9};
+  static const uint8_t later[16] = {44, 0, 1, 4, 0, 0, 0, 0, 6, 0, 0, 8, 0, 0, 0, 9};
+  assert_int_equal(with_ext(44, first, 8, &pkt), NP_WIRE_OK);
+  assert_int_equal(pkt.l4_proto, NP_PROTO_FRAGMENT);
+  assert_int_equal(pkt.l4_off, 54 + 8);
+  assert_int_equal(pkt.fragmented, 1);
+  assert_int_equal(with_ext(60, later, 16, &pkt), NP_WIRE_OK);
+  assert_int_equal(pkt.l4_proto, NP_PROTO_FRAGMENT);
+  assert_int_equal(pkt.l4_off, 54 + 16);
+}
+
+/* The same packet in one piece and cut in two at every byte: the same answer, where the headers are in
+ * the first piece; padding is cut off over the pieces. */
+static void test_pieces(void **state) {
+  (void)state;
+  static const enum kind kinds[] = {TCP4, TCP6, UDP4, UDP6, ICMP4, ICMP6};
+  for (size_t k = 0; k < NP_COUNT_OF(kinds); k++) {
+    struct frame f;
+    make(&f, kinds[k], 0);
+    uint32_t len = f.len;
+    memset(f.b + f.len, 0, 9);
+    f.len += 9;
+    uint32_t headers = f.l4 + (kinds[k] <= TCP6 ? 20 : 8);
+    for (uint32_t cut = 14; cut < f.len; cut++) {
+      struct np_counters counters;
+      struct np_pool pool;
+      struct np_buf *stack[2];
+      uint8_t *mem = aligned_alloc(2048, 4096);
+      np_pool_init(&pool, mem, 2, 2048, stack, &counters);
+      struct np_buf *a = np_pool_get(&pool);
+      struct np_buf *b = np_pool_get(&pool);
+      memcpy(np_buf_append(a, cut), f.b, cut);
+      memcpy(np_buf_append(b, f.len - cut), f.b + cut, f.len - cut);
+      a->next = b;
+      struct np_pkt pkt;
+      enum np_drop why = np_wire_parse(a, &pkt);
+      if (cut >= headers) {
+        assert_int_equal(why, NP_WIRE_OK);
+        assert_int_equal(np_buf_chain_len(a), len);
+        assert_int_equal(pkt.l4_off + pkt.l4_len, len);
+        if (cut < len - 1) { /* any changed byte of the second piece spoils the sum */
+          a->next->len = len - cut;
+          np_buf_data(a->next)[len - cut - 1] ^= 1;
+          assert_int_not_equal(np_wire_parse(a, &pkt), NP_WIRE_OK);
+        }
+      } else {
+        assert_int_not_equal(why, NP_WIRE_OK);
+      }
+      np_buf_put_chain(a);
+      assert_int_equal(pool.free_count, 2);
+      free(mem);
+    }
+  }
 }
 
 /* What build.h writes, parse.c takes. */
@@ -398,7 +469,7 @@ int main(void) {
       cmocka_unit_test(test_ip4_checksum),   cmocka_unit_test(test_udp_zero_checksum),
       cmocka_unit_test(test_checksum_vouched_for), cmocka_unit_test(test_vlan),
       cmocka_unit_test(test_link_dst),       cmocka_unit_test(test_mapped_on_wire),
-      cmocka_unit_test(test_extension_headers), cmocka_unit_test(test_build),
+      cmocka_unit_test(test_extension_headers), cmocka_unit_test(test_build), cmocka_unit_test(test_fragments), cmocka_unit_test(test_pieces),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
