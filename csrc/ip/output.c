@@ -12,9 +12,12 @@ static void transmit(struct np_ip *ip, uint16_t port, struct np_buf *buf) {
   ip->env.xmit(ip->env.ctx, port, buf);
 }
 
+/* What somebody else holds as well is one piece: its link may be in use for something else. */
+static uint32_t packet_bytes(const struct np_buf *buf) { return NP_LIKELY(buf->refs != 1) ? buf->len : np_buf_total(buf); }
+
 static void push_ip(struct np_ip *ip, struct np_buf *buf, const struct np_addr *src, const struct np_addr *dst, uint8_t proto,
                     uint8_t tos, uint8_t hops, bool v4) {
-  uint32_t len = np_buf_total(buf);
+  uint32_t len = packet_bytes(buf);
   if (v4) {
     uint8_t *p = np_buf_push(buf, NP_IP4_BYTES);
     /* A packet that may not be fragmented can have any identification (RFC 6864 §4.1). A random
