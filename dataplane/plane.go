@@ -26,6 +26,7 @@ const (
 	SessionDiscard
 	SessionNPRO
 	SessionChargen
+	SessionLoad // of a [Loader]
 )
 
 // Config is what a Plane is made from. Zero values mean defaults.
@@ -43,6 +44,8 @@ type Config struct {
 	UDPEchoPort    uint16
 	UDPDiscardPort uint16
 	TCP            TCPConfig
+	LoadConns      int      // connections of the load generator per core; 0: none
+	LoadDepth      int      // its messages in flight per connection at most
 	Secret         [64]byte // random: sequence numbers, cookies, hash keys
 }
 

@@ -1,5 +1,6 @@
-// Command nppktgen loads an NPRO server and measures it: messages per second,
-// bits per second, latency percentiles.
+// Command nppktgen loads a server and measures it, NPRO over the kernel's TCP
+// or plain TCP from a stack of its own: messages per second, bits per second,
+// latency percentiles.
 package main
 
 import (
@@ -55,7 +56,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		Use: "nppktgen PROTOCOL", Short: "Load a server and measure it", SilenceErrors: true, SilenceUsage: true,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usageError{fmt.Errorf("unknown protocol %q: want npro", args[0])}
+				return usageError{fmt.Errorf("unknown protocol %q: want npro or tcp", args[0])}
 			}
 			return nil
 		},
@@ -65,7 +66,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		},
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(nproCmd(stdout, stderr))
+	root.AddCommand(nproCmd(stdout, stderr), tcpCmd(stdout, stderr))
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
@@ -75,7 +76,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "nppktgen: %v\n", err)
 	}
 	if code == exitUsage {
-		fmt.Fprintln(stderr, "nppktgen: try 'nppktgen npro --help'")
+		fmt.Fprintln(stderr, "nppktgen: try 'nppktgen --help', 'nppktgen npro --help' or 'nppktgen tcp --help'")
 	}
 	return code
 }

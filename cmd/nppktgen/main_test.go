@@ -91,6 +91,18 @@ func TestMistakes(t *testing.T) {
 		{exitUsage, "npro --rate -1"},
 		{exitUsage, "npro --pattern ik"},
 		{exitUnreachable, "npro --addr 127.0.0.1:1"},
+		{exitUsage, "tcp"},
+		{exitUsage, "tcp --interface np0 --address 198.18.0.2 --target 198.18.0.1:7"},
+		{exitUsage, "tcp --interface np0 --address 198.18.0.2/24 --target localhost:7"},
+		{exitUsage, "tcp --interface np0 --address 198.18.0.2/24 --target 198.18.0.1:0"},
+		{exitUsage, "tcp --interface np0 --address 198.18.0.2/24 --target [2001:db8::1]:7"},
+		{exitUsage, "tcp --interface np0 --address 198.18.0.2/24 --target 198.18.1.1:7"},
+		{exitUsage, "tcp --interface np0 --address 198.18.0.2/24 --target 198.18.0.1:7 --mode flood"},
+		{exitUsage, "tcp --interface np0 --address 198.18.0.2/24 --target 198.18.0.1:7 --depth 257"},
+		{exitUsage, "tcp --interface np0 --address 198.18.0.2/24 --target 198.18.0.1:7 -c 0"},
+		{exitUsage, "tcp --interface np0 --address 198.18.0.2/24 --target 198.18.0.1:7 --size 2000000"},
+		{exitUsage, "tcp --interface np0 --address 198.18.0.2/24 --target 198.18.0.1:7 -d 0s"},
+		{exitUsage, "tcp --interface np0 --address 198.18.0.2/24 --target 198.18.0.1:7 -o xml"},
 	} {
 		var out, errOut bytes.Buffer
 		if code := run(context.Background(), strings.Fields(c.args), &out, &errOut); code != c.want || errOut.Len() == 0 {

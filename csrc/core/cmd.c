@@ -167,6 +167,14 @@ static enum np_err cmd_connect(struct np_core *core, const struct np_cmd *cmd, s
   return NP_ERR_OK;
 }
 
+static enum np_err cmd_load(struct np_core *core, const struct np_cmd *cmd, struct answer *out) {
+  (void)out;
+  struct np_cmd_load args;
+  if (!body_copy(cmd, &args, sizeof args)) return NP_ERR_INVALID;
+  if (core->loads == NULL) return NP_ERR_UNSUPPORTED;
+  return np_loads_start(core->loads, &args, core->now_ns);
+}
+
 static enum np_err cmd_drain(struct np_core *core, const struct np_cmd *cmd, struct answer *out) {
   (void)cmd;
   (void)out;
@@ -246,6 +254,7 @@ static const cmd_fn setup[NP_CMD_OP_COUNT] = {
     [NP_CMD_UNLISTEN] = cmd_unlisten,       [NP_CMD_CONNECT] = cmd_connect,     [NP_CMD_DRAIN] = cmd_drain,
     [NP_CMD_CONNS] = cmd_conns,             [NP_CMD_NEIGHBORS] = cmd_neighbors, [NP_CMD_CAPTURE] = cmd_capture,
     [NP_CMD_ADDRS] = cmd_addrs,             [NP_CMD_OBSERVE] = cmd_observe,
+    [NP_CMD_LOAD] = cmd_load,
 };
 
 static void done(struct np_core *core, const struct np_cmd *cmd, enum np_err err, const struct answer *a) {

@@ -71,6 +71,8 @@ enum np_err np_plane_config_check(const struct np_plane_config *c, struct np_err
       {"handshake_ms", c->handshake_ms, 1, 600000, false, false},
       {"neigh_max", c->neigh_max, 16, 65536, false, false},
       {"huge_pages", c->huge_pages, 0, 2, false, false},
+      {"load_conns", c->load_conns, 1, c->conns_max, false, true},
+      {"load_depth", c->load_depth, c->load_conns == 0 ? 0 : 1, NP_LOAD_DEPTH_MAX, false, false},
       {"tcp_rcv_buf_bytes", c->tcp_rcv_buf_bytes, 4096, 1u << 30, false, true},
       {"tcp_snd_buf_bytes", c->tcp_snd_buf_bytes, 4096, 1u << 30, false, true},
       {"tcp_keepalive_idle_ms", c->tcp_keepalive_idle_ms, 1000, 86400000, false, true},

@@ -199,6 +199,13 @@ static void tcp_confirm(void *ctx, struct np_tcp_path *path, uint64_t now_ns) {
   np_ip_confirm(core->ip, (const struct np_path *)(const void *)path, now_ns);
 }
 
+static enum np_err load_connect(void *ctx, const struct np_flow *flow, struct np_session *s) {
+  struct np_core *core = ctx;
+  struct np_stream *stream = NULL;
+  if (core->draining) return NP_ERR_SHUTDOWN;
+  return np_tcp_connect(core->tcp, flow, s, core->now_ns, &stream);
+}
+
 static struct np_session *tcp_accept(void *ctx, void *listener_ctx, struct np_stream *stream, uint64_t now_ns) {
   struct np_core *core = ctx;
   const struct np_core_listener *l = listener_ctx;
@@ -495,6 +502,10 @@ void np_core_join(struct np_core *core, const struct np_core_parts *parts, uint6
   core->tcp = np_tcp_init(parts->tcp_mem, parts->tcp, &tcp, now_ns);
   np_tcp_on_drop(core->tcp, on_rx_drop, core);
   core->sessions = np_sessions_init(parts->sessions_mem, parts->sessions, &sessions, now_ns);
+  if (parts->loads_mem == NULL) return;
+  const struct np_loads_env loads = {.pool = &core->pool, .connect = load_connect, .ctx = core};
+  core->loads = np_loads_init(parts->loads_mem, parts->loads, &loads);
+  core->shared.load = np_loads_stats(core->loads);
 }
 
 /* ---- one turn ---- */
@@ -530,7 +541,9 @@ bool np_core_turn(struct np_core *core, uint64_t now_ns) {
   /* Timers before the flush, so that what they queue leaves in this turn too. */
   found += np_wheel_advance(&core->wheel, now_ns, NP_CORE_TIMERS_PER_TURN);
   bool was_left = core->left;
+  bool loads = core->loads != NULL && np_loads_run(core->loads, now_ns);
   core->left = flush_streams(core);
+  core->left |= loads;
   flush_ports(core);
   if (NP_UNLIKELY(core->addrs_dirty != 0)) tell_addrs(core);
   gauges(core);

@@ -15,12 +15,14 @@ struct layout {
   size_t ip;
   size_t tcp;
   size_t sessions;
+  size_t loads;
   size_t bytes;
   uint32_t loan_count;
   struct np_crypto_config crypto_config;
   struct np_ip_config ip_config;
   struct np_tcp_config tcp_config;
   struct np_sessions_config sessions_config;
+  struct np_loads_config loads_config;
 };
 
 static size_t take(size_t *at, size_t bytes) {
@@ -98,6 +100,8 @@ static void lay_out(const struct np_plane_config *c, uint32_t index, struct layo
   l->ip = take(&at, np_ip_bytes(&l->ip_config));
   l->tcp = take(&at, np_tcp_bytes(&l->tcp_config));
   l->sessions = take(&at, np_sessions_bytes(&l->sessions_config));
+  l->loads_config = (struct np_loads_config){.conns_max = c->load_conns, .depth_max = c->load_depth};
+  l->loads = take(&at, c->load_conns == 0 ? 0 : np_loads_bytes(&l->loads_config));
   l->bytes = at;
 }
 
@@ -163,9 +167,11 @@ enum np_err np_core_init(void *mem, void *pool_mem, const struct np_plane_config
       .ip_mem = base + l.ip,
       .tcp_mem = base + l.tcp,
       .sessions_mem = base + l.sessions,
+      .loads_mem = config->load_conns == 0 ? NULL : base + l.loads,
       .ip = &l.ip_config,
       .tcp = &l.tcp_config,
       .sessions = &l.sessions_config,
+      .loads = &l.loads_config,
   };
   np_core_join(core, &parts, now_ns);
   memset(l.tcp_config.secret, 0, sizeof l.tcp_config.secret);

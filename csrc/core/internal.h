@@ -7,6 +7,7 @@
 #include "core/core.h"
 #include "crypto/record.h"
 #include "ip/ip.h"
+#include "session/load.h"
 #include "session/session.h"
 #include "tcp/tcp.h"
 
@@ -86,6 +87,7 @@ struct np_core {
   struct np_tcp *tcp;
   struct np_ip *ip;
   struct np_sessions *sessions;
+  struct np_loads *loads;      /* NULL: none */
   struct np_crypto *crypto;
   struct np_capture *capture; /* NULL: off */
   struct np_ring *cmd;
@@ -124,9 +126,11 @@ struct np_core_parts {
   void *ip_mem;
   void *tcp_mem;
   void *sessions_mem;
+  void *loads_mem; /* NULL: no load generator */
   const struct np_ip_config *ip;
   const struct np_tcp_config *tcp;
   const struct np_sessions_config *sessions;
+  const struct np_loads_config *loads;
 };
 
 /* core.c */

@@ -10,6 +10,7 @@
 #define PERIOD (CHARS * LINE_BYTES)
 #define SEGS_PER_PUMP 64u /* then the other sessions have their turn */
 
+_Static_assert(PERIOD == NP_CHARGEN_PERIOD, "whole lines");
 _Static_assert(NP_CHARGEN_BYTES >= PERIOD + 4096, "a chunk's data from any place of the period");
 
 void np_chargen_fill(uint8_t *lines) {

@@ -1,4 +1,5 @@
 /* All sessions of one core: memory, the dirty list, one run per turn. */
+#include "session/load.h"
 #include "session/session_int.h"
 
 static size_t align64(size_t n) { return (n + 63) & ~(size_t)63; }
@@ -74,6 +75,7 @@ static const struct np_session_ops *ops_of(enum np_session_kind kind) {
     case NP_SESSION_NPRO: return &np_npro_ops;
     case NP_SESSION_CHARGEN: return &np_chargen_ops;
     case NP_SESSION_NONE:
+    case NP_SESSION_LOAD: /* made by the load generator alone */
     case NP_SESSION_KIND_COUNT: break;
   }
   return NULL;
@@ -340,8 +342,13 @@ void np_sessions_wipe(const struct np_cmd *cmd) {
 
 enum np_err np_sessions_command(struct np_sessions *ss, struct np_session *session, const struct np_cmd *cmd,
                                 struct np_buf *body, uint64_t now_ns, uint32_t *out_stream) {
-  struct np_sess *s = np_sess_of(session);
   ss->now_ns = now_ns;
+  if (NP_UNLIKELY(np_session_is_load(session))) {
+    np_sessions_wipe(cmd);
+    if (body != NULL) ss->env.loan_return(ss->env.ctx, body);
+    return NP_ERR_UNSUPPORTED;
+  }
+  struct np_sess *s = np_sess_of(session);
   if (s->kind == NP_SESSION_NPRO) return np_npro_command(s, cmd, body, out_stream);
   np_sessions_wipe(cmd);
   if (body != NULL) ss->env.loan_return(ss->env.ctx, body);
@@ -357,6 +364,10 @@ void np_sessions_drain(struct np_sessions *ss, uint64_t now_ns) {
 }
 
 void np_session_info(const struct np_session *session, struct np_conn_info *out) {
+  if (np_session_is_load(session)) {
+    out->session_kind = NP_SESSION_LOAD;
+    return;
+  }
   const struct np_sess *s = NP_CONTAINER_OF(session, struct np_sess, base);
   out->session_kind = s->kind;
   out->listener = s->listener;

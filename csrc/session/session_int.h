@@ -37,7 +37,8 @@
 #define NP_NPRO_PING_BYTES 64u
 #define NP_NPRO_REASON_BYTES 1024u
 #define NP_NPRO_RAW_BYTES (256u << 10)    /* longest raw size of one compressed frame */
-#define NP_CHARGEN_BYTES (12u << 10)     /* a period of its lines, 7,030, and a segment more; whole cache lines */
+#define NP_CHARGEN_PERIOD 7030u           /* 95 lines of 72 characters and CR LF */
+#define NP_CHARGEN_BYTES (12u << 10)     /* a period of its lines and a segment more; whole cache lines */
 #define NP_NPRO_WINDOW_MAX 0x7fffffffu
 #define NP_NPRO_CLOSE_NS UINT64_C(3000000000) /* DISCONNECT that cannot leave: abort */
 #define NP_NPRO_FRAME_NS UINT64_C(30000000000)   /* from a frame's first byte to its last, */

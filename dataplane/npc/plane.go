@@ -111,6 +111,8 @@ func encodeConfig(cc *C.struct_np_plane_config, cfg *dataplane.Config) error {
 		{"LoansPerCore", &cc.loans_per_core, cfg.LoansPerCore},
 		{"MaxConns", &cc.conns_max, cfg.MaxConns},
 		{"MaxStreams", &cc.streams_max, cfg.MaxStreams},
+		{"LoadConns", &cc.load_conns, cfg.LoadConns},
+		{"LoadDepth", &cc.load_depth, cfg.LoadDepth},
 		{"TCP.RcvBuf", &cc.tcp_rcv_buf_bytes, cfg.TCP.RcvBuf},
 		{"TCP.SndBuf", &cc.tcp_snd_buf_bytes, cfg.TCP.SndBuf},
 	} {

@@ -18,6 +18,7 @@
 #include "np/counter.h"
 #include "np/err.h"
 #include "np/info.h"
+#include "np/load.h"
 #include "np/npro.h"
 #include "np/ring.h"
 
@@ -44,6 +45,7 @@ enum np_cmd_op {
   NP_CMD_DRAIN,        /* stop accepting; GOAWAY on every NPRO session */
   NP_CMD_ADDRS,        /* as NP_CMD_CONNS, with struct np_addr_info */
   NP_CMD_OBSERVE,      /* arg: iface; body: a frame that the kernel got, ARP or ICMPv6: learned from, never answered */
+  NP_CMD_LOAD,         /* body: struct np_cmd_load; NP_ERR_UNSUPPORTED without load_conns */
   /* connections; DONE only on error, or when NP_CMD_F_ACK asks for it */
   NP_CMD_CLOSE,        /* handle: connection. arg: enum np_code; NPRO says DISCONNECT (body: reason text), then FIN */
   NP_CMD_ABORT,        /* handle: connection: RST */
@@ -176,6 +178,7 @@ struct np_core_shared {
   int32_t event_fd;       /* eventfd Go sleeps on */
   int32_t wake_fd;        /* eventfd the core sleeps on; write when cmd->cons_sleeping */
   uint32_t core;
+  struct np_load_stats *load; /* NULL without load_conns */
 };
 
 /* Capture: the core copies matching packets into a ring of variable-size

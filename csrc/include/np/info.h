@@ -30,6 +30,7 @@ enum np_session_kind {
   NP_SESSION_DISCARD,
   NP_SESSION_NPRO,
   NP_SESSION_CHARGEN,
+  NP_SESSION_LOAD, /* nppktgen's; no listener has it */
   NP_SESSION_KIND_COUNT
 };
 
