@@ -43,6 +43,15 @@ const (
 	CounterTCPRetrans                         // segments sent again
 	CounterTCPRTO                             // retransmission timer expiries
 	CounterTCPFastRetrans                     // loss recoveries entered on duplicate or selective acknowledgment
+	CounterTCPLost                            // segments judged lost that had been sent once
+	CounterTCPLostRetrans                     // retransmissions judged lost (RFC 8985)
+	CounterTCPReorder                         // segments found delivered after later ones
+	CounterTCPTlp                             // tail loss probes sent (RFC 8985)
+	CounterTCPTlpRecovery                     // tail loss probes that filled a hole
+	CounterTCPDsack                           // duplicates that peers reported (RFC 2883)
+	CounterTCPUndo                            // loss recoveries undone because nothing was lost
+	CounterTCPSpuriousRTO                     // retransmission timeouts undone because nothing was lost
+	CounterTCPReneged                         // times a peer took selective acknowledgments back
 	CounterTCPOOO                             // segments held because an earlier one is missing
 	CounterTCPOpenPassive                     // connections accepted
 	CounterTCPOpenActive                      // connections opened by us
@@ -202,6 +211,15 @@ var counterMeta = [CounterCount]CounterMeta{
 	{Name: "tcp_retransmits_total", Help: "segments sent again"},
 	{Name: "tcp_timeouts_total", Help: "retransmission timer expiries"},
 	{Name: "tcp_fast_retransmits_total", Help: "loss recoveries entered on duplicate or selective acknowledgment"},
+	{Name: "tcp_segments_lost_total", Help: "segments judged lost that had been sent once"},
+	{Name: "tcp_lost_retransmits_total", Help: "retransmissions judged lost (RFC 8985)"},
+	{Name: "tcp_reordering_seen_total", Help: "segments found delivered after later ones"},
+	{Name: "tcp_tail_probes_total", Help: "tail loss probes sent (RFC 8985)"},
+	{Name: "tcp_tail_probe_recoveries_total", Help: "tail loss probes that filled a hole"},
+	{Name: "tcp_dsacks_received_total", Help: "duplicates that peers reported (RFC 2883)"},
+	{Name: "tcp_spurious_recoveries_total", Help: "loss recoveries undone because nothing was lost"},
+	{Name: "tcp_spurious_timeouts_total", Help: "retransmission timeouts undone because nothing was lost"},
+	{Name: "tcp_sack_reneged_total", Help: "times a peer took selective acknowledgments back"},
 	{Name: "tcp_out_of_order_total", Help: "segments held because an earlier one is missing"},
 	{Name: "tcp_passive_opens_total", Help: "connections accepted"},
 	{Name: "tcp_active_opens_total", Help: "connections opened by us"},

@@ -2,10 +2,12 @@
  * what follows from both. */
 #include "tcp/cc.h"
 
+#define RENEGE_US 10000u /* what a receiver that seems to have dropped SACKed data is waited for at least */
+
 /* Takes b, the head, off the queue. */
 static void remove_head(struct np_tcp_conn *c, struct np_buf *b) {
   struct np_tcp_txseg *s = np_txseg(b);
-  if (NP_UNLIKELY(s->flags & (NP_TXS_SACKED | NP_TXS_LOST | NP_TXS_RTX)) || c->lost_next != NULL || c->sack_hint != NULL) {
+  if (NP_UNLIKELY(s->flags & (NP_TXS_SACKED | NP_TXS_LOST | NP_TXS_RTX)) || c->rack_next != NULL || c->sack_hint != NULL) {
     np_tcp_sack_forget(c, b);
   }
   c->sndq_head = s->next;
@@ -30,15 +32,18 @@ static void trim_head(struct np_tcp_conn *c, struct np_buf *b, uint32_t n) {
 /* RFC 6298 §3: from a segment sent once; from the echoed timestamp when all were
  * sent again (RFC 7323 §4). Return: whether there was one. */
 static bool sample(struct np_tcp *tcp, struct np_tcp_conn *c, uint64_t sent_ns, uint32_t tsecr) {
+  uint32_t us;
   if (sent_ns != 0) {
-    tcp->ack_rtt_us = np_max_u32(1, (uint32_t)np_min_u64((tcp->now_ns - sent_ns) / 1000, UINT32_MAX));
-    np_tcp_rtt_sample(tcp, c, tcp->ack_rtt_us);
-    return true;
+    us = np_max_u32(1, (uint32_t)np_min_u64((tcp->now_ns - sent_ns) / 1000, UINT32_MAX));
+    tcp->ack_rtt_us = us;
+  } else {
+    if (!(c->flags & NP_TF_TS) || tsecr == 0) return false;
+    uint32_t ms = np_tcp_ts_now(tcp, c) - tsecr;
+    if (ms >= 120000) return false;
+    us = ms == 0 ? 1000 : ms * 1000;
   }
-  if (!(c->flags & NP_TF_TS) || tsecr == 0) return false;
-  uint32_t ms = np_tcp_ts_now(tcp, c) - tsecr;
-  if (ms >= 120000) return false;
-  np_tcp_rtt_sample(tcp, c, ms == 0 ? 1000 : ms * 1000);
+  tcp->told.rtt_us = us;
+  np_tcp_rtt_sample(tcp, c, us);
   return true;
 }
 
@@ -51,6 +56,7 @@ uint32_t np_tcp_ack_queue(struct np_tcp *tcp, struct np_tcp_conn *c, np_seq ack,
   while (b != NULL && b != c->sndq_next && np_seq_le(np_txend(b), ack)) { /* bound: snd_segs */
     struct np_tcp_txseg *s = np_txseg(b);
     struct np_buf *next = s->next;
+    if (NP_UNLIKELY(c->ca_state != NP_CA_OPEN) && !(s->flags & NP_TXS_SACKED)) np_tcp_rack_delivered(tcp, c, s);
     if (s->flags & NP_TXS_EVER) again = true;
     if (!(s->flags & (NP_TXS_EVER | NP_TXS_SACKED))) sent_ns = s->sent_ns;
     if (NP_UNLIKELY(c->cc_flags & NP_CCF_RATE) && !(s->flags & NP_TXS_SACKED)) np_tcp_rate_delivered(tcp, c, s);
@@ -61,6 +67,7 @@ uint32_t np_tcp_ack_queue(struct np_tcp *tcp, struct np_tcp_conn *c, np_seq ack,
     if (c->cc_flags & NP_CCF_RATE) np_tcp_rate_part(tcp, c, (uint32_t)np_seq_diff(ack, np_txseg(b)->seq));
     trim_head(c, b, (uint32_t)np_seq_diff(ack, np_txseg(b)->seq));
   }
+  tcp->told.again = again;
   c->snd_una = ack;
   c->progress_ns = tcp->now_ns;
   c->soft_err = 0;
@@ -69,11 +76,12 @@ uint32_t np_tcp_ack_queue(struct np_tcp *tcp, struct np_tcp_conn *c, np_seq ack,
   return acked;
 }
 
-/* RFC 6298 §5.2 and §5.3; the wheel's timer stays where it is, unless the RTO shrank so far
- * that it would come too late. */
+/* RFC 6298 §5.2 and §5.3; the wheel's timer stays where it is, unless what is due became due so
+ * much sooner that it might come too late. */
 void np_tcp_ack_timers(struct np_tcp *tcp, struct np_tcp_conn *c) {
   c->rtx_due_ns = np_tcp_flight(c) == 0 ? 0 : tcp->now_ns + np_tcp_rto_ns(tcp, c);
-  if (NP_UNLIKELY(c->rtx_due_ns != 0 && c->rtx_due_ns < c->timer_due_ns)) np_tcp_timer_arm(tcp, c);
+  uint64_t soonest = np_min_u64(c->rtx_due_ns, tcp->now_ns + np_tcp_tlp_wait_ns(c));
+  if (NP_UNLIKELY(c->rtx_due_ns != 0 && soonest < c->timer_due_ns)) np_tcp_timer_arm(tcp, c);
   if (tcp->now_ms - c->confirm_ms >= 1000) {
     c->confirm_ms = tcp->now_ms;
     tcp->env.confirm(tcp->env.ctx, &c->path, tcp->now_ns);
@@ -116,10 +124,32 @@ static void window_opened(struct np_tcp *tcp, struct np_tcp_conn *c) {
   c->backoff = 0;
   c->rtx_due_ns = flight == 0 ? 0 : tcp->now_ns + np_tcp_rto_ns(tcp, c);
   if (flight != 0 && c->sndq_head != NULL && c->sndq_head != c->sndq_next) {
-    np_tcp_mark_lost(c, c->sndq_head);
+    np_tcp_mark_lost(tcp, c, c->sndq_head);
     c->flags |= NP_TF_FORCE_RTX;
   }
   np_tcp_dirty(tcp, c);
+}
+
+/* Before an ACK is taken in. */
+static void told_start(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tcp_seg *seg) {
+  uint32_t flight = np_tcp_flight(c);
+  uint32_t gone = c->sacked_bytes + c->reno_bytes;
+  if (c->ca_state == NP_CA_OPEN) c->rack.fack = c->snd_una; /* not kept while header prediction takes the ACKs */
+  tcp->told = (struct np_tcp_told){
+      .fack = c->rack.fack,
+      .tsecr = seg->opts.has_ts ? seg->opts.tsecr : 0,
+      .flight0 = flight > gone ? flight - gone : 0,
+  };
+}
+
+/* The acknowledgment stops at what it once said to have SACKed: the receiver dropped that (RFC 2018
+ * §8). Not believed at once, but sooner than after a whole RTO; the timeout forgets every SACK. */
+static void reneging(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  struct np_buf *b = c->sndq_head;
+  if (c->sacked_segs == 0 || b == NULL || b == c->sndq_next || !(np_txseg(b)->flags & NP_TXS_SACKED)) return;
+  uint64_t wait_us = np_max_u32(c->srtt_us / 16, RENEGE_US);
+  c->rtx_due_ns = np_min_u64(c->rtx_due_ns, tcp->now_ns + wait_us * 1000);
+  np_tcp_timer_arm(tcp, c);
 }
 
 /* Return: NP_TCP_OK, or why the whole segment is dropped. */
@@ -130,27 +160,27 @@ enum np_drop np_tcp_ack(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tcp
   }
   if (np_seq_lt(seg->ack, c->snd_una)) return NP_TCP_OK; /* overtaken by a later one */
   bool window_moved = update_window(c, seg);
-  uint32_t acked = 0;
   uint32_t flight = np_tcp_flight(c);
   /* Before anything leaves the flight, which is what the reduction goes by. */
   if ((seg->flags & NP_TCP_ECE) && (c->ecn & NP_ECN_OK)) np_tcp_ecn_echoed(tcp, c);
-  if (np_seq_gt(seg->ack, c->snd_una)) {
-    acked = np_tcp_ack_queue(tcp, c, seg->ack, seg->opts.has_ts ? seg->opts.tsecr : 0);
-  }
-  if (acked == 0) tcp->ack_rtt_us = 0;
-  uint32_t newly = 0;
-  if ((c->flags & NP_TF_SACK) && seg->opts.sack_count != 0) newly = np_tcp_sack_in(c, &seg->opts, seg->ack);
+  told_start(tcp, c, seg);
+  struct np_tcp_told *t = &tcp->told;
+  if (np_seq_gt(seg->ack, c->snd_una)) t->acked_bytes = np_tcp_ack_queue(tcp, c, seg->ack, t->tsecr);
+  if ((c->flags & NP_TF_SACK) && seg->opts.sack_count != 0) np_tcp_sack_in(tcp, c, &seg->opts, seg->ack);
+  if (t->acked_bytes == 0) tcp->ack_rtt_us = 0;
   /* RFC 5681 §2 */
-  bool dup = acked == 0 && seg->len == 0 && !window_moved && flight != 0 && !(seg->flags & NP_TCP_FIN);
+  t->pure = t->acked_bytes == 0 && seg->len == 0 && !window_moved && !(seg->flags & NP_TCP_FIN);
+  t->dup = t->pure && flight != 0;
   /* What answers a window probe is no sign of loss. */
-  if (flight != 0 && !(c->flags & NP_TF_ZERO_WND)) np_tcp_recovery_ack(tcp, c, acked, newly, dup);
+  if (!(c->flags & NP_TF_ZERO_WND) && (flight != 0 || c->ca_state != NP_CA_OPEN || t->dsack)) np_tcp_recovery_ack(tcp, c);
   if (c->sndq_head == NULL) c->flags &= ~NP_TF_ZERO_WND; /* all was taken: a FIN needs no window */
   if (c->flags & NP_TF_ZERO_WND) window_opened(tcp, c);
-  if (acked != 0) {
+  if (t->acked_bytes != 0) {
     np_tcp_ack_timers(tcp, c);
+    reneging(tcp, c);
     np_tcp_wake_writer(tcp, c);
   }
-  if (acked != 0 || newly != 0) np_tcp_cc_told(tcp, c, acked, flight);
+  if (t->acked_bytes != 0 || t->sacked_segs != 0) np_tcp_cc_told(tcp, c, t->acked_bytes, flight);
   if (c->sndq_next != NULL || c->lost_due != 0 || (c->flags & NP_TF_FIN_QUEUED) || c->ca_state == NP_CA_RECOVERY) {
     np_tcp_dirty(tcp, c);
   }

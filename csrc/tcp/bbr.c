@@ -474,7 +474,7 @@ static void bbr_init(struct np_tcp *tcp, struct np_tcp_conn *c) {
 
 static void bbr_acked(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tcp_cc_ack *ack) {
   struct np_tcp_bbr *b = &c->cc.bbr;
-  if ((c->cc_flags & NP_CCF_EPISODE) && c->ca_state == NP_CA_OPEN) {
+  if ((c->cc_flags & NP_CCF_EPISODE) && c->ca_state <= NP_CA_DISORDER) {
     c->cc_flags &= (uint8_t)~NP_CCF_EPISODE;
     if (b->phase != NP_BBR_PROBE_RTT) restore_cwnd(c); /* bound_cwnd has the last word below */
   }

@@ -41,7 +41,7 @@ void np_tcp_ecn_in(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tc
 /* An ACK with ECE: once per window of data (§6.1.2), so not while an episode is on. */
 void np_tcp_ecn_echoed(struct np_tcp *tcp, struct np_tcp_conn *c) {
   c->ecn |= NP_ECN_ECE_SEEN;
-  if (c->ca_state != NP_CA_OPEN || np_tcp_flight(c) == 0) return;
+  if (c->ca_state > NP_CA_DISORDER || np_tcp_flight(c) == 0) return;
   np_tcp_count(tcp, NP_C_TCP_ECE_CUTS);
   np_tcp_enter_cwr(tcp, c);
 }

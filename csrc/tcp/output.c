@@ -105,8 +105,7 @@ static bool send_window_probe(struct np_tcp *tcp, struct np_tcp_conn *c) {
   if (b == NULL || !np_tcp_send_data(tcp, c, b, again)) return false;
   c->flags |= NP_TF_ZERO_WND;
   if (again) { /* a probe is no recovery: when the window opens it is sent once more */
-    np_txseg(b)->flags &= ~NP_TXS_RTX;
-    c->rtx_bytes -= np_txseg(b)->len;
+    np_tcp_seg_unlink(c, b);
   }
   return true;
 }
@@ -145,7 +144,7 @@ static void send_queue(struct np_tcp *tcp, struct np_tcp_conn *c) {
     while (budget > 0 && send_new(tcp, c) == STEP_SENT) budget--;
   }
   if (c->ca_state == NP_CA_RECOVERY && budget == NP_TCP_TX_BUDGET) {
-    struct np_buf *b = np_tcp_recovery_rescue(c);
+    struct np_buf *b = np_tcp_recovery_rescue(tcp, c);
     if (b != NULL) np_tcp_send_data(tcp, c, b, true);
   }
   if (NP_UNLIKELY(c->cc_flags & NP_CCF_RATE)) np_tcp_rate_idle(c);

@@ -18,6 +18,10 @@ void np_tcp_rtt_sample(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t rtt_u
     c->rttvar_us = c->rttvar_us - c->rttvar_us / 4 + dev;
     c->srtt_us = (uint32_t)((int64_t)c->srtt_us + err);
   }
+  np_tcp_rto_update(tcp, c);
+}
+
+void np_tcp_rto_update(const struct np_tcp *tcp, struct np_tcp_conn *c) {
   uint32_t rto = c->srtt_us / 8 + np_max_u32(CLOCK_US, c->rttvar_us);
   rto = np_max_u32(rto, tcp->config.rto_ms_min * 1000);
   c->rto_us = np_min_u32(rto, tcp->config.rto_ms_max * 1000);

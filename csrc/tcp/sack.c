@@ -1,52 +1,145 @@
-/* Selective acknowledgment, both ways: RFC 2018, RFC 2883, RFC 6675. */
+/* Selective acknowledgment, both ways: RFC 2018, RFC 2883. */
 #include "tcp/tcp_int.h"
 
-/* Sending side. */
+/* Sending side. The segments are the scoreboard: what is SACKed, lost or sent again is a flag of
+ * theirs, so its memory is bounded by the send queue. Two lists run through them, in memory that
+ * only they need: what has to be sent again, and retransmissions in flight. */
 
-static void mark_sacked(struct np_tcp_conn *c, struct np_buf *b) {
+#define DUE_WALK 64u /* places an entry out of turn looks for: beyond that the order is a matter of taste */
+
+/* A buffer's number in its pool, 1 the first: half the room of a pointer. */
+#define REF_SHIFT 11 /* chunks are 2,048 bytes at least */
+
+static uint32_t ref_of(const struct np_buf *b) {
+  return (uint32_t)((size_t)((const uint8_t *)b - b->pool->mem) >> REF_SHIFT) + 1;
+}
+
+struct np_buf *np_tcp_seg_at(const struct np_tcp_conn *c, uint32_t ref) {
+  if (ref == 0) return NULL;
+  return (struct np_buf *)(void *)(c->sndq_head->pool->mem + ((size_t)(ref - 1) << REF_SHIFT));
+}
+
+/* Puts b into list behind after, 0: in front. */
+static void list_add(struct np_tcp_conn *c, struct np_tcp_seglist *list, struct np_buf *b, uint32_t after) {
   struct np_tcp_txseg *s = np_txseg(b);
-  if (NP_UNLIKELY(c->cc_flags & NP_CCF_RATE)) np_tcp_rate_delivered(np_tcp_owner(c), c, s);
-  if (s->flags & NP_TXS_LOST) {
-    c->lost_bytes -= s->len;
-    if (!(s->flags & NP_TXS_RTX)) c->lost_due--;
+  uint32_t ref = ref_of(b);
+  struct np_buf *prev = np_tcp_seg_at(c, after);
+  s->link_prev = after;
+  s->link_next = prev == NULL ? list->head : np_txseg(prev)->link_next;
+  if (prev == NULL) {
+    list->head = ref;
+  } else {
+    np_txseg(prev)->link_next = ref;
   }
-  if (s->flags & NP_TXS_RTX) c->rtx_bytes -= s->len;
+  struct np_buf *next = np_tcp_seg_at(c, s->link_next);
+  if (next == NULL) {
+    list->tail = ref;
+  } else {
+    np_txseg(next)->link_prev = ref;
+  }
+}
+
+static void list_del(struct np_tcp_conn *c, struct np_tcp_seglist *list, struct np_buf *b) {
+  struct np_tcp_txseg *s = np_txseg(b);
+  struct np_buf *prev = np_tcp_seg_at(c, s->link_prev);
+  struct np_buf *next = np_tcp_seg_at(c, s->link_next);
+  if (prev == NULL) {
+    list->head = s->link_next;
+  } else {
+    np_txseg(prev)->link_next = s->link_next;
+  }
+  if (next == NULL) {
+    list->tail = s->link_prev;
+  } else {
+    np_txseg(next)->link_prev = s->link_prev;
+  }
+  s->link_prev = s->link_next = 0;
+}
+
+/* RFC 6675 §4, NextSeg rule 1, wants the lowest first. What is judged lost for the first time comes
+ * in order and goes to the end; a lost retransmission is lower, and goes before what was not sent again yet. */
+void np_tcp_due_add(struct np_tcp_conn *c, struct np_buf *b) {
+  struct np_tcp_seglist *list = &c->rack.due;
+  np_seq seq = np_txseg(b)->seq;
+  struct np_buf *tail = np_tcp_seg_at(c, list->tail);
+  if (tail == NULL || np_seq_lt(np_txseg(tail)->seq, seq)) {
+    list_add(c, list, b, list->tail);
+    return;
+  }
+  struct np_buf *hint = np_tcp_seg_at(c, c->rack.due_hint);
+  uint32_t after = hint != NULL && np_seq_lt(np_txseg(hint)->seq, seq) ? c->rack.due_hint : 0;
+  for (uint32_t n = 0; n < DUE_WALK; n++) {
+    uint32_t next = after == 0 ? list->head : np_txseg(np_tcp_seg_at(c, after))->link_next;
+    if (next == 0 || np_seq_gt(np_txseg(np_tcp_seg_at(c, next))->seq, seq)) break;
+    after = next;
+  }
+  list_add(c, list, b, after);
+  c->rack.due_hint = ref_of(b);
+}
+
+void np_tcp_rtx_add(struct np_tcp_conn *c, struct np_buf *b) { list_add(c, &c->rack.rtx, b, c->rack.rtx.tail); }
+
+void np_tcp_seg_unlink(struct np_tcp_conn *c, struct np_buf *b) {
+  struct np_tcp_txseg *s = np_txseg(b);
+  if (s->flags & NP_TXS_RTX) {
+    list_del(c, &c->rack.rtx, b);
+    c->rtx_bytes -= s->len;
+  } else if (s->flags & NP_TXS_LOST) {
+    if (c->rack.due_hint == ref_of(b)) c->rack.due_hint = 0;
+    list_del(c, &c->rack.due, b);
+    c->lost_due--;
+  }
+  if (s->flags & NP_TXS_LOST) c->lost_bytes -= s->len;
   s->flags &= ~(NP_TXS_LOST | NP_TXS_RTX);
+}
+
+void np_tcp_seg_cut(struct np_tcp_conn *c, struct np_buf *nb, struct np_buf *b) {
+  struct np_tcp_txseg *ns = np_txseg(nb);
+  if (c->rack_next == b) c->rack_next = nb;
+  if (ns->flags & NP_TXS_SACKED) c->sacked_segs++; /* the run goes on where it went on */
+  if (ns->flags & NP_TXS_RTX) {
+    list_add(c, &c->rack.rtx, nb, ns->link_prev);
+  } else if (ns->flags & NP_TXS_LOST) {
+    list_add(c, &c->rack.due, nb, ns->link_prev);
+    c->lost_due++;
+  }
+}
+
+static void mark_sacked(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b) {
+  struct np_tcp_txseg *s = np_txseg(b);
+  np_tcp_rack_delivered(tcp, c, s);
+  if (NP_UNLIKELY(c->cc_flags & NP_CCF_RATE)) np_tcp_rate_delivered(tcp, c, s);
+  np_tcp_seg_unlink(c, b);
   s->flags |= NP_TXS_SACKED;
   c->sacked_segs++;
   c->sacked_bytes += s->len;
-  if (c->lost_next != NULL && np_seq_lt(s->seq, np_txseg(c->lost_next)->seq)) c->sacked_below++;
+  tcp->told.sacked_segs++;
   if (c->sack_hint == NULL || np_seq_gt(s->seq, np_txseg(c->sack_hint)->seq)) c->sack_hint = b;
 }
 
 /* b leaves the head of the queue. */
 void np_tcp_sack_forget(struct np_tcp_conn *c, struct np_buf *b) {
   struct np_tcp_txseg *s = np_txseg(b);
-  if (s->flags & NP_TXS_LOST) {
-    c->lost_bytes -= s->len;
-    if (!(s->flags & NP_TXS_RTX)) c->lost_due--;
-  }
-  if (s->flags & NP_TXS_RTX) c->rtx_bytes -= s->len;
+  np_tcp_seg_unlink(c, b);
   if (s->flags & NP_TXS_SACKED) {
     c->sacked_segs--;
     c->sacked_bytes -= s->len;
-    if (c->lost_next != NULL && c->lost_next != b) c->sacked_below--;
   }
-  if (c->lost_next == b) {
-    c->lost_next = NULL; /* the new head; nothing lies before it */
-    c->sacked_below = 0;
-  }
-  if (c->rtx_next == b) c->rtx_next = NULL;
+  if (c->rack_next == b) c->rack_next = NULL; /* the new head; nothing lies before it */
   if (c->sack_hint == b) c->sack_hint = NULL;
 }
 
 /* The receiver went back on its word: believe nothing of it. */
 void np_tcp_sack_clear(struct np_tcp_conn *c) {
   for (struct np_buf *b = c->sndq_head; b != NULL && b != c->sndq_next; b = np_txnext(b)) { /* bound: snd_segs */
-    np_txseg(b)->flags &= ~NP_TXS_SACKED;
+    struct np_tcp_txseg *s = np_txseg(b);
+    if (!(s->flags & NP_TXS_SACKED)) continue;
+    s->flags &= ~NP_TXS_SACKED;
+    s->link_next = 0;
   }
-  c->sacked_segs = c->sacked_bytes = c->sacked_below = 0;
-  c->sack_hint = c->lost_next = NULL;
+  c->sacked_segs = c->sacked_bytes = 0;
+  c->sack_hint = c->rack_next = NULL;
+  c->rack.fack = c->snd_una;
   memset(c->seen, 0, sizeof c->seen);
 }
 
@@ -57,52 +150,74 @@ static bool was_seen(const struct np_tcp_conn *c, const struct np_tcp_block *k) 
   return false;
 }
 
-/* Walks from the highest SACKed segment when the block begins there, which is
- * what new information does while loss is light; from the head otherwise. */
-static void sack_block(struct np_tcp_conn *c, const struct np_tcp_block *k, uint32_t *budget) {
+/* Each call leaves b knowing how far it got, so the next one jumps there. */
+struct np_buf *np_tcp_sack_run_end(struct np_tcp_conn *c, struct np_buf *b, uint32_t *budget) {
+  struct np_buf *e = b;
+  while (*budget > 0) { /* bound: budget */
+    uint32_t ref = np_txseg(e)->link_next;
+    struct np_buf *n = ref != 0 ? np_tcp_seg_at(c, ref) : np_txnext(e);
+    if (n == NULL || !(np_txseg(n)->flags & NP_TXS_SACKED)) break;
+    (*budget)--;
+    e = n;
+  }
+  if (e != b) np_txseg(b)->link_next = ref_of(e);
+  return e;
+}
+
+/* Walks from the highest SACKed segment when the block begins there, which is what new information
+ * does while loss is light; from the head otherwise, where runs of SACKed segments are one step:
+ * what is left to walk over is what is missing. */
+static void sack_block(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tcp_block *k, uint32_t *budget) {
   struct np_buf *b = c->sndq_head;
   if (c->sack_hint != NULL && np_seq_ge(k->start, np_txseg(c->sack_hint)->seq)) b = c->sack_hint;
   for (; b != NULL && b != c->sndq_next && np_seq_lt(np_txseg(b)->seq, k->end); b = np_txnext(b)) {
     if (*budget == 0) return;
     (*budget)--;
-    if (np_txseg(b)->flags & NP_TXS_SACKED) continue;
-    if (np_seq_ge(np_txseg(b)->seq, k->start) && np_seq_le(np_txend(b), k->end)) mark_sacked(c, b);
+    if (np_txseg(b)->flags & NP_TXS_SACKED) {
+      b = np_tcp_sack_run_end(c, b, budget);
+    } else if (np_seq_ge(np_txseg(b)->seq, k->start) && np_seq_le(np_txend(b), k->end)) {
+      mark_sacked(tcp, c, b);
+    }
   }
 }
 
-/* Return: segments newly SACKed. A block is advice: when the walk is used up,
- * the rest is not looked at. */
-uint32_t np_tcp_sack_in(struct np_tcp_conn *c, const struct np_tcp_opts *opts, np_seq ack) {
-  uint32_t before = c->sacked_segs;
+/* RFC 2883 §4: the first block, when it lies below the acknowledgment or within the second. One
+ * that is older than a window may be left from long ago and says nothing. */
+static bool is_dsack(const struct np_tcp_conn *c, const struct np_tcp_opts *opts, np_seq ack) {
+  const struct np_tcp_block *k = &opts->sack[0];
+  if (!np_seq_lt(k->start, k->end) || np_seq_lt(k->start, np_seq_sub(ack, c->max_wnd))) return false;
+  if (np_seq_le(k->end, ack)) return true;
+  return opts->sack_count > 1 && np_seq_ge(k->start, opts->sack[1].start) && np_seq_le(k->end, opts->sack[1].end);
+}
+
+static void dsack_in(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tcp_block *k) {
+  uint32_t segs = ((uint32_t)np_seq_diff(k->end, k->start) + c->mss - 1) / c->mss;
+  np_seq fin_end = c->flags & NP_TF_FIN_SENT ? np_seq_add(k->end, 1) : k->end; /* a FIN may not be counted */
+  np_tcp_count(tcp, NP_C_TCP_DSACK);
+  c->rack.dsacks++;
+  bool probe = (c->rack.flags & NP_RK_TLP_RTX) && (np_seq_eq(k->end, c->rack.tlp_end) || np_seq_eq(fin_end, c->rack.tlp_end));
+  if (probe) {
+    tcp->told.dsack_tlp = true;
+  } else {
+    tcp->told.dsack = true;
+    np_tcp_undo_dsack(c, k->end, segs);
+  }
+}
+
+/* A block is advice: when the walk is used up, the rest is not looked at. */
+void np_tcp_sack_in(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tcp_opts *opts, np_seq ack) {
   uint32_t budget = NP_TCP_SACK_WALK;
-  for (uint32_t i = 0; i < opts->sack_count; i++) {
+  bool dsack = is_dsack(c, opts, ack);
+  if (dsack) dsack_in(tcp, c, &opts->sack[0]);
+  for (uint32_t i = dsack ? 1 : 0; i < opts->sack_count; i++) {
     const struct np_tcp_block *k = &opts->sack[i];
     if (!np_seq_lt(k->start, k->end) || np_seq_gt(k->end, c->snd_nxt)) continue;
-    if (np_seq_lt(k->start, ack)) continue; /* a duplicate reported (RFC 2883), or old */
+    if (np_seq_lt(k->start, ack)) continue; /* old, or a lie: what it holds would be acknowledged */
     if (was_seen(c, k)) continue;
-    sack_block(c, k, &budget);
+    sack_block(tcp, c, k, &budget);
   }
   uint32_t n = np_min_u32(opts->sack_count, NP_COUNT_OF(c->seen));
   if (budget != 0) memcpy(c->seen, opts->sack, n * sizeof c->seen[0]);
-  return c->sacked_segs - before;
-}
-
-/* RFC 6675 §4, IsLost: lost when DupThresh segments above it were SACKed. Counted in
- * segments, which for full-sized ones is the RFC's byte rule; goes on from where the
- * last call ended, because what was lost stays lost. */
-void np_tcp_sack_update_lost(struct np_tcp_conn *c) {
-  struct np_buf *b = c->lost_next != NULL ? c->lost_next : c->sndq_head;
-  uint32_t above = c->sacked_segs - c->sacked_below;
-  while (b != NULL && b != c->sndq_next && above >= NP_TCP_DUP_THRESH) { /* bound: each segment once */
-    if (np_txseg(b)->flags & NP_TXS_SACKED) {
-      above--;
-      c->sacked_below++;
-    } else if (!(np_txseg(b)->flags & NP_TXS_EVER)) {
-      np_tcp_mark_lost(c, b);
-    }
-    b = np_txnext(b);
-  }
-  if (b != NULL) c->lost_next = b;
 }
 
 /* Receiving side: what we report. */

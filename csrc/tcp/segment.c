@@ -111,12 +111,7 @@ static void account_data(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_bu
     c->rtx_due_ns = tcp->now_ns + np_tcp_rto_ns(tcp, c);
   }
   if (again) {
-    if ((s->flags & (NP_TXS_LOST | NP_TXS_RTX)) == NP_TXS_LOST) c->lost_due--;
-    if (!(s->flags & NP_TXS_RTX)) c->rtx_bytes += s->len;
-    s->flags |= NP_TXS_RTX | NP_TXS_EVER;
-    c->rtx_segs++;
-    c->bytes_rtx += s->len;
-    np_tcp_count(tcp, NP_C_TCP_RETRANS);
+    np_tcp_rtx_sent(tcp, c, b);
     return;
   }
   if (np_tcp_flight(c) == 0) c->progress_ns = tcp->now_ns;

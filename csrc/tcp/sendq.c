@@ -11,6 +11,7 @@ static void append(struct np_tcp_conn *c, struct np_buf *b) {
   s->sent_ns = 0;
   s->next = NULL;
   s->flags = 0;
+  s->link_prev = s->link_next = 0;
   c->snd_end = np_seq_add(c->snd_end, b->len);
   if (c->sndq_tail == NULL) {
     c->sndq_head = b;
@@ -58,10 +59,12 @@ void np_tcp_sendq_free(struct np_tcp_conn *c) {
     b = next;
   }
   c->sndq_head = c->sndq_tail = c->sndq_next = NULL;
-  c->rtx_next = c->lost_next = c->sack_hint = NULL;
+  c->rack_next = c->sack_hint = NULL;
   c->snd_segs = 0;
-  c->sacked_segs = c->sacked_bytes = c->sacked_below = 0;
+  c->sacked_segs = c->sacked_bytes = 0;
   c->lost_bytes = c->lost_due = c->rtx_bytes = c->reno_bytes = 0;
+  c->rack.due = c->rack.rtx = (struct np_tcp_seglist){0, 0};
+  c->rack.due_hint = 0;
 }
 
 static void link_before(struct np_tcp_conn *c, struct np_buf *nb, struct np_buf *b) {
@@ -93,10 +96,7 @@ struct np_buf *np_tcp_sendq_cut(struct np_tcp *tcp, struct np_tcp_conn *c, struc
   s->seq = np_seq_add(s->seq, n);
   s->flags &= ~NP_TXS_SUM;
   c->snd_segs++;
-  if (ns->flags & NP_TXS_SACKED) c->sacked_segs++;
-  if ((ns->flags & (NP_TXS_LOST | NP_TXS_RTX)) == NP_TXS_LOST) c->lost_due++;
   if (c->sndq_next == b) c->sndq_next = nb;
-  if (c->rtx_next == b) c->rtx_next = nb;
-  if (c->lost_next == b) c->lost_next = nb;
+  np_tcp_seg_cut(c, nb, b);
   return nb;
 }

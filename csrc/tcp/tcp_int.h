@@ -40,7 +40,7 @@
 #define NP_TCP_PREFETCH 64u        /* packets looked ahead at once */
 #define NP_TCP_HOT_BYTES 384u      /* of a connection: what an ordinary segment touches */
 #define NP_TCP_PACE_SLOTS 64u
-#define NP_TCP_CONN_BYTES 832u     /* stride of the table: a multiple of the cache line, at most 960 */
+#define NP_TCP_CONN_BYTES 896u     /* stride of the table: a multiple of the cache line, at most 960 */
 #define NP_TCP_NIL UINT32_MAX      /* no slot */
 
 /* conn->flags: what was agreed and what has happened */
@@ -95,8 +95,10 @@
 #define NP_CCF_LATE 0x40u    /* released late: it may catch up */
 #define NP_CCF_EPISODE 0x20u /* the algorithm saw an episode begin and not end yet */
 
-/* Episodes of congestion. CWR: the peer echoed ECN marks; nothing is known to be lost. */
-enum np_tcp_ca { NP_CA_OPEN, NP_CA_CWR, NP_CA_RECOVERY, NP_CA_LOSS };
+/* Episodes of congestion. DISORDER: no episode, but ACKs have to be looked at closely: data is
+ * SACKed, duplicate ACKs came or a tail probe is out. CWR: cwnd shrinks (the peer echoed ECN
+ * marks, or a tail probe filled a hole); nothing is known to be lost. */
+enum np_tcp_ca { NP_CA_OPEN, NP_CA_DISORDER, NP_CA_CWR, NP_CA_RECOVERY, NP_CA_LOSS };
 
 /* A queued segment's state, in np_buf.priv. Times and places are ours: data_off
  * and len of the buffer belong to whoever transmits it. */
@@ -116,6 +118,10 @@ struct np_tcp_txseg {
   uint64_t sent_ns; /* latest transmission */
   struct np_buf *next; /* in the queue: np_buf.next is free for the layers below */
   uint32_t flags;   /* NP_TXS_* */
+  /* References (np_tcp_seg_at). Lost or sent again: neighbours in the list it is in. SACKed: link_next is a
+   * segment further on in the same run of SACKed ones, 0 unknown. */
+  uint32_t link_prev;
+  uint32_t link_next;
   struct np_tcp_seg_rate rate; /* with NP_CCF_RATE only */
 };
 _Static_assert(sizeof(struct np_tcp_txseg) <= sizeof(((struct np_buf *)0)->priv), "fits a buffer's private line");
@@ -255,6 +261,71 @@ struct np_tcp_rate_sample {
   uint32_t bw;          /* 0: none to be trusted */
 };
 
+/* Segments in some order, linked by np_tcp_txseg.link_*. References, 0: none. */
+struct np_tcp_seglist {
+  uint32_t head;
+  uint32_t tail;
+};
+
+/* rack->flags */
+#define NP_RK_REORD 0x0001u       /* RACK.reordering_seen */
+#define NP_RK_DSACK_ROUND 0x0002u /* dsack_round is valid */
+#define NP_RK_TLP 0x0004u         /* a tail probe is out: TLP.end_seq is tlp_end */
+#define NP_RK_TLP_RTX 0x0008u     /* TLP.is_retrans */
+#define NP_RK_UNDO 0x0010u        /* the episode can still prove spurious */
+#define NP_RK_EIFEL_ARM 0x0020u   /* the next retransmission is the episode's first */
+#define NP_RK_EIFEL 0x0040u       /* rtx_ts is valid, the ACK that decides has not come */
+#define NP_RK_FRTO 0x0080u        /* RFC 5682: the timeout may have been spurious */
+#define NP_RK_FRTO_NEW 0x0100u    /* step 2b: new data goes first */
+#define NP_RK_FRTO_3 0x0200u      /* step 3 */
+#define NP_RK_UNDO_RTO 0x0400u    /* what may be undone began with a timeout */
+
+/* RFC 8985, 9937 and undo (RFC 2883, 3522): touched while something is out of order, lost or
+ * selectively acknowledged, that is while ca_state is not OPEN. */
+struct np_tcp_rack {
+  uint64_t xmit_ns;       /* RACK.xmit_ts: of the segment sent last among those delivered */
+  uint64_t reo_due_ns;    /* reordering timer; 0 none */
+  np_seq end_seq;         /* RACK.end_seq */
+  np_seq fack;            /* highest sequence acknowledged or SACKed */
+  np_seq dsack_round;
+  np_seq tlp_end;
+  np_seq undo_una;        /* snd_una when the episode began */
+  uint32_t rtt_us;        /* RACK.rtt */
+  uint32_t undo_rtx;      /* retransmissions of the episode that no DSACK has answered */
+  uint32_t rtx_ts;        /* timestamp of the episode's first retransmission */
+  uint32_t prr_delivered; /* bytes */
+  uint32_t prr_sent0;     /* bytes sent ever, when the episode began, modulo 2^32 */
+  uint32_t prr_flight;    /* RecoverFS */
+  struct np_tcp_seglist due; /* lost, to be sent again, the lowest first */
+  struct np_tcp_seglist rtx; /* retransmissions in flight, in order of transmission */
+  uint32_t due_hint;      /* entered into due last, out of turn */
+  uint32_t dsacks;        /* for people */
+  uint16_t reorders;
+  uint16_t tlps;
+  uint16_t undos;
+  uint16_t flags;         /* NP_RK_* */
+  uint8_t reo_more;       /* RACK.reo_wnd_mult - 1 */
+  uint8_t reo_persist;
+};
+
+/* What the ACK being processed told; lives as long as np_tcp_ack runs. */
+struct np_tcp_told {
+  np_seq fack;          /* rack.fack before it */
+  uint32_t tsecr;       /* 0: none */
+  uint32_t rtt_us;      /* sample it gave; 0 none */
+  uint32_t acked_bytes;
+  uint32_t sacked_segs; /* newly */
+  uint32_t lost_bytes;  /* newly */
+  uint32_t flight0;     /* in flight before, less what was SACKed or said to have left */
+  uint32_t delivered;   /* RFC 9937 DeliveredData */
+  bool pure;            /* nothing in it but an acknowledgment that was known */
+  bool dup;             /* the same while data is in flight: RFC 5681 §2 */
+  bool orig;            /* acknowledged or SACKed what was sent once, before recover */
+  bool again;           /* acknowledged what was sent twice */
+  bool dsack;           /* of something else than the tail probe */
+  bool dsack_tlp;
+};
+
 struct np_tcp_conn {
   /* Line 0: found and judged by. */
   struct np_flow flow;
@@ -327,15 +398,13 @@ struct np_tcp_conn {
   uint64_t bytes_tx;
   uint64_t segs_rx;
   uint64_t segs_tx;
-  struct np_buf *lost_next; /* first segment not judged lost */
+  struct np_buf *rack_next; /* those before it are SACKed, lost or were sent again; NULL: the head */
   struct np_buf *sack_hint; /* segment with the highest SACKed sequence */
   /* From here on: once per round trip, or less. */
   struct np_timer timer;
   struct np_timer ack_timer;
   uint64_t misc_due_ns;     /* keep-alive, FIN-WAIT-2; 0 none */
   struct np_buf *ooo_head;
-  struct np_buf *rtx_next;  /* where to look for the next lost segment */
-  uint32_t sacked_below;    /* SACKed segments before lost_next */
   uint32_t dup_acks_due;    /* duplicate ACKs owed to a peer without SACK */
   np_seq recover;
   np_seq iss;
@@ -358,6 +427,7 @@ struct np_tcp_conn {
   uint16_t err;             /* enum np_err to tell */
   uint16_t soft_err;
   uint64_t created_ns;
+  struct np_tcp_rack rack;
   union np_tcp_cc_state cc;
   struct np_tcp_rate rate;
   uint64_t pace_ns;         /* when what was sent is paid for */
@@ -407,6 +477,7 @@ struct np_tcp {
   uint32_t dirty_head;
   uint32_t dirty_tail;
   uint32_t dirty_count;
+  struct np_tcp_told told;
   uint32_t tw_head;    /* oldest */
   uint32_t tw_tail;
   uint32_t tw_count;
@@ -541,26 +612,77 @@ void np_tcp_wake_writer(struct np_tcp *tcp, struct np_tcp_conn *c);
 
 /* rtt.c */
 void np_tcp_rtt_sample(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t rtt_us);
+/* rto_us from srtt_us and rttvar_us. */
+void np_tcp_rto_update(const struct np_tcp *tcp, struct np_tcp_conn *c);
 uint64_t np_tcp_rto_ns(const struct np_tcp *tcp, const struct np_tcp_conn *c);
 
 /* recovery.c */
 uint32_t np_tcp_pipe(const struct np_tcp_conn *c);
-void np_tcp_recovery_ack(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t acked, uint32_t newly_sacked, bool dup);
+/* What tcp->told says of an ACK, in the terms of loss recovery. */
+void np_tcp_recovery_ack(struct np_tcp *tcp, struct np_tcp_conn *c);
 void np_tcp_recovery_rto(struct np_tcp *tcp, struct np_tcp_conn *c);
+/* What RACK's timer found goes out, in an episode that begins if none is on. */
+void np_tcp_recovery_lost(struct np_tcp *tcp, struct np_tcp_conn *c);
+/* cwnd has to shrink though nothing is known to be lost (enum np_tcp_cong); no effect while it already does. */
+void np_tcp_enter_cwr_why(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t why);
+void np_tcp_enter_cwr(struct np_tcp *tcp, struct np_tcp_conn *c); /* the peer echoed a mark */
 /* The segment to send again now, NULL: none. */
 struct np_buf *np_tcp_recovery_next(struct np_tcp_conn *c);
-struct np_buf *np_tcp_recovery_rescue(struct np_tcp_conn *c);
-void np_tcp_mark_lost(struct np_tcp_conn *c, struct np_buf *b);
-/* The peer echoed a mark: an episode without loss (RFC 3168 §6.1.2). */
-void np_tcp_enter_cwr(struct np_tcp *tcp, struct np_tcp_conn *c);
+struct np_buf *np_tcp_recovery_rescue(struct np_tcp *tcp, struct np_tcp_conn *c);
+void np_tcp_mark_lost(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b);
+/* b was sent again just now. */
+void np_tcp_rtx_sent(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b);
 
 /* newreno.c */
 void np_tcp_reno_dup(struct np_tcp_conn *c);
 void np_tcp_reno_acked(struct np_tcp_conn *c, uint32_t acked);
 
+/* rack.c */
+/* s was acknowledged, or SACKed, for the first time. */
+void np_tcp_rack_delivered(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tcp_txseg *s);
+/* RACK_detect_loss: marks lost what is, sets the reordering timer for what may be. */
+void np_tcp_rack_detect(struct np_tcp *tcp, struct np_tcp_conn *c);
+uint32_t np_tcp_rack_reo_wnd_us(const struct np_tcp_conn *c);
+void np_tcp_rack_reordered(struct np_tcp *tcp, struct np_tcp_conn *c);
+/* The ACK carried a DSACK that no tail probe explains (RFC 8985 §6.2 step 4). */
+void np_tcp_rack_dsack(struct np_tcp_conn *c);
+void np_tcp_rack_recovered(struct np_tcp_conn *c);
+
+/* tlp.c */
+#define NP_TCP_TLP_FLOOR_NS (2 * NP_TCP_NS_PER_MS) /* for the wheel's tick and the peer's own turns */
+/* RFC 8985 §7.2, without what one segment alone is waited for longer. */
+NP_INLINE uint64_t np_tcp_tlp_wait_ns(const struct np_tcp_conn *c) { return (uint64_t)c->srtt_us / 4 * 1000 + NP_TCP_TLP_FLOOR_NS; }
+/* When the tail probe is due, RFC 8985 §7.2; 0: none may be sent. */
+uint64_t np_tcp_tlp_due_ns(const struct np_tcp_conn *c);
+void np_tcp_tlp_fire(struct np_tcp *tcp, struct np_tcp_conn *c);
+void np_tcp_tlp_ack(struct np_tcp *tcp, struct np_tcp_conn *c);
+
+/* prr.c */
+void np_tcp_prr_start(struct np_tcp_conn *c, uint32_t flight_bytes);
+void np_tcp_prr_ack(struct np_tcp *tcp, struct np_tcp_conn *c);
+
+/* undo.c */
+void np_tcp_undo_arm(struct np_tcp_conn *c);
+void np_tcp_undo_disarm(struct np_tcp_conn *c);
+/* A DSACK of segs segments up to end. */
+void np_tcp_undo_dsack(struct np_tcp_conn *c, np_seq end, uint32_t segs);
+/* Return: true when the ACK proved the episode spurious, which is over then. */
+bool np_tcp_undo_ack(struct np_tcp *tcp, struct np_tcp_conn *c);
+void np_tcp_frto_start(struct np_tcp_conn *c);
+
 /* sack.c */
-uint32_t np_tcp_sack_in(struct np_tcp_conn *c, const struct np_tcp_opts *opts, np_seq ack);
-void np_tcp_sack_update_lost(struct np_tcp_conn *c);
+/* The segment a reference names; 0: NULL. */
+struct np_buf *np_tcp_seg_at(const struct np_tcp_conn *c, uint32_t ref);
+/* Out of the list that its flags say it is in, and those off. */
+void np_tcp_seg_unlink(struct np_tcp_conn *c, struct np_buf *b);
+void np_tcp_due_add(struct np_tcp_conn *c, struct np_buf *b);
+void np_tcp_rtx_add(struct np_tcp_conn *c, struct np_buf *b);
+/* nb, a copy of b's notes but for its range, was cut off in front of b. */
+void np_tcp_seg_cut(struct np_tcp_conn *c, struct np_buf *nb, struct np_buf *b);
+/* Takes in the blocks of an ACK; tells tcp->told. */
+void np_tcp_sack_in(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tcp_opts *opts, np_seq ack);
+/* The last of the run of SACKed segments that b is in, as far as budget steps lead. */
+struct np_buf *np_tcp_sack_run_end(struct np_tcp_conn *c, struct np_buf *b, uint32_t *budget);
 void np_tcp_sack_forget(struct np_tcp_conn *c, struct np_buf *b);
 void np_tcp_sack_clear(struct np_tcp_conn *c);
 void np_tcp_sack_report(struct np_tcp_conn *c, np_seq start, np_seq end);

@@ -6,6 +6,11 @@
 void np_tcp_timer_arm(struct np_tcp *tcp, struct np_tcp_conn *c) {
   uint64_t due = c->rtx_due_ns;
   if (due == 0 || (c->misc_due_ns != 0 && c->misc_due_ns < due)) due = c->misc_due_ns;
+  uint64_t tlp = np_tcp_tlp_due_ns(c);
+  if (tlp != 0 && tlp < due) due = tlp;
+  if (NP_UNLIKELY(c->ca_state != NP_CA_OPEN) && c->rack.reo_due_ns != 0 && (due == 0 || c->rack.reo_due_ns < due)) {
+    due = c->rack.reo_due_ns;
+  }
   if (due == 0 || (c->timer_due_ns != 0 && c->timer_due_ns <= due)) return;
   c->timer_due_ns = due;
   np_timer_set(tcp->env.wheel, &c->timer, NP_TIMER_TCP, due);
@@ -21,7 +26,7 @@ void np_tcp_delack_arm(struct np_tcp *tcp, struct np_tcp_conn *c) {
 void np_tcp_timers_cancel(struct np_tcp *tcp, struct np_tcp_conn *c) {
   np_timer_cancel(tcp->env.wheel, &c->timer);
   np_timer_cancel(tcp->env.wheel, &c->ack_timer);
-  c->rtx_due_ns = c->misc_due_ns = c->timer_due_ns = 0;
+  c->rtx_due_ns = c->misc_due_ns = c->timer_due_ns = c->rack.reo_due_ns = 0;
 }
 
 void np_tcp_keepalive_start(struct np_tcp *tcp, struct np_tcp_conn *c) {
@@ -146,6 +151,14 @@ static void time_wait_expired(struct np_tcp *tcp) {
   }
 }
 
+/* Reordering, tail probe, retransmission. A probe that is due comes before a timeout that is as well. */
+static void on_send_timers(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  if (c->ca_state != NP_CA_OPEN && c->rack.reo_due_ns != 0 && c->rack.reo_due_ns <= tcp->now_ns) np_tcp_recovery_lost(tcp, c);
+  uint64_t tlp = np_tcp_tlp_due_ns(c);
+  if (tlp != 0 && tlp <= tcp->now_ns) np_tcp_tlp_fire(tcp, c);
+  if (c->rtx_due_ns != 0 && c->rtx_due_ns <= tcp->now_ns) on_rtx_timeout(tcp, c);
+}
+
 static void on_timer(void *ctx, struct np_timer *timer, uint64_t now_ns) {
   struct np_tcp *tcp = ctx;
   np_tcp_set_now(tcp, now_ns);
@@ -155,7 +168,7 @@ static void on_timer(void *ctx, struct np_timer *timer, uint64_t now_ns) {
   }
   struct np_tcp_conn *c = NP_CONTAINER_OF(timer, struct np_tcp_conn, timer);
   c->timer_due_ns = 0;
-  if (c->rtx_due_ns != 0 && c->rtx_due_ns <= now_ns) on_rtx_timeout(tcp, c);
+  on_send_timers(tcp, c);
   if (c->misc_due_ns != 0 && c->misc_due_ns <= now_ns && c->state != NP_TCP_CLOSED) on_misc_timeout(tcp, c);
   if (c->state != NP_TCP_CLOSED) np_tcp_timer_arm(tcp, c);
 }

@@ -7,7 +7,7 @@
 #include "tcp/tcp_int.h"
 
 struct np_inv_counts {
-  uint32_t segs, sacked_segs, sacked, lost, rtx, due;
+  uint32_t segs, sacked_segs, sacked, lost, rtx, rtx_segs, due;
 };
 
 NP_INLINE const char *np_inv_seg(const struct np_tcp_conn *c, struct np_buf *b, np_seq expected, struct np_inv_counts *n) {
@@ -25,14 +25,31 @@ NP_INLINE const char *np_inv_seg(const struct np_tcp_conn *c, struct np_buf *b, 
     n->sacked_segs++;
   }
   if (s->flags & NP_TXS_LOST) n->lost += s->len;
-  if (s->flags & NP_TXS_RTX) n->rtx += s->len;
+  if (s->flags & NP_TXS_RTX) {
+    n->rtx += s->len;
+    n->rtx_segs++;
+  }
   if ((s->flags & (NP_TXS_LOST | NP_TXS_RTX)) == NP_TXS_LOST) n->due++;
   return NULL;
 }
 
+/* A list of recovery's: linked both ways, each segment marked as those in it are. */
+NP_INLINE const char *np_inv_list(const struct np_tcp_conn *c, const struct np_tcp_seglist *list, uint32_t mask, uint32_t flags, uint32_t *count) {
+  uint32_t prev = 0;
+  *count = 0;
+  for (uint32_t ref = list->head; ref != 0; ref = np_txseg(np_tcp_seg_at(c, ref))->link_next) {
+    const struct np_tcp_txseg *s = np_txseg(np_tcp_seg_at(c, ref));
+    if ((s->flags & mask) != flags) return "segment in a list that its flags do not say";
+    if (s->link_prev != prev) return "list of segments is not linked both ways";
+    if (++*count > c->snd_segs) return "list of segments has a loop";
+    prev = ref;
+  }
+  return prev == list->tail ? NULL : "list's tail is not its last segment";
+}
+
 /* The send queue: without a gap from snd_una to snd_end, and its counts right. */
 NP_INLINE const char *np_inv_sendq(const struct np_tcp_conn *c) {
-  struct np_inv_counts n = {0, 0, 0, 0, 0, 0};
+  struct np_inv_counts n = {0, 0, 0, 0, 0, 0, 0};
   bool opening = c->state == NP_TCP_SYN_SENT || c->state == NP_TCP_SYN_RECEIVED;
   np_seq at = opening ? np_seq_add(c->snd_una, 1) : c->snd_una;
   const struct np_buf *last = NULL;
@@ -55,6 +72,12 @@ NP_INLINE const char *np_inv_sendq(const struct np_tcp_conn *c) {
   if (n.lost != c->lost_bytes) return "lost_bytes is wrong";
   if (n.rtx != c->rtx_bytes) return "rtx_bytes is wrong";
   if (n.due != c->lost_due) return "lost_due is wrong";
+  uint32_t due;
+  uint32_t rtx;
+  const char *wrong = np_inv_list(c, &c->rack.due, NP_TXS_LOST | NP_TXS_RTX | NP_TXS_SACKED, NP_TXS_LOST, &due);
+  if (wrong == NULL) wrong = np_inv_list(c, &c->rack.rtx, NP_TXS_RTX | NP_TXS_SACKED, NP_TXS_RTX, &rtx);
+  if (wrong != NULL) return wrong;
+  if (due != n.due || rtx != n.rtx_segs) return "a segment is missing in its list";
   return NULL;
 }
 
@@ -87,6 +110,9 @@ NP_INLINE const char *np_inv_progress(struct np_tcp_conn *c) {
   bool cookie = (c->flags & NP_TF_COOKIE) != 0 && c->state == NP_TCP_SYN_RECEIVED;
   if (!np_seq_eq(c->snd_una, c->snd_nxt) && !cookie && c->rtx_due_ns == 0) return "sent and not acknowledged, but no retransmission is due";
   if (c->rtx_due_ns != 0 && (!timer || c->timer_due_ns > c->rtx_due_ns)) return "retransmission is due, but no timer comes that early";
+  if (c->ca_state != NP_CA_OPEN && c->rack.reo_due_ns != 0 && (!timer || c->timer_due_ns > c->rack.reo_due_ns)) return "the reordering timer is due, but no timer comes that early";
+  uint64_t tlp = np_tcp_tlp_due_ns(c);
+  if (tlp != 0 && (!timer || c->timer_due_ns > tlp)) return "a tail probe is due, but no timer comes that early";
   if (c->misc_due_ns != 0 && (!timer || c->timer_due_ns > c->misc_due_ns)) return "a deadline is set, but no timer comes that early";
   if (c->sndq_next != NULL && !timer && !late) return "data waits to be sent, but nothing will send it";
   if ((c->flags & NP_TF_FIN_QUEUED) && !(c->flags & NP_TF_FIN_SENT) && !timer && !late) return "a FIN waits to be sent, but nothing will send it";
