@@ -41,6 +41,7 @@ type Config struct {
 	HandshakeLimit time.Duration
 	HugePages      HugePages
 	PortableCrypto bool // libcrypto even where libipsec-mb would do
+	NoGRO          bool // received TCP segments are not joined
 	UDPEchoPort    uint16
 	UDPDiscardPort uint16
 	TCP            TCPConfig

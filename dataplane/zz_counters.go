@@ -37,6 +37,8 @@ const (
 	CounterUDPRX                              // UDP datagrams delivered
 	CounterUDPTX                              // UDP datagrams sent
 	CounterTCPSegsRX                          // TCP segments that reached a connection or listener
+	CounterTCPFastPath                        // TCP segments that header prediction took care of
+	CounterTCPGro                             // TCP segments joined to the one before them in a burst
 	CounterTCPSegsTX                          // TCP segments sent
 	CounterTCPBytesRX                         // bytes delivered in order to sessions
 	CounterTCPBytesTX                         // payload bytes sent, without retransmissions
@@ -205,6 +207,8 @@ var counterMeta = [CounterCount]CounterMeta{
 	{Name: "udp_received_total", Help: "UDP datagrams delivered"},
 	{Name: "udp_sent_total", Help: "UDP datagrams sent"},
 	{Name: "tcp_segments_received_total", Help: "TCP segments that reached a connection or listener"},
+	{Name: "tcp_fast_path_total", Help: "TCP segments that header prediction took care of"},
+	{Name: "tcp_segments_joined_total", Help: "TCP segments joined to the one before them in a burst"},
 	{Name: "tcp_segments_sent_total", Help: "TCP segments sent"},
 	{Name: "tcp_bytes_received_total", Help: "bytes delivered in order to sessions"},
 	{Name: "tcp_bytes_sent_total", Help: "payload bytes sent, without retransmissions"},

@@ -2,10 +2,11 @@
  * segments of N connections and takes what it sends; the clients behind it are a few
  * numbers each. Only the core's own work is timed.
  *
- *   bench_stack [--conns N] [--size BYTES] [--rounds R] [--hold N] [--json]
+ *   bench_stack [--conns N] [--size BYTES] [--rounds R] [--hold N] [--depth D] [--discard 1] [--gro 0] [--json]
  *
  * Default: 1,000 connections, 64 bytes echoed, 400 rounds. --hold opens N connections more
- * and says what an idle one costs. Time: CLOCK_MONOTONIC around each turn of up to 64 segments. */
+ * and says what an idle one costs. --depth: so many segments of a connection in a row. --discard: nothing is
+ * echoed. --gro 0: segments are not joined. Time: CLOCK_MONOTONIC around each turn of up to 64 segments. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,6 +49,9 @@ struct bench {
   uint32_t tx_count;
   uint64_t now_ns;
   uint64_t answers;
+  uint64_t answer_bytes;
+  uint32_t depth;
+  uint16_t port;
   uint32_t established;
 };
 
@@ -107,7 +111,7 @@ static struct np_buf *segment(struct bench *b, uint32_t conn, uint8_t flags, uin
   np_store_be32(ip + 16, 0xc6120001u);
   np_store_be16(ip + 10, finish(fold(ip, 20, 0)));
   np_store_be16(t, (uint16_t)(10000 + conn % PORTS_PER_IP));
-  np_store_be16(t + 2, 7);
+  np_store_be16(t + 2, b->port);
   np_store_be32(t + 4, c->snd_nxt);
   np_store_be32(t + 8, c->rcv_nxt);
   t[12] = 0x80;
@@ -157,6 +161,7 @@ static void take_sent(struct bench *b) {
         else c->rcv_nxt += len;
         if (hdr >= 32 && !(t[13] & 2)) c->ts_recent = np_load_be32(t + 24);
         b->answers += len > 0;
+        b->answer_bytes += len;
       }
     }
     np_buf_put_chain(b->tx[i].buf);
@@ -214,6 +219,7 @@ static void stage_burst(struct bench *b, struct stages *s) {
     if (np_ip_input(np_core_ip(b->core), &pkt[i], b->now_ns, &why) != NP_IP_TCP) abort();
   }
   uint64_t t2 = clock_ns();
+  n = np_tcp_gro(np_core_tcp(b->core), pkt, n);
   np_tcp_prefetch(np_core_tcp(b->core), pkt, n);
   for (uint32_t i = 0; i < n; i++) np_tcp_input(np_core_tcp(b->core), &pkt[i], b->now_ns);
   uint64_t t3 = clock_ns();
@@ -240,15 +246,16 @@ static double echo_rounds(struct bench *b, uint32_t conns, uint32_t size, uint32
   double *per_pkt = malloc(rounds * sizeof *per_pkt);
   for (uint32_t r = 0; r < rounds; r++) {
     uint64_t ns = 0;
-    for (uint32_t at = 0; at < conns; at += BURST) {
-      uint32_t n = np_min_u32(BURST, conns - at);
+    uint32_t step = BURST / b->depth;
+    for (uint32_t at = 0; at < conns; at += step) {
+      uint32_t n = np_min_u32(step, conns - at);
       b->now_ns += 20000;
-      for (uint32_t i = 0; i < n; i++) b->rx[b->rx_count++] = segment(b, at + i, 24, size);
+      for (uint32_t i = 0; i < n * b->depth; i++) b->rx[b->rx_count++] = segment(b, at + i / b->depth, 24, size);
       if (stages) stage_burst(b, stages);
       else ns += turn_burst(b);
       take_sent(b);
     }
-    per_pkt[r] = (double)ns / conns;
+    per_pkt[r] = (double)ns / conns / b->depth;
   }
   qsort(per_pkt, rounds, sizeof *per_pkt, by_value);
   double median = per_pkt[rounds / 2];
@@ -281,9 +288,10 @@ static void *zeroed(size_t bytes) {
   return p;
 }
 
-static void set_up(struct bench *b, uint32_t conns, struct np_plane_config *config) {
+static void set_up(struct bench *b, uint32_t conns, bool gro, struct np_plane_config *config) {
   np_plane_config_default(config);
   config->cores = 1;
+  config->no_gro = !gro;
   config->conns_max = conns;
   config->bufs_per_core = 16384;
   void *mem = zeroed(np_core_bytes(config));
@@ -299,9 +307,11 @@ static void set_up(struct bench *b, uint32_t conns, struct np_plane_config *conf
   struct np_addr addr = np_addr_from_v4_be((uint8_t[]){198, 18, 0, 1});
   struct np_ip *ip = np_core_ip(b->core);
   struct np_cmd_listen echo = {.port = 7, .session_kind = NP_SESSION_ECHO, .backlog = 4096};
+  struct np_cmd_listen discard = {.port = 9, .session_kind = NP_SESSION_DISCARD, .backlog = 4096};
   uint64_t handle;
   if (np_ip_iface_add(ip, 0, &iface) || np_core_attach(b->core, &b->q, 0) || np_ip_iface_up(ip, 0, true, b->now_ns) ||
-      np_ip_addr_add(ip, 0, &addr, 16, b->now_ns) || np_core_listen(b->core, &echo, &handle))
+      np_ip_addr_add(ip, 0, &addr, 16, b->now_ns) || np_core_listen(b->core, &echo, &handle) ||
+      np_core_listen(b->core, &discard, &handle))
     abort();
   b->client = calloc(conns, sizeof *b->client);
   b->conns = conns;
@@ -313,15 +323,21 @@ int main(int argc, char **argv) {
   uint32_t size = (uint32_t)option(argc, argv, "--size", 64);
   uint32_t rounds = (uint32_t)option(argc, argv, "--rounds", 400);
   uint32_t hold = (uint32_t)option(argc, argv, "--hold", 0);
+  uint32_t depth = (uint32_t)option(argc, argv, "--depth", 1);
+  bool discard = option(argc, argv, "--discard", 0) != 0;
+  bool gro = option(argc, argv, "--gro", 1) != 0;
   bool json = false;
   for (int i = 1; i < argc; i++) json |= strcmp(argv[i], "--json") == 0;
-  if (conns == 0 || size == 0 || size > 1400 || rounds == 0 || conns + hold > 2000000) {
-    fprintf(stderr, "bench_stack: --conns 1.., --size 1..1400, --rounds 1.., conns + hold at most 2,000,000\n");
+  if (conns == 0 || size == 0 || size > 1400 || rounds == 0 || conns + hold > 2000000 ||
+      depth == 0 || depth > BURST) {
+    fprintf(stderr, "bench_stack: --conns 1.., --size 1..1400, --rounds 1.., --depth 1..64, conns + hold at most 2,000,000\n");
     return 2;
   }
   struct bench *b = calloc(1, sizeof *b);
   struct np_plane_config config;
-  set_up(b, conns + hold, &config);
+  b->depth = depth;
+  b->port = discard ? 9 : 7;
+  set_up(b, conns + hold, gro, &config);
   long before = rss_kib();
   /* one connection of each client address first: a neighbor's queue holds only a few
    * packets while its address is asked for */
@@ -337,31 +353,40 @@ int main(int argc, char **argv) {
     return 1;
   }
   echo_rounds(b, conns, size, rounds / 4 + 1, NULL); /* warm */
-  b->answers = 0;
+  b->answers = b->answer_bytes = 0;
+  const uint64_t *counter = np_core_shared(b->core)->counters->counter;
+  uint64_t got = counter[NP_C_TCP_BYTES_RX];
+  uint64_t fast = counter[NP_C_TCP_FAST_PATH];
+  uint64_t segs = counter[NP_C_TCP_SEGS_RX];
   double ns = echo_rounds(b, conns, size, rounds, NULL);
-  if (b->answers != (uint64_t)conns * rounds) {
-    fprintf(stderr, "bench_stack: %llu answers to %llu requests\n", (unsigned long long)b->answers, (unsigned long long)conns * rounds);
+  got = counter[NP_C_TCP_BYTES_RX] - got;
+  double hit = (double)(counter[NP_C_TCP_FAST_PATH] - fast) / (double)(counter[NP_C_TCP_SEGS_RX] - segs);
+  uint64_t want = (uint64_t)conns * rounds * depth * size;
+  if (got != want || b->answer_bytes != (discard ? 0 : want)) {
+    fprintf(stderr, "bench_stack: %llu bytes sent, %llu taken, %llu echoed\n", (unsigned long long)want,
+            (unsigned long long)got, (unsigned long long)b->answer_bytes);
     return 1;
   }
   struct stages s = {0};
   uint32_t staged = rounds / 2 + 1;
   echo_rounds(b, conns, size, staged, &s);
-  double per = 1.0 / ((double)conns * staged);
+  double per = 1.0 / ((double)conns * staged * depth);
   struct np_plane_config more = config;
   more.conns_max = config.conns_max + 100000;
   double idle_bytes = (double)(np_core_bytes(&more) - np_core_bytes(&config)) / 100000.0;
   if (json)
-    printf("{\"bench\":\"stack\",\"conns\":%u,\"held\":%u,\"size_bytes\":%u,\"ns_per_segment\":%.1f,\"mpps\":%.2f,"
+    printf("{\"bench\":\"stack\",\"conns\":%u,\"held\":%u,\"size_bytes\":%u,\"depth\":%u,\"discard\":%d,\"gro\":%d,\"fast_path\":%.4f,\"ns_per_segment\":%.1f,\"mpps\":%.2f,"
            "\"parse_ns\":%.1f,\"ip_ns\":%.1f,\"tcp_input_ns\":%.1f,\"deliver_echo_send_ns\":%.1f,\"bytes_per_conn\":%.0f}\n",
-           conns, hold, size, ns, 1e3 / ns, (double)s.parse_ns * per, (double)s.ip_ns * per, (double)s.input_ns * per,
+           conns, hold, size, depth, discard, gro, hit, ns, 1e3 / ns, (double)s.parse_ns * per, (double)s.ip_ns * per, (double)s.input_ns * per,
            (double)(s.session_ns + s.send_ns) * per, idle_bytes);
   else
     printf("stack alone, %u connections (%u held besides), %u B echo, one core\n"
            "  %.1f ns per received segment, answer included (median of %u rounds): %.2f Mpps in and as many out\n"
+           "  header prediction took %.2f %% of them\n"
            "  by stage: parse %.1f  ip %.1f  tcp input %.1f  deliver, echo, send %.1f ns\n"
            "  memory per connection, TCP and session (NPRO's included): %.0f B; RSS grew %ld KiB while opening %u\n"
            "  pool: %u of %u buffers free while all are idle\n",
-           conns, hold, size, ns, rounds, 1e3 / ns, (double)s.parse_ns * per, (double)s.ip_ns * per, (double)s.input_ns * per,
+           conns, hold, size, ns, rounds, 1e3 / ns, hit * 100, (double)s.parse_ns * per, (double)s.ip_ns * per, (double)s.input_ns * per,
            (double)(s.session_ns + s.send_ns) * per, idle_bytes, after - before, conns + hold,
            np_core_pool(b->core)->free_count, np_core_pool(b->core)->count);
   return 0;

@@ -371,6 +371,7 @@ static uint32_t rx_queue(struct np_core *core, struct np_port_queue *q) {
   if (NP_UNLIKELY(core->capture != NULL)) capture_burst(core, n);
   uint32_t tcp = ip_burst(core, parse_burst(core, n));
   core->stray_hops = core->peer_count; /* once round, if need be */
+  tcp = np_tcp_gro(core->tcp, core->pkt, tcp);
   np_tcp_prefetch(core->tcp, core->pkt, tcp);
   for (uint32_t i = 0; i < tcp; i++) np_tcp_input(core->tcp, &core->pkt[i], core->now_ns);
   return n;

@@ -72,6 +72,7 @@ static void derive(const struct np_plane_config *c, uint32_t index, struct layou
   t->sack = c->tcp_no_sack == 0;
   t->timestamps = c->tcp_no_timestamps == 0;
   t->window_scaling = c->tcp_no_wscale == 0;
+  t->gro = c->no_gro == 0;
   memcpy(t->secret, c->secret, sizeof t->secret);
   l->sessions_config = (struct np_sessions_config){
       .sessions_max = c->conns_max,

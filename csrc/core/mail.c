@@ -116,11 +116,8 @@ enum np_tcp_stray np_mail_stray(struct np_core *core, const struct np_pkt *pkt) 
   const struct np_buf *b = pkt->buf;
   uint32_t bytes = np_buf_chain_len(b);
   /* A flood of segments for nobody must not end what is only elsewhere: no room, no answer. Nor is
-   * there one for what is longer than an item: several frames joined, whose flow was known here a
-   * moment ago, or a jumbo frame. */
-  if (np_ring_room(ring, 1) == 0 || bytes > ring->item_bytes - sizeof(struct np_stray) || pkt->merged != 0) {
-    return NP_TCP_STRAY_LOST;
-  }
+   * there one for a frame longer than an item. */
+  if (np_ring_room(ring, 1) == 0 || bytes > ring->item_bytes - sizeof(struct np_stray)) return NP_TCP_STRAY_LOST;
   struct np_stray *m = np_ring_slot(ring, 0);
   *m = (struct np_stray){.port = b->iface, .flags = b->flags, .bytes = bytes, .hops = core->stray_hops - 1};
   uint8_t *at = (uint8_t *)(m + 1);

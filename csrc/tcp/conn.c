@@ -23,6 +23,7 @@ void np_tcp_config_default(struct np_tcp_config *config) {
       .sack = true,
       .timestamps = true,
       .window_scaling = true,
+      .gro = true,
   };
 }
 

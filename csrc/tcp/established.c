@@ -18,7 +18,8 @@ bool np_tcp_fast(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_pkt *pkt) 
   if (NP_UNLIKELY(!np_tcp_whole(pkt)) || pkt->l4_len < hdr_len) return false;
   uint32_t len = pkt->l4_len - hdr_len;
   np_seq seq = np_seq_of(np_load_be32(p + 4));
-  np_seq ack = np_seq_of(np_load_be32(p + 8));
+  const uint8_t *last = NP_UNLIKELY(pkt->merged != 0) ? pkt->last_tcp : p; /* its ACK is the latest */
+  np_seq ack = np_seq_of(np_load_be32(last + 8));
   uint32_t acked = (uint32_t)np_seq_diff(ack, c->snd_una);
   if (!np_seq_eq(seq, c->rcv_nxt) || acked > np_tcp_flight(c) || (acked == 0 && len == 0) || c->sacked_segs != 0) return false;
   int32_t room = np_seq_diff(c->rcv_adv, seq);
@@ -27,19 +28,20 @@ bool np_tcp_fast(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_pkt *pkt) 
   if (c->flags & NP_TF_TS) {
     uint32_t tsval = np_load_be32(p + 24);
     if (np_load_be32(p + 20) != TS_WORD || (int32_t)(tsval - c->ts_recent) < 0) return false;
-    tsecr = np_load_be32(p + 28);
+    tsecr = np_load_be32(last + 28);
     if (np_seq_le(seq, c->last_ack)) {
       c->ts_recent = tsval;
       c->ts_recent_ms = tcp->now_ms;
     }
   }
-  c->snd_wnd = (uint32_t)np_load_be16(p + 14) << c->snd_wscale;
+  c->snd_wnd = (uint32_t)np_load_be16(last + 14) << c->snd_wscale;
   c->max_wnd = np_max_u32(c->max_wnd, c->snd_wnd);
   c->snd_wl1 = seq;
   c->snd_wl2 = ack;
   c->rx_ms = tcp->now_ms;
   c->flags &= ~NP_TF_KEEPALIVE;
   uint32_t segs = 1u + pkt->merged;
+  tcp->env.counters->counter[NP_C_TCP_FAST_PATH] += segs;
   c->segs_rx += segs;
   if (acked != 0) {
     np_tcp_ack_queue(tcp, c, ack, tsecr);
@@ -59,7 +61,7 @@ bool np_tcp_fast(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_pkt *pkt) 
   struct np_buf *b = np_tcp_cut(pkt->buf, pkt->payload_off, len);
   c->rcv_nxt = np_seq_add(c->rcv_nxt, len);
   c->bytes_rx += len;
-  np_tcp_ack_in_order(tcp, c, len);
+  np_tcp_ack_in_order(tcp, c, len, NP_UNLIKELY(pkt->merged != 0) ? pkt->seg_bytes : len);
   np_tcp_rcvq_add(c, b);
   return true;
 }

@@ -409,10 +409,18 @@ static enum np_drop parse(struct np_pkt *pkt, struct np_tcp_seg *seg) {
   seg->len = pkt->l4_len - hdr_len;
   seg->off = pkt->payload_off;
   seg->segs = 1u + pkt->merged;
+  seg->largest = seg->len;
   seg->kept = false;
   seg->retry = false;
   bool syn = (seg->flags & NP_TCP_SYN) != 0;
   if (!np_tcp_opts_parse(p + NP_TCP_HDR_BYTES, hdr_len - NP_TCP_HDR_BYTES, syn, &seg->opts)) return NP_DROP_TCP_OPTIONS;
+  if (pkt->merged != 0) { /* gro.c: no SYN, same options */
+    const uint8_t *last = pkt->last_tcp;
+    seg->ack = np_seq_of(np_load_be32(last + 8));
+    seg->wnd = np_load_be16(last + 14);
+    if (seg->opts.has_ts) seg->opts.tsecr = np_load_be32(last + 28);
+    seg->largest = pkt->seg_bytes;
+  }
   return NP_TCP_OK;
 }
 
@@ -441,10 +449,30 @@ static void input_slow(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_pkt 
   drop(tcp, pkt, out);
 }
 
+static void input_one(struct np_tcp *tcp, struct np_pkt *pkt) {
+  struct np_tcp_conn *c = np_tcp_find(tcp, &pkt->flow, pkt->hash);
+  if (NP_LIKELY(c != NULL) && np_tcp_fast(tcp, c, pkt)) return;
+  input_slow(tcp, c, pkt);
+}
+
+/* Joined segments of no connection are answered, or handed to another core, one by one. */
+static NP_COLD void input_apart(struct np_tcp *tcp, struct np_pkt *pkt) {
+  while (pkt->merged != 0) { /* bound: a burst */
+    struct np_pkt first;
+    np_tcp_gro_first(pkt, &first);
+    input_one(tcp, &first);
+  }
+  input_one(tcp, pkt);
+}
+
 void np_tcp_input(struct np_tcp *tcp, struct np_pkt *pkt, uint64_t now_ns) {
   np_tcp_set_now(tcp, now_ns);
   if (pkt->hash == 0) pkt->hash = np_tcp_flow_hash(tcp, &pkt->flow);
   struct np_tcp_conn *c = np_tcp_find(tcp, &pkt->flow, pkt->hash);
   if (NP_LIKELY(c != NULL) && np_tcp_fast(tcp, c, pkt)) return;
+  if (NP_UNLIKELY(pkt->merged != 0 && c == NULL)) {
+    input_apart(tcp, pkt);
+    return;
+  }
   input_slow(tcp, c, pkt);
 }

@@ -28,11 +28,6 @@ static uint32_t pieces(const struct np_buf *b) {
   return n;
 }
 
-static struct np_buf *last_of(struct np_buf *b) {
-  while (b->next != NULL) b = b->next; /* bound: the pieces of a segment */
-  return b;
-}
-
 /* A small piece goes into the last buffer of the run it continues: segments of a
  * few bytes must not each hold a buffer. */
 static bool copied_into(struct np_buf *tail, const struct np_buf *b) {
@@ -63,7 +58,7 @@ static struct np_buf *place(struct np_tcp_conn *c, struct np_buf *prev, struct n
     *kept = !copied_into(r->run_tail, b);
     if (*kept) {
       r->run_tail->next = b;
-      r->run_tail = last_of(b);
+      r->run_tail = np_tcp_last_piece(b);
       r->run_segs += n;
       c->ooo_segs = (uint16_t)(c->ooo_segs + n);
     }
@@ -72,7 +67,7 @@ static struct np_buf *place(struct np_tcp_conn *c, struct np_buf *prev, struct n
   *kept = true;
   s->seq = seq;
   s->run_end = end;
-  s->run_tail = last_of(b);
+  s->run_tail = np_tcp_last_piece(b);
   s->run_segs = n;
   c->ooo_segs = (uint16_t)(c->ooo_segs + n);
   s->run_next = prev != NULL ? np_rxseg(prev)->run_next : c->ooo_head;

@@ -94,6 +94,7 @@ struct np_tcp_config {
   uint8_t congestion_control;     /* enum np_cc: where neither listener nor connect chooses */
   uint8_t ecn;                    /* enum np_tcp_ecn */
   uint8_t pacing;                 /* enum np_tcp_pacing */
+  bool gro;                       /* join received segments of a burst; default true */
   uint8_t secret[32];             /* random: sequence numbers (RFC 6528), cookies, hash */
 };
 
@@ -108,6 +109,9 @@ struct np_tcp *np_tcp_init(void *mem, const struct np_tcp_config *config, const 
 void np_tcp_input(struct np_tcp *tcp, struct np_pkt *pkt, uint64_t now_ns);
 /* Optional stage before input: hashes flows and prefetches connections of a burst. */
 void np_tcp_prefetch(struct np_tcp *tcp, struct np_pkt *pkts, uint32_t n);
+/* Optional stage before np_tcp_prefetch: joins segments that continue each other (gro.c). pkts: TCP's
+ * packets of a burst, as parsed. Return: how many are left, at the front. */
+uint32_t np_tcp_gro(struct np_tcp *tcp, struct np_pkt *pkts, uint32_t n);
 void np_tcp_on_drop(struct np_tcp *tcp, void (*fn)(void *ctx, struct np_buf *buf, enum np_drop why), void *ctx);
 
 /* Hands received data, room and ends to sessions, then sends what is due: data,

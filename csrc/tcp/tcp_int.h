@@ -511,6 +511,7 @@ struct np_tcp_seg {
   uint32_t len;   /* payload bytes */
   uint32_t off;   /* payload, from buf's data; may lie in a later piece */
   uint32_t segs;  /* received packets that it is made of */
+  uint32_t largest; /* payload bytes of the largest of them */
   uint32_t wnd;   /* as in the header, not scaled */
   uint8_t flags;
   bool kept;      /* buf now belongs to a queue */
@@ -584,6 +585,10 @@ NP_INLINE bool np_tcp_whole(const struct np_pkt *pkt) {
   return pkt->payload_off <= pkt->buf->len && end <= np_buf_chain_len(pkt->buf);
 }
 
+/* gro.c: takes the first segment off joined ones; out and pkt are then as they were parsed, but for
+ * pkt's own count. */
+void np_tcp_gro_first(struct np_pkt *pkt, struct np_pkt *out);
+
 /* input.c, text.c, established.c */
 bool np_tcp_fast(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_pkt *pkt);
 enum np_drop np_tcp_text(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tcp_seg *seg);
@@ -591,10 +596,15 @@ void np_tcp_fin(struct np_tcp *tcp, struct np_tcp_conn *c);
 bool np_tcp_may_challenge(struct np_tcp *tcp, struct np_tcp_conn *c);
 void np_tcp_challenge(struct np_tcp *tcp, struct np_tcp_conn *c);
 enum np_drop np_tcp_dispatch(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tcp_seg *seg);
-void np_tcp_ack_in_order(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t len);
+/* len bytes came in order, in segments of at most largest. */
+void np_tcp_ack_in_order(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t len, uint32_t largest);
 void np_tcp_rcvq_free(struct np_tcp_conn *c);
 /* Adds the pieces of a chain. */
 void np_tcp_rcvq_add(struct np_tcp_conn *c, struct np_buf *b);
+NP_INLINE struct np_buf *np_tcp_last_piece(struct np_buf *b) {
+  while (b->next != NULL) b = b->next; /* bound: the pieces of a segment */
+  return b;
+}
 /* Bytes [off, off + len) of a received segment's buffers: len > 0. Return: the first piece left. */
 NP_INLINE struct np_buf *np_tcp_cut(struct np_buf *b, uint32_t off, uint32_t len) {
   if (NP_UNLIKELY(b->next != NULL)) return np_buf_chain_trim(b, off, len);

@@ -37,8 +37,8 @@ void np_tcp_rcvq_add(struct np_tcp_conn *c, struct np_buf *b) {
 }
 
 /* RFC 5681 §4.2, RFC 1122 §4.2.3.2: every second full segment at once, others soon. */
-void np_tcp_ack_in_order(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t len) {
-  if (len > c->rcv_mss) c->rcv_mss = (uint16_t)len;
+void np_tcp_ack_in_order(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t len, uint32_t largest) {
+  if (largest > c->rcv_mss) c->rcv_mss = (uint16_t)np_min_u32(largest, UINT16_MAX);
   c->ack_bytes += len;
   if (c->ack_bytes >= 2u * c->rcv_mss) {
     c->flags |= NP_TF_ACK_NOW;
@@ -89,7 +89,7 @@ enum np_drop np_tcp_text(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tc
       return NP_DROP_TCP_CLOSED;
     }
     c->rcv_nxt = np_seq_add(c->rcv_nxt, seg->len);
-    np_tcp_ack_in_order(tcp, c, seg->len);
+    np_tcp_ack_in_order(tcp, c, seg->len, np_min_u32(seg->len, seg->largest));
     return NP_DROP_TCP_CLOSED;
   }
   if (!np_seq_eq(seg->seq, c->rcv_nxt)) {
@@ -99,7 +99,7 @@ enum np_drop np_tcp_text(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tc
   }
   c->rcv_nxt = np_seq_add(c->rcv_nxt, seg->len);
   c->bytes_rx += seg->len;
-  np_tcp_ack_in_order(tcp, c, seg->len);
+  np_tcp_ack_in_order(tcp, c, seg->len, np_min_u32(seg->len, seg->largest));
   np_tcp_rcvq_add(c, np_tcp_cut(seg->buf, seg->off, seg->len));
   seg->kept = true;
   if (c->ooo_head != NULL) {

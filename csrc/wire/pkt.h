@@ -38,6 +38,8 @@ struct np_pkt {
   struct np_mac src_mac;
   uint16_t merged;      /* segments behind this one that were joined to it (tcp/gro.c); 0 from parsing */
   uint8_t fragmented;   /* it had an IPv6 fragment header, or was reassembled */
+  uint16_t seg_bytes;   /* with merged: payload of the largest of them */
+  const uint8_t *last_tcp; /* with merged: TCP header of the last one */
 };
 
 enum np_link_dst { NP_LINK_UNICAST, NP_LINK_MULTICAST, NP_LINK_BROADCAST };

@@ -84,6 +84,7 @@ type Dataplane struct {
 	Cores          CPUs   `key:"cores" default:"1" doc:"CPUs of the poll cores: a list ([2, 3]) or a count (2: CPUs 0 and 1)"`
 	Hugepages      string `key:"hugepages" default:"auto" oneof:"auto|off|must" doc:"2 MiB pages for packet memory"`
 	Crypto         string `key:"crypto" default:"auto" oneof:"auto|portable" doc:"portable: libcrypto even where libipsec-mb works"`
+	GRO            bool   `key:"gro" default:"true" doc:"join received TCP segments of a burst that continue each other"`
 	Idle           Idle   `key:"idle" doc:""`
 	UDPEchoPort    int    `key:"udp_echo_port" default:"0" min:"0" max:"65535" doc:"UDP port that echoes; 0 none"`
 	UDPDiscardPort int    `key:"udp_discard_port" default:"0" min:"0" max:"65535" doc:"UDP port that swallows; 0 none"`

@@ -27,7 +27,7 @@ const timeWaitRoom = 1024
 func planeConfig(c *config.Config, mtu int) *dataplane.Config {
 	p := &dataplane.Config{CPUs: c.Dataplane.Cores, BuffersPerCore: c.Limits.BuffersPerCore, ChunkBytes: 2048, LoansPerCore: c.Limits.LoansPerCore,
 		MaxConns: c.Limits.ConnectionsPerCore, MaxStreams: c.Limits.StreamsPerCore, IdleSpin: c.Dataplane.Idle.Spin, HandshakeLimit: c.Handshake.Timeout,
-		PortableCrypto: c.Dataplane.Crypto == "portable", UDPEchoPort: uint16(c.Dataplane.UDPEchoPort), UDPDiscardPort: uint16(c.Dataplane.UDPDiscardPort),
+		PortableCrypto: c.Dataplane.Crypto == "portable", NoGRO: !c.Dataplane.GRO, UDPEchoPort: uint16(c.Dataplane.UDPEchoPort), UDPDiscardPort: uint16(c.Dataplane.UDPDiscardPort),
 		TCP: dataplane.TCPConfig{RcvBuf: int(c.TCP.ReceiveBuffer), SndBuf: int(c.TCP.SendBuffer), KeepaliveIdle: c.TCP.KeepaliveIdle,
 			UserTimeout: c.TCP.UserTimeout, TimeWait: c.TCP.TimeWait, MinRTO: c.TCP.MinRTO, DelayedAck: c.TCP.DelayedAck, Nagle: c.TCP.Nagle,
 			NoSACK: !c.TCP.SACK, NoTimestamps: !c.TCP.Timestamps, NoWindowScaling: !c.TCP.WindowScaling}}

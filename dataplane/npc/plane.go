@@ -153,6 +153,7 @@ func encodeConfig(cc *C.struct_np_plane_config, cfg *dataplane.Config) error {
 		cc.huge_pages = 2
 	}
 	cc.force_portable_crypto = flag(cfg.PortableCrypto)
+	cc.no_gro = flag(cfg.NoGRO)
 	cc.udp_echo_port, cc.udp_discard_port = C.uint16_t(cfg.UDPEchoPort), C.uint16_t(cfg.UDPDiscardPort)
 	cc.tcp_nagle, cc.tcp_no_sack = flag(cfg.TCP.Nagle), flag(cfg.TCP.NoSACK)
 	cc.tcp_no_timestamps, cc.tcp_no_wscale = flag(cfg.TCP.NoTimestamps), flag(cfg.TCP.NoWindowScaling)

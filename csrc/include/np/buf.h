@@ -23,6 +23,7 @@ struct np_pool;
 /* flags */
 #define NP_BUF_COPY 0x0002u /* of a packet that somebody else got as well: learned from, never answered */
 #define NP_BUF_L4_CSUM_OK 0x0001u /* the port or the sender vouches for the L4 checksum */
+#define NP_BUF_JOINED 0x0002u     /* begins a segment that tcp/gro.c joined to the one before it */
 
 struct np_buf {
   struct np_buf *next;  /* next piece of the same data, NULL at the end */

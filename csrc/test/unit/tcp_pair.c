@@ -436,6 +436,13 @@ static bool split(struct tp_end *e, struct np_pkt *pkt) {
   return true;
 }
 
+static void take_burst(struct tp_end *e) {
+  uint32_t n = np_tcp_gro(e->tcp, e->burst, e->burst_count);
+  np_tcp_prefetch(e->tcp, e->burst, n);
+  for (uint32_t i = 0; i < n; i++) np_tcp_input(e->tcp, &e->burst[i], e->tp->now_ns);
+  e->burst_count = 0;
+}
+
 /* One frame into a stack, as the core does it. */
 static void take_in(struct tp_end *e, const uint8_t *bytes, uint32_t len) {
   struct np_buf *b = np_pool_get(&e->pool);
@@ -452,6 +459,11 @@ static void take_in(struct tp_end *e, const uint8_t *bytes, uint32_t len) {
     return;
   }
   e->injected++;
+  if (e->tp->bursts) {
+    e->burst[e->burst_count++] = pkt;
+    if (e->burst_count == NP_COUNT_OF(e->burst)) take_burst(e);
+    return;
+  }
   if (e->injected % 2 == 0) np_tcp_prefetch(e->tcp, &pkt, 1);
   np_tcp_input(e->tcp, &pkt, e->tp->now_ns);
 }
@@ -491,6 +503,7 @@ bool tp_run_until(struct tp *tp, uint64_t ns, bool (*done)(struct tp *tp, void *
       take_in(&tp->end[f.to], f.bytes, f.len);
       free(f.bytes);
     }
+    for (uint32_t i = 0; i < 2; i++) take_burst(&tp->end[i]);
     for (uint32_t i = 0; i < 2; i++) np_wheel_advance(&tp->end[i].wheel, tp->now_ns, 1000000);
     poke(tp);
     tp_flush(tp);
@@ -530,8 +543,7 @@ void tp_establish(struct tp *tp, struct tp_sess **a, struct tp_sess **b) {
 
 struct np_tcp_conn *tp_conn(const struct tp_sess *s) { return np_tcp_of(s->base.stream); }
 
-void tp_inject(struct tp *tp, uint32_t to, const struct tp_seg *seg, const void *data) {
-  uint8_t frame[2048] = {0};
+static uint32_t make_frame(uint8_t *frame, const struct tp_seg *seg, const void *data) {
   uint32_t hdr = 20 + seg->opt_bytes;
   uint32_t n = put_lower(frame, &seg->flow, hdr + seg->len);
   uint8_t *p = frame + n;
@@ -546,7 +558,23 @@ void tp_inject(struct tp *tp, uint32_t to, const struct tp_seg *seg, const void 
   if (data != NULL) memcpy(p + hdr, data, seg->len);
   uint64_t sum = np_cksum_pseudo(&seg->flow.local, &seg->flow.remote, NP_PROTO_TCP, hdr + seg->len);
   np_store_16(p + 16, np_cksum_finish(np_cksum_add(sum, p, hdr + seg->len)));
-  take_in(&tp->end[to], frame, n + hdr + seg->len);
+  return n + hdr + seg->len;
+}
+
+void tp_inject(struct tp *tp, uint32_t to, const struct tp_seg *seg, const void *data) {
+  uint8_t frame[2048] = {0};
+  uint32_t len = make_frame(frame, seg, data);
+  take_in(&tp->end[to], frame, len);
+  if (tp->bursts) take_burst(&tp->end[to]);
+}
+
+void tp_packet(struct tp *tp, uint32_t to, const struct tp_seg *seg, const void *data, struct np_pkt *out) {
+  uint8_t frame[2048] = {0};
+  uint32_t len = make_frame(frame, seg, data);
+  struct np_buf *b = np_pool_get(&tp->end[to].pool);
+  assert_non_null(b);
+  memcpy(np_buf_append(b, len), frame, len);
+  assert_int_equal(np_wire_parse(b, out), NP_WIRE_OK);
 }
 
 const struct tp_seg *tp_sent(const struct tp *tp, uint32_t end, uint32_t n) {

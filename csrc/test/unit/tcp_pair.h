@@ -95,6 +95,8 @@ struct tp_end {
   uint64_t held_until[4096];
   uint32_t held_head;
   uint32_t held_count;
+  struct np_pkt burst[64]; /* with bursts: came in, not yet given to TCP */
+  uint32_t burst_count;
 };
 
 struct tp {
@@ -110,6 +112,7 @@ struct tp {
   uint64_t jitter_ns;  /* of reordered frames */
   uint64_t hold_ns;    /* how long the port keeps a sent buffer */
   bool cut;            /* nothing arrives */
+  bool bursts;         /* what arrives at one instant is one burst, joined by np_tcp_gro */
   bool v6;
   uint32_t mtu;
   uint32_t rx_first;   /* payload bytes in a received segment's first buffer when rx_piece is not 0 */
@@ -156,6 +159,8 @@ void tp_consume(struct tp_sess *s, uint32_t bytes);
 struct np_tcp_conn *tp_conn(const struct tp_sess *s);
 /* Puts seg on the wire towards end, with seg->len bytes of zeros, or data. Taken in at once. */
 void tp_inject(struct tp *tp, uint32_t to, const struct tp_seg *seg, const void *data);
+/* The same, parsed but not given to TCP; the caller owns out->buf. */
+void tp_packet(struct tp *tp, uint32_t to, const struct tp_seg *seg, const void *data, struct np_pkt *out);
 /* The n-th last segment that end sent, 0 the last. */
 const struct tp_seg *tp_sent(const struct tp *tp, uint32_t end, uint32_t n);
 /* A segment that end would take for one of its peer's next, for a connection. */
