@@ -382,8 +382,9 @@ static enum np_drop no_conn(struct np_tcp *tcp, struct np_tcp_seg *seg) {
   switch (ev) {
     case EV_RST:
       return np_tcp_stray(tcp, seg, NP_DROP_TCP_NO_CONN);
-    case EV_OTHER:
-      return NP_DROP_TCP_FLAGS;
+    case EV_OTHER: /* a listener has no use for it; for a closed port it is as good as any (§3.10.7.1) */
+      if (l != NULL || seg->pkt->link_dst != NP_LINK_UNICAST) return NP_DROP_TCP_FLAGS;
+      return np_tcp_stray(tcp, seg, NP_DROP_TCP_FLAGS);
     case EV_ACK:
     case EV_SYN_ACK:
       if (seg->pkt->link_dst != NP_LINK_UNICAST) return NP_DROP_TCP_NO_LISTENER;
