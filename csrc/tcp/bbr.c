@@ -78,8 +78,12 @@ static uint32_t quantized(const struct np_tcp_conn *c, uint32_t inflight) {
   return c->cc.bbr.phase == NP_BBR_UP ? inflight + 2 * c->mss : inflight;
 }
 
+/* What we want in flight: the path's capacity, unless congestion cut cwnd. What a timeout makes
+ * of cwnd says nothing of the path: the window before it does. */
 static uint32_t target_inflight(const struct np_tcp_conn *c) {
-  return np_min_u32(bdp_times(c, bw_of(&c->cc.bbr), 100), c->cwnd);
+  const struct np_tcp_bbr *b = &c->cc.bbr;
+  uint32_t cwnd = c->cc_flags & NP_CCF_EPISODE ? np_max_u32(c->cwnd, b->prior_cwnd) : c->cwnd;
+  return np_min_u32(bdp_times(c, bw_of(b), 100), cwnd);
 }
 
 static uint32_t with_headroom(const struct np_tcp_conn *c) {

@@ -62,10 +62,49 @@ static void wire_send(struct tp *tp, uint32_t to, const uint8_t *bytes, uint32_t
 
 static bool chance(struct tp *tp, uint32_t per_10000) { return per_10000 != 0 && np_rng_below(&tp->rng, 10000) < per_10000; }
 
+/* Congestion Experienced, with the IPv4 checksum put right (RFC 1624: one bit more in the sum). */
+static void mark(uint8_t *ip) {
+  if (ip[0] >> 4 == 6) {
+    ip[1] |= 0x30;
+    return;
+  }
+  uint32_t sum = np_load_be16(ip + 10);
+  uint32_t add = 3u - (ip[1] & 3u);
+  ip[1] |= 3;
+  sum = sum > add ? sum - add : sum + 0xffff - add;
+  np_store_be16(ip + 10, (uint16_t)sum);
+}
+
+static uint8_t ecn_bits(const uint8_t *ip) { return ip[0] >> 4 == 6 ? (ip[1] >> 4) & 3 : ip[1] & 3; }
+
+/* Return: false when the queue has no room; else *left_ns is how long until the last byte left. */
+static bool bottleneck(struct tp *tp, uint32_t to, uint8_t *bytes, uint32_t len, uint64_t *left_ns) {
+  *left_ns = 0;
+  if (tp->rate_bytes_per_s == 0) return true;
+  uint64_t start = np_max_u64(tp->now_ns, tp->wire_free_ns[to]);
+  uint32_t waiting = (uint32_t)((start - tp->now_ns) * tp->rate_bytes_per_s / TP_S);
+  if (waiting + len > tp->queue_bytes) {
+    tp->queue_losses++;
+    return false;
+  }
+  tp->queue_most_bytes = np_max_u32(tp->queue_most_bytes, waiting + len);
+  tp->queue_sum_bytes += waiting;
+  tp->queue_frames++;
+  if (tp->mark_bytes != 0 && waiting > tp->mark_bytes && ecn_bits(bytes + 14) != 0) {
+    mark(bytes + 14);
+    tp->marks++;
+  }
+  tp->wire_free_ns[to] = start + (uint64_t)len * TP_S / tp->rate_bytes_per_s;
+  *left_ns = tp->wire_free_ns[to] - tp->now_ns;
+  return true;
+}
+
 static void wire_impair(struct tp *tp, uint32_t to, uint8_t *bytes, uint32_t len) {
   tp->frames++;
   if (chance(tp, tp->loss)) return;
-  uint64_t extra = chance(tp, tp->reorder) ? np_rng_u64(&tp->rng) % (tp->jitter_ns + 1) : 0;
+  uint64_t left_ns;
+  if (!bottleneck(tp, to, bytes, len, &left_ns)) return;
+  uint64_t extra = left_ns + (chance(tp, tp->reorder) ? np_rng_u64(&tp->rng) % (tp->jitter_ns + 1) : 0);
   if (chance(tp, tp->dup)) wire_send(tp, to, bytes, len, extra + np_rng_u64(&tp->rng) % (tp->jitter_ns + 1));
   if (chance(tp, tp->corrupt)) bytes[14 + np_rng_below(&tp->rng, len - 14)] ^= (uint8_t)(1u << np_rng_below(&tp->rng, 8));
   wire_send(tp, to, bytes, len, extra);
@@ -73,15 +112,15 @@ static void wire_impair(struct tp *tp, uint32_t to, uint8_t *bytes, uint32_t len
 
 /* Lower layers of the sender. */
 
-static uint32_t put_lower(uint8_t *p, const struct np_flow *flow, uint32_t l4_len) {
+static uint32_t put_lower(uint8_t *p, const struct np_flow *flow, uint32_t l4_len, uint8_t tos) {
   static const struct np_mac mac = {{2, 0, 0, 0, 0, 1}};
   bool v4 = np_addr_is_v4(&flow->local);
   uint32_t n = np_wire_put_eth(p, &mac, &mac, 0, v4 ? 0x0800 : 0x86dd);
   if (v4) {
-    np_wire_put_ip4(p + n, &flow->local, &flow->remote, NP_PROTO_TCP, 0, 1, (uint16_t)(20 + l4_len));
+    np_wire_put_ip4(p + n, &flow->local, &flow->remote, NP_PROTO_TCP, tos, 1, (uint16_t)(20 + l4_len));
     return n + 20;
   }
-  np_wire_put_ip6(p + n, &flow->local, &flow->remote, NP_PROTO_TCP, 0, 64, (uint16_t)l4_len);
+  np_wire_put_ip6(p + n, &flow->local, &flow->remote, NP_PROTO_TCP, tos, 64, (uint16_t)l4_len);
   return n + 40;
 }
 
@@ -123,14 +162,14 @@ static void release(struct tp_end *e) {
 static void end_output(void *ctx, struct np_buf *seg, const struct np_flow *flow, uint8_t tos, struct np_tcp_path *path,
                        uint64_t now_ns) {
   struct tp_end *e = ctx;
-  (void)tos;
   assert_int_equal(now_ns, e->tp->now_ns);
   path->opaque[0] = 1;
   log_segment(e, seg, flow);
+  e->log[(e->log_count - 1) % TP_LOG].tos = tos;
   uint32_t lower = np_addr_is_v4(&flow->local) ? 34 : 54;
   uint32_t l4_len = seg->len;
   uint8_t *p = np_buf_push(seg, lower);
-  put_lower(p, flow, l4_len);
+  put_lower(p, flow, l4_len, tos);
   seg->next = seg; /* the layers below may use it: TCP must not rely on it */
   const struct tp_seg *s = &e->log[(e->log_count - 1) % TP_LOG];
   bool lost = e->tp->cut || (e->tp->drop != NULL && e->tp->drop(e->tp, e->index, s));
@@ -545,7 +584,7 @@ struct np_tcp_conn *tp_conn(const struct tp_sess *s) { return np_tcp_of(s->base.
 
 static uint32_t make_frame(uint8_t *frame, const struct tp_seg *seg, const void *data) {
   uint32_t hdr = 20 + seg->opt_bytes;
-  uint32_t n = put_lower(frame, &seg->flow, hdr + seg->len);
+  uint32_t n = put_lower(frame, &seg->flow, hdr + seg->len, seg->tos);
   uint8_t *p = frame + n;
   np_store_be16(p, seg->flow.local_port);
   np_store_be16(p + 2, seg->flow.remote_port);

@@ -25,6 +25,7 @@ struct tp_seg {
   uint32_t wnd;
   uint32_t len;
   uint8_t flags;
+  uint8_t tos;
   uint8_t opt_bytes;
   uint8_t opt[40];
   struct np_tcp_opts opts;
@@ -113,6 +114,16 @@ struct tp {
   uint64_t hold_ns;    /* how long the port keeps a sent buffer */
   bool cut;            /* nothing arrives */
   bool bursts;         /* what arrives at one instant is one burst, joined by np_tcp_gro */
+  /* A bottleneck in each direction, in front of the delay; 0: none. */
+  uint64_t rate_bytes_per_s;
+  uint32_t queue_bytes;      /* it holds at most; beyond that frames are lost */
+  uint32_t mark_bytes;       /* beyond that, ECN-capable frames are marked; 0: never */
+  uint64_t wire_free_ns[2];
+  uint32_t queue_most_bytes; /* seen so far; a test may set it back */
+  uint64_t queue_sum_bytes;  /* of what each frame found there */
+  uint64_t queue_frames;
+  uint64_t queue_losses;
+  uint64_t marks;
   bool v6;
   uint32_t mtu;
   uint32_t rx_first;   /* payload bytes in a received segment's first buffer when rx_piece is not 0 */
