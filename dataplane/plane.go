@@ -72,6 +72,10 @@ type TCPConfig struct {
 	NoSACK          bool
 	NoTimestamps    bool
 	NoWindowScaling bool
+
+	CongestionControl CongestionControl // CongestionDefault: CUBIC
+	ECN               ECN
+	Pacing            Pacing
 }
 
 // Info describes a running plane.
@@ -134,6 +138,8 @@ type ListenConfig struct {
 	Backlog  int
 	MaxConns int // over all cores
 	Cookies  bool
+
+	CongestionControl CongestionControl // of its connections; CongestionDefault: TCPConfig's
 }
 
 // ListenerID names a listener on all cores.
@@ -305,6 +311,25 @@ type Conn struct {
 	FramesRx      uint64
 	FramesTx      uint64
 	ConnID        [8]byte
+
+	CongestionControl CongestionControl
+	ECN               bool      // agreed in the handshake
+	CESeen            bool      // marks came
+	ECESeen           bool      // the peer echoed marks
+	PacingRate        uint64    // bytes per second, 0 not paced
+	DeliveryRate      uint64    // bytes per second, 0 not measured
+	BBR               *BBRState // nil: another algorithm
+}
+
+// BBRState is what BBR knows of a connection's path.
+type BBRState struct {
+	Phase      string // "STARTUP", "PROBE_BW_CRUISE", ...
+	Bandwidth  uint64 // bytes per second
+	MinRTT     time.Duration
+	PacingGain float64
+	CwndGain   float64
+	InflightHi uint32 // bytes, 0 no bound
+	InflightLo uint32
 }
 
 // Neighbor is an entry of the ARP and ND table.
@@ -449,6 +474,8 @@ type Plane interface {
 	Counters(core int) Counters
 	QueueStats(id InterfaceID) []QueueStats
 	Connections(ctx context.Context) ([]Conn, error)
+	// SetCongestionControl changes a live connection's. CodeStale: there is no such connection.
+	SetCongestionControl(ctx context.Context, conn Handle, cc CongestionControl) error
 	Neighbors(ctx context.Context) ([]Neighbor, error)
 	Capture(ctx context.Context, cfg *CaptureConfig) (Capture, error)
 

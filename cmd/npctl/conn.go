@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -41,7 +43,7 @@ func more[T float64 | uint32 | uint64](x, y T) int {
 }
 
 func connCmd(a *app) *cobra.Command {
-	c := noun("connection", "Connections", connListCmd(a), connShowCmd(a), connCloseCmd(a))
+	c := noun("connection", "Connections", connListCmd(a), connShowCmd(a), connCloseCmd(a), connSetCmd(a))
 	c.Aliases = []string{"conn"}
 	return c
 }
@@ -138,7 +140,20 @@ func tcpInfo(c *api.Conn) string {
 	if t.SACK {
 		add("sack")
 	}
-	add("cubic wscale:%d,%d rto:%.3f rtt:%.3f/%.3f", t.WscaleSnd, t.WscaleRcv, t.RTOMs, t.RTTMs, t.RTTVarMs)
+	if t.ECN {
+		add("ecn")
+	}
+	if t.CESeen {
+		add("ecn_ce_seen")
+	}
+	if t.ECESeen {
+		add("ecn_ece_seen")
+	}
+	add("%s", t.CongestionControl)
+	if b := t.BBR; b != nil {
+		add("bbr:(%s,bw:%sbps,mrtt:%g,pacing_gain:%g,cwnd_gain:%g%s)", b.Phase, bpsText(b.BandwidthBps), b.MinRTTMs, b.PacingGain, b.CwndGain, bbrBounds(b))
+	}
+	add("wscale:%d,%d rto:%.3f rtt:%.3f/%.3f", t.WscaleSnd, t.WscaleRcv, t.RTOMs, t.RTTMs, t.RTTVarMs)
 	add("mss:%d cwnd:%d", t.MSSBytes, t.CwndBytes/max(t.MSSBytes, 1))
 	if t.SsthreshBytes > 0 {
 		add("ssthresh:%d", t.SsthreshBytes/max(t.MSSBytes, 1))
@@ -155,11 +170,56 @@ func tcpInfo(c *api.Conn) string {
 			add("%s:%d", e.name, e.value)
 		}
 	}
+	if t.PacingBps > 0 {
+		add("pacing_rate %sbps", bpsText(t.PacingBps))
+	}
+	if t.DeliveryBps > 0 {
+		add("delivery_rate %sbps", bpsText(t.DeliveryBps))
+	}
 	if t.Limited != "" {
 		add("%s", t.Limited)
 	}
 	add("minrtt:%.3f", t.MinRTTMs)
 	return strings.Join(w, " ")
+}
+
+func bbrBounds(b *api.BBR) string {
+	var s string
+	if b.InflightHiBytes > 0 {
+		s += fmt.Sprintf(",inflight_hi:%d", b.InflightHiBytes)
+	}
+	if b.InflightLoBytes > 0 {
+		s += fmt.Sprintf(",inflight_lo:%d", b.InflightLoBytes)
+	}
+	return s
+}
+
+// bpsText is a rate as ss prints it: 1.25G, 40M, 9600.
+func bpsText(v uint64) string {
+	for _, u := range []struct {
+		of   uint64
+		name string
+	}{{1e9, "G"}, {1e6, "M"}, {1e3, "k"}} {
+		if v >= u.of {
+			return strconv.FormatFloat(math.Round(float64(v)/float64(u.of)*100)/100, 'f', -1, 64) + u.name
+		}
+	}
+	return strconv.FormatUint(v, 10)
+}
+
+func connSetCmd(a *app) *cobra.Command {
+	c := &cobra.Command{Use: "set ID congestion_control NAME", Short: "Change a live connection's congestion control: cubic, newreno or bbr",
+		Args: exact(3, "a connection ID, congestion_control and a name")}
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		if args[1] != "congestion_control" {
+			return usageError{fmt.Errorf("connection set %q: only congestion_control can be set", args[1])}
+		}
+		return a.each(cmd.Context(), func(ctx context.Context, cl *client.Client) error {
+			var v api.Done
+			return cl.Post(ctx, api.PathConnSet, api.SetRequest{ID: args[0], CongestionControl: args[2]}, &v)
+		})
+	}
+	return c
 }
 
 func connCloseCmd(a *app) *cobra.Command {

@@ -119,6 +119,36 @@ func TestConnListSortsAndShows(t *testing.T) {
 	}
 }
 
+func TestConnSetAndCongestionInfo(t *testing.T) {
+	var got api.SetRequest
+	conn := api.Conn{ID: "a2", Protocol: "echo", State: "established", TCP: api.TCP{CongestionControl: "bbr", ECN: true, CESeen: true, PacingBps: 41250000, DeliveryBps: 9600,
+		BBR: &api.BBR{Phase: "PROBE_BW_CRUISE", BandwidthBps: 1250000000, MinRTTMs: 40.031, PacingGain: 1, CwndGain: 2, InflightHiBytes: 5000}}}
+	sock := daemon(t, map[string]any{
+		api.PathConn + "a2": api.ConnAnswer{Schema: api.Schema, Connection: conn},
+		api.PathListeners:   api.Listeners{Schema: api.Schema, Listeners: []api.Listener{{Name: "npro", CongestionControl: "newreno"}}},
+		api.PathConnSet: func(w http.ResponseWriter, r *http.Request) {
+			if err := json.NewDecoder(r.Body).Decode(&got); err != nil {
+				t.Error(err)
+			}
+			_ = json.NewEncoder(w).Encode(api.Done{Schema: api.Schema, Done: true})
+		}})
+	if _, errOut, code := npctl("-s", sock, "conn", "set", "a2", "congestion_control", "cubic"); code != exitDone || got.ID != "a2" || got.CongestionControl != "cubic" {
+		t.Errorf("code %d, stderr %q, asked for %+v", code, errOut, got)
+	}
+	if _, errOut, code := npctl("-s", sock, "conn", "set", "a2", "colour", "red"); code != exitUsage || !strings.Contains(errOut, "only congestion_control") {
+		t.Errorf("code %d, stderr %q", code, errOut)
+	}
+	out, _, _ := npctl("-s", sock, "conn", "show", "a2", "-i")
+	for _, want := range []string{" bbr bbr:(PROBE_BW_CRUISE,bw:1.25Gbps,mrtt:40.031,pacing_gain:1,cwnd_gain:2,inflight_hi:5000) ", "ecn ecn_ce_seen", "pacing_rate 41.25Mbps", "delivery_rate 9.6kbps"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is missing in\n%s", want, out)
+		}
+	}
+	if out, _, _ := npctl("-s", sock, "listener", "list", "-o", "wide"); !strings.Contains(out, "CONGESTION CONTROL") || !strings.Contains(out, "newreno") {
+		t.Errorf("listeners:\n%s", out)
+	}
+}
+
 func TestExitCodes(t *testing.T) {
 	slow := func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 	refuse := func(kind string, code int) func(http.ResponseWriter, *http.Request) {

@@ -109,6 +109,7 @@ enum np_err np_core_listen(struct np_core *core, const struct np_cmd_listen *arg
         .backlog = args->backlog,
         .conns_max = args->conns_max,
         .cookies = args->cookies != 0,
+        .congestion_control = args->congestion_control,
         .ctx = l,
         .handle = l->handle,
     };
@@ -147,7 +148,7 @@ static enum np_err cmd_unlisten(struct np_core *core, const struct np_cmd *cmd, 
 static enum np_err cmd_connect(struct np_core *core, const struct np_cmd *cmd, struct answer *out) {
   struct np_cmd_connect args;
   if (!body_copy(cmd, &args, sizeof args)) return NP_ERR_INVALID;
-  if (!kind_ok(args.session_kind) || args.remote_port == 0) return NP_ERR_INVALID;
+  if (!kind_ok(args.session_kind) || args.remote_port == 0 || args.congestion_control > NP_CC_COUNT) return NP_ERR_INVALID;
   if (core->draining) return NP_ERR_SHUTDOWN;
   struct np_flow flow = {
       .local = np_addr_from_v6(args.local),
@@ -163,8 +164,14 @@ static enum np_err cmd_connect(struct np_core *core, const struct np_cmd *cmd, s
     s->ops->closed(s, err); /* the last call it gets frees it; without a stream it reports nothing */
     return err;
   }
+  if (args.congestion_control != 0) err = np_tcp_set_cc(core->tcp, stream->handle, args.congestion_control - 1u);
   out->handle = stream->handle;
-  return NP_ERR_OK;
+  return err;
+}
+
+static enum np_err cmd_conn_set(struct np_core *core, const struct np_cmd *cmd, struct answer *out) {
+  (void)out;
+  return np_tcp_set_cc(core->tcp, cmd->handle, cmd->arg);
 }
 
 static enum np_err cmd_load(struct np_core *core, const struct np_cmd *cmd, struct answer *out) {
@@ -253,6 +260,7 @@ static const cmd_fn setup[NP_CMD_OP_COUNT] = {
     [NP_CMD_PORT_ATTACH] = cmd_attach,      [NP_CMD_PORT_DETACH] = cmd_detach,  [NP_CMD_LISTEN] = cmd_listen,
     [NP_CMD_UNLISTEN] = cmd_unlisten,       [NP_CMD_CONNECT] = cmd_connect,     [NP_CMD_DRAIN] = cmd_drain,
     [NP_CMD_CONNS] = cmd_conns,             [NP_CMD_NEIGHBORS] = cmd_neighbors, [NP_CMD_CAPTURE] = cmd_capture,
+    [NP_CMD_CONN_SET] = cmd_conn_set,
     [NP_CMD_ADDRS] = cmd_addrs,             [NP_CMD_OBSERVE] = cmd_observe,
     [NP_CMD_LOAD] = cmd_load,
 };

@@ -79,6 +79,9 @@ enum np_err np_plane_config_check(const struct np_plane_config *c, struct np_err
       {"tcp_user_timeout_ms", c->tcp_user_timeout_ms, 1000, 86400000, false, true},
       {"tcp_timewait_ms", c->tcp_timewait_ms, 1, 600000, false, true},
       {"tcp_rto_ms_min", c->tcp_rto_ms_min, 1, 60000, false, true},
+      {"tcp_congestion_control", c->tcp_congestion_control, 0, NP_CC_COUNT - 1u, false, false},
+      {"tcp_ecn", c->tcp_ecn, 0, NP_ECN_MODE_COUNT - 1u, false, false},
+      {"tcp_pacing", c->tcp_pacing, 0, NP_PACING_COUNT - 1u, false, false},
       {"tcp_delack_ms", c->tcp_delack_ms, 1, 500, false, true}, /* RFC 1122 §4.2.3.2: under 0.5 s */
   };
   for (size_t i = 0; i < NP_COUNT_OF(ranges); i++) {

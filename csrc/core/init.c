@@ -73,6 +73,9 @@ static void derive(const struct np_plane_config *c, uint32_t index, struct layou
   t->timestamps = c->tcp_no_timestamps == 0;
   t->window_scaling = c->tcp_no_wscale == 0;
   t->gro = c->no_gro == 0;
+  t->congestion_control = c->tcp_congestion_control;
+  t->ecn = c->tcp_ecn;
+  t->pacing = c->tcp_pacing;
   memcpy(t->secret, c->secret, sizeof t->secret);
   l->sessions_config = (struct np_sessions_config){
       .sessions_max = c->conns_max,

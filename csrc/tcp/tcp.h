@@ -58,18 +58,6 @@ struct np_tcp_env {
   void *ctx;
 };
 
-enum np_tcp_ecn {
-  NP_ECN_ACCEPT,  /* when the peer asks; the default */
-  NP_ECN_REQUEST, /* ask in our SYNs too */
-  NP_ECN_OFF
-};
-
-enum np_tcp_pacing {
-  NP_PACING_AUTO, /* algorithms that have a rate of their own; the default */
-  NP_PACING_ON,   /* the others too, at a rate that follows cwnd */
-  NP_PACING_OFF   /* as auto today: an algorithm that needs pacing gets it */
-};
-
 struct np_tcp_config {
   uint32_t conns_max;             /* connections, TIME-WAIT included; memory is taken for all */
   uint32_t listeners_max;         /* default 64 */
@@ -92,8 +80,8 @@ struct np_tcp_config {
   bool timestamps;
   bool window_scaling;
   uint8_t congestion_control;     /* enum np_cc: where neither listener nor connect chooses */
-  uint8_t ecn;                    /* enum np_tcp_ecn */
-  uint8_t pacing;                 /* enum np_tcp_pacing */
+  uint8_t ecn;                    /* enum np_ecn */
+  uint8_t pacing;                 /* enum np_pacing */
   bool gro;                       /* join received segments of a burst; default true */
   uint8_t secret[32];             /* random: sequence numbers (RFC 6528), cookies, hash */
 };

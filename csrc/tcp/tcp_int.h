@@ -365,7 +365,7 @@ struct np_tcp_conn {
   uint8_t ecn;            /* NP_ECN_* */
   uint8_t cc_id;          /* enum np_cc */
   uint8_t cc_flags;       /* NP_CCF_* */
-  uint8_t pacing;         /* enum np_tcp_pacing: what was asked for */
+  uint8_t pacing;         /* enum np_pacing: what was asked for */
   uint64_t rtx_due_ns;    /* retransmission or persist; 0 none */
   uint64_t timer_due_ns;  /* what timer is set to, at or before the deadlines; 0: not set */
   struct np_stream stream;

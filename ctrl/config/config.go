@@ -131,6 +131,10 @@ type TCP struct {
 	Timestamps    bool          `key:"timestamps" default:"true" doc:"RFC 7323"`
 	WindowScaling bool          `key:"window_scaling" default:"true" doc:"RFC 7323"`
 	SYNCookies    bool          `key:"syn_cookies" default:"true" doc:"when a backlog is full (RFC 4987)"`
+
+	CongestionControl string `key:"congestion_control" default:"cubic" oneof:"cubic|newreno|bbr" doc:"RFC 9438; RFC 5681 and 6582; BBR version 3"`
+	Pacing            string `key:"pacing" default:"auto" oneof:"auto|on|off" doc:"on: cubic and newreno send at a rate too; BBR always does"`
+	ECN               string `key:"ecn" default:"accept" oneof:"off|accept|request" doc:"RFC 3168: accept when the peer asks, request in our own SYNs too"`
 }
 
 // Listener is one [[listener]].
@@ -140,6 +144,8 @@ type Listener struct {
 	Protocol       string         `key:"protocol" default:"npro" oneof:"npro|echo|discard|chargen" doc:"npro, or plain TCP echo, discard and chargen"`
 	Backlog        int            `key:"backlog" default:"512" min:"1" max:"65536" doc:"connections being opened"`
 	MaxConnections int            `key:"max_connections" default:"0" min:"0" max:"8388608" doc:"0: [server] max_connections"`
+
+	CongestionControl string `key:"congestion_control" default:"inherit" oneof:"inherit|cubic|newreno|bbr" doc:"inherit: [tcp] congestion_control"`
 }
 
 // Protocol is [protocol].
@@ -220,7 +226,7 @@ func (c *Config) Listen() []Listener {
 	if len(c.Listeners) > 0 {
 		return slices.Clone(c.Listeners)
 	}
-	return []Listener{{Name: "npro", Address: c.Server.Address, Protocol: "npro", Backlog: 512}}
+	return []Listener{{Name: "npro", Address: c.Server.Address, Protocol: "npro", Backlog: 512, CongestionControl: "inherit"}}
 }
 
 // ListenerLimit is a listener's limit of connections.

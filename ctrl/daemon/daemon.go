@@ -309,7 +309,7 @@ func (d *Daemon) listen(ctx context.Context, c *config.Config, l *config.Listene
 	}
 	d.mu.Lock()
 	d.listeners = append(d.listeners, mgmt.Listener{ID: id, Name: l.Name, Address: config.AddrPortString(l.Address), Protocol: l.Protocol,
-		Port: l.Address.Port(), MaxConns: c.ListenerLimit(l)})
+		Port: l.Address.Port(), MaxConns: c.ListenerLimit(l), CongestionControl: listenerCongestion(c, l)})
 	d.mu.Unlock()
 	d.o.Log.Info("listening", "listener", l.Name, "address", config.AddrPortString(l.Address), "protocol", l.Protocol)
 	return nil

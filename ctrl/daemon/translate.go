@@ -31,6 +31,19 @@ func planeConfig(c *config.Config, mtu int) *dataplane.Config {
 		TCP: dataplane.TCPConfig{RcvBuf: int(c.TCP.ReceiveBuffer), SndBuf: int(c.TCP.SendBuffer), KeepaliveIdle: c.TCP.KeepaliveIdle,
 			UserTimeout: c.TCP.UserTimeout, TimeWait: c.TCP.TimeWait, MinRTO: c.TCP.MinRTO, DelayedAck: c.TCP.DelayedAck, Nagle: c.TCP.Nagle,
 			NoSACK: !c.TCP.SACK, NoTimestamps: !c.TCP.Timestamps, NoWindowScaling: !c.TCP.WindowScaling}}
+	p.TCP.CongestionControl = congestion(c.TCP.CongestionControl)
+	switch c.TCP.ECN {
+	case "request":
+		p.TCP.ECN = dataplane.ECNRequest
+	case "off":
+		p.TCP.ECN = dataplane.ECNOff
+	}
+	switch c.TCP.Pacing {
+	case "on":
+		p.TCP.Pacing = dataplane.PacingOn
+	case "off":
+		p.TCP.Pacing = dataplane.PacingOff
+	}
 	if mtu > ports.MTUSmall {
 		p.ChunkBytes = 4096
 	}
@@ -53,6 +66,23 @@ func planeConfig(c *config.Config, mtu int) *dataplane.Config {
 	return p
 }
 
+// congestion translates a word the configuration has checked; inherit is the plane's default.
+func congestion(name string) dataplane.CongestionControl {
+	cc, err := dataplane.ParseCongestionControl(name)
+	if err != nil {
+		return dataplane.CongestionDefault
+	}
+	return cc
+}
+
+// listenerCongestion is the word for what a listener's connections get.
+func listenerCongestion(c *config.Config, l *config.Listener) string {
+	if l.CongestionControl != "inherit" {
+		return l.CongestionControl
+	}
+	return c.TCP.CongestionControl
+}
+
 func portConfig(c *config.Config, i *config.Interface) ports.Interface {
 	p := ports.Interface{Name: i.Name, Addresses: i.Addresses, MTU: i.MTU, Queues: i.Queues, VLAN: uint16(i.VLAN), DADTransmits: i.DADTransmits, ACD: i.ACD, Backend: c.Dataplane.Backend,
 		Strict: c.Dataplane.OnFallback == "fail", Quiet: c.Dataplane.OnFallback == "allow"}
@@ -72,7 +102,8 @@ func portConfig(c *config.Config, i *config.Interface) ports.Interface {
 }
 
 func listenConfig(c *config.Config, l *config.Listener) *dataplane.ListenConfig {
-	lc := &dataplane.ListenConfig{Address: l.Address, Kind: dataplane.SessionNPRO, Backlog: l.Backlog, MaxConns: c.ListenerLimit(l), Cookies: c.TCP.SYNCookies}
+	lc := &dataplane.ListenConfig{Address: l.Address, Kind: dataplane.SessionNPRO, Backlog: l.Backlog, MaxConns: c.ListenerLimit(l), Cookies: c.TCP.SYNCookies,
+		CongestionControl: congestion(l.CongestionControl)}
 	switch l.Protocol {
 	case "echo":
 		lc.Kind = dataplane.SessionEcho

@@ -82,6 +82,7 @@ func FuzzRequest(f *testing.F) {
 	}
 	f.Add("POST", api.PathLogLevel, `{"level":"info"}`)
 	f.Add("POST", api.PathConnClose, `{"id":"100000001","abort":true}{}`)
+	f.Add("POST", api.PathConnSet, `{"id":"100000001","congestion_control":"bbr"}`)
 	f.Add("DELETE", api.PathStatus, "")
 	h := server(f).Handler(false)
 	f.Fuzz(func(t *testing.T, method, target, body string) {

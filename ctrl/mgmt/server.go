@@ -33,6 +33,8 @@ type Listener struct {
 	Protocol string
 	Port     uint16
 	MaxConns int
+
+	CongestionControl string // cubic, newreno, bbr
 }
 
 // Daemon is what the server asks of the daemon itself.
@@ -127,6 +129,7 @@ func (s *Server) Handler(readOnly bool) http.Handler {
 	post(api.PathLogLevel, s.setLogLevel)
 	post(api.PathDrain, s.drain)
 	post(api.PathConnClose, s.closeConn)
+	post(api.PathConnSet, s.setConn)
 	mux.HandleFunc("GET "+api.PathCapture, func(w http.ResponseWriter, r *http.Request) {
 		if readOnly {
 			s.answer(w, nil, failf(api.KindPermission, "captures need %s", s.cfg.Daemon.Config().Management.Socket))

@@ -230,7 +230,13 @@ func (s *Server) view(c *dataplane.Conn, names map[dataplane.ListenerID]string) 
 		TCP: api.TCP{MSSBytes: c.MSS, CwndBytes: c.Cwnd, SsthreshBytes: c.Ssthresh, SndWndBytes: c.SndWnd, RcvWndBytes: c.RcvWnd,
 			WscaleSnd: c.WscaleSnd, WscaleRcv: c.WscaleRcv, Timestamps: c.Timestamps, SACK: c.SACK, RTTMs: ms(c.SRTT), RTTVarMs: ms(c.RTTVar),
 			RTOMs: ms(c.RTO), MinRTTMs: ms(c.MinRTT), InflightBytes: c.Inflight, SackedBytes: c.Sacked, LostBytes: c.Lost,
-			OutOfOrderBytes: c.OutOfOrder, Retrans: c.Retrans, Timeouts: c.Timeouts, Limited: c.Limited}}
+			OutOfOrderBytes: c.OutOfOrder, Retrans: c.Retrans, Timeouts: c.Timeouts, Limited: c.Limited,
+			CongestionControl: c.CongestionControl.String(), ECN: c.ECN, CESeen: c.CESeen, ECESeen: c.ECESeen,
+			PacingBps: c.PacingRate * 8, DeliveryBps: c.DeliveryRate * 8}}
+	if b := c.BBR; b != nil {
+		v.TCP.BBR = &api.BBR{Phase: b.Phase, BandwidthBps: b.Bandwidth * 8, MinRTTMs: ms(b.MinRTT), PacingGain: b.PacingGain, CwndGain: b.CwndGain,
+			InflightHiBytes: b.InflightHi, InflightLoBytes: b.InflightLo}
+	}
 	if c.LastRx > 0 {
 		v.LastReceivedMs = ms(max(s.cfg.Mono()-c.LastRx, 0))
 	}
@@ -391,7 +397,8 @@ func (s *Server) listeners(r *http.Request) (any, error) {
 	out := api.Listeners{Schema: api.Schema, Listeners: []api.Listener{}}
 	for _, l := range s.cfg.Daemon.Listeners() {
 		out.Listeners = append(out.Listeners, api.Listener{Name: l.Name, Address: l.Address, Protocol: l.Protocol, Connections: count[l.ID],
-			MaxConnections: l.MaxConns, Accepted: s.cfg.Sessions.Accepted(l.ID)})
+			MaxConnections: l.MaxConns, Accepted: s.cfg.Sessions.Accepted(l.ID),
+			CongestionControl: l.CongestionControl})
 	}
 	return out, nil
 }
@@ -431,6 +438,25 @@ func (s *Server) setLogLevel(r *http.Request) (any, error) {
 func (s *Server) drain(r *http.Request) (any, error) {
 	if err := s.cfg.Daemon.Refuse(r.Context()); err != nil {
 		return nil, err
+	}
+	return api.Done{Schema: api.Schema, Done: true}, nil
+}
+
+func (s *Server) setConn(r *http.Request) (any, error) {
+	var in api.SetRequest
+	if err := body(r, &in); err != nil {
+		return nil, err
+	}
+	h, err := handle(in.ID)
+	if err != nil {
+		return nil, err
+	}
+	cc, err := dataplane.ParseCongestionControl(in.CongestionControl)
+	if err != nil {
+		return nil, failf(api.KindUsage, "%s", err)
+	}
+	if err := s.cfg.Plane.SetCongestionControl(r.Context(), h, cc); err != nil {
+		return nil, fmt.Errorf("connection %s: %w", in.ID, err)
 	}
 	return api.Done{Schema: api.Schema, Done: true}, nil
 }

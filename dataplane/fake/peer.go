@@ -26,6 +26,8 @@ type Peer struct {
 	credit  map[uint32]uint64
 	keys    *dataplane.Keys
 	badness []string
+
+	congestion dataplane.CongestionControl
 }
 
 // state follows enum np_npro_state as far as the contract shows it.
@@ -87,6 +89,7 @@ func (e *Peer) info() dataplane.Conn {
 	if e.keys != nil {
 		c.AEAD, c.ConnID = e.keys.AEAD, e.keys.ConnID
 	}
+	c.CongestionControl = max(e.congestion, dataplane.CongestionCubic)
 	return c
 }
 

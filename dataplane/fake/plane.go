@@ -360,6 +360,26 @@ func (p *Plane) Connections(ctx context.Context) (out []dataplane.Conn, err erro
 	return out, err
 }
 
+// SetCongestionControl implements [dataplane.Plane]: on an open peer, or on what
+// SetConnections gave.
+func (p *Plane) SetCongestionControl(ctx context.Context, conn dataplane.Handle, cc dataplane.CongestionControl) error {
+	return p.change(ctx, "SetCongestionControl", func() error {
+		if cc == dataplane.CongestionDefault || cc > dataplane.CongestionBBR {
+			return dataplane.CodeInvalid
+		}
+		if i := slices.IndexFunc(p.conns, func(c dataplane.Conn) bool { return c.Handle == conn }); i >= 0 {
+			p.conns[i].CongestionControl = cc
+			return nil
+		}
+		peer, ok := p.peers[conn]
+		if !ok {
+			return dataplane.CodeStale
+		}
+		peer.congestion = cc
+		return nil
+	})
+}
+
 // Neighbors implements [dataplane.Plane]: what SetNeighbors gave.
 func (p *Plane) Neighbors(ctx context.Context) (out []dataplane.Neighbor, err error) {
 	err = p.change(ctx, "Neighbors", func() error {

@@ -192,7 +192,41 @@ func (p *Plane) decodeConn(i *C.struct_np_conn_info) dataplane.Conn {
 	if i.ssthresh_bytes == 1<<32-1 {
 		c.Ssthresh = 0
 	}
+	c.CongestionControl = dataplane.CongestionControl(i.cc + 1)
+	c.ECN, c.CESeen, c.ECESeen = i.ecn&C.NP_CONN_ECN_OK != 0, i.ecn&C.NP_CONN_ECN_CE_SEEN != 0, i.ecn&C.NP_CONN_ECN_ECE_SEEN != 0
+	c.PacingRate, c.DeliveryRate = uint64(i.pacing_bytes_per_s), uint64(i.delivery_bytes_per_s)
+	if i.bbr_phase != 0 {
+		bound := func(b C.uint32_t) uint32 {
+			if b == C.UINT32_MAX {
+				return 0
+			}
+			return uint32(b)
+		}
+		c.BBR = &dataplane.BBRState{Phase: bbrPhase(i.bbr_phase - 1), Bandwidth: uint64(i.bbr_bw_bytes_per_s), MinRTT: micros(i.bbr_min_rtt_us),
+			PacingGain: float64(i.bbr_pacing_gain_percent) / 100, CwndGain: float64(i.bbr_cwnd_gain_percent) / 100,
+			InflightHi: bound(i.bbr_inflight_hi_bytes), InflightLo: bound(i.bbr_inflight_lo_bytes)}
+	}
 	return c
+}
+
+func bbrPhase(p C.uint8_t) string {
+	switch p {
+	case C.NP_BBR_STARTUP:
+		return "STARTUP"
+	case C.NP_BBR_DRAIN:
+		return "DRAIN"
+	case C.NP_BBR_DOWN:
+		return "PROBE_BW_DOWN"
+	case C.NP_BBR_CRUISE:
+		return "PROBE_BW_CRUISE"
+	case C.NP_BBR_REFILL:
+		return "PROBE_BW_REFILL"
+	case C.NP_BBR_UP:
+		return "PROBE_BW_UP"
+	case C.NP_BBR_PROBE_RTT:
+		return "PROBE_RTT"
+	}
+	return "UNKNOWN"
 }
 
 func decodeNeighbor(core int, i *C.struct_np_neigh_info) dataplane.Neighbor {

@@ -156,6 +156,10 @@ func encodeConfig(cc *C.struct_np_plane_config, cfg *dataplane.Config) error {
 	cc.no_gro = flag(cfg.NoGRO)
 	cc.udp_echo_port, cc.udp_discard_port = C.uint16_t(cfg.UDPEchoPort), C.uint16_t(cfg.UDPDiscardPort)
 	cc.tcp_nagle, cc.tcp_no_sack = flag(cfg.TCP.Nagle), flag(cfg.TCP.NoSACK)
+	if cfg.TCP.CongestionControl != dataplane.CongestionDefault {
+		cc.tcp_congestion_control = C.uint8_t(cfg.TCP.CongestionControl - 1)
+	}
+	cc.tcp_ecn, cc.tcp_pacing = C.uint8_t(cfg.TCP.ECN), C.uint8_t(cfg.TCP.Pacing)
 	cc.tcp_no_timestamps, cc.tcp_no_wscale = flag(cfg.TCP.NoTimestamps), flag(cfg.TCP.NoWindowScaling)
 	secret := bytesOf(&cc.secret)
 	if copy(secret, cfg.Secret[:]); cfg.Secret == [64]byte{} {

@@ -422,7 +422,7 @@ func (p *Plane) Listen(ctx context.Context, cfg *dataplane.ListenConfig) (datapl
 		return 0, fmt.Errorf("listen on %s: %w", cfg.Address, dataplane.CodeInvalid)
 	}
 	args := C.struct_np_cmd_listen{port: C.uint16_t(cfg.Address.Port()), session_kind: C.uint8_t(cfg.Kind), cookies: flag(cfg.Cookies),
-		backlog: C.uint32_t(cfg.Backlog), conns_max: C.uint32_t(perCore(cfg.MaxConns, len(p.cores)))}
+		backlog: C.uint32_t(cfg.Backlog), conns_max: C.uint32_t(perCore(cfg.MaxConns, len(p.cores))), congestion_control: C.uint8_t(cfg.CongestionControl)}
 	if !cfg.Address.Addr().IsUnspecified() {
 		setAddr(&args.local, cfg.Address.Addr())
 	}
@@ -477,6 +477,25 @@ func (p *Plane) Unlisten(ctx context.Context, id dataplane.ListenerID) error {
 	p.lmu.Lock()
 	delete(p.handles, id)
 	p.lmu.Unlock()
+	return nil
+}
+
+// SetCongestionControl implements [dataplane.Plane].
+func (p *Plane) SetCongestionControl(ctx context.Context, conn dataplane.Handle, cc dataplane.CongestionControl) error {
+	if err := p.enter(ctx); err != nil {
+		return err
+	}
+	defer p.leave()
+	err := error(dataplane.CodeInvalid)
+	switch {
+	case conn.Core() >= len(p.cores):
+		err = dataplane.CodeStale
+	case cc != dataplane.CongestionDefault:
+		_, err = p.cores[conn.Core()].one(ctx, request{op: C.NP_CMD_CONN_SET, handle: uint64(conn), arg: uint32(cc - 1)})
+	}
+	if err != nil {
+		return fmt.Errorf("set congestion control %s: %w", cc, err)
+	}
 	return nil
 }
 

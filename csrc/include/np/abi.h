@@ -46,6 +46,7 @@ enum np_cmd_op {
   NP_CMD_ADDRS,        /* as NP_CMD_CONNS, with struct np_addr_info */
   NP_CMD_OBSERVE,      /* arg: iface; body: a frame that the kernel got, ARP or ICMPv6: learned from, never answered */
   NP_CMD_LOAD,         /* body: struct np_cmd_load; NP_ERR_UNSUPPORTED without load_conns */
+  NP_CMD_CONN_SET,     /* handle: connection, arg: enum np_cc: its congestion control from now on */
   /* connections; DONE only on error, or when NP_CMD_F_ACK asks for it */
   NP_CMD_CLOSE,        /* handle: connection. arg: enum np_code; NPRO says DISCONNECT (body: reason text), then FIN */
   NP_CMD_ABORT,        /* handle: connection: RST */
@@ -151,7 +152,8 @@ struct np_cmd_listen {
   uint8_t cookies;
   uint32_t backlog;
   uint32_t conns_max;
-  uint32_t pad;
+  uint8_t congestion_control; /* enum np_cc plus 1; 0: the plane's */
+  uint8_t pad[3];
 };
 struct np_cmd_connect {
   uint8_t local[16];
@@ -159,7 +161,8 @@ struct np_cmd_connect {
   uint16_t local_port;
   uint16_t remote_port;
   uint8_t session_kind;
-  uint8_t pad[3];
+  uint8_t congestion_control; /* enum np_cc plus 1; 0: the plane's */
+  uint8_t pad[2];
 };
 
 /* Loan ring item: a buffer now Go's to write. Go's reader that waits for one sets

@@ -48,6 +48,20 @@ enum np_cc { /* congestion control */
   NP_CC_COUNT
 };
 
+enum np_ecn {     /* explicit congestion notification, RFC 3168 */
+  NP_ECN_ACCEPT,  /* when the peer asks; the default */
+  NP_ECN_REQUEST, /* ask in our SYNs too */
+  NP_ECN_OFF,
+  NP_ECN_MODE_COUNT
+};
+
+enum np_pacing {
+  NP_PACING_AUTO, /* algorithms that have a rate of their own; the default */
+  NP_PACING_ON,   /* the others too, at a rate that follows cwnd */
+  NP_PACING_OFF,  /* as auto: an algorithm that needs pacing gets it all the same */
+  NP_PACING_COUNT
+};
+
 enum np_bbr_phase {
   NP_BBR_STARTUP,
   NP_BBR_DRAIN,

@@ -41,6 +41,9 @@ struct np_plane_config {
   uint8_t tcp_no_timestamps;
   uint8_t tcp_no_wscale;
   uint8_t no_gro;            /* received segments are not joined */
+  uint8_t tcp_congestion_control; /* enum np_cc */
+  uint8_t tcp_ecn;                /* enum np_ecn */
+  uint8_t tcp_pacing;             /* enum np_pacing */
   uint16_t udp_echo_port;
   uint16_t udp_discard_port;
   uint32_t load_conns;       /* connections of the load generator per core; 0: there is none */

@@ -26,6 +26,7 @@ const (
 	PathDrain       = "/v1/drain"   // POST
 	PathLogLevel    = "/v1/log/level"
 	PathConnClose   = "/v1/connections/close" // POST: CloseRequest
+	PathConnSet     = "/v1/connections/set"   // POST: SetRequest
 	CaptureLostName = "Np-Capture-Lost"       // trailer of PathCapture: packets that found no room
 )
 
@@ -197,6 +198,25 @@ type TCP struct {
 	Retrans         uint32  `json:"retransmits_total"`
 	Timeouts        uint32  `json:"timeouts_total"`
 	Limited         string  `json:"limited,omitempty"`
+
+	CongestionControl string `json:"congestion_control"`
+	ECN               bool   `json:"ecn"`                       // agreed (RFC 3168)
+	CESeen            bool   `json:"ecn_ce_seen,omitempty"`     // marks came
+	ECESeen           bool   `json:"ecn_ece_seen,omitempty"`    // the peer echoed marks
+	PacingBps         uint64 `json:"pacing_rate_bps,omitempty"` // bits per second; absent: not paced
+	DeliveryBps       uint64 `json:"delivery_rate_bps,omitempty"`
+	BBR               *BBR   `json:"bbr,omitempty"`
+}
+
+// BBR is the state of a connection under BBR.
+type BBR struct {
+	Phase           string  `json:"phase"` // STARTUP, DRAIN, PROBE_BW_DOWN, _CRUISE, _REFILL, _UP, PROBE_RTT
+	BandwidthBps    uint64  `json:"bandwidth_bps"`
+	MinRTTMs        float64 `json:"min_rtt_ms"`
+	PacingGain      float64 `json:"pacing_gain"`
+	CwndGain        float64 `json:"cwnd_gain"`
+	InflightHiBytes uint32  `json:"inflight_hi_bytes,omitempty"` // absent: no bound
+	InflightLoBytes uint32  `json:"inflight_lo_bytes,omitempty"`
 }
 
 // Conns answers PathConns. Query: state, listener, peer, protocol (exact), limit (default 1000).
@@ -301,6 +321,8 @@ type Listener struct {
 	MaxConnections int    `json:"max_connections"` // 0: none of its own
 	Accepted       uint64 `json:"accepted_total"`
 	AllowV1        bool   `json:"allow_v1"`
+
+	CongestionControl string `json:"congestion_control"`
 }
 
 // Peers answers PathPeers.
@@ -342,6 +364,12 @@ const (
 	CaptureCount     = "count"      // packets, then it ends
 	CaptureSnap      = "snap_bytes" // of each packet
 )
+
+// SetRequest is the body of PathConnSet.
+type SetRequest struct {
+	ID                string `json:"id"`
+	CongestionControl string `json:"congestion_control"` // cubic, newreno, bbr
+}
 
 // CloseRequest is the body of PathConnClose.
 type CloseRequest struct {
