@@ -1,42 +1,70 @@
 /* Active opens, and ICMP errors about connections. */
 #include "tcp/cc.h"
 
+#define REUSE_MS 1000u /* so long after its last segment a four-tuple in TIME-WAIT may be used again */
+
+/* Is the four-tuple free? RFC 6191 §2 and RFC 7323 §5.5 let one in TIME-WAIT be opened again by us when
+ * timestamps tell old segments from new ones, and ours have moved on: without that a gateway has 28,232
+ * connections a minute to one server. *iss_min is beyond what the old connection sent. */
+static bool take_tuple(struct np_tcp *tcp, const struct np_flow *flow, uint32_t hash, np_seq *iss_min, bool *again) {
+  struct np_tcp_conn *old = np_tcp_find(tcp, flow, hash);
+  *again = false;
+  if (old == NULL) return true;
+  if (old->state != NP_TCP_TIME_WAIT || !(old->flags & NP_TF_TS) || tcp->now_ms - old->rx_ms < REUSE_MS) return false;
+  *iss_min = np_seq_add(old->snd_nxt, UINT16_MAX + 2u);
+  *again = true;
+  np_tcp_close(tcp, old, NP_ERR_EOF);
+  return true;
+}
+
 /* RFC 6056 §3.3.3, algorithm 3: ports to one peer follow each other from an offset
  * that nobody outside can know. */
-static enum np_err choose_port(struct np_tcp *tcp, struct np_flow *flow, uint32_t *hash) {
+static enum np_err choose_port(struct np_tcp *tcp, struct np_flow *flow, uint32_t *hash, np_seq *iss_min, bool *again) {
   uint32_t offset = np_tcp_port_offset(tcp, flow);
   for (uint32_t n = 0; n < NP_TCP_PORT_COUNT; n++) {
     uint32_t port = NP_TCP_PORT_MIN + (offset + tcp->next_port++) % NP_TCP_PORT_COUNT;
     flow->local_port = (uint16_t)port;
     if (np_tcp_listener_find(tcp, flow) != NULL) continue;
     *hash = np_tcp_flow_hash(tcp, flow);
-    if (np_tcp_find(tcp, flow, *hash) == NULL) return NP_ERR_OK;
+    if (take_tuple(tcp, flow, *hash, iss_min, again)) return NP_ERR_OK;
   }
   return NP_ERR_ADDRNOTAVAIL;
+}
+
+/* RFC 9293 §3.9.2.3, MUST-46: no connection with a group, with everybody or with nobody. A subnet's
+ * broadcast address is the network layer's to know: it has no neighbor, so that the opening times out. */
+static bool is_group(const struct np_addr *a) {
+  if (np_addr_is_zero(a)) return true;
+  if (np_addr_is_v4(a)) return a->b[12] >= 224 || a->b[12] == 0;
+  return a->b[0] == 0xff;
 }
 
 enum np_err np_tcp_connect(struct np_tcp *tcp, const struct np_flow *args, struct np_session *session, uint64_t now_ns,
                            struct np_stream **out) {
   np_tcp_set_now(tcp, now_ns);
   struct np_flow flow = *args;
-  if (flow.remote_port == 0 || np_addr_is_zero(&flow.remote)) return NP_ERR_INVALID;
+  if (flow.remote_port == 0 || is_group(&flow.remote)) return NP_ERR_INVALID;
   if (np_tcp_mss_local(tcp, &flow.remote) == 0) return NP_ERR_NOROUTE;
   if (np_addr_is_zero(&flow.local)) {
     enum np_err err = tcp->env.source(tcp->env.ctx, &flow.remote, &flow.local);
     if (err != NP_ERR_OK) return err;
   }
   uint32_t hash;
+  np_seq iss_min = np_seq_of(0);
+  bool again = false; /* the four-tuple was used a moment ago */
   if (flow.local_port == 0) {
-    enum np_err err = choose_port(tcp, &flow, &hash);
+    enum np_err err = choose_port(tcp, &flow, &hash, &iss_min, &again);
     if (err != NP_ERR_OK) return err;
   } else {
     hash = np_tcp_flow_hash(tcp, &flow);
-    if (np_tcp_find(tcp, &flow, hash) != NULL) return NP_ERR_ADDRINUSE;
+    if (!take_tuple(tcp, &flow, hash, &iss_min, &again)) return NP_ERR_ADDRINUSE;
   }
   struct np_tcp_conn *c = np_tcp_conn_new(tcp, &flow, hash);
   if (c == NULL) return NP_ERR_FULL;
   c->flags |= NP_TF_OUTGOING | NP_TF_RTX_SYN;
-  c->iss = c->snd_una = np_tcp_isn(tcp, &flow);
+  c->iss = np_tcp_isn(tcp, &flow);
+  if (again) c->iss = np_seq_max(c->iss, iss_min);
+  c->snd_una = c->iss;
   c->snd_nxt = c->snd_end = np_seq_add(c->iss, 1);
   c->mss_peer = UINT16_MAX;
   np_tcp_set_mss(tcp, c);

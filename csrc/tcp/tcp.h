@@ -73,7 +73,8 @@ struct np_tcp_config {
   uint32_t keepalive_probes;
   uint32_t user_timeout_ms;       /* unacknowledged data that long ends it; default 120,000 */
   uint32_t timewait_ms;           /* default 60,000 */
-  uint32_t syn_retries;           /* default 5 */
+  uint32_t syn_retries;           /* of a connection we open; default 7: three minutes, RFC 9293 §3.8.3 */
+  uint32_t synack_retries;        /* of one that is opened to us; default 5: a minute */
   uint8_t core_index;             /* goes into handles */
   bool nagle;                     /* default false: NPRO writes whole messages */
   bool sack;

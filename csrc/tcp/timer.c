@@ -41,7 +41,8 @@ static enum np_err timeout_err(const struct np_tcp_conn *c) {
 
 static void on_syn_timeout(struct np_tcp *tcp, struct np_tcp_conn *c) {
   /* A SYN cookie's connection has nothing to send again: the peer has to speak. */
-  if (c->probes >= tcp->config.syn_retries) {
+  uint32_t most = c->flags & NP_TF_OUTGOING ? tcp->config.syn_retries : tcp->config.synack_retries;
+  if (c->probes >= most) {
     np_tcp_close(tcp, c, timeout_err(c));
     return;
   }

@@ -78,10 +78,10 @@ static void test_open_timeout(void **state) {
   struct world w = make();
   w.tp->cut = true;
   struct tp_sess *a = tp_connect(w.tp, 0, TP_PORT, NULL);
-  tp_run(w.tp, 62 * TP_S);
+  tp_run(w.tp, 182 * TP_S); /* RFC 9293 §3.8.3: three minutes at least */
   assert_false(a->closed);
-  assert_int_equal(w.tp->end[0].log_count, 6);
-  uint64_t gap = tp_sent(w.tp, 0, 0)->at_ns - tp_sent(w.tp, 0, 1)->at_ns;
+  assert_int_equal(w.tp->end[0].log_count, 8);
+  uint64_t gap = tp_sent(w.tp, 0, 2)->at_ns - tp_sent(w.tp, 0, 3)->at_ns;
   assert_in_range(gap, 16 * TP_S, 16 * TP_S + 10 * TP_MS);
   tp_run(w.tp, 4 * TP_S);
   assert_true(a->closed);
@@ -136,6 +136,14 @@ static void test_connect_errors(void **state) {
   struct np_flow f = {.local = w.tp->end[0].addr, .remote = w.tp->end[1].addr, .local_port = 1000};
   assert_int_equal(np_tcp_connect(tcp, &f, &s->base, w.tp->now_ns, &st), NP_ERR_INVALID);
   f.remote_port = 80;
+  const struct np_addr groups[] = {/* RFC 9293 §3.9.2.3, MUST-46 */
+                                   np_addr_from_v4_be((uint8_t[]){224, 0, 0, 1}), np_addr_from_v4_be((uint8_t[]){255, 255, 255, 255}),
+                                   np_addr_from_v4_be((uint8_t[]){0, 0, 0, 0}), np_addr_from_v6((uint8_t[16]){0xff, 2, [15] = 1})};
+  for (size_t i = 0; i < NP_COUNT_OF(groups); i++) {
+    struct np_flow g = f;
+    g.remote = groups[i];
+    assert_int_equal(np_tcp_connect(tcp, &g, &s->base, w.tp->now_ns, &st), NP_ERR_INVALID);
+  }
   assert_int_equal(np_tcp_connect(tcp, &f, &s->base, w.tp->now_ns, &st), NP_ERR_OK);
   assert_int_equal(np_tcp_connect(tcp, &f, &s->base, w.tp->now_ns, &st), NP_ERR_ADDRINUSE);
   w.tp->mtu = 0;
@@ -278,6 +286,57 @@ static void test_time_wait_reuse(void **state) {
       assert_int_equal(tp_counter(w.tp, 1, NP_C_TCP_TIMEWAIT), 1);
     }
     assert_int_equal(tp_counter(w.tp, 1, NP_C_TCP_OPEN_PASSIVE), 2);
+    tp_free(w.tp);
+  }
+}
+
+/* RFC 9293 §3.9.1.1, MUST-42: a port from which a connection is being opened can be listened on. */
+static void test_listen_beside_open(void **state) {
+  (void)state;
+  struct world w = make();
+  struct np_flow f = {.local = w.tp->end[0].addr, .remote = w.tp->end[1].addr, .remote_port = 4444, .local_port = TP_PORT};
+  struct tp_sess *a = tp_sess_new(&w.tp->end[0], NULL);
+  struct np_stream *st;
+  w.tp->cut = true; /* it stays in SYN-SENT */
+  assert_int_equal(np_tcp_connect(w.tp->end[0].tcp, &f, &a->base, w.tp->now_ns, &st), NP_ERR_OK);
+  tp_run(w.tp, 100 * TP_MS);
+  w.tp->cut = false;
+  tp_listen(w.tp, 0, TP_PORT);
+  struct tp_sess like = {.to_send = 100};
+  struct tp_sess *b = tp_connect(w.tp, 1, TP_PORT, &like);
+  tp_run(w.tp, 500 * TP_MS);
+  assert_true(b->established);
+  assert_false(a->established);
+  tp_free(w.tp);
+}
+
+/* RFC 6191 §2, RFC 7323 §5.5: our own TIME-WAIT is no hindrance to opening the same four-tuple again once
+ * timestamps have moved on; without timestamps it is. */
+static void test_connect_from_time_wait(void **state) {
+  (void)state;
+  for (uint32_t ts = 0; ts < 2; ts++) {
+    struct world w = {0};
+    tp_args_default(&w.args);
+    w.args.config[0].timestamps = ts != 0;
+    w.tp = tp_new(&w.args);
+    tp_listen(w.tp, 1, TP_PORT);
+    w.tp->end[1].accept_as.close_on_eof = true;
+    struct np_flow f = {.local = w.tp->end[0].addr, .remote = w.tp->end[1].addr, .remote_port = TP_PORT, .local_port = 5000};
+    struct tp_sess like = {.to_send = 100, .close_at_end = true};
+    struct tp_sess *a = tp_sess_new(&w.tp->end[0], &like);
+    struct np_stream *st;
+    assert_int_equal(np_tcp_connect(w.tp->end[0].tcp, &f, &a->base, w.tp->now_ns, &st), NP_ERR_OK);
+    tp_run(w.tp, 500 * TP_MS);
+    assert_true(a->closed);
+    assert_int_equal(tp_counter(w.tp, 0, NP_C_TCP_TIMEWAIT), 1);
+    struct tp_sess *b = tp_sess_new(&w.tp->end[0], &like);
+    assert_int_equal(np_tcp_connect(w.tp->end[0].tcp, &f, &b->base, w.tp->now_ns, &st), NP_ERR_ADDRINUSE);
+    tp_run(w.tp, 2 * TP_S);
+    assert_int_equal(np_tcp_connect(w.tp->end[0].tcp, &f, &b->base, w.tp->now_ns, &st), ts ? NP_ERR_OK : NP_ERR_ADDRINUSE);
+    tp_run(w.tp, 500 * TP_MS);
+    assert_int_equal(b->closed, ts != 0);
+    if (ts) assert_int_equal(b->err, NP_ERR_EOF);
+    assert_int_equal(tp_counter(w.tp, 1, NP_C_TCP_OPEN_PASSIVE), 1 + ts);
     tp_free(w.tp);
   }
 }
@@ -630,7 +689,7 @@ int main(void) {
       cmocka_unit_test(test_connect_errors),    cmocka_unit_test(test_icmp_errors),
       cmocka_unit_test(test_half_close),        cmocka_unit_test(test_close_simultaneous),
       cmocka_unit_test(test_lost_fins),         cmocka_unit_test(test_time_wait_answers),
-      cmocka_unit_test(test_time_wait_reuse),   cmocka_unit_test(test_time_wait_evicted),
+      cmocka_unit_test(test_time_wait_reuse),   cmocka_unit_test(test_listen_beside_open), cmocka_unit_test(test_connect_from_time_wait), cmocka_unit_test(test_time_wait_evicted),
       cmocka_unit_test(test_detach),            cmocka_unit_test(test_detach_peer_stays),
       cmocka_unit_test(test_abort),             cmocka_unit_test(test_end_inside_data),
       cmocka_unit_test(test_rst_exact_and_not), cmocka_unit_test(test_challenge_limited),
