@@ -67,7 +67,7 @@ uint32_t np_tcp_ack_queue(struct np_tcp *tcp, struct np_tcp_conn *c, np_seq ack,
     if (c->cc_flags & NP_CCF_RATE) np_tcp_rate_part(tcp, c, (uint32_t)np_seq_diff(ack, np_txseg(b)->seq));
     trim_head(c, b, (uint32_t)np_seq_diff(ack, np_txseg(b)->seq));
   }
-  tcp->told.again = again;
+  if (NP_UNLIKELY(again)) tcp->told.again = true;
   c->snd_una = ack;
   c->progress_ns = tcp->now_ns;
   c->soft_err = 0;
@@ -79,9 +79,13 @@ uint32_t np_tcp_ack_queue(struct np_tcp *tcp, struct np_tcp_conn *c, np_seq ack,
 /* RFC 6298 §5.2 and §5.3; the wheel's timer stays where it is, unless what is due became due so
  * much sooner that it might come too late. */
 void np_tcp_ack_timers(struct np_tcp *tcp, struct np_tcp_conn *c) {
-  c->rtx_due_ns = np_tcp_flight(c) == 0 ? 0 : tcp->now_ns + np_tcp_rto_ns(tcp, c);
-  uint64_t soonest = np_min_u64(c->rtx_due_ns, tcp->now_ns + np_tcp_tlp_wait_ns(c));
-  if (NP_UNLIKELY(c->rtx_due_ns != 0 && soonest < c->timer_due_ns)) np_tcp_timer_arm(tcp, c);
+  if (np_tcp_flight(c) == 0) {
+    c->rtx_due_ns = 0;
+  } else {
+    c->rtx_due_ns = tcp->now_ns + np_tcp_rto_ns(tcp, c);
+    uint64_t soonest = np_min_u64(c->rtx_due_ns, tcp->now_ns + np_tcp_tlp_wait_ns(c));
+    if (NP_UNLIKELY(soonest < c->timer_due_ns)) np_tcp_timer_arm(tcp, c);
+  }
   if (tcp->now_ms - c->confirm_ms >= 1000) {
     c->confirm_ms = tcp->now_ms;
     tcp->env.confirm(tcp->env.ctx, &c->path, tcp->now_ns);

@@ -3,6 +3,13 @@
 
 #define CLOCK_US 1000u /* G: what the timer wheel resolves */
 
+/* RFC 6298 §2.2, §2.3. */
+NP_INLINE void set_rto(const struct np_tcp *tcp, struct np_tcp_conn *c) {
+  uint32_t rto = c->srtt_us / 8 + np_max_u32(CLOCK_US, c->rttvar_us);
+  rto = np_max_u32(rto, tcp->config.rto_ms_min * 1000);
+  c->rto_us = np_min_u32(rto, tcp->config.rto_ms_max * 1000);
+}
+
 /* srtt_us is kept times 8 and rttvar_us times 4, so that alpha 1/8 and beta 1/4
  * are shifts without loss. */
 void np_tcp_rtt_sample(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t rtt_us) {
@@ -18,14 +25,10 @@ void np_tcp_rtt_sample(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t rtt_u
     c->rttvar_us = c->rttvar_us - c->rttvar_us / 4 + dev;
     c->srtt_us = (uint32_t)((int64_t)c->srtt_us + err);
   }
-  np_tcp_rto_update(tcp, c);
+  set_rto(tcp, c);
 }
 
-void np_tcp_rto_update(const struct np_tcp *tcp, struct np_tcp_conn *c) {
-  uint32_t rto = c->srtt_us / 8 + np_max_u32(CLOCK_US, c->rttvar_us);
-  rto = np_max_u32(rto, tcp->config.rto_ms_min * 1000);
-  c->rto_us = np_min_u32(rto, tcp->config.rto_ms_max * 1000);
-}
+void np_tcp_rto_update(const struct np_tcp *tcp, struct np_tcp_conn *c) { set_rto(tcp, c); }
 
 /* With back-off (RFC 6298 §5.5). */
 uint64_t np_tcp_rto_ns(const struct np_tcp *tcp, const struct np_tcp_conn *c) {

@@ -477,7 +477,6 @@ struct np_tcp {
   uint32_t dirty_head;
   uint32_t dirty_tail;
   uint32_t dirty_count;
-  struct np_tcp_told told;
   uint32_t tw_head;    /* oldest */
   uint32_t tw_tail;
   uint32_t tw_count;
@@ -500,6 +499,7 @@ struct np_tcp {
   struct np_tcp_listener *listeners;
   void (*drop_fn)(void *ctx, struct np_buf *buf, enum np_drop why);
   void *drop_ctx;
+  struct np_tcp_told told;
 };
 
 /* A segment being processed. */
@@ -662,8 +662,18 @@ void np_tcp_rack_recovered(struct np_tcp_conn *c);
 #define NP_TCP_TLP_FLOOR_NS (2 * NP_TCP_NS_PER_MS) /* for the wheel's tick and the peer's own turns */
 /* RFC 8985 §7.2, without what one segment alone is waited for longer. */
 NP_INLINE uint64_t np_tcp_tlp_wait_ns(const struct np_tcp_conn *c) { return (uint64_t)c->srtt_us / 4 * 1000 + NP_TCP_TLP_FLOOR_NS; }
+#define NP_TCP_TLP_ALONE_NS (200 * NP_TCP_NS_PER_MS) /* TLP.max_ack_delay: one segment alone may have its ACK delayed */
 /* When the tail probe is due, RFC 8985 §7.2; 0: none may be sent. */
-uint64_t np_tcp_tlp_due_ns(const struct np_tcp_conn *c);
+NP_INLINE uint64_t np_tcp_tlp_due_ns(const struct np_tcp_conn *c) {
+  if (c->rtx_due_ns == 0 || c->ca_state > NP_CA_CWR || c->state < NP_TCP_ESTABLISHED) return 0;
+  if ((c->flags & (NP_TF_SACK | NP_TF_ZERO_WND)) != NP_TF_SACK || c->srtt_us == 0 || np_tcp_flight(c) == 0) return 0;
+  if (c->ca_state != NP_CA_OPEN && ((c->rack.flags & NP_RK_TLP) || c->sacked_segs != 0)) return 0;
+  uint64_t since = c->progress_ns > c->last_tx_ns ? c->progress_ns : c->last_tx_ns;
+  uint64_t due = since + np_tcp_tlp_wait_ns(c);
+  struct np_buf *b = c->sndq_head;
+  if (b == NULL || b == c->sndq_next || np_txnext(b) == c->sndq_next) due += NP_TCP_TLP_ALONE_NS;
+  return due < c->rtx_due_ns ? due : c->rtx_due_ns;
+}
 void np_tcp_tlp_fire(struct np_tcp *tcp, struct np_tcp_conn *c);
 void np_tcp_tlp_ack(struct np_tcp *tcp, struct np_tcp_conn *c);
 

@@ -1,25 +1,8 @@
 /* Tail loss probe, RFC 8985 §7: when no ACK came for two round trips, one segment goes out whose
- * ACK shows RACK what was lost, instead of waiting for the retransmission timer.
- *
- * The probe's time is not kept: it follows from when data last left or was acknowledged. */
+ * ACK shows RACK what was lost, instead of waiting for the retransmission timer. The probe's
+ * time is not kept: it follows from when data last left or was acknowledged (np_tcp_tlp_due_ns). */
 #include "tcp/cc.h"
 
-#define ACK_DELAY_NS (200 * NP_TCP_NS_PER_MS) /* TLP.max_ack_delay: one segment alone may have its ACK delayed */
-
-static bool one_segment(const struct np_tcp_conn *c) {
-  return c->sndq_head == NULL || c->sndq_head == c->sndq_next || np_txnext(c->sndq_head) == c->sndq_next;
-}
-
-uint64_t np_tcp_tlp_due_ns(const struct np_tcp_conn *c) {
-  if (!(c->flags & NP_TF_SACK) || c->rtx_due_ns == 0 || c->srtt_us == 0 || c->ca_state > NP_CA_CWR) return 0;
-  if (c->state < NP_TCP_ESTABLISHED) return 0;
-  if (c->ca_state != NP_CA_OPEN && ((c->rack.flags & NP_RK_TLP) || c->sacked_segs != 0)) return 0;
-  if ((c->flags & NP_TF_ZERO_WND) || np_tcp_flight(c) == 0) return 0;
-  uint64_t since = c->progress_ns > c->last_tx_ns ? c->progress_ns : c->last_tx_ns;
-  uint64_t due = since + np_tcp_tlp_wait_ns(c);
-  if (one_segment(c)) due += ACK_DELAY_NS;
-  return np_min_u64(due, c->rtx_due_ns);
-}
 
 /* New data as far as the window allows, whatever cwnd and Nagle say. Return: false when there is none. */
 static bool probe_new(struct np_tcp *tcp, struct np_tcp_conn *c) {

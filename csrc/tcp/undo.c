@@ -84,7 +84,9 @@ static bool frto(struct np_tcp *tcp, struct np_tcp_conn *c) {
   }
   if (!news && !t->dup) return false;
   r->flags &= (uint16_t)~(NP_RK_FRTO | NP_RK_FRTO_3);
-  return t->orig && ((c->flags & NP_TF_SACK) || !t->again); /* step 3b */
+  if (t->orig && ((c->flags & NP_TF_SACK) || !t->again)) return true; /* step 3b */
+  if (!np_tcp_cc(c)->owns_cwnd) c->cwnd = np_min_u32(np_max_u32(c->cwnd, 3 * c->mss), c->ssthresh); /* step 3a */
+  return false;
 }
 
 bool np_tcp_undo_ack(struct np_tcp *tcp, struct np_tcp_conn *c) {

@@ -57,8 +57,9 @@ static const char *parse_ts(struct seg_spec *spec, const char *val, const char *
   spec->has_ts = true;
   spec->ts_val_any = strcmp(val, "*") == 0;
   spec->ts_ecr_any = strcmp(ecr, "*") == 0;
-  spec->ts_ecr_last = strcmp(ecr, "last") == 0;
+  spec->ts_ecr_last = strncmp(ecr, "last", 4) == 0;
   if (!spec->ts_val_any && !number(val, &spec->ts_val)) return "ts wants VAL ECR";
+  if (spec->ts_ecr_last && ecr[4] != 0 && (ecr[4] != '-' || !number(ecr + 5, &spec->ts_ecr))) return "ts wants last-MS";
   if (!spec->ts_ecr_any && !spec->ts_ecr_last && !number(ecr, &spec->ts_ecr)) return "ts wants VAL ECR";
   return NULL;
 }
@@ -126,7 +127,7 @@ static uint32_t put_options(const struct script *s, const struct seg_spec *spec,
   if (spec->has_ts) {
     memcpy(o + n, (uint8_t[]){8, 10}, 2);
     np_store_be32(o + n + 2, spec->ts_val);
-    np_store_be32(o + n + 6, spec->ts_ecr_last ? s->last_ts : spec->ts_ecr);
+    np_store_be32(o + n + 6, spec->ts_ecr_last ? s->last_ts - spec->ts_ecr : spec->ts_ecr);
     n += 10;
   }
   if (spec->has_ws) {
