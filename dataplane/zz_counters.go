@@ -27,6 +27,8 @@ const (
 	CounterAddrDuplicate                      // addresses of ours found in use by somebody else before we used them
 	CounterAddrConflict                       // times somebody else claimed an address in use here
 	CounterAddrDefended                       // announcements sent against such a claim, one in ten seconds at most
+	CounterNDRaRX                             // router advertisements used
+	CounterNDRsTX                             // router solicitations sent
 	CounterICMPEcho                           // ICMP and ICMPv6 echo requests answered
 	CounterICMPErrTX                          // ICMP and ICMPv6 errors sent
 	CounterICMPErrRX                          // ICMP and ICMPv6 errors received and used
@@ -124,6 +126,8 @@ const (
 	DropNDMalformed                  // neighbor discovery message that RFC 4861 forbids
 	DropNDNotForUs                   // neighbor solicitation for an address that is not ours
 	DropNDLooped                     // our own duplicate address detection come back to us
+	DropNDIgnored                    // router advertisement where accept_ra is off, or a redirect, which is not followed
+	DropNDLimit                      // router advertisement of more routers than an interface keeps
 	DropUDPShort                     // datagram shorter than its header or length field
 	DropUDPChecksum                  // UDP checksum wrong or, on IPv6, missing
 	DropUDPPort                      // no UDP service on that port
@@ -197,6 +201,8 @@ var counterMeta = [CounterCount]CounterMeta{
 	{Name: "address_duplicates_total", Help: "addresses of ours found in use by somebody else before we used them"},
 	{Name: "address_conflicts_total", Help: "times somebody else claimed an address in use here"},
 	{Name: "address_defences_total", Help: "announcements sent against such a claim, one in ten seconds at most"},
+	{Name: "nd_router_advertisements_total", Help: "router advertisements used"},
+	{Name: "nd_router_solicitations_total", Help: "router solicitations sent"},
 	{Name: "icmp_echo_replies_total", Help: "ICMP and ICMPv6 echo requests answered"},
 	{Name: "icmp_errors_sent_total", Help: "ICMP and ICMPv6 errors sent"},
 	{Name: "icmp_errors_received_total", Help: "ICMP and ICMPv6 errors received and used"},
@@ -291,6 +297,8 @@ var dropMeta = [DropCount]DropMeta{
 	{Reason: "nd_malformed", Layer: "icmp", Help: "neighbor discovery message that RFC 4861 forbids"},
 	{Reason: "nd_not_for_us", Layer: "icmp", Help: "neighbor solicitation for an address that is not ours"},
 	{Reason: "nd_looped_back", Layer: "icmp", Help: "our own duplicate address detection come back to us"},
+	{Reason: "nd_ignored", Layer: "icmp", Help: "router advertisement where accept_ra is off, or a redirect, which is not followed"},
+	{Reason: "nd_router_limit", Layer: "icmp", Help: "router advertisement of more routers than an interface keeps"},
 	{Reason: "udp_too_short", Layer: "udp", Help: "datagram shorter than its header or length field"},
 	{Reason: "udp_bad_checksum", Layer: "udp", Help: "UDP checksum wrong or, on IPv6, missing"},
 	{Reason: "udp_no_port", Layer: "udp", Help: "no UDP service on that port"},

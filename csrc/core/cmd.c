@@ -36,7 +36,9 @@ static enum np_err cmd_iface_add(struct np_core *core, const struct np_cmd *cmd,
                                    .mtu_bytes = args.mtu_bytes,
                                    .dad_transmits = args.dad_transmits,
                                    .announces = args.announces,
-                                   .acd = (args.flags & NP_IFACE_F_ACD) != 0};
+                                   .acd = (args.flags & NP_IFACE_F_ACD) != 0,
+                                   .accept_ra = (args.flags & NP_IFACE_F_RA) != 0,
+                                   .opaque = (args.flags & NP_IFACE_F_OPAQUE) != 0};
   memcpy(config.mac.b, args.mac, sizeof config.mac.b);
   enum np_err err = np_ip_iface_add(core->ip, args.iface, &config);
   if (err != NP_ERR_OK) return err;

@@ -53,12 +53,12 @@ struct np_core_call {
   uint32_t done; /* atomic; release here pairs with the control thread's acquire */
 };
 
-/* On its way to every other core: a neighbor's answer (frames longer than this are none), or
+/* On its way to every other core: what a neighbor or router says (frames longer than this are lost), or
  * an ICMP error, whose bytes are a struct np_mail_error. */
 struct np_mail {
   uint16_t port;  /* interface it came in by; NP_MAIL_ERROR */
   uint16_t bytes;
-  uint8_t frame[124];
+  uint8_t frame[252];
 };
 #define NP_MAIL_ERROR UINT16_MAX
 struct np_mail_error {
@@ -68,7 +68,7 @@ struct np_mail_error {
   uint16_t err; /* enum np_err */
   uint16_t soft;
 };
-_Static_assert(sizeof(struct np_mail_error) <= 124, "fits in np_mail");
+_Static_assert(sizeof(struct np_mail_error) <= 252, "fits in np_mail");
 /* A segment on its way round the cores, from each to the next. */
 struct np_stray {
   uint16_t port;
@@ -78,7 +78,7 @@ struct np_stray {
   uint32_t pad;
   /* the frame follows: np_pool.chunk_bytes at most, this header included */
 };
-_Static_assert(sizeof(struct np_mail) == 128, "np_mail is two cache lines");
+_Static_assert(sizeof(struct np_mail) == 256, "np_mail is four cache lines");
 
 struct np_core {
   uint64_t now_ns; /* of this turn */

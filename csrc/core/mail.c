@@ -22,6 +22,7 @@
 #define ARP_REPLY 2u
 #define ND_SOLICIT 135u
 #define ND_ADVERT 136u
+#define ND_ROUTER 134u
 
 static size_t ring_bytes(void) { return np_ring_bytes(MAIL_SLOTS, sizeof(struct np_mail)); }
 
@@ -71,7 +72,7 @@ static bool is_answer(const struct np_pkt *pkt) {
   }
   if (pkt->l4_proto != NP_PROTO_ICMPV6) return false;
   uint8_t type = p[pkt->l4_off];
-  return type == ND_ADVERT || (type == ND_SOLICIT && np_addr_is_zero(&pkt->flow.remote));
+  return type == ND_ADVERT || type == ND_ROUTER || (type == ND_SOLICIT && np_addr_is_zero(&pkt->flow.remote));
 }
 
 /* The same protocol as towards Go (core.c): publish, flag, fence, look whether it sleeps. */

@@ -111,7 +111,7 @@ static void step_tentative(struct np_ip *ip, struct np_iface *ifc, uint32_t at, 
     }
     return;
   }
-  a->state = NP_ADDR_PREFERRED;
+  a->state = l->preferred_ns > now_ns ? NP_ADDR_PREFERRED : NP_ADDR_DEPRECATED;
   changed(ip, ifc);
   announce_first(ip, ifc, at, now_ns);
 }
@@ -148,10 +148,60 @@ void np_addr_conflict(struct np_ip *ip, struct np_iface *ifc, uint32_t at, const
   ++*np_ip_counter(ip, NP_C_ADDR_DEFENDED);
 }
 
+/* RFC 8064 wants identifiers that tell nothing of the MAC; ours has another reason: the kernel makes
+ * addresses from the same MAC. The same on each start, another for each prefix and VLAN. */
+static void opaque_id(const struct np_iface *ifc, const struct np_addr *prefix, uint8_t out[8]) {
+  static const struct np_hash_key key = {{UINT64_C(0x6e702d6f70617175), UINT64_C(0x652d69645f5f3031)}};
+  struct np_addr seed = *prefix;
+  memcpy(seed.b + 8, ifc->mac.b, 6);
+  np_store_be16(seed.b + 14, ifc->vlan);
+  np_store_64(out, np_hash_addr(&seed, &key));
+  out[0] = (uint8_t)((out[0] & ~1u) | 2u); /* none of RFC 5453's reserved ones begins so: 00 and fd */
+}
+
+struct np_addr np_addr_make(const struct np_iface *ifc, const struct np_addr *prefix) {
+  const uint8_t *m = ifc->mac.b;
+  const uint8_t eui[8] = {m[0] ^ 0x02, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5]}; /* RFC 4291 appendix A */
+  struct np_addr out = *prefix;
+  if (ifc->opaque) {
+    opaque_id(ifc, prefix, out.b + 8);
+  } else {
+    memcpy(out.b + 8, eui, sizeof eui);
+  }
+  return out;
+}
+
+void np_addr_set_life(struct np_ip *ip, struct np_iface *ifc, uint32_t at, uint64_t preferred_ns, uint64_t valid_ns, uint64_t now_ns) {
+  struct np_iface_addr *a = &ifc->addr[at];
+  ifc->life[at].preferred_ns = preferred_ns;
+  ifc->life[at].valid_ns = valid_ns;
+  if (!np_addr_is_usable(a)) return;
+  uint8_t state = preferred_ns > now_ns ? NP_ADDR_PREFERRED : NP_ADDR_DEPRECATED;
+  if (a->state == state) return;
+  a->state = state;
+  changed(ip, ifc);
+}
+
+/* Ends what routers gave for a time only. */
+static void expire(struct np_ip *ip, struct np_iface *ifc, uint64_t now_ns) {
+  for (uint32_t i = ifc->addr_count; i > 0; i--) {
+    const struct np_addr_life *l = &ifc->life[i - 1];
+    if (l->valid_ns <= now_ns) {
+      np_addr_remove(ip, ifc, i - 1);
+      changed(ip, ifc);
+    } else if (l->preferred_ns <= now_ns) {
+      np_addr_set_life(ip, ifc, i - 1, l->preferred_ns, l->valid_ns, now_ns);
+    }
+  }
+}
+
 void np_iface_arm(struct np_ip *ip, struct np_iface *ifc) {
-  uint64_t due = UINT64_MAX;
+  uint64_t due = np_ra_due(ifc);
   for (uint32_t i = 0; i < ifc->addr_count; i++) {
-    if (ifc->life[i].due_ns != 0) due = np_min_u64(due, ifc->life[i].due_ns);
+    const struct np_addr_life *l = &ifc->life[i];
+    if (l->due_ns != 0) due = np_min_u64(due, l->due_ns);
+    due = np_min_u64(due, l->valid_ns);
+    if (ifc->addr[i].state == NP_ADDR_PREFERRED) due = np_min_u64(due, l->preferred_ns);
   }
   if (due == UINT64_MAX) {
     np_timer_cancel(ip->env.wheel, &ifc->timer);
@@ -163,6 +213,8 @@ void np_iface_arm(struct np_ip *ip, struct np_iface *ifc) {
 static void on_timer(void *ctx, struct np_timer *timer, uint64_t now_ns) {
   struct np_ip *ip = ctx;
   struct np_iface *ifc = NP_CONTAINER_OF(timer, struct np_iface, timer);
+  expire(ip, ifc, now_ns);
+  np_ra_timer(ip, ifc, now_ns);
   for (uint32_t i = 0; i < ifc->addr_count; i++) {
     uint64_t due = ifc->life[i].due_ns;
     if (due == 0 || due > now_ns) continue;

@@ -148,11 +148,14 @@ enum np_drop np_icmp_input(struct np_ip *ip, struct np_iface *ifc, struct np_pkt
   uint8_t type = np_buf_cdata(pkt->buf)[pkt->l4_off];
   if (np_addr_is_v4(&pkt->flow.local)) {
     if (type == NP_ICMP_ECHO) return echo(ip, ifc, pkt, true, now_ns);
+    if (type == NP_ICMP_REDIRECT) return NP_DROP_ND_IGNORED; /* not followed in either family, see README */
     return error_in(ip, pkt, true);
   }
   bool nd = type >= NP_ICMP6_RS && type <= NP_ICMP6_REDIRECT;
   if (nd && (pkt->fragmented || pkt->buf->next != NULL)) return NP_DROP_ND_MALFORMED; /* RFC 6980 §5 */
   if (type == NP_ICMP6_NS || type == NP_ICMP6_NA) return np_nd_input(ip, ifc, pkt, now_ns);
+  if (type == NP_ICMP6_RA) return np_ra_input(ip, ifc, pkt, now_ns);
+  if (type == NP_ICMP6_REDIRECT) return NP_DROP_ND_IGNORED;
   if (type == NP_ICMP6_ECHO) return echo(ip, ifc, pkt, false, now_ns);
   if (type >= NP_ICMP6_INFO) return NP_DROP_ICMP_TYPE;
   return np_addr_is_multicast(&pkt->flow.local) ? NP_DROP_ICMP_UNMATCHED : error_in(ip, pkt, false);

@@ -130,11 +130,6 @@ static struct np_iface *iface_at(struct np_ip *ip, uint16_t iface) {
   return &ip->iface[iface];
 }
 
-/* fe80::/64 and the modified EUI-64 of the MAC (RFC 4291 appendix A). */
-static struct np_addr link_local(const struct np_mac *m) {
-  return (struct np_addr){{0xfe, 0x80, 0, 0, 0, 0, 0, 0, m->b[0] ^ 0x02, m->b[1], m->b[2], 0xff, 0xfe, m->b[3], m->b[4], m->b[5]}};
-}
-
 enum np_err np_ip_iface_add(struct np_ip *ip, uint16_t iface, const struct np_iface_config *config) {
   if (iface >= NP_IFACE_MAX || config->vlan > VID_MAX || config->port == UINT16_MAX) return NP_ERR_INVALID;
   if (config->mtu_bytes < MTU_MIN || config->mtu_bytes > MTU_MAX) return NP_ERR_INVALID;
@@ -151,8 +146,10 @@ enum np_err np_ip_iface_add(struct np_ip *ip, uint16_t iface, const struct np_if
       .dad_transmits = config->dad_transmits,
       .announces = config->announces == 0 ? 1 : config->announces,
       .acd = config->acd,
+      .opaque = config->opaque,
+      .ra = {.on = config->accept_ra, .current = NP_ROUTERS_MAX},
   };
-  struct np_addr own = link_local(&config->mac);
+  struct np_addr own = np_addr_make(ifc, &(struct np_addr){{0xfe, 0x80}});
   enum np_err err = np_addr_insert(ip, ifc, &own, 64, NP_ADDR_LINK_LOCAL);
   if (err != NP_ERR_OK) {
     ifc->used = false;
@@ -185,11 +182,13 @@ enum np_err np_ip_iface_up(struct np_ip *ip, uint16_t iface, bool up, uint64_t n
   np_ip_invalidate(ip);
   if (!up) {
     np_neigh_forget_iface(ip, iface);
+    np_ra_stop(ip, ifc);
     np_addr_stop(ip, ifc);
     np_reass_forget_iface(ip, iface);
     return NP_ERR_OK;
   }
   for (uint32_t i = 0; i < ifc->addr_count; i++) np_addr_start(ip, ifc, i, now_ns);
+  np_ra_start(ip, ifc, now_ns);
   np_iface_arm(ip, ifc);
   return NP_ERR_OK;
 }

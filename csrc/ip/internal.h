@@ -66,6 +66,36 @@ struct np_addr_life {
   struct np_mac rival;
 };
 
+/* What routers may make here at most: a flood of advertisements changes nothing beyond it. */
+#define NP_ROUTERS_MAX 4u
+#define NP_PREFIXES_MAX 8u
+#define NP_SLAAC_MAX 8u
+#define NP_LEARNED_MAX (NP_IFACE_MAX * (1u + NP_PREFIXES_MAX))
+
+struct np_router {
+  struct np_addr addr;  /* link-local */
+  uint64_t until_ns;    /* 0: free slot */
+  int8_t preference;    /* -1, 0, 1 (RFC 4191 §2.1) */
+};
+struct np_prefix { /* on link, learned */
+  struct np_addr prefix;
+  uint64_t until_ns; /* 0: free slot; UINT64_MAX for ever */
+  uint8_t bits;
+};
+/* What router discovery has found out on an interface (RFC 4861 §6.3.2). */
+struct np_ra {
+  bool on;
+  uint8_t hops;            /* 0: none told */
+  uint16_t mtu_bytes;      /* for IPv6; 0: none told */
+  uint32_t current;        /* the router in use, NP_ROUTERS_MAX none */
+  uint64_t reachable_ns;   /* 0: ours */
+  uint64_t retrans_ns;
+  uint64_t solicit_ns;     /* next solicitation, 0 none */
+  uint64_t solicit_gap_ns; /* after the next one */
+  struct np_router router[NP_ROUTERS_MAX];
+  struct np_prefix prefix[NP_PREFIXES_MAX];
+};
+
 struct np_iface {
   uint16_t index;
   uint16_t vlan;
@@ -81,6 +111,8 @@ struct np_iface {
   uint8_t dad_transmits;
   uint8_t announces;
   bool acd;
+  bool opaque; /* addresses of our own making are not the kernel's */
+  struct np_ra ra;
 };
 
 struct np_route {
@@ -89,6 +121,7 @@ struct np_route {
   uint16_t iface;
   uint8_t bits; /* of 128 */
   bool connected;
+  bool learned; /* from a router */
 };
 
 /* One per kind of answer that strangers can ask for. */
@@ -148,7 +181,7 @@ struct np_ip {
   uint32_t iface_end; /* one past the last in use */
   struct np_iface iface[NP_IFACE_MAX];
   uint32_t route_count;
-  struct np_route route[NP_ROUTE_MAX + NP_CONNECTED_MAX]; /* longest prefix first, connected before others */
+  struct np_route route[NP_ROUTE_MAX + NP_CONNECTED_MAX + NP_LEARNED_MAX]; /* longest prefix first, then connected, configured, learned */
   struct np_hash_key hash_key;
   struct np_rng rng;
   struct np_rate error_rate;
@@ -210,6 +243,10 @@ void np_addr_start(struct np_ip *ip, struct np_iface *ifc, uint32_t at, uint64_t
 void np_addr_stop(struct np_ip *ip, struct np_iface *ifc);
 /* Somebody else claims address at: ends it when tentative, defends it otherwise. */
 void np_addr_conflict(struct np_ip *ip, struct np_iface *ifc, uint32_t at, const struct np_mac *rival, uint64_t now_ns);
+/* Lifetimes of an address from a router (absolute): changes its state when that follows from them. */
+void np_addr_set_life(struct np_ip *ip, struct np_iface *ifc, uint32_t at, uint64_t preferred_ns, uint64_t valid_ns, uint64_t now_ns);
+/* prefix with an interface identifier of the MAC's: modified EUI-64, or an opaque one. */
+struct np_addr np_addr_make(const struct np_iface *ifc, const struct np_addr *prefix);
 /* Sets the interface's timer to the earliest thing due. */
 void np_iface_arm(struct np_ip *ip, struct np_iface *ifc);
 
@@ -219,6 +256,10 @@ const struct np_route *np_route_find(const struct np_ip *ip, const struct np_add
 bool np_route_is_down(const struct np_ip *ip, const struct np_addr *dst);
 enum np_err np_route_insert(struct np_ip *ip, const struct np_addr *prefix, uint8_t bits, const struct np_addr *via,
                             uint16_t iface, bool connected);
+/* One that a router told of: after all others of its length. NP_ERR_FULL cannot happen while each
+ * interface keeps to its limits. */
+enum np_err np_route_learn(struct np_ip *ip, const struct np_addr *prefix, uint8_t bits, const struct np_addr *via, uint16_t iface);
+void np_route_unlearn(struct np_ip *ip, const struct np_addr *prefix, uint8_t bits, const struct np_addr *via, uint16_t iface);
 void np_route_remove_connected(struct np_ip *ip, const struct np_addr *prefix, uint8_t bits, uint16_t iface);
 void np_route_remove_iface(struct np_ip *ip, uint16_t iface);
 /* True when addr is a neighbor on that interface, not behind a router. */
@@ -256,7 +297,26 @@ void np_nd_solicit(struct np_ip *ip, struct np_iface *ifc, const struct np_addr 
 void np_nd_announce(struct np_ip *ip, struct np_iface *ifc, const struct np_addr *addr);
 /* RFC 4862 §5.4.2, with the nonce of RFC 7527 */
 void np_nd_probe(struct np_ip *ip, struct np_iface *ifc, const struct np_addr *addr);
+/* RFC 4861 §4.1; from the link-local address, or from none while there is none. */
+void np_nd_router_solicit(struct np_ip *ip, struct np_iface *ifc);
 struct np_addr np_nd_solicited_node(const struct np_addr *addr);
+
+/* ra.c: router discovery */
+enum np_drop np_ra_input(struct np_ip *ip, struct np_iface *ifc, struct np_pkt *pkt, uint64_t now_ns);
+/* The link is up, or down. */
+void np_ra_start(struct np_ip *ip, struct np_iface *ifc, uint64_t now_ns);
+void np_ra_stop(struct np_ip *ip, struct np_iface *ifc);
+/* Earliest thing due here, UINT64_MAX none; and doing what is due. */
+uint64_t np_ra_due(const struct np_iface *ifc);
+void np_ra_timer(struct np_ip *ip, struct np_iface *ifc, uint64_t now_ns);
+/* A neighbor stopped answering: another router is taken, if it was ours (RFC 4861 §6.3.6). */
+void np_ra_neighbor_failed(struct np_ip *ip, struct np_iface *ifc, const struct np_addr *addr);
+/* It says that it is no router (any more): RFC 4861 §7.2.5. */
+void np_ra_no_router(struct np_ip *ip, struct np_iface *ifc, const struct np_addr *addr);
+/* The largest IP packet of a family by an interface. */
+NP_INLINE uint32_t np_iface_mtu(const struct np_iface *ifc, bool v4) {
+  return v4 || ifc->ra.mtu_bytes == 0 ? ifc->mtu_bytes : ifc->ra.mtu_bytes;
+}
 
 /* icmp.c; each input returns NP_WIRE_OK when it took the buffer over. */
 enum np_drop np_icmp_input(struct np_ip *ip, struct np_iface *ifc, struct np_pkt *pkt, uint64_t now_ns);

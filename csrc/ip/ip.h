@@ -72,6 +72,9 @@ struct np_iface_config {
   uint8_t dad_transmits; /* probes before an IPv6 address is used (RFC 4862 §5.1); 0: used at once */
   uint8_t announces;     /* announcements of an address that came up; 0 means 1 */
   bool acd;              /* probe before an IPv4 address is used (RFC 5227 §2.1) */
+  bool accept_ra;        /* take prefixes and default routes from routers (RFC 4861 §6.3, RFC 4862 §5.5) */
+  bool opaque;           /* IPv6 addresses of our own making get an identifier that is not the MAC's modified EUI-64,
+                          * for where the kernel makes those from the same MAC (RFC 8064) */
 };
 
 /* Bytes np_ip_init needs, cache-line aligned. */
@@ -121,6 +124,7 @@ struct np_path {
   uint8_t link_len; /* 0: unresolved; else bytes of link[] */
   uint8_t is_v4;
   uint8_t link[18]; /* Ethernet header, VLAN tag included */
+  uint8_t hops;     /* of IPv6, as a router told; 0: NP_IP_TTL */
   uint32_t neigh;   /* index, to keep the neighbor fresh */
 };
 

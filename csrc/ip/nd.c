@@ -1,5 +1,5 @@
 /* Neighbor discovery (RFC 4861 §7): solicitations and advertisements. Router
- * discovery and redirects are not here yet. */
+ * discovery is in ra.c; redirects are not followed. */
 #include "ip/internal.h"
 
 #define ND_FLAGS 4u   /* of an advertisement */
@@ -7,6 +7,7 @@
 #define ND_BYTES 24u  /* up to the options */
 #define ND_OPT_BYTES 8u
 #define ND_HOPS 255u
+#define ND_RS_BYTES 8u
 
 struct np_addr np_nd_solicited_node(const struct np_addr *addr) {
   return (struct np_addr){{0xff, 0x02, [11] = 1, [12] = 0xff, [13] = addr->b[13], [14] = addr->b[14], [15] = addr->b[15]}};
@@ -49,6 +50,29 @@ void np_nd_solicit(struct np_ip *ip, struct np_iface *ifc, const struct np_addr 
 }
 
 static const struct np_addr all_nodes = {{0xff, 0x02, [15] = 1}};
+
+void np_nd_router_solicit(struct np_ip *ip, struct np_iface *ifc) {
+  static const struct np_addr all_routers = {{0xff, 0x02, [15] = 2}};
+  if (!ifc->up) return;
+  struct np_buf *buf = np_pool_get(ip->env.pool);
+  if (buf == NULL) return; /* asked again by the timer */
+  struct np_addr src = {{0}};
+  for (uint32_t i = 0; i < ifc->addr_count; i++) {
+    if (np_addr_is_usable(&ifc->addr[i]) && np_addr_is_link_local(&ifc->addr[i].addr)) src = ifc->addr[i].addr;
+  }
+  bool none = np_addr_is_zero(&src);
+  uint8_t *p = np_buf_append(buf, none ? ND_RS_BYTES : ND_RS_BYTES + ND_OPT_BYTES);
+  memset(p, 0, buf->len);
+  p[0] = NP_ICMP6_RS;
+  if (!none) { /* RFC 4861 §4.1: no such option without an address to it */
+    p[ND_RS_BYTES] = NP_ND_OPT_SLLA;
+    p[ND_RS_BYTES + 1] = 1;
+    memcpy(p + ND_RS_BYTES + 2, ifc->mac.b, 6);
+  }
+  struct np_mac mac = multicast_mac(&all_routers);
+  ++*np_ip_counter(ip, NP_C_ND_RS_TX);
+  send_nd(ip, ifc, buf, &mac, &src, &all_routers);
+}
 
 /* Six bytes for this address that nobody else knows before they were sent: who sends them back is
  * an echo of ours on the link, not a rival (RFC 7527 §4). The same on all cores of the host. */
@@ -180,6 +204,7 @@ static enum np_drop advertisement(struct np_ip *ip, struct np_iface *ifc, struct
   /* An answer nobody waits for makes no entry (RFC 4861 §7.2.5). */
   struct np_neigh *n = np_neigh_find(ip, ifc->index, &target);
   if (n == NULL) return NP_DROP_ND_NOT_FOR_US;
+  if ((flags & NP_ND_NA_ROUTER) == 0) np_ra_no_router(ip, ifc, &target);
   np_neigh_advert(ip, n, has_mac ? &mac : NULL, solicited, (flags & NP_ND_NA_OVERRIDE) != 0, now_ns);
   ++*np_ip_counter(ip, NP_C_ND_RX);
   np_buf_put(pkt->buf);

@@ -210,7 +210,8 @@ static void ask(struct np_ip *ip, struct np_neigh *n, uint64_t now_ns) {
   } else {
     np_nd_solicit(ip, ifc, &n->addr, to);
   }
-  arm(ip, n, now_ns + NP_NEIGH_RETRANS_NS);
+  bool told = !np_addr_is_v4(&n->addr) && ifc->ra.retrans_ns != 0;
+  arm(ip, n, now_ns + (told ? ifc->ra.retrans_ns : NP_NEIGH_RETRANS_NS));
 }
 
 struct np_neigh *np_neigh_resolve(struct np_ip *ip, struct np_iface *ifc, const struct np_addr *addr, uint64_t now_ns) {
@@ -233,7 +234,9 @@ static void become_reachable(struct np_ip *ip, struct np_neigh *n, uint64_t now_
   n->confirmed = true;
   n->confirmed_ns = now_ns;
   /* Half to one and a half times the base, so that neighbors do not probe in step (RFC 4861 §6.3.2). */
-  n->reachable_ns = NP_NEIGH_REACHABLE_NS / 2 + np_rng_u64(&ip->rng) % NP_NEIGH_REACHABLE_NS;
+  uint64_t told_ns = np_addr_is_v4(&n->addr) ? 0 : ip->iface[n->iface].ra.reachable_ns;
+  uint64_t base_ns = told_ns != 0 ? told_ns : NP_NEIGH_REACHABLE_NS;
+  n->reachable_ns = base_ns / 2 + np_rng_u64(&ip->rng) % base_ns;
   set_state(ip, n, NP_NEIGH_REACHABLE);
   arm(ip, n, now_ns + n->reachable_ns);
 }
@@ -305,6 +308,7 @@ static void give_up(struct np_ip *ip, struct np_neigh *n, uint64_t now_ns) {
   set_state(ip, n, NP_NEIGH_FAILED);
   arm(ip, n, now_ns + NP_NEIGH_FAILED_NS);
   queue_drop(ip, n, true);
+  np_ra_neighbor_failed(ip, &ip->iface[n->iface], &n->addr);
 }
 
 static void on_timer(void *ctx, struct np_timer *timer, uint64_t now_ns) {

@@ -74,7 +74,8 @@ static struct np_iface *route_out(struct np_ip *ip, const struct np_addr *src, c
 static void fill_path(struct np_ip *ip, const struct np_iface *ifc, struct np_neigh *n, bool v4, struct np_path *path) {
   path->generation = ip->generation;
   path->iface = ifc->index;
-  path->mtu_bytes = ifc->mtu_bytes;
+  path->mtu_bytes = (uint16_t)np_iface_mtu(ifc, v4);
+  path->hops = v4 ? 0 : ifc->ra.hops;
   path->is_v4 = v4;
   path->neigh = (uint32_t)(n - ip->neigh);
   path->link_len = (uint8_t)np_wire_put_eth(path->link, &n->mac, &ifc->mac, ifc->vlan, v4 ? NP_ETHERTYPE_IP4 : NP_ETHERTYPE_IP6);
@@ -113,7 +114,8 @@ static enum np_err output_slow(struct np_ip *ip, struct np_buf *buf, const struc
     np_ip_drop(ip, buf, NP_DROP_TX_SOURCE);
     return NP_ERR_ADDRNOTAVAIL;
   }
-  if (buf->len > ifc->mtu_bytes) {
+  if (!v4 && ifc->ra.hops != 0) np_buf_data(buf)[NP_IP6_HOPS] = ifc->ra.hops;
+  if (buf->len > np_iface_mtu(ifc, v4)) {
     np_ip_drop(ip, buf, NP_DROP_TX_TOO_BIG);
     return NP_ERR_LIMIT;
   }
@@ -144,6 +146,7 @@ enum np_err np_ip_output(struct np_ip *ip, struct np_buf *buf, const struct np_a
     np_ip_drop(ip, buf, NP_DROP_TX_TOO_BIG);
     return NP_ERR_LIMIT;
   }
+  if (NP_UNLIKELY(path->hops != 0)) np_buf_data(buf)[NP_IP6_HOPS] = path->hops;
   struct np_neigh *n = &ip->neigh[path->neigh];
   if (NP_UNLIKELY(n->state != NP_NEIGH_REACHABLE)) np_neigh_used(ip, n, now_ns);
   uint8_t *link = np_buf_push(buf, path->link_len);

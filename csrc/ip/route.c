@@ -57,31 +57,59 @@ bool np_route_on_link(const struct np_ip *ip, const struct np_addr *addr, uint16
   return false;
 }
 
-enum np_err np_route_insert(struct np_ip *ip, const struct np_addr *prefix, uint8_t bits, const struct np_addr *via,
-                            uint16_t iface, bool connected) {
+/* Of routes with the same prefix length: connected ones first, then configured, then learned. */
+static uint32_t rank(bool connected, bool learned) { return connected ? 0 : learned ? 2 : 1; }
+
+static enum np_err insert(struct np_ip *ip, const struct np_addr *prefix, uint8_t bits, const struct np_addr *via, uint16_t iface,
+                          bool connected, bool learned) {
+  static const uint32_t max[] = {NP_CONNECTED_MAX, NP_ROUTE_MAX, NP_LEARNED_MAX};
   struct np_addr base = masked(prefix, bits);
   uint32_t at = ip->route_count;
   uint32_t others = 0;
+  uint32_t own = rank(connected, learned);
   for (uint32_t i = 0; i < ip->route_count; i++) {
     const struct np_route *r = &ip->route[i];
-    others += r->connected == connected;
-    bool before = bits > r->bits || (bits == r->bits && connected && !r->connected);
+    uint32_t theirs = rank(r->connected, r->learned);
+    others += theirs == own;
+    bool before = bits > r->bits || (bits == r->bits && own < theirs);
     if (before && at == ip->route_count) at = i;
-    /* Two addresses of one subnet make two connected routes, so that removing one keeps the other. */
-    if (!connected && !r->connected && r->bits == bits && np_addr_eq(&r->prefix, &base)) return NP_ERR_EXISTS;
+    /* Two addresses of one subnet make two connected routes, so that removing one keeps the other;
+     * two interfaces may hear of one prefix. */
+    if (own == 1 && theirs == 1 && r->bits == bits && np_addr_eq(&r->prefix, &base)) return NP_ERR_EXISTS;
   }
-  if (others == (connected ? NP_CONNECTED_MAX : NP_ROUTE_MAX)) return NP_ERR_FULL;
+  if (others == max[own]) return NP_ERR_FULL;
   memmove(&ip->route[at + 1], &ip->route[at], (ip->route_count - at) * sizeof ip->route[0]);
-  ip->route[at] = (struct np_route){.prefix = base, .via = *via, .iface = iface, .bits = bits, .connected = connected};
+  ip->route[at] =
+      (struct np_route){.prefix = base, .via = *via, .iface = iface, .bits = bits, .connected = connected, .learned = learned};
   ip->route_count++;
   np_ip_invalidate(ip);
   return NP_ERR_OK;
+}
+
+enum np_err np_route_insert(struct np_ip *ip, const struct np_addr *prefix, uint8_t bits, const struct np_addr *via,
+                            uint16_t iface, bool connected) {
+  return insert(ip, prefix, bits, via, iface, connected, false);
+}
+
+enum np_err np_route_learn(struct np_ip *ip, const struct np_addr *prefix, uint8_t bits, const struct np_addr *via, uint16_t iface) {
+  return insert(ip, prefix, bits, via, iface, false, true);
 }
 
 static void remove_at(struct np_ip *ip, uint32_t at) {
   ip->route_count--;
   memmove(&ip->route[at], &ip->route[at + 1], (ip->route_count - at) * sizeof ip->route[0]);
   np_ip_invalidate(ip);
+}
+
+void np_route_unlearn(struct np_ip *ip, const struct np_addr *prefix, uint8_t bits, const struct np_addr *via, uint16_t iface) {
+  struct np_addr base = masked(prefix, bits);
+  for (uint32_t i = 0; i < ip->route_count; i++) {
+    const struct np_route *r = &ip->route[i];
+    bool same = r->learned && r->iface == iface && r->bits == bits && np_addr_eq(&r->prefix, &base) && np_addr_eq(&r->via, via);
+    if (!same) continue;
+    remove_at(ip, i);
+    return;
+  }
 }
 
 void np_route_remove_connected(struct np_ip *ip, const struct np_addr *prefix, uint8_t bits, uint16_t iface) {
@@ -125,7 +153,7 @@ enum np_err np_ip_route_del(struct np_ip *ip, const struct np_addr *prefix, uint
   struct np_addr base = masked(prefix, bits);
   for (uint32_t i = 0; i < ip->route_count; i++) {
     const struct np_route *r = &ip->route[i];
-    if (r->connected || r->bits != bits || !np_addr_eq(&r->prefix, &base)) continue;
+    if (r->connected || r->learned || r->bits != bits || !np_addr_eq(&r->prefix, &base)) continue;
     remove_at(ip, i);
     return NP_ERR_OK;
   }
@@ -134,5 +162,5 @@ enum np_err np_ip_route_del(struct np_ip *ip, const struct np_addr *prefix, uint
 
 uint32_t np_ip_mtu(struct np_ip *ip, const struct np_addr *dst) {
   const struct np_route *r = np_addr_is_host(dst) ? np_route_find(ip, dst) : NULL;
-  return r == NULL ? 0 : ip->iface[r->iface].mtu_bytes;
+  return r == NULL ? 0 : np_iface_mtu(&ip->iface[r->iface], np_addr_is_v4(dst));
 }

@@ -146,6 +146,8 @@ _Static_assert(offsetof(struct np_arp_pkt, target_ip) == 24, "ARP target address
 #define NP_ICMP6_REDIRECT 137u
 #define NP_ND_OPT_SLLA 1u
 #define NP_ND_OPT_TLLA 2u
+#define NP_ND_OPT_PREFIX 3u
+#define NP_ND_OPT_MTU 5u
 #define NP_ND_OPT_NONCE 14u /* RFC 3971 §5.3.2, RFC 7527 */
 #define NP_ND_NA_ROUTER 0x80u
 #define NP_ND_NA_SOLICITED 0x40u

@@ -107,6 +107,7 @@ type Interface struct {
 	VLAN         int            `key:"vlan" default:"0" min:"0" max:"4094" doc:"0: untagged"`
 	DADTransmits int            `key:"dad_transmits" default:"1" min:"0" max:"16" doc:"probes, a second each, before an IPv6 address is used (RFC 4862); 0: used at once"`
 	ACD          bool           `key:"acd" default:"false" doc:"probe before an IPv4 address is used (RFC 5227): six seconds"`
+	AcceptRA     bool           `key:"accept_ra" default:"false" doc:"take IPv6 addresses and default routes from routers (RFC 4861, RFC 4862)"`
 	Gateway      []netip.Addr   `key:"gateway" default:"" doc:"default routes, one IPv4 and one IPv6 at most"`
 }
 

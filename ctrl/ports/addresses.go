@@ -3,6 +3,7 @@ package ports
 import (
 	"context"
 	"net/netip"
+	"slices"
 
 	"github.com/np-appliance/np/dataplane"
 )
@@ -34,10 +35,34 @@ func (m *Manager) lookAtAddresses(ctx context.Context) {
 	for _, p := range m.ports {
 		if p.added {
 			names[p.id] = p.cfg.Name
+			m.steerLearned(p, list)
 		}
 	}
 	for i := range list {
 		m.sayAddress(&list[i], names[list[i].Interface])
+	}
+}
+
+// steerLearned makes frames to the addresses that the stack made itself come to
+// it: its link-local one and those from routers' prefixes, tentative ones too,
+// whose rivals it must hear. m.mu is held.
+func (m *Manager) steerLearned(p *port, list []dataplane.Address) {
+	var now []netip.Addr
+	for i := range list {
+		a := &list[i]
+		if a.Interface == p.id && a.Origin != dataplane.AddressConfigured && a.State != dataplane.AddressDuplicate {
+			now = append(now, a.Prefix.Addr())
+		}
+	}
+	if slices.Equal(now, p.learned) {
+		return
+	}
+	p.learned = now
+	if p.prog == nil {
+		return // attach will
+	}
+	if err := p.prog.SetAddresses(p.addresses()); err != nil {
+		m.log.Error("addresses not steered to the appliance", "interface", p.cfg.Name, "err", err)
 	}
 }
 

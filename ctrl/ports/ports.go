@@ -33,6 +33,7 @@ type Interface struct {
 	VLAN         uint16
 	DADTransmits int // see dataplane.InterfaceConfig
 	ACD          bool
+	AcceptRA     bool
 	Backend      string // "auto" or "af_xdp"
 	Strict       bool   // a lower rung than asked for is an error
 	Quiet        bool   // a lower rung is no warning
@@ -110,6 +111,7 @@ type port struct {
 	retry    time.Time
 	pause    time.Duration
 	counters xdp.Counters // of programs that are gone
+	learned  []netip.Addr // addresses the stack made itself, steered to it
 	watching func()       // ends and awaits the reading of copies; nil none
 }
 
@@ -170,7 +172,7 @@ func (m *Manager) attach(ctx context.Context, p *port, d xdp.Interface) error {
 	}
 	cfg := &dataplane.InterfaceConfig{Name: p.cfg.Name, Index: d.Index, MAC: d.MAC, MTU: mtu, VLAN: p.cfg.VLAN, Queues: p.cfg.Queues,
 		Native: prog.Mode() == xdp.ModeNative, Addresses: p.cfg.Addresses,
-		DADTransmits: p.cfg.DADTransmits, ACD: p.cfg.ACD, Announces: announces}
+		DADTransmits: p.cfg.DADTransmits, ACD: p.cfg.ACD, AcceptRA: p.cfg.AcceptRA, Opaque: true, Announces: announces}
 	if cfg.Queues == 0 || cfg.Queues > d.RXQueues {
 		cfg.Queues = max(d.RXQueues, 1)
 	}
@@ -186,6 +188,7 @@ func (m *Manager) attach(ctx context.Context, p *port, d xdp.Interface) error {
 	p.attached, p.prog, p.device, p.mtu, p.reason, p.said, p.pause = true, prog, d, mtu, "", "", 0
 	p.taken = m.now()
 	p.watching = m.watchCopies(p.id, prog)
+	m.AddressesChanged() // the link-local one, at least
 	m.log.Info("interface up", "interface", p.cfg.Name, "backend", chosen(p.ladder), "xdp_mode", prog.Mode().String(),
 		"queues", len(queues), "mtu", mtu, "mac", d.MAC.String(), "driver", d.Driver)
 	return m.addRoutes(ctx)
@@ -297,9 +300,12 @@ func steer(prog Program, p *port, queues []dataplane.Queue) error {
 }
 
 func (p *port) addresses() []xdp.Address {
-	out := make([]xdp.Address, len(p.cfg.Addresses))
-	for i, a := range p.cfg.Addresses {
-		out[i] = xdp.Address{Addr: a.Addr(), VLAN: p.cfg.VLAN}
+	out := make([]xdp.Address, 0, len(p.cfg.Addresses)+len(p.learned))
+	for _, a := range p.cfg.Addresses {
+		out = append(out, xdp.Address{Addr: a.Addr(), VLAN: p.cfg.VLAN})
+	}
+	for _, a := range p.learned {
+		out = append(out, xdp.Address{Addr: a, VLAN: p.cfg.VLAN})
 	}
 	return out
 }

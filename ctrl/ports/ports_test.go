@@ -367,3 +367,60 @@ func TestCopies(t *testing.T) {
 		}
 	})
 }
+
+// TestLearnedAddresses: what the stack makes itself is steered to it, and no
+// longer when it is gone or somebody else's.
+func TestLearnedAddresses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sys, plane, m, _ := setup(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		cfg := np0
+		cfg.VLAN = 5
+		if err := m.Add(ctx, cfg); err != nil {
+			t.Fatal(err)
+		}
+		id, _ := m.ID("np0")
+		link, slaac := netip.MustParseAddr("fe80::7"), netip.MustParseAddr("2001:db8:9::7")
+		give := func(s dataplane.AddressState, addrs ...netip.Addr) {
+			list := []dataplane.Address{{Prefix: cfg.Addresses[0], Interface: id, State: dataplane.AddressPreferred}}
+			for _, a := range addrs {
+				list = append(list, dataplane.Address{Prefix: netip.PrefixFrom(a, 64), Interface: id, State: s, Origin: dataplane.AddressSLAAC})
+			}
+			list = append(list, dataplane.Address{Prefix: netip.MustParsePrefix("fe80::9/64"), Interface: id + 1, Origin: dataplane.AddressLinkLocal})
+			plane.SetAddresses(id, list)
+			m.AddressesChanged()
+			synctest.Wait()
+		}
+		go m.Run(ctx)
+		for _, step := range []struct {
+			state dataplane.AddressState
+			addrs []netip.Addr
+			want  int
+		}{{dataplane.AddressTentative, []netip.Addr{link}, 1}, {dataplane.AddressPreferred, []netip.Addr{link, slaac}, 2},
+			{dataplane.AddressDuplicate, []netip.Addr{link}, 0}, {dataplane.AddressDeprecated, []netip.Addr{slaac}, 1}, {0, nil, 0}} {
+			give(step.state, step.addrs...)
+			got := sys.Programs()[0].Addresses
+			if len(got) != len(cfg.Addresses)+step.want {
+				t.Errorf("%s %v: steered %v", step.state, step.addrs, got)
+			}
+			for _, a := range step.addrs {
+				if got[xdp.Address{Addr: a, VLAN: 5}] != (step.want > 0) {
+					t.Errorf("%s %s: steered %v", step.state, a, got)
+				}
+			}
+		}
+		// Another program, after the device came back, has them too.
+		give(dataplane.AddressPreferred, slaac)
+		sys.Remove("np0")
+		synctest.Wait()
+		sys.Set("np0", true)
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if p := sys.Programs(); len(p) != 2 || !p[1].Addresses[xdp.Address{Addr: slaac, VLAN: 5}] {
+			t.Error("not steered after the return")
+		}
+		cancel()
+		synctest.Wait()
+	})
+}

@@ -139,6 +139,12 @@ func (p *Plane) ifaceAdd(ctx context.Context, id dataplane.InterfaceID, i *iface
 	if i.cfg.ACD {
 		args.flags |= C.NP_IFACE_F_ACD
 	}
+	if i.cfg.AcceptRA {
+		args.flags |= C.NP_IFACE_F_RA
+	}
+	if i.cfg.Opaque {
+		args.flags |= C.NP_IFACE_F_OPAQUE
+	}
 	copy(bytesOf(&args.mac), i.cfg.MAC)
 	return p.all(ctx,
 		func(*core) request { return request{op: C.NP_CMD_IFACE_ADD, body: bytesOf(&args)} },

@@ -184,3 +184,80 @@ func TestAnnouncementsAreSeen(t *testing.T) {
 		}
 	}
 }
+
+// The kernel stands as a router: an address is made from its prefix and reached, the default route leads by it, and
+// the stack's own link-local address answers beside the kernel's on the same interface.
+func TestRouterAdvertisement(t *testing.T) {
+	w := newWorld(t, options{config: func(s string) string {
+		return strings.Replace(s, `name = "np0" `, "accept_ra = true\nname = \"np0\" ", 1)
+	}})
+	r := newWire(w)
+	var link string
+	for _, f := range strings.Fields(w.must(w.in("c", "ip", "-6", "-o", "addr", "show", "dev", "c0", "scope", "link"))) {
+		if strings.HasPrefix(f, "fe80") {
+			link = strings.TrimSuffix(f, "/64")
+		}
+	}
+	ra := []byte{134, 0, 0, 0, 64, 0, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0}
+	ra = append(ra, 3, 4, 64, 0xc0, 0, 0, 0x0e, 0x10, 0, 0, 0x07, 0x08, 0, 0, 0, 0)
+	ra = append(ra, netip.MustParseAddr("2001:db8:77::").AsSlice()...)
+	ra = append(append(ra, 1, 1), r.client...)
+	frame := icmp6Frame(0, []byte{0x33, 0x33, 0, 0, 0, 1}, link, "ff02::1", ra)
+	copy(frame[6:], r.client)
+	w.must(w.in("c", "ip", "addr", "add", "2001:db8:77::2/64", "dev", "c0", "nodad"))
+	w.must(w.in("c", "ip", "addr", "add", "2001:db8:99::1/128", "dev", "lo"))
+	r.send(frame)
+	find := func(origin string) netip.Addr {
+		var found netip.Addr
+		w.eventually(5*time.Second, "address from "+origin, func() error {
+			for _, i := range query[api.Interfaces](w, "interface", "list").Interfaces {
+				for _, a := range i.AddressStates {
+					if a.Origin == origin && a.State == "preferred" {
+						found = netip.MustParsePrefix(a.Address).Addr()
+						return nil
+					}
+				}
+			}
+			return fmt.Errorf("none")
+		})
+		return found
+	}
+	own, ours := find("router"), find("link-local")
+	if !netip.MustParsePrefix("2001:db8:77::/64").Contains(own) {
+		t.Errorf("made %s", own)
+	}
+	w.eventually(5*time.Second, "echo at "+own.String(), func() error {
+		c, err := w.dial("tcp", netip.AddrPortFrom(own, 7).String())
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		return echo(c, 100_000)
+	})
+	// beyond the link: back by the default route
+	w.must(w.in("c", "ip", "route", "add", server6+"/128", "dev", "c0", "src", "2001:db8:99::1"))
+	c := w.mustDial(addr6(7))
+	if a := c.LocalAddr().String(); !strings.HasPrefix(a, "[2001:db8:99::1]") {
+		t.Errorf("dialled from %s", a)
+	}
+	if err := echo(c, 100_000); err != nil {
+		t.Error("by the router:", err)
+	}
+	// the kernel's link-local address of the same interface is another, and is still the kernel's
+	kernel := w.must(w.in("s", "ip", "-6", "-o", "addr", "show", "dev", "np0", "scope", "link"))
+	if strings.Contains(kernel, ours.String()) {
+		t.Errorf("%s is the kernel's as well: %s", ours, kernel)
+	}
+	c = w.mustDial(netip.AddrPortFrom(ours.WithZone("c0"), 7).String())
+	if err := echo(c, 100_000); err != nil {
+		t.Error("link-local:", err)
+	}
+	for _, f := range strings.Fields(kernel) {
+		if strings.HasPrefix(f, "fe80") {
+			w.must(w.in("c", "ping", "-c", "2", "-i", "0.1", "-W", "2", strings.TrimSuffix(f, "/64")+"%c0"))
+		}
+	}
+	if n := w.stat("nd_router_advertisements_total"); n != 1 {
+		t.Errorf("%d advertisements used", n)
+	}
+}

@@ -131,7 +131,9 @@ struct np_cmd_iface {
   uint8_t flags;         /* NP_IFACE_F_* */
   uint8_t pad1;
 };
-#define NP_IFACE_F_ACD 0x1u /* probe before an IPv4 address is used (RFC 5227) */
+#define NP_IFACE_F_ACD 0x1u    /* probe before an IPv4 address is used (RFC 5227) */
+#define NP_IFACE_F_RA 0x2u     /* take addresses and default routes from routers */
+#define NP_IFACE_F_OPAQUE 0x4u /* IPv6 addresses of our own making differ from the kernel's */
 struct np_cmd_addr {
   uint8_t addr[16];
   uint16_t iface;

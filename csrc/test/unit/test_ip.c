@@ -312,11 +312,11 @@ static void test_errors_in(void **state) {
       {false, 3, 2, RIG_DONE, NP_ERR_REFUSED, false, 0},     {false, 3, 3, RIG_DONE, NP_ERR_REFUSED, false, 0},
       {false, 3, 4, RIG_DONE, NP_ERR_UNREACHABLE, true, 1300}, {false, 11, 0, RIG_DONE, NP_ERR_UNREACHABLE, true, 0},
       {false, 12, 0, RIG_DONE, NP_ERR_UNREACHABLE, true, 0}, {false, 4, 0, NP_DROP_ICMP_TYPE, NP_ERR_OK, false, 0},
-      {false, 5, 0, NP_DROP_ICMP_TYPE, NP_ERR_OK, false, 0}, {false, 0, 0, NP_DROP_ICMP_TYPE, NP_ERR_OK, false, 0},
+      {false, 5, 0, NP_DROP_ND_IGNORED, NP_ERR_OK, false, 0}, {false, 0, 0, NP_DROP_ICMP_TYPE, NP_ERR_OK, false, 0},
       {true, 1, 0, RIG_DONE, NP_ERR_UNREACHABLE, true, 0},   {true, 1, 4, RIG_DONE, NP_ERR_REFUSED, false, 0},
       {true, 2, 0, RIG_DONE, NP_ERR_UNREACHABLE, true, 1300}, {true, 3, 0, RIG_DONE, NP_ERR_UNREACHABLE, true, 0},
       {true, 4, 1, RIG_DONE, NP_ERR_REFUSED, false, 0},      {true, 129, 0, NP_DROP_ICMP_TYPE, NP_ERR_OK, false, 0},
-      {true, 134, 0, NP_DROP_ICMP_TYPE, NP_ERR_OK, false, 0}, {true, 100, 0, NP_DROP_ICMP_TYPE, NP_ERR_OK, false, 0},
+      {true, 134, 0, NP_DROP_ND_MALFORMED, NP_ERR_OK, false, 0}, {true, 100, 0, NP_DROP_ICMP_TYPE, NP_ERR_OK, false, 0},
   };
   struct np_ip_config config = {.seed = 10};
   struct rig *r = rig_usual(&config);
