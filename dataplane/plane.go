@@ -72,6 +72,7 @@ type TCPConfig struct {
 	NoSACK          bool
 	NoTimestamps    bool
 	NoWindowScaling bool
+	NoAutoTuning    bool
 
 	CongestionControl CongestionControl // CongestionDefault: CUBIC
 	ECN               ECN
@@ -313,6 +314,10 @@ type Conn struct {
 	FramesRx      uint64
 	FramesTx      uint64
 	ConnID        [8]byte
+	RcvRTT        time.Duration
+	RcvSpace      uint32 // consumed in the last round trip
+	RcvBuf        uint32 // as large as they are now
+	SndBuf        uint32
 
 	CongestionControl CongestionControl
 	ECN               bool      // agreed in the handshake

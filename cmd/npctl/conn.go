@@ -179,6 +179,10 @@ func tcpInfo(c *api.Conn) string {
 	if t.Limited != "" {
 		add("%s", t.Limited)
 	}
+	if t.RcvRTTMs > 0 {
+		add("rcv_rtt:%.3f", t.RcvRTTMs)
+	}
+	add("rcv_space:%d skmem:(r%d,rb%d,w%d,tb%d)", t.RcvSpaceBytes, c.ReceiveQueueBytes, t.RcvBufBytes, c.SendQueueBytes, t.SndBufBytes)
 	add("minrtt:%.3f", t.MinRTTMs)
 	return strings.Join(w, " ")
 }

@@ -72,7 +72,7 @@ struct np_stream {
   struct np_session *session; /* NULL: none yet, or detached */
   uint64_t handle;            /* the connection's name outside: np_handle_make */
   uint32_t seg_bytes;         /* best piece size for send: MSS less options */
-  uint32_t stream_flags;
+  uint16_t own[2];            /* whoever implements the stream keeps here what it likes */
 };
 
 struct np_session {

@@ -73,7 +73,7 @@ enum np_err np_plane_config_check(const struct np_plane_config *c, struct np_err
       {"huge_pages", c->huge_pages, 0, 2, false, false},
       {"load_conns", c->load_conns, 1, c->conns_max, false, true},
       {"load_depth", c->load_depth, c->load_conns == 0 ? 0 : 1, NP_LOAD_DEPTH_MAX, false, false},
-      {"tcp_rcv_buf_bytes", c->tcp_rcv_buf_bytes, 4096, 1u << 30, false, true},
+      {"tcp_rcv_buf_bytes", c->tcp_rcv_buf_bytes, 4096, 1u << 28, false, true},
       {"tcp_snd_buf_bytes", c->tcp_snd_buf_bytes, 4096, 1u << 30, false, true},
       {"tcp_keepalive_idle_ms", c->tcp_keepalive_idle_ms, 1000, 86400000, false, true},
       {"tcp_user_timeout_ms", c->tcp_user_timeout_ms, 1000, 86400000, false, true},

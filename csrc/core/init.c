@@ -76,6 +76,7 @@ static void derive(const struct np_plane_config *c, uint32_t index, struct layou
   t->congestion_control = c->tcp_congestion_control;
   t->ecn = c->tcp_ecn;
   t->pacing = c->tcp_pacing;
+  t->autotune = c->tcp_no_autotune == 0;
   memcpy(t->secret, c->secret, sizeof t->secret);
   l->sessions_config = (struct np_sessions_config){
       .sessions_max = c->conns_max,

@@ -92,21 +92,6 @@ void np_tcp_ack_timers(struct np_tcp *tcp, struct np_tcp_conn *c) {
   }
 }
 
-/* A session that saw no room hears of it when a quarter of the buffer is free. */
-void np_tcp_wake_writer(struct np_tcp *tcp, struct np_tcp_conn *c) {
-  if (!(c->flags & NP_TF_ROOM_SAID_NO) || c->stream.session == NULL || !np_tcp_sends(c->state)) return;
-  uint32_t queued = (uint32_t)np_seq_diff(c->snd_end, c->snd_una);
-  if (queued > tcp->config.snd_buf_bytes / 4 * 3 || c->snd_segs > tcp->snd_segs_max / 4 * 3) return;
-  if (np_tcp_pool_below(tcp, NP_TCP_PARTS_SEND) && c->snd_segs >= NP_TCP_SEND_ANYWAY) {
-    c->flags |= NP_TF_NO_BUF; /* looks again by timer */
-    np_tcp_dirty(tcp, c);
-    return;
-  }
-  c->flags &= ~NP_TF_ROOM_SAID_NO;
-  c->flags |= NP_TF_EV_WRITABLE;
-  np_tcp_dirty(tcp, c);
-}
-
 static bool update_window(struct np_tcp_conn *c, const struct np_tcp_seg *seg) {
   if (!np_seq_lt(c->snd_wl1, seg->seq) && !(np_seq_eq(c->snd_wl1, seg->seq) && np_seq_le(c->snd_wl2, seg->ack))) {
     return false;

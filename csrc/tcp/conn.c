@@ -7,8 +7,8 @@ void np_tcp_config_default(struct np_tcp_config *config) {
   *config = (struct np_tcp_config){
       .conns_max = 4096,
       .listeners_max = 64,
-      .rcv_buf_bytes = 512 * 1024,
-      .snd_buf_bytes = 1024 * 1024,
+      .rcv_buf_bytes = 4096 * 1024,
+      .snd_buf_bytes = 4096 * 1024,
       .ooo_segs_max = 512,
       .backlog_default = 1024,
       .rto_ms_min = 200,
@@ -25,6 +25,7 @@ void np_tcp_config_default(struct np_tcp_config *config) {
       .timestamps = true,
       .window_scaling = true,
       .gro = true,
+      .autotune = true,
   };
 }
 
@@ -73,9 +74,6 @@ struct np_tcp *np_tcp_init(void *mem, const struct np_tcp_config *config, const 
   derive_keys(tcp);
   while (config->rcv_buf_bytes >> tcp->rcv_wscale > UINT16_MAX) tcp->rcv_wscale++;
   np_assert(tcp->rcv_wscale <= 14);
-  /* Small segments each hold a whole buffer until acknowledged: bound those too. */
-  tcp->snd_segs_max = np_max_u32(64, config->snd_buf_bytes / 512);
-  tcp->rcv_segs_max = np_min_u32(np_max_u32(64, config->rcv_buf_bytes / 512), UINT16_MAX);
   tcp->dirty_head = tcp->dirty_tail = NP_TCP_NIL;
   tcp->tw_head = tcp->tw_tail = NP_TCP_NIL;
   tcp->free_head = NP_TCP_NIL;
@@ -147,6 +145,7 @@ struct np_tcp_conn *np_tcp_conn_new(struct np_tcp *tcp, const struct np_flow *fl
   c->created_ns = c->progress_ns = tcp->now_ns;
   c->rx_ms = tcp->now_ms;
   c->confirm_ms = tcp->now_ms;
+  np_tcp_tune_init(tcp, c);
   np_tcp_table_add(tcp, c);
   tcp->conn_count++;
   tcp->env.counters->counter[NP_C_TCP_CONNS] = tcp->conn_count;

@@ -29,6 +29,7 @@ bool np_tcp_fast(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_pkt *pkt) 
     uint32_t tsval = np_load_be32(p + 24);
     if (np_load_be32(p + 20) != TS_WORD || (int32_t)(tsval - c->ts_recent) < 0) return false;
     tsecr = np_load_be32(last + 28);
+    if (len != 0) np_tcp_tune(tcp, c, tsecr);
     if (np_seq_le(seq, c->last_ack)) {
       c->ts_recent = tsval;
       c->ts_recent_ms = tcp->now_ms;

@@ -25,7 +25,7 @@ static void accept_session(struct np_tcp *tcp, struct np_tcp_conn *c) {
  * buffer is full, at most the delayed-ACK time, in which small pieces join. */
 static bool crowded(struct np_tcp *tcp, struct np_tcp_conn *c) {
   if (c->unconsumed == 0) c->handed_segs = 0;
-  if (NP_LIKELY(c->handed_segs < tcp->rcv_segs_max)) return false;
+  if (NP_LIKELY(c->handed_segs < np_tcp_rcv_segs(tcp, c))) return false;
   if (c->rcvq_segs > 1 || c->rcvq_bytes >= 1024 || (c->flags & NP_TF_EV_EOF) || c->state == NP_TCP_CLOSED) return false;
   np_tcp_delack_arm(tcp, c);
   return true;

@@ -111,6 +111,7 @@ static void enter_established(struct np_tcp *tcp, struct np_tcp_conn *c, const s
   c->rtx_due_ns = 0;
   c->flags &= ~NP_TF_RTX_SYN;
   np_tcp_cc_start(tcp, c);
+  np_tcp_tune_start(tcp, c);
   if (c->rto_us == 3000000) c->cwnd = c->mss; /* RFC 5681 §3.1: the SYN was lost */
   if (c->flags & NP_TF_OUTGOING) {
     c->flags |= NP_TF_EV_ESTABLISHED;
@@ -229,6 +230,7 @@ static enum np_drop sync_ack(struct np_tcp *tcp, struct np_tcp_conn *c, struct n
   }
   if (out != NP_TCP_OK) return out;
   update_ts_recent(tcp, c, seg);
+  if (seg->len != 0 && (c->flags & NP_TF_TS)) np_tcp_tune(tcp, c, seg->opts.tsecr);
   if (!fin_acked(tcp, c)) return NP_TCP_OK;
   return text_and_fin(tcp, c, seg);
 }

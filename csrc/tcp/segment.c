@@ -32,30 +32,6 @@ static uint64_t pseudo_len(uint32_t l4_len) { return __builtin_bswap32(l4_len); 
 
 static uint32_t ports_of(const struct np_flow *f) { return (uint32_t)f->local_port << 16 | f->remote_port; }
 
-/* What the window field says; moves rcv_adv. RFC 9293 §3.8.6.2.2: the right edge
- * moves by a worthwhile step or not at all, and never back. With scaling the
- * field may round down below rcv_adv, which stays what we accept (RFC 7323 §2.4).
- * Out-of-order data needs no deduction: it lies inside the offered window. While
- * buffers are short the edge stays where it is. */
-uint32_t np_tcp_window(struct np_tcp *tcp, struct np_tcp_conn *c) {
-  uint32_t buf = tcp->config.rcv_buf_bytes;
-  uint32_t held = c->unconsumed + c->rcvq_bytes;
-  uint32_t free_bytes = held < buf ? buf - held : 0;
-  int32_t left = np_seq_diff(c->rcv_adv, c->rcv_nxt);
-  uint32_t wnd = left > 0 ? (uint32_t)left : 0;
-  c->flags &= ~NP_TF_WND_HELD;
-  if (free_bytes > wnd && free_bytes - wnd >= np_min_u32(buf / 2, c->mss)) {
-    if (NP_LIKELY(!np_tcp_pool_below(tcp, NP_TCP_PARTS_WND))) {
-      wnd = free_bytes;
-    } else if (wnd < 2 * c->mss && np_tcp_receives(c->state)) {
-      c->flags |= NP_TF_WND_HELD; /* the peer stops: nothing but us will bring this up again */
-    }
-  }
-  uint32_t field = np_min_u32(wnd >> c->rcv_wscale, UINT16_MAX);
-  c->rcv_adv = np_seq_max(c->rcv_adv, np_seq_add(c->rcv_nxt, field << c->rcv_wscale));
-  return field;
-}
-
 /* An acknowledgment is leaving with whatever is sent. */
 static void ack_left(struct np_tcp_conn *c) {
   c->flags &= ~(NP_TF_ACK_NOW | NP_TF_ACK_LATER);

@@ -9,18 +9,7 @@ static uint32_t stream_room(struct np_stream *s) {
   struct np_tcp_conn *c = np_tcp_of(s);
   struct np_tcp *tcp = np_tcp_owner(c);
   if (!np_tcp_sends(c->state) || (c->flags & NP_TF_FIN_QUEUED)) return 0;
-  uint32_t most = tcp->config.snd_buf_bytes;
-  uint32_t queued = queued_bytes(c);
-  if (queued > most / 4 * 3 || c->snd_segs > tcp->snd_segs_max / 4 * 3) c->flags |= NP_TF_ROOM_SAID_NO;
-  /* Short of buffers, one that has little queued may still send: what it sends may be
-   * what it received, and nothing else would ever free that. */
-  if (NP_UNLIKELY(np_tcp_pool_below(tcp, NP_TCP_PARTS_SEND)) && c->snd_segs >= NP_TCP_SEND_ANYWAY) {
-    c->flags |= NP_TF_ROOM_SAID_NO | NP_TF_NO_BUF;
-    np_tcp_dirty(tcp, c);
-    return 0;
-  }
-  if (queued >= most || c->snd_segs >= tcp->snd_segs_max) return 0;
-  return most - queued;
+  return np_tcp_room(tcp, c);
 }
 
 static enum np_err stream_send(struct np_stream *s, struct np_buf *chain, uint32_t flags) {
@@ -32,28 +21,21 @@ static enum np_err stream_send(struct np_stream *s, struct np_buf *chain, uint32
   }
   np_tcp_sendq_add(c, chain);
   np_assert(queued_bytes(c) <= tcp->config.snd_buf_bytes);
+  np_tcp_queued(tcp, c);
   c->flags &= ~NP_TF_MORE;
   if (flags & NP_SEND_MORE) c->flags |= NP_TF_MORE;
   np_tcp_dirty(tcp, c);
   return NP_ERR_OK;
 }
 
-/* RFC 9293 §3.8.6.2.2: an ACK only to show new room is sent when the peer is about
- * to stop for want of it, and the room is worth it; otherwise the next ACK shows it. */
 static void stream_consumed(struct np_stream *s, uint32_t bytes) {
   struct np_tcp_conn *c = np_tcp_of(s);
   struct np_tcp *tcp = np_tcp_owner(c);
   np_assert(bytes <= c->unconsumed);
   c->unconsumed -= bytes;
   if (!np_tcp_receives(c->state)) return;
-  uint32_t buf = tcp->config.rcv_buf_bytes;
-  uint32_t held = c->unconsumed + c->rcvq_bytes;
-  uint32_t free_bytes = np_min_u32(held < buf ? buf - held : 0, (uint32_t)UINT16_MAX << c->rcv_wscale);
-  int32_t edge = np_seq_diff(c->rcv_adv, c->rcv_nxt);
-  uint32_t offered = edge > 0 ? (uint32_t)edge : 0;
-  uint32_t low = np_max_u32(2 * c->mss, buf / 16);
-  uint32_t worth = offered < 2 * c->mss ? np_min_u32(c->mss, buf / 2) : buf / 4;
-  if (offered >= low || free_bytes < offered + worth) return;
+  if (!(c->flags & NP_TF_TS) && np_seq_ge(c->rcv_nxt, c->tune_edge)) np_tcp_tune_filled(tcp, c);
+  if (!np_tcp_window_update_due(tcp, c)) return;
   c->flags |= NP_TF_ACK_NOW;
   np_tcp_dirty(tcp, c);
 }
@@ -160,6 +142,10 @@ static void info_numbers(const struct np_tcp *tcp, const struct np_tcp_conn *c, 
   out->bytes_retrans = c->bytes_rtx;
   out->segs_rx = c->segs_rx;
   out->segs_tx = c->segs_tx;
+  out->rcv_rtt_us = c->rcv_rtt_us;
+  out->rcv_space_bytes = c->tune_last;
+  out->rcv_buf_bytes = np_tcp_rcv_buf(tcp, c);
+  out->snd_buf_bytes = np_tcp_snd_limit(tcp, c);
 }
 
 static void stream_info(const struct np_stream *s, struct np_conn_info *out) {

@@ -61,8 +61,8 @@ struct np_tcp_env {
 struct np_tcp_config {
   uint32_t conns_max;             /* connections, TIME-WAIT included; memory is taken for all */
   uint32_t listeners_max;         /* default 64 */
-  uint32_t rcv_buf_bytes;         /* window offered at most per connection; default 512 KiB */
-  uint32_t snd_buf_bytes;         /* queued and unacknowledged at most; default 1 MiB */
+  uint32_t rcv_buf_bytes;         /* window offered at most per connection, to 256 MiB; default 4 MiB */
+  uint32_t snd_buf_bytes;         /* queued and unacknowledged at most; default 4 MiB */
   uint32_t ooo_segs_max;          /* out-of-order segments held per connection; default 512 */
   uint32_t backlog_default;       /* SYN_RECEIVED per listener before cookies; default 1,024 */
   uint32_t rto_ms_min;            /* default 200 (RFC 6298 says 1 s; see README) */
@@ -84,6 +84,7 @@ struct np_tcp_config {
   uint8_t ecn;                    /* enum np_ecn */
   uint8_t pacing;                 /* enum np_pacing */
   bool gro;                       /* join received segments of a burst; default true */
+  bool autotune;                  /* buffers begin small and grow with the path; false: at their most from the start */
   uint8_t secret[32];             /* random: sequence numbers (RFC 6528), cookies, hash */
 };
 

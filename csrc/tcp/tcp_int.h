@@ -41,6 +41,10 @@
 #define NP_TCP_HOT_BYTES 384u      /* of a connection: what an ordinary segment touches */
 #define NP_TCP_PACE_SLOTS 64u
 #define NP_TCP_CONN_BYTES 896u     /* stride of the table: a multiple of the cache line, at most 960 */
+#define NP_TCP_BUF_START 65536u    /* receive and send buffers begin with that (RFC 7323 §1.1: what needs no scaling) */
+#define NP_TCP_SPACE_BYTES 4096u
+#define NP_TCP_OWN_SPACE 0u        /* stream.own: receive buffer now, in NP_TCP_SPACE_BYTES */
+#define NP_TCP_OWN_TUNE_TS 1u      /* stream.own: data that echoes this timestamp or a later one ends a round trip */
 #define NP_TCP_NIL UINT32_MAX      /* no slot */
 
 /* conn->flags: what was agreed and what has happened */
@@ -428,6 +432,11 @@ struct np_tcp_conn {
   uint16_t soft_err;
   uint64_t created_ns;
   struct np_tcp_rack rack;
+  uint32_t rcv_rtt_us;      /* autotune.c: as the receiver sees it; 0 not known */
+  uint32_t tune_at_us;      /* when the running round trip began */
+  uint32_t tune_bytes;      /* consumed until then */
+  uint32_t tune_last;       /* consumed in the round trip before */
+  np_seq tune_edge;         /* right edge offered then */
   union np_tcp_cc_state cc;
   struct np_tcp_rate rate;
   uint64_t pace_ns;         /* when what was sent is paid for */
@@ -481,8 +490,6 @@ struct np_tcp {
   uint32_t tw_tail;
   uint32_t tw_count;
   uint32_t next_port;  /* RFC 6056 §3.3.3 */
-  uint32_t snd_segs_max;
-  uint32_t rcv_segs_max;
   uint8_t rcv_wscale;
   uint64_t cookie_ns;  /* when the last cookie left; 0 never */
   struct np_timer tw_timer;
@@ -618,7 +625,6 @@ enum np_drop np_tcp_ack(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tcp
 /* Takes what ack covers off the send queue and moves snd_una. Return: bytes. */
 uint32_t np_tcp_ack_queue(struct np_tcp *tcp, struct np_tcp_conn *c, np_seq ack, uint32_t tsecr);
 void np_tcp_ack_timers(struct np_tcp *tcp, struct np_tcp_conn *c);
-void np_tcp_wake_writer(struct np_tcp *tcp, struct np_tcp_conn *c);
 
 /* rtt.c */
 void np_tcp_rtt_sample(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t rtt_us);
@@ -642,6 +648,35 @@ struct np_buf *np_tcp_recovery_rescue(struct np_tcp *tcp, struct np_tcp_conn *c)
 void np_tcp_mark_lost(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b);
 /* b was sent again just now. */
 void np_tcp_rtx_sent(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b);
+
+/* window.c */
+uint32_t np_tcp_window(struct np_tcp *tcp, struct np_tcp_conn *c);
+bool np_tcp_window_update_due(const struct np_tcp *tcp, const struct np_tcp_conn *c);
+/* The receive buffer as large as it is now. */
+NP_INLINE uint32_t np_tcp_rcv_buf(const struct np_tcp *tcp, const struct np_tcp_conn *c) {
+  return np_min_u32((uint32_t)c->stream.own[NP_TCP_OWN_SPACE] * NP_TCP_SPACE_BYTES, tcp->config.rcv_buf_bytes);
+}
+/* Buffers a session may have unconsumed before small pieces are joined. */
+NP_INLINE uint32_t np_tcp_rcv_segs(const struct np_tcp *tcp, const struct np_tcp_conn *c) {
+  return np_min_u32(np_max_u32(64, np_tcp_rcv_buf(tcp, c) / 512), UINT16_MAX);
+}
+
+/* autotune.c */
+void np_tcp_tune_init(const struct np_tcp *tcp, struct np_tcp_conn *c);
+void np_tcp_tune_start(const struct np_tcp *tcp, struct np_tcp_conn *c);
+void np_tcp_tune_echo(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t tsecr);
+void np_tcp_tune_filled(struct np_tcp *tcp, struct np_tcp_conn *c);
+/* For each segment with data and a timestamp: once in a round trip it ends one. Half of
+ * the circle is not enough for 16 bits: after an idle minute the rest must be far behind. */
+NP_INLINE void np_tcp_tune(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t tsecr) {
+  if (NP_UNLIKELY((uint16_t)(tsecr - c->stream.own[NP_TCP_OWN_TUNE_TS]) < 0xf000u)) np_tcp_tune_echo(tcp, c, tsecr);
+}
+/* Bytes the send queue may hold now. */
+uint32_t np_tcp_snd_limit(const struct np_tcp *tcp, const struct np_tcp_conn *c);
+uint32_t np_tcp_room(struct np_tcp *tcp, struct np_tcp_conn *c);
+/* More was queued: the session may have used up all room without being told that there is none. */
+void np_tcp_queued(const struct np_tcp *tcp, struct np_tcp_conn *c);
+void np_tcp_wake_writer(struct np_tcp *tcp, struct np_tcp_conn *c);
 
 /* newreno.c */
 void np_tcp_reno_dup(struct np_tcp_conn *c);
@@ -722,7 +757,6 @@ struct np_buf *np_tcp_sendq_cut(struct np_tcp *tcp, struct np_tcp_conn *c, struc
 
 /* output.c, segment.c */
 void np_tcp_output(struct np_tcp *tcp, struct np_tcp_conn *c);
-uint32_t np_tcp_window(struct np_tcp *tcp, struct np_tcp_conn *c);
 bool np_tcp_send_data(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b, bool again);
 bool np_tcp_send_empty(struct np_tcp *tcp, struct np_tcp_conn *c, uint8_t flags, np_seq seq);
 bool np_tcp_send_syn(struct np_tcp *tcp, struct np_tcp_conn *c);

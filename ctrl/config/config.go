@@ -120,8 +120,9 @@ type Route struct {
 
 // TCP is [tcp].
 type TCP struct {
-	ReceiveBuffer Size          `key:"receive_buffer" default:"0" min:"0" max:"64MiB" doc:"per connection"`
-	SendBuffer    Size          `key:"send_buffer" default:"0" min:"0" max:"64MiB" doc:"per connection"`
+	ReceiveBuffer Size          `key:"receive_buffer" default:"0" min:"0" max:"64MiB" doc:"per connection at most"`
+	SendBuffer    Size          `key:"send_buffer" default:"0" min:"0" max:"64MiB" doc:"per connection at most"`
+	AutoTuning    bool          `key:"auto_tuning" default:"true" doc:"buffers begin at 64 KiB and grow to what the path needs; false: as large as they may be from the start"`
 	KeepaliveIdle time.Duration `key:"keepalive_idle" default:"0" doc:"silence before keep-alive probes"`
 	UserTimeout   time.Duration `key:"user_timeout" default:"0" doc:"unacknowledged data older than this ends a connection"`
 	TimeWait      time.Duration `key:"time_wait" default:"0" doc:"length of TIME-WAIT"`

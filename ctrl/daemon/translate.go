@@ -44,6 +44,7 @@ func planeConfig(c *config.Config, mtu int) *dataplane.Config {
 	case "off":
 		p.TCP.Pacing = dataplane.PacingOff
 	}
+	p.TCP.NoAutoTuning = !c.TCP.AutoTuning
 	if mtu > ports.MTUSmall {
 		p.ChunkBytes = 4096
 	}

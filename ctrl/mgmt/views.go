@@ -237,6 +237,7 @@ func (s *Server) view(c *dataplane.Conn, names map[dataplane.ListenerID]string) 
 		v.TCP.BBR = &api.BBR{Phase: b.Phase, BandwidthBps: b.Bandwidth * 8, MinRTTMs: ms(b.MinRTT), PacingGain: b.PacingGain, CwndGain: b.CwndGain,
 			InflightHiBytes: b.InflightHi, InflightLoBytes: b.InflightLo}
 	}
+	v.TCP.RcvRTTMs, v.TCP.RcvSpaceBytes, v.TCP.RcvBufBytes, v.TCP.SndBufBytes = ms(c.RcvRTT), c.RcvSpace, c.RcvBuf, c.SndBuf
 	if c.LastRx > 0 {
 		v.LastReceivedMs = ms(max(s.cfg.Mono()-c.LastRx, 0))
 	}

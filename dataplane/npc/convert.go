@@ -188,6 +188,7 @@ func (p *Plane) decodeConn(i *C.struct_np_conn_info) dataplane.Conn {
 		BytesRx: uint64(i.bytes_rx), BytesTx: uint64(i.bytes_tx), BytesRetrans: uint64(i.bytes_retrans),
 		SegsRx: uint64(i.segs_rx), SegsTx: uint64(i.segs_tx), FramesRx: uint64(i.frames_rx), FramesTx: uint64(i.frames_tx),
 		ConnID: *(*[8]byte)(unsafe.Pointer(&i.conn_id)),
+		RcvRTT: micros(i.rcv_rtt_us), RcvSpace: uint32(i.rcv_space_bytes), RcvBuf: uint32(i.rcv_buf_bytes), SndBuf: uint32(i.snd_buf_bytes),
 	}
 	if i.ssthresh_bytes == 1<<32-1 {
 		c.Ssthresh = 0

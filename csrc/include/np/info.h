@@ -133,6 +133,10 @@ struct np_conn_info {
   uint32_t bbr_inflight_hi_bytes; /* UINT32_MAX: no bound */
   uint32_t bbr_inflight_lo_bytes;
   uint32_t pad2;
+  uint32_t rcv_rtt_us;      /* as the receiver sees it, 0 not known */
+  uint32_t rcv_space_bytes; /* consumed in the last round trip */
+  uint32_t rcv_buf_bytes;   /* buffers as large as they are now */
+  uint32_t snd_buf_bytes;
 };
 
 #define NP_CONN_OPT_TIMESTAMPS 0x01u

@@ -48,6 +48,8 @@ struct np_plane_config {
   uint16_t udp_discard_port;
   uint32_t load_conns;       /* connections of the load generator per core; 0: there is none */
   uint32_t load_depth;       /* its messages in flight per connection at most */
+  uint8_t tcp_no_autotune;
+  uint8_t pad_tcp[3];
   uint8_t secret[64];        /* random; wiped in the caller's copy by the caller */
 };
 

@@ -30,7 +30,7 @@ static void test_open_options(void **state) {
   struct world w = established();
   const struct np_tcp_conn *c = tp_conn(w.b);
   assert_int_equal(c->flags & (NP_TF_TS | NP_TF_SACK | NP_TF_WSCALE), NP_TF_TS | NP_TF_SACK | NP_TF_WSCALE);
-  assert_int_equal(c->rcv_wscale, 4);
+  assert_int_equal(c->rcv_wscale, 7);
   assert_int_equal(w.a->base.stream->seg_bytes, 1448);
   struct np_conn_info info;
   w.a->base.stream->ops->info(w.a->base.stream, &info);

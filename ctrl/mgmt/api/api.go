@@ -198,6 +198,10 @@ type TCP struct {
 	Retrans         uint32  `json:"retransmits_total"`
 	Timeouts        uint32  `json:"timeouts_total"`
 	Limited         string  `json:"limited,omitempty"`
+	RcvRTTMs        float64 `json:"rcv_rtt_ms"`
+	RcvSpaceBytes   uint32  `json:"rcv_space_bytes"`
+	RcvBufBytes     uint32  `json:"rcv_buf_bytes"`
+	SndBufBytes     uint32  `json:"snd_buf_bytes"`
 
 	CongestionControl string `json:"congestion_control"`
 	ECN               bool   `json:"ecn"`                       // agreed (RFC 3168)
