@@ -92,14 +92,16 @@ void np_tcp_ack_timers(struct np_tcp *tcp, struct np_tcp_conn *c) {
   }
 }
 
+/* RFC 9293 §3.10.7.4, with one more: what acknowledges something new is no older than what
+ * we know, even if it is data sent again, whose number is old. Its window must be taken with
+ * it: the old one, counted from the new SND.UNA, would reach beyond what was ever offered. */
 static bool update_window(struct np_tcp_conn *c, const struct np_tcp_seg *seg) {
-  if (!np_seq_lt(c->snd_wl1, seg->seq) && !(np_seq_eq(c->snd_wl1, seg->seq) && np_seq_le(c->snd_wl2, seg->ack))) {
-    return false;
-  }
+  bool newer = np_seq_lt(c->snd_wl1, seg->seq) || (np_seq_eq(c->snd_wl1, seg->seq) && np_seq_le(c->snd_wl2, seg->ack));
+  if (!newer && !np_seq_gt(seg->ack, c->snd_una)) return false;
   uint32_t wnd = seg->wnd << c->snd_wscale;
   bool changed = wnd != c->snd_wnd;
   c->snd_wnd = wnd;
-  c->snd_wl1 = seg->seq;
+  c->snd_wl1 = np_seq_max(c->snd_wl1, seg->seq);
   c->snd_wl2 = seg->ack;
   c->max_wnd = np_max_u32(c->max_wnd, wnd);
   return changed;
