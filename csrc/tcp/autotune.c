@@ -8,8 +8,9 @@
  * after it began (RFC 7323 §4); without timestamps when data fills the window that
  * was offered as it began.
  *
- * Sending: the queue holds twice the congestion window and a little, so that an ACK
- * always finds something to send, and a slow peer does not make us keep megabytes. */
+ * Sending: the queue holds twice the congestion window, what was SACKed above a hole
+ * and a little, so that an ACK always finds something to send, and a slow peer does not
+ * make us keep megabytes. */
 #include "tcp/tcp_int.h"
 
 #define SLACK_SEGS 16u
@@ -82,7 +83,7 @@ void np_tcp_tune_filled(struct np_tcp *tcp, struct np_tcp_conn *c) {
 uint32_t np_tcp_snd_limit(const struct np_tcp *tcp, const struct np_tcp_conn *c) {
   uint32_t most = tcp->config.snd_buf_bytes;
   if (!tcp->config.autotune) return most;
-  uint64_t want = 2 * (uint64_t)c->cwnd + SLACK_SEGS * c->mss;
+  uint64_t want = 2 * (uint64_t)c->cwnd + c->sacked_bytes + SLACK_SEGS * c->mss;
   return (uint32_t)np_min_u64(np_max_u64(want, NP_TCP_BUF_START), most);
 }
 
