@@ -143,7 +143,11 @@ interop: bin relay ## every cell of the matrix kernel to npd: hours, goes on whe
 	@[ "$$(id -u)" = 0 ] || { echo "make interop: needs root (network namespaces, AF_XDP)" >&2; exit 1; }
 	NP_BIN=$(CURDIR)/build/bin NP_RELAY=$(CURDIR)/$(BUILD)/np-relay NP_INTEROP_FILE=$(CURDIR)/build/interop.jsonl NP_INTEROP_CELL='$(NP_INTEROP_CELL)' \
 	  go test -tags e2e -count=1 -timeout 0 -v -run TestInteropFull ./scripts/e2e/...
-.PHONY: interop
+NP_SUITE_SEEDS ?= 100
+suites: bin relay ## nmap, scapy, tcpreplay, hping3 and tcpkill against npd, NP_SUITE_SEEDS seeds (root)
+	@[ "$$(id -u)" = 0 ] || { echo "make suites: needs root (network namespaces, AF_XDP)" >&2; exit 1; }
+	NP_BIN=$(CURDIR)/build/bin NP_SUITE_SEEDS=$(NP_SUITE_SEEDS) go test -tags e2e -count=1 -timeout 60m -v -run TestSuite ./scripts/e2e/...
+.PHONY: interop suites
 
 test-san: ## C under ASan + UBSan and TSan, Go under -race
 	$(MAKE) V=san test-c

@@ -26,6 +26,11 @@ packages=(
   tcpdump            # reads our captures back in e2e
   jq                 # perf/run.sh
   shellcheck         # lint of scripts
+  nmap               # these five: other people's tools against npd in e2e
+  python3-scapy
+  hping3
+  tcpreplay
+  dsniff             # tcpkill
 )
 
 missing=()

@@ -6,5 +6,6 @@
 //
 // The interop tests put np-relay (scripts/relay) between the two and vary what
 // the kernel offers and what the wire does: `make e2e` runs a pairwise covering
-// and every combination over a perfect wire, `make interop` every cell.
+// and every combination over a perfect wire, `make interop` every cell. The
+// suites are other people's tools against npd; `make suites` runs them alone.
 package e2e
