@@ -48,6 +48,17 @@ const (
 	ECNOff
 )
 
+// MTUProbing says when a connection probes for its path's MTU (RFC 4821); the
+// numbers are those of enum np_mtu_probing.
+type MTUProbing uint8
+
+// Choices for MTU probing.
+const (
+	MTUProbingBlackhole MTUProbing = iota
+	MTUProbingOff
+	MTUProbingAlways
+)
+
 // Pacing says whether algorithms without a rate of their own are paced; the
 // numbers are those of enum np_pacing.
 type Pacing uint8

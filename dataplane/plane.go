@@ -77,6 +77,7 @@ type TCPConfig struct {
 	CongestionControl CongestionControl // CongestionDefault: CUBIC
 	ECN               ECN
 	Pacing            Pacing
+	MTUProbing        MTUProbing
 }
 
 // Info describes a running plane.
@@ -287,6 +288,7 @@ type Conn struct {
 	WindowScaling bool
 	Outgoing      bool
 	MSS           uint32
+	PathMTU       uint32 // bytes of the largest packet sent
 	Cwnd          uint32 // bytes
 	Ssthresh      uint32 // bytes, 0 not set
 	SndWnd        uint32

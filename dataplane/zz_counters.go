@@ -33,6 +33,7 @@ const (
 	CounterICMPErrTX                          // ICMP and ICMPv6 errors sent
 	CounterICMPErrRX                          // ICMP and ICMPv6 errors received and used
 	CounterICMPErrLimited                     // ICMP errors not sent because of the rate limit
+	CounterPmtuEntries                        // destinations whose path was told to carry less than its link
 	CounterIPFragsHeld                        // fragments that wait for the rest of their datagram now
 	CounterIPReassembled                      // datagrams put together from fragments
 	CounterIPFragsTX                          // fragments sent of answers larger than the way to the peer carries
@@ -73,6 +74,11 @@ const (
 	CounterTCPEceCuts                         // window reductions because the peer echoed a mark
 	CounterTCPPaced                           // times that a connection with data waited for its pacing rate
 	CounterTCPHystart                         // slow starts ended by HyStart++ because round trips grew (RFC 9406)
+	CounterTCPPmtuICMP                        // packet-too-big messages that made a connection's segments smaller
+	CounterTCPPmtuRefused                     // packet-too-big messages about nothing in flight of that size (RFC 5927)
+	CounterTCPPmtuProbes                      // segments sent larger than the path is known to carry, to find out (RFC 4821)
+	CounterTCPPmtuProbesOK                    // of them those that arrived
+	CounterTCPPmtuBlackholes                  // paths on which full-sized segments vanished without a message
 	CounterTCPConns                           // connections now, TIME-WAIT included
 	CounterTCPTimewait                        // connections in TIME-WAIT now
 	CounterNPROSessions                       // NPRO sessions now
@@ -122,6 +128,7 @@ const (
 	DropICMPChecksum                 // ICMP checksum wrong
 	DropICMPType                     // ICMP type that nobody here handles
 	DropICMPUnmatched                // ICMP error about a packet we did not send
+	DropICMPMtu                      // ICMPv6 packet too big that names less than 1,280 bytes (RFC 8201, 8021)
 	DropICMPLimited                  // echo request over the rate limit
 	DropNDMalformed                  // neighbor discovery message that RFC 4861 forbids
 	DropNDNotForUs                   // neighbor solicitation for an address that is not ours
@@ -207,6 +214,7 @@ var counterMeta = [CounterCount]CounterMeta{
 	{Name: "icmp_errors_sent_total", Help: "ICMP and ICMPv6 errors sent"},
 	{Name: "icmp_errors_received_total", Help: "ICMP and ICMPv6 errors received and used"},
 	{Name: "icmp_errors_limited_total", Help: "ICMP errors not sent because of the rate limit"},
+	{Name: "path_mtus", Help: "destinations whose path was told to carry less than its link"},
 	{Name: "ip_fragments_held", Help: "fragments that wait for the rest of their datagram now"},
 	{Name: "ip_reassembled_total", Help: "datagrams put together from fragments"},
 	{Name: "ip_fragments_sent_total", Help: "fragments sent of answers larger than the way to the peer carries"},
@@ -247,6 +255,11 @@ var counterMeta = [CounterCount]CounterMeta{
 	{Name: "tcp_ece_reductions_total", Help: "window reductions because the peer echoed a mark"},
 	{Name: "tcp_pacing_waits_total", Help: "times that a connection with data waited for its pacing rate"},
 	{Name: "tcp_hystart_exits_total", Help: "slow starts ended by HyStart++ because round trips grew (RFC 9406)"},
+	{Name: "tcp_path_mtu_icmp_total", Help: "packet-too-big messages that made a connection's segments smaller"},
+	{Name: "tcp_path_mtu_refused_total", Help: "packet-too-big messages about nothing in flight of that size (RFC 5927)"},
+	{Name: "tcp_mtu_probes_total", Help: "segments sent larger than the path is known to carry, to find out (RFC 4821)"},
+	{Name: "tcp_mtu_probes_acked_total", Help: "of them those that arrived"},
+	{Name: "tcp_mtu_black_holes_total", Help: "paths on which full-sized segments vanished without a message"},
 	{Name: "tcp_connections", Help: "connections now, TIME-WAIT included"},
 	{Name: "tcp_timewait_connections", Help: "connections in TIME-WAIT now"},
 	{Name: "npro_sessions", Help: "NPRO sessions now"},
@@ -293,6 +306,7 @@ var dropMeta = [DropCount]DropMeta{
 	{Reason: "icmp_bad_checksum", Layer: "icmp", Help: "ICMP checksum wrong"},
 	{Reason: "icmp_unknown_type", Layer: "icmp", Help: "ICMP type that nobody here handles"},
 	{Reason: "icmp_unmatched_error", Layer: "icmp", Help: "ICMP error about a packet we did not send"},
+	{Reason: "icmp_bad_mtu", Layer: "icmp", Help: "ICMPv6 packet too big that names less than 1,280 bytes (RFC 8201, 8021)"},
 	{Reason: "icmp_rate_limited", Layer: "icmp", Help: "echo request over the rate limit"},
 	{Reason: "nd_malformed", Layer: "icmp", Help: "neighbor discovery message that RFC 4861 forbids"},
 	{Reason: "nd_not_for_us", Layer: "icmp", Help: "neighbor solicitation for an address that is not ours"},

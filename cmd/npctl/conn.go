@@ -154,7 +154,7 @@ func tcpInfo(c *api.Conn) string {
 		add("bbr:(%s,bw:%sbps,mrtt:%g,pacing_gain:%g,cwnd_gain:%g%s)", b.Phase, bpsText(b.BandwidthBps), b.MinRTTMs, b.PacingGain, b.CwndGain, bbrBounds(b))
 	}
 	add("wscale:%d,%d rto:%.3f rtt:%.3f/%.3f", t.WscaleSnd, t.WscaleRcv, t.RTOMs, t.RTTMs, t.RTTVarMs)
-	add("mss:%d cwnd:%d", t.MSSBytes, t.CwndBytes/max(t.MSSBytes, 1))
+	add("mss:%d pmtu:%d cwnd:%d", t.MSSBytes, t.PMTUBytes, t.CwndBytes/max(t.MSSBytes, 1))
 	if t.SsthreshBytes > 0 {
 		add("ssthresh:%d", t.SsthreshBytes/max(t.MSSBytes, 1))
 	}

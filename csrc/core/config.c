@@ -82,6 +82,7 @@ enum np_err np_plane_config_check(const struct np_plane_config *c, struct np_err
       {"tcp_congestion_control", c->tcp_congestion_control, 0, NP_CC_COUNT - 1u, false, false},
       {"tcp_ecn", c->tcp_ecn, 0, NP_ECN_MODE_COUNT - 1u, false, false},
       {"tcp_pacing", c->tcp_pacing, 0, NP_PACING_COUNT - 1u, false, false},
+      {"tcp_mtu_probing", c->tcp_mtu_probing, 0, NP_MTU_PROBING_COUNT - 1u, false, false},
       {"tcp_delack_ms", c->tcp_delack_ms, 1, 500, false, true}, /* RFC 1122 §4.2.3.2: under 0.5 s */
   };
   for (size_t i = 0; i < NP_COUNT_OF(ranges); i++) {

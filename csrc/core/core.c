@@ -155,10 +155,18 @@ static void xmit(void *ctx, uint16_t iface, struct np_buf *frame) {
 
 /* ---- what the layers ask of each other ---- */
 
+bool np_core_l4_error(struct np_core *core, const struct np_flow *flow, uint32_t tcp_seq, enum np_err err, bool soft,
+                      uint32_t mtu_bytes) {
+  if (!np_tcp_error(core->tcp, flow, tcp_seq, err, soft, mtu_bytes)) return false;
+  /* TCP vouches for it: connections to come begin with it. */
+  if (mtu_bytes != 0) np_ip_pmtu_learn(core->ip, &flow->remote, mtu_bytes, core->now_ns);
+  return true;
+}
+
 static bool ip_l4_error(void *ctx, const struct np_flow *flow, uint32_t tcp_seq, enum np_err err, bool soft,
                         uint32_t mtu_bytes) {
   struct np_core *core = ctx;
-  if (np_tcp_error(core->tcp, flow, tcp_seq, err, soft, mtu_bytes)) return true;
+  if (np_core_l4_error(core, flow, tcp_seq, err, soft, mtu_bytes)) return true;
   if (core->peer_count <= 1) return false;
   struct np_mail_error e = {
       .flow = *flow, .tcp_seq = tcp_seq, .mtu_bytes = mtu_bytes, .err = (uint16_t)err, .soft = soft};
@@ -187,6 +195,11 @@ static void tcp_output(void *ctx, struct np_buf *seg, const struct np_flow *flow
 static uint32_t tcp_mtu(void *ctx, const struct np_addr *remote) {
   struct np_core *core = ctx;
   return np_ip_mtu(core->ip, remote);
+}
+
+static uint32_t tcp_pmtu(void *ctx, const struct np_addr *remote) {
+  struct np_core *core = ctx;
+  return np_ip_pmtu(core->ip, remote, core->now_ns);
 }
 
 static enum np_err tcp_source(void *ctx, const struct np_addr *remote, struct np_addr *out) {
@@ -482,6 +495,7 @@ void np_core_join(struct np_core *core, const struct np_core_parts *parts, uint6
       .counters = core->counters,
       .output = tcp_output,
       .mtu = tcp_mtu,
+      .pmtu = tcp_pmtu,
       .source = tcp_source,
       .confirm = tcp_confirm,
       .accept = tcp_accept,

@@ -77,6 +77,7 @@ static void derive(const struct np_plane_config *c, uint32_t index, struct layou
   t->ecn = c->tcp_ecn;
   t->pacing = c->tcp_pacing;
   t->autotune = c->tcp_no_autotune == 0;
+  t->mtu_probing = c->tcp_mtu_probing;
   memcpy(t->secret, c->secret, sizeof t->secret);
   l->sessions_config = (struct np_sessions_config){
       .sessions_max = c->conns_max,

@@ -138,6 +138,10 @@ struct np_core_parts {
 /* Makes the layers and tells each what it may ask of the others. */
 void np_core_join(struct np_core *core, const struct np_core_parts *parts, uint64_t now_ns);
 
+/* An ICMP error for TCP. Return: whether a connection here was meant. */
+bool np_core_l4_error(struct np_core *core, const struct np_flow *flow, uint32_t tcp_seq, enum np_err err, bool soft,
+                      uint32_t mtu_bytes);
+
 /* Slots of the event ring that an answer to a command may use. */
 uint32_t np_core_answer_room(struct np_core *core);
 /* Appends an event (room was asked for); published at the end of the turn. */

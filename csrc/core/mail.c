@@ -154,7 +154,7 @@ static void take(struct np_core *core, const struct np_mail *m) {
   if (m->port == NP_MAIL_ERROR) {
     struct np_mail_error e;
     memcpy(&e, m->frame, sizeof e);
-    (void)np_tcp_error(core->tcp, &e.flow, e.tcp_seq, (enum np_err)e.err, e.soft != 0, e.mtu_bytes);
+    (void)np_core_l4_error(core, &e.flow, e.tcp_seq, (enum np_err)e.err, e.soft != 0, e.mtu_bytes);
     return;
   }
   np_mail_observe(core, m->port, m->frame, m->bytes);

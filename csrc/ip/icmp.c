@@ -118,6 +118,16 @@ static bool read_quote(const uint8_t *q, uint32_t len, bool v4, struct np_flow *
   return true;
 }
 
+/* What a router that does not say its MTU (RFC 1191 §5) may carry of a packet of len bytes: the next
+ * lower of the usual ones (§7.1). */
+static uint32_t plateau(uint32_t len) {
+  static const uint16_t usual[] = {32000, 17914, 8166, 4352, 2002, 1492, 1006, 508};
+  for (uint32_t i = 0; i < NP_COUNT_OF(usual); i++) {
+    if (usual[i] < len) return usual[i];
+  }
+  return NP_PMTU_MIN_V4;
+}
+
 static enum np_drop error_in(struct np_ip *ip, struct np_pkt *pkt, bool v4) {
   const uint8_t *p = np_buf_cdata(pkt->buf) + pkt->l4_off;
   struct meaning m = v4 ? meaning_v4(p[0], p[1]) : meaning_v6(p[0], p[1]);
@@ -130,6 +140,8 @@ static enum np_drop error_in(struct np_ip *ip, struct np_pkt *pkt, bool v4) {
   if (!np_addr_eq(&flow.local, &pkt->flow.local)) return NP_DROP_ICMP_UNMATCHED;
   uint32_t mtu = 0;
   if (m.too_big) mtu = v4 ? np_load_be16(p + 6) : np_load_be32(p + 4);
+  if (m.too_big && v4 && mtu == 0) mtu = plateau(np_load_be16(p + NP_ICMP_BYTES + NP_IP4_LEN));
+  if (m.too_big && !v4 && mtu < NP_PMTU_MIN_V6) return NP_DROP_ICMP_MTU; /* RFC 8201 §4; nor does it ask for atomic fragments (RFC 8021) */
   if (ip->env.l4_error == NULL || !ip->env.l4_error(ip->env.ctx, &flow, seq, m.err, m.soft, mtu)) return NP_DROP_ICMP_UNMATCHED;
   ++*np_ip_counter(ip, NP_C_ICMP_ERR_RX);
   np_buf_put_chain(pkt->buf);

@@ -173,6 +173,18 @@ struct np_reass_table {
   struct np_reass *entry;
 };
 
+/* pmtu.c */
+#define NP_PMTU_SETS 64u
+#define NP_PMTU_WAYS 4u
+#define NP_PMTU_AGE_NS (UINT64_C(600) * 1000000000)
+#define NP_PMTU_MIN_V4 576u  /* ours: less would only help an attacker (RFC 1191 §3 allows 68) */
+#define NP_PMTU_MIN_V6 1280u /* RFC 8201 §4 */
+struct np_pmtu {
+  struct np_addr dst;
+  uint32_t mtu_bytes; /* 0: free */
+  uint64_t learned_ns;
+};
+
 struct np_ip {
   struct np_ip_env env;
   struct np_ip_config config;
@@ -188,6 +200,7 @@ struct np_ip {
   struct np_rate echo_rate;
   uint32_t frag_count[NP_FRAG_COUNTERS]; /* sent, by destination: identifications */
   struct np_reass_table reass;
+  struct np_pmtu pmtu[NP_PMTU_SETS * NP_PMTU_WAYS];
   uint32_t neigh_mask; /* of bucket */
   uint32_t list_head[NP_NEIGH_LIST_COUNT];
   uint32_t list_tail[NP_NEIGH_LIST_COUNT];

@@ -141,6 +141,11 @@ enum np_err np_ip_output(struct np_ip *ip, struct np_buf *buf, const struct np_a
                          uint8_t proto, uint8_t tos, struct np_path *path, uint64_t now_ns);
 /* MTU towards dst and the MSS it allows; 0 without a route. */
 uint32_t np_ip_mtu(struct np_ip *ip, const struct np_addr *dst);
+/* The same, and no more than what a packet-too-big message told within the last ten minutes. */
+uint32_t np_ip_pmtu(struct np_ip *ip, const struct np_addr *dst, uint64_t now_ns);
+/* A packet-too-big message about data in flight to dst, as TCP made sure. Less than 576 (IPv6: 1,280) is
+ * taken as that; it never raises what is known. */
+void np_ip_pmtu_learn(struct np_ip *ip, const struct np_addr *dst, uint32_t mtu_bytes, uint64_t now_ns);
 /* The neighbor of path answered (new data acknowledged): RFC 4861 §7.3.1 upper-layer confirmation. */
 void np_ip_confirm(struct np_ip *ip, const struct np_path *path, uint64_t now_ns);
 

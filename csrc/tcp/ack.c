@@ -69,6 +69,7 @@ uint32_t np_tcp_ack_queue(struct np_tcp *tcp, struct np_tcp_conn *c, np_seq ack,
   }
   if (NP_UNLIKELY(again)) tcp->told.again = true;
   c->snd_una = ack;
+  if (NP_UNLIKELY(c->cc_flags & NP_CCF_MTU)) np_tcp_pmtu_acked(tcp, c);
   c->progress_ns = tcp->now_ns;
   c->soft_err = 0;
   /* Karn: until a sample says otherwise the path may be as slow as the backed-off RTO. */

@@ -218,7 +218,7 @@ void np_tcp_set_mss(struct np_tcp *tcp, struct np_tcp_conn *c) {
   mss = np_min_u32(mss, tcp->env.pool->chunk_bytes - NP_BUF_DATA_OFF);
   if (c->flags & NP_TF_TS) mss -= NP_TCP_TS_BYTES;
   c->mss = mss;
-  c->stream.seg_bytes = mss;
+  np_tcp_pmtu_init(tcp, c);
 }
 
 struct np_stream *np_tcp_stream(struct np_tcp *tcp, uint64_t handle) {

@@ -82,11 +82,14 @@ enum np_err np_tcp_connect(struct np_tcp *tcp, const struct np_flow *args, struc
  * hard errors end an opening, a synchronised connection only remembers them. */
 bool np_tcp_error(struct np_tcp *tcp, const struct np_flow *flow, uint32_t tcp_seq, enum np_err err, bool soft,
                   uint32_t mtu_bytes) {
-  (void)mtu_bytes; /* path MTU discovery uses it later */
   struct np_tcp_conn *c = np_tcp_find(tcp, flow, np_tcp_flow_hash(tcp, flow));
   if (c == NULL) return false;
   np_seq seq = np_seq_of(tcp_seq);
-  if (np_seq_lt(seq, c->snd_una) || np_seq_gt(seq, c->snd_nxt)) return false;
+  if (np_seq_lt(seq, c->snd_una) || np_seq_gt(seq, c->snd_nxt)) {
+    if (mtu_bytes != 0) np_tcp_count(tcp, NP_C_TCP_PMTU_REFUSED);
+    return false;
+  }
+  if (mtu_bytes != 0) return np_tcp_pmtu_error(tcp, c, seq, mtu_bytes);
   if (!soft && (c->state == NP_TCP_SYN_SENT || c->state == NP_TCP_SYN_RECEIVED)) {
     np_tcp_close(tcp, c, err);
   } else {

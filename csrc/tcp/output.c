@@ -141,6 +141,7 @@ static void send_queue(struct np_tcp *tcp, struct np_tcp_conn *c) {
   if (c->sndq_next != NULL) {
     c->flags &= ~NP_TF_CWND_FULL;
     restart_after_idle(tcp, c);
+    if (NP_UNLIKELY(c->cc_flags & NP_CCF_MTU)) np_tcp_pmtu_output(tcp, c);
     while (budget > 0 && send_new(tcp, c) == STEP_SENT) budget--;
   }
   if (c->ca_state == NP_CA_RECOVERY && budget == NP_TCP_TX_BUDGET) {

@@ -159,7 +159,9 @@ static void maybe_enter(struct np_tcp *tcp, struct np_tcp_conn *c) {
   if (c->ca_state >= NP_CA_RECOVERY || np_tcp_flight(c) == 0) return;
   /* RFC 6582 §3.2 step 2: without SACK not again for what a timeout already resent. */
   bool dups = !(c->flags & NP_TF_SACK) && c->dup_acks >= NP_TCP_DUP_THRESH && np_seq_ge(c->snd_una, c->recover);
-  if (dups || c->lost_due != 0) enter_recovery(tcp, c);
+  if (!dups && c->lost_due == 0) return;
+  if (NP_UNLIKELY(c->cc_flags & NP_CCF_MTU) && np_tcp_pmtu_excuses(tcp, c)) return;
+  enter_recovery(tcp, c);
 }
 
 void np_tcp_recovery_ack(struct np_tcp *tcp, struct np_tcp_conn *c) {

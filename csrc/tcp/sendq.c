@@ -100,3 +100,43 @@ struct np_buf *np_tcp_sendq_cut(struct np_tcp *tcp, struct np_tcp_conn *c, struc
   np_tcp_seg_cut(c, nb, b);
   return nb;
 }
+
+/* Moves n bytes from the front of the pieces behind b to its end; there is room for them, and none was sent. */
+static void take_behind(struct np_tcp_conn *c, struct np_buf *b, uint32_t n) {
+  struct np_tcp_txseg *s = np_txseg(b);
+  while (n > 0) { /* bound: the pieces queued */
+    struct np_buf *from = s->next;
+    struct np_tcp_txseg *f = np_txseg(from);
+    uint32_t take = np_min_u32(n, f->len);
+    memcpy((uint8_t *)b + s->off + s->len, (const uint8_t *)from + f->off, take);
+    s->len += take;
+    n -= take;
+    f->off += take;
+    f->len -= take;
+    f->seq = np_seq_add(f->seq, take);
+    f->flags &= ~NP_TXS_SUM;
+    if (f->len != 0) continue;
+    s->flags |= f->flags & NP_TXS_PSH;
+    s->next = f->next;
+    if (c->sndq_tail == from) c->sndq_tail = b;
+    c->snd_segs--;
+    np_buf_put(from);
+  }
+  s->flags &= ~NP_TXS_SUM;
+}
+
+struct np_buf *np_tcp_sendq_join(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t n) {
+  struct np_buf *b = c->sndq_next;
+  const struct np_tcp_txseg *s = np_txseg(b);
+  np_assert((uint32_t)np_seq_diff(c->snd_end, s->seq) >= n);
+  if (s->len == n) return b;
+  if (s->len > n) return np_tcp_sendq_cut(tcp, c, b, n);
+  if (b->refs != 1 || s->off + n > b->cap_bytes) {
+    /* Another buffer, with more room: cut off as much as can be, so that it takes b's place. */
+    if (s->len < 2 || n > tcp->env.pool->chunk_bytes - NP_BUF_DATA_OFF) return NULL;
+    b = np_tcp_sendq_cut(tcp, c, b, s->len - 1);
+    if (b == NULL) return NULL;
+  }
+  take_behind(c, b, n - np_txseg(b)->len);
+  return b;
+}

@@ -118,6 +118,7 @@ static void info_cc(const struct np_tcp_conn *c, struct np_conn_info *out) {
 static void info_numbers(const struct np_tcp *tcp, const struct np_tcp_conn *c, struct np_conn_info *out) {
   int32_t edge = np_seq_diff(c->rcv_adv, c->rcv_nxt);
   out->mss_bytes = c->mss;
+  out->pmtu_bytes = np_tcp_pmtu_bytes(c);
   out->cwnd_bytes = c->cwnd;
   out->ssthresh_bytes = c->ssthresh;
   out->snd_wnd_bytes = c->snd_wnd;

@@ -46,6 +46,8 @@ struct np_tcp_env {
   void (*output)(void *ctx, struct np_buf *seg, const struct np_flow *flow, uint8_t tos, struct np_tcp_path *path, uint64_t now_ns);
   /* Bytes of IP packet the way to remote carries; 0: no route. */
   uint32_t (*mtu)(void *ctx, const struct np_addr *remote);
+  /* What the path to remote is known to carry, at most that. NULL: not known. */
+  uint32_t (*pmtu)(void *ctx, const struct np_addr *remote);
   enum np_err (*source)(void *ctx, const struct np_addr *remote, struct np_addr *out);
   /* New data was acknowledged: the neighbor is alive. */
   void (*confirm)(void *ctx, struct np_tcp_path *path, uint64_t now_ns);
@@ -85,6 +87,7 @@ struct np_tcp_config {
   uint8_t pacing;                 /* enum np_pacing */
   bool gro;                       /* join received segments of a burst; default true */
   bool autotune;                  /* buffers begin small and grow with the path; false: at their most from the start */
+  uint8_t mtu_probing;            /* enum np_mtu_probing */
   uint8_t secret[32];             /* random: sequence numbers (RFC 6528), cookies, hash */
 };
 

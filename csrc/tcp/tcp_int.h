@@ -40,11 +40,11 @@
 #define NP_TCP_PREFETCH 64u        /* packets looked ahead at once */
 #define NP_TCP_HOT_BYTES 384u      /* of a connection: what an ordinary segment touches */
 #define NP_TCP_PACE_SLOTS 64u
-#define NP_TCP_CONN_BYTES 896u     /* stride of the table: a multiple of the cache line, at most 960 */
 #define NP_TCP_BUF_START 65536u    /* receive and send buffers begin with that (RFC 7323 §1.1: what needs no scaling) */
 #define NP_TCP_SPACE_BYTES 4096u
 #define NP_TCP_OWN_SPACE 0u        /* stream.own: receive buffer now, in NP_TCP_SPACE_BYTES */
 #define NP_TCP_OWN_TUNE_TS 1u      /* stream.own: data that echoes this timestamp or a later one ends a round trip */
+#define NP_TCP_CONN_BYTES 960u     /* stride of the table: a multiple of the cache line, at most 960 */
 #define NP_TCP_NIL UINT32_MAX      /* no slot */
 
 /* conn->flags: what was agreed and what has happened */
@@ -96,6 +96,7 @@
 #define NP_CCF_WAITS 0x04u   /* the pacer holds it until pace_ns */
 #define NP_CCF_LISTED 0x08u  /* on the pacer's list */
 #define NP_CCF_STARTED 0x10u /* the algorithm has its state */
+#define NP_CCF_MTU 0x80u     /* mss is below what the link allows: there is something to find out (pmtu.c) */
 #define NP_CCF_LATE 0x40u    /* released late: it may catch up */
 #define NP_CCF_EPISODE 0x20u /* the algorithm saw an episode begin and not end yet */
 
@@ -330,6 +331,18 @@ struct np_tcp_told {
   bool dsack_tlp;
 };
 
+/* pmtu.c; sizes are payload, as mss */
+struct np_tcp_pmtu {
+  uint16_t mss_max;    /* what link, peer and buffers allow */
+  uint16_t high;       /* the largest that may pass */
+  uint16_t probe_len;  /* in flight; 0: none */
+  uint8_t phase;
+  uint8_t tries;       /* failed since a search began */
+  np_seq probe_seq;
+  np_seq excused;      /* what was lost below this was lost for its size */
+  uint32_t search_ms;  /* when to try again */
+};
+
 struct np_tcp_conn {
   /* Line 0: found and judged by. */
   struct np_flow flow;
@@ -447,6 +460,7 @@ struct np_tcp_conn {
   uint32_t rtx_segs;
   uint64_t bytes_rtx;
   uint32_t rto_count;
+  struct np_tcp_pmtu pmtu;
 };
 _Static_assert(sizeof(struct np_tcp_conn) <= NP_TCP_CONN_BYTES, "an idle connection costs less than 1 KiB with its table slot");
 _Static_assert(offsetof(struct np_tcp_conn, snd_una) == 64 && offsetof(struct np_tcp_conn, rcvq_head) == 128 &&
@@ -754,6 +768,23 @@ void np_tcp_sendq_add(struct np_tcp_conn *c, struct np_buf *chain);
 void np_tcp_sendq_free(struct np_tcp_conn *c);
 /* Cuts b so that it carries n bytes, the rest in the piece behind it. Return: the piece with n bytes; NULL: no buffer. */
 struct np_buf *np_tcp_sendq_cut(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b, uint32_t n);
+
+/* One piece of exactly n bytes out of those never sent, which are as many. NULL: no buffer, or they do not fit one. */
+struct np_buf *np_tcp_sendq_join(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t n);
+
+/* pmtu.c */
+void np_tcp_pmtu_init(struct np_tcp *tcp, struct np_tcp_conn *c);
+/* With NP_CCF_MTU: before new data is sent, and after snd_una moved. */
+void np_tcp_pmtu_output(struct np_tcp *tcp, struct np_tcp_conn *c);
+void np_tcp_pmtu_acked(struct np_tcp *tcp, struct np_tcp_conn *c);
+/* True when all that is to be sent again was lost for its size: no episode begins. */
+bool np_tcp_pmtu_excuses(struct np_tcp *tcp, struct np_tcp_conn *c);
+/* Before a timeout is acted upon. */
+void np_tcp_pmtu_rto(struct np_tcp *tcp, struct np_tcp_conn *c);
+/* A packet-too-big message that quotes seq. Return: whether it was about something in flight of that size. */
+bool np_tcp_pmtu_error(struct np_tcp *tcp, struct np_tcp_conn *c, np_seq seq, uint32_t mtu_bytes);
+/* For people: the largest packet sent. */
+uint32_t np_tcp_pmtu_bytes(const struct np_tcp_conn *c);
 
 /* output.c, segment.c */
 void np_tcp_output(struct np_tcp *tcp, struct np_tcp_conn *c);

@@ -98,6 +98,7 @@ static void on_rtx_timeout(struct np_tcp *tcp, struct np_tcp_conn *c) {
   }
   np_tcp_count(tcp, NP_C_TCP_RTO);
   c->rto_count++;
+  np_tcp_pmtu_rto(tcp, c);
   np_tcp_recovery_rto(tcp, c);
   if (c->backoff < 30) c->backoff++;
   c->rtx_due_ns = tcp->now_ns + np_tcp_rto_ns(tcp, c);

@@ -136,6 +136,7 @@ type TCP struct {
 
 	CongestionControl string `key:"congestion_control" default:"cubic" oneof:"cubic|newreno|bbr" doc:"RFC 9438; RFC 5681 and 6582; BBR version 3"`
 	Pacing            string `key:"pacing" default:"auto" oneof:"auto|on|off" doc:"on: cubic and newreno send at a rate too; BBR always does"`
+	MTUProbing        string `key:"mtu_probing" default:"blackhole" oneof:"off|blackhole|always" doc:"RFC 4821, 8899: find the path's MTU without ICMP, when full-sized segments vanish or on each connection"`
 	ECN               string `key:"ecn" default:"accept" oneof:"off|accept|request" doc:"RFC 3168: accept when the peer asks, request in our own SYNs too"`
 }
 

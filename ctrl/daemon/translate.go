@@ -45,6 +45,12 @@ func planeConfig(c *config.Config, mtu int) *dataplane.Config {
 		p.TCP.Pacing = dataplane.PacingOff
 	}
 	p.TCP.NoAutoTuning = !c.TCP.AutoTuning
+	switch c.TCP.MTUProbing {
+	case "off":
+		p.TCP.MTUProbing = dataplane.MTUProbingOff
+	case "always":
+		p.TCP.MTUProbing = dataplane.MTUProbingAlways
+	}
 	if mtu > ports.MTUSmall {
 		p.ChunkBytes = 4096
 	}

@@ -227,7 +227,7 @@ func (s *Server) view(c *dataplane.Conn, names map[dataplane.ListenerID]string) 
 		CreatedAt: s.wall(c.Created), BytesReceived: c.BytesRx, BytesSent: c.BytesTx, BytesRetrans: c.BytesRetrans,
 		SegmentsReceived: c.SegsRx, SegmentsSent: c.SegsTx, FramesReceived: c.FramesRx, FramesSent: c.FramesTx, Streams: c.Streams,
 		SendQueueBytes: c.SendQ, ReceiveQueueBytes: c.RecvQ,
-		TCP: api.TCP{MSSBytes: c.MSS, CwndBytes: c.Cwnd, SsthreshBytes: c.Ssthresh, SndWndBytes: c.SndWnd, RcvWndBytes: c.RcvWnd,
+		TCP: api.TCP{MSSBytes: c.MSS, PMTUBytes: c.PathMTU, CwndBytes: c.Cwnd, SsthreshBytes: c.Ssthresh, SndWndBytes: c.SndWnd, RcvWndBytes: c.RcvWnd,
 			WscaleSnd: c.WscaleSnd, WscaleRcv: c.WscaleRcv, Timestamps: c.Timestamps, SACK: c.SACK, RTTMs: ms(c.SRTT), RTTVarMs: ms(c.RTTVar),
 			RTOMs: ms(c.RTO), MinRTTMs: ms(c.MinRTT), InflightBytes: c.Inflight, SackedBytes: c.Sacked, LostBytes: c.Lost,
 			OutOfOrderBytes: c.OutOfOrder, Retrans: c.Retrans, Timeouts: c.Timeouts, Limited: c.Limited,

@@ -178,6 +178,7 @@ func (p *Plane) decodeConn(i *C.struct_np_conn_info) dataplane.Conn {
 		SACK:          i.options&C.NP_CONN_OPT_SACK != 0,
 		WindowScaling: i.options&C.NP_CONN_OPT_WSCALE != 0,
 		Outgoing:      i.options&C.NP_CONN_OPT_OUTGOING != 0,
+		PathMTU:       uint32(i.pmtu_bytes),
 		MSS:           uint32(i.mss_bytes), Cwnd: uint32(i.cwnd_bytes), Ssthresh: uint32(i.ssthresh_bytes),
 		SndWnd: uint32(i.snd_wnd_bytes), RcvWnd: uint32(i.rcv_wnd_bytes),
 		SRTT: micros(i.srtt_us), RTTVar: micros(i.rttvar_us), RTO: micros(i.rto_us), MinRTT: micros(i.min_rtt_us),

@@ -160,6 +160,7 @@ func encodeConfig(cc *C.struct_np_plane_config, cfg *dataplane.Config) error {
 		cc.tcp_congestion_control = C.uint8_t(cfg.TCP.CongestionControl - 1)
 	}
 	cc.tcp_ecn, cc.tcp_pacing = C.uint8_t(cfg.TCP.ECN), C.uint8_t(cfg.TCP.Pacing)
+	cc.tcp_mtu_probing = C.uint8_t(cfg.TCP.MTUProbing)
 	cc.tcp_no_timestamps, cc.tcp_no_wscale = flag(cfg.TCP.NoTimestamps), flag(cfg.TCP.NoWindowScaling)
 	cc.tcp_no_autotune = flag(cfg.TCP.NoAutoTuning)
 	secret := bytesOf(&cc.secret)

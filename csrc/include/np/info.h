@@ -55,6 +55,14 @@ enum np_ecn {     /* explicit congestion notification, RFC 3168 */
   NP_ECN_MODE_COUNT
 };
 
+/* Finding out what a path carries where ICMP does not tell (RFC 4821). */
+enum np_mtu_probing {
+  NP_MTU_PROBING_BLACKHOLE, /* when full-sized segments seem to vanish; the default */
+  NP_MTU_PROBING_OFF,       /* ICMP alone */
+  NP_MTU_PROBING_ALWAYS,    /* from a small size up, on each connection */
+  NP_MTU_PROBING_COUNT
+};
+
 enum np_pacing {
   NP_PACING_AUTO, /* algorithms that have a rate of their own; the default */
   NP_PACING_ON,   /* the others too, at a rate that follows cwnd */
@@ -109,7 +117,7 @@ struct np_conn_info {
   uint32_t retrans_segs_total;
   uint32_t rto_total;
   uint32_t streams; /* NPRO streams open */
-  uint32_t pad1;
+  uint32_t pmtu_bytes; /* the largest packet that is sent: what the path is known or believed to carry */
   uint64_t created_ns; /* CLOCK_MONOTONIC */
   uint64_t last_rx_ns;
   uint64_t bytes_rx;

@@ -44,6 +44,8 @@ struct np_plane_config {
   uint8_t tcp_congestion_control; /* enum np_cc */
   uint8_t tcp_ecn;                /* enum np_ecn */
   uint8_t tcp_pacing;             /* enum np_pacing */
+  uint8_t tcp_mtu_probing;        /* enum np_mtu_probing */
+  uint8_t pad1[3];
   uint16_t udp_echo_port;
   uint16_t udp_discard_port;
   uint32_t load_conns;       /* connections of the load generator per core; 0: there is none */

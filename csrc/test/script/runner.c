@@ -14,11 +14,11 @@ static int run_file(const char *path, bool v6, bool trace) {
   struct script *s = script_new(path, v6, trace);
   char line[512];
   int rc = 0;
-  while (rc == 0 && fgets(line, sizeof line, f)) {
+  while (rc == 0 && !s->skip && fgets(line, sizeof line, f)) {
     s->line++;
     rc = script_line(s, line);
   }
-  if (rc == 0) rc = script_end(s);
+  if (rc == 0 && !s->skip) rc = script_end(s);
   fclose(f);
   script_free(s);
   return rc;

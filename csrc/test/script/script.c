@@ -99,6 +99,11 @@ static uint32_t env_mtu(void *ctx, const struct np_addr *remote) {
   const struct script *s = ctx;
   return s->mtu_bytes + (s->v6 ? 20 : 0); /* same MSS for both families */
 }
+static uint32_t env_pmtu(void *ctx, const struct np_addr *remote) {
+  const struct script *s = ctx;
+  (void)remote;
+  return s->pmtu_bytes == 0 ? 0 : s->pmtu_bytes + (s->v6 ? 20 : 0);
+}
 static enum np_err env_source(void *ctx, const struct np_addr *remote, struct np_addr *out) {
   (void)remote;
   const struct script *s = ctx;
@@ -151,7 +156,7 @@ static void start(struct script *s) {
   np_pool_init(&s->pool, s->pool_mem, SCRIPT_BUFS, SCRIPT_CHUNK, s->pool_stack, &s->counters);
   np_wheel_init(&s->wheel, s->now_ns);
   struct np_tcp_env env = {.pool = &s->pool, .wheel = &s->wheel, .counters = &s->counters, .output = env_output,
-                           .mtu = env_mtu, .source = env_source, .confirm = env_confirm, .accept = env_accept, .ctx = s};
+                           .mtu = env_mtu, .pmtu = env_pmtu, .source = env_source, .confirm = env_confirm, .accept = env_accept, .ctx = s};
   size_t bytes = (np_tcp_bytes(&s->config) + 63) & ~(size_t)63;
   s->tcp_mem = aligned_alloc(64, bytes);
   memset(s->tcp_mem, 0, bytes);
@@ -258,6 +263,19 @@ static int act_connect(struct script *s) {
   return 0;
 }
 
+/* A packet-too-big message about the segment at seq. */
+static int act_ptb(struct script *s, char **w, int n) {
+  struct np_flow flow = {.local_port = s->our_port, .remote_port = 40000};
+  flow.remote = s->v6 ? np_addr_from_v6((uint8_t[16]){0x20, 1, 0xd, 0xb8, [15] = 2}) : np_addr_from_v4_be((uint8_t[]){198, 18, 0, 2});
+  (void)env_source(s, &flow.remote, &flow.local);
+  uint32_t seq = s->our_isn + (uint32_t)strtoul(w[1], NULL, 0);
+  uint32_t mtu = (uint32_t)strtoul(w[2], NULL, 0) + (s->v6 ? 20 : 0);
+  bool want = n == 3;
+  bool took = np_tcp_error(s->tcp, &flow, seq, NP_ERR_UNREACHABLE, true, mtu);
+  flush(s);
+  return took == want ? 0 : fail(s, "ptb: %s", took ? "was believed" : "was refused");
+}
+
 static int act_write(struct script *s, uint32_t n) {
   struct np_stream *stream = s->session.stream;
   if (!stream) return fail(s, "write: no connection");
@@ -339,7 +357,7 @@ static int act_config(struct script *s, const char *key, const char *value) {
   } fields[] = {FIELD(conns_max), FIELD(rcv_buf_bytes), FIELD(snd_buf_bytes), FIELD(ooo_segs_max), FIELD(rto_ms_min),
                 FIELD(rto_ms_max), FIELD(delack_ms), FIELD(keepalive_idle_ms), FIELD(keepalive_interval_ms),
                 FIELD(keepalive_probes), FIELD(user_timeout_ms), FIELD(timewait_ms), FIELD(syn_retries),
-                {"mtu", &s->mtu_bytes}, {"backlog", &s->backlog}};
+                {"mtu", &s->mtu_bytes}, {"pmtu", &s->pmtu_bytes}, {"backlog", &s->backlog}};
   const struct {
     const char *name;
     bool *p;
@@ -347,7 +365,7 @@ static int act_config(struct script *s, const char *key, const char *value) {
   const struct {
     const char *name;
     uint8_t *p;
-  } bytes[] = {FIELD(congestion_control), FIELD(ecn), FIELD(pacing)};
+  } bytes[] = {FIELD(congestion_control), FIELD(ecn), FIELD(pacing), FIELD(mtu_probing)};
 #undef FIELD
   if (s->started) return fail(s, "config comes before the first timed line");
   for (size_t i = 0; i < NP_COUNT_OF(fields); i++)
@@ -356,6 +374,7 @@ static int act_config(struct script *s, const char *key, const char *value) {
     if (strcmp(flags[i].name, key) == 0) return *flags[i].p = v != 0, 0;
   for (size_t i = 0; i < NP_COUNT_OF(bytes); i++)
     if (strcmp(bytes[i].name, key) == 0) return *bytes[i].p = (uint8_t)v, 0;
+  if (strcmp(key, "family") == 0) return s->skip = v != (s->v6 ? 6u : 4u), 0;
   if (strcmp(key, "consume") == 0) return s->consume_auto = strcmp(value, "manual") != 0, 0;
   if (strcmp(key, "tolerance_ms") == 0) return s->tolerance_ns = (uint64_t)v * 1000000, 0;
   return fail(s, "config: no key '%s'", key);
@@ -383,6 +402,7 @@ static int act(struct script *s, char **w, int n) {
   if (strcmp(w[0], "listen") == 0) return act_listen(s);
   if (strcmp(w[0], "connect") == 0) return act_connect(s);
   if (strcmp(w[0], "write") == 0 && n == 2) return act_write(s, v);
+  if (strcmp(w[0], "ptb") == 0 && (n == 3 || (n == 4 && strcmp(w[3], "refused") == 0))) return act_ptb(s, w, n);
   if (strcmp(w[0], "none") == 0) {
     if (s->out_count == 0) return 0;
     seg_print(s, "out", s->out[s->out_head].bytes, s->out[s->out_head].len);

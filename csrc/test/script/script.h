@@ -29,6 +29,8 @@ struct script {
   bool started;
   struct np_tcp_config config;
   uint32_t mtu_bytes;
+  uint32_t pmtu_bytes; /* what the path is known to carry; 0: nothing known */
+  bool skip;           /* for the other family only */
   uint32_t backlog;
   bool cookies;
   bool consume_auto;

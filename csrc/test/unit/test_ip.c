@@ -1,5 +1,6 @@
 /* The network layer apart from its neighbor table. */
 #include "test/unit/ip_rig.h"
+#include "wire/build.h"
 
 static struct np_addr us(bool v6) { return v6 ? frame_v6(1) : frame_v4(198, 18, 0, 1); }
 static struct np_addr peer(bool v6) { return v6 ? frame_v6(2) : frame_v4(198, 18, 0, 2); }
@@ -655,6 +656,82 @@ static void test_config_refused(void **state) {
   rig_free(r);
 }
 
+/* An ICMP error about a TCP packet of ours: type, code, and the four bytes behind the checksum. */
+static void error_about(struct frame *f, bool v6, uint8_t type, uint8_t code, uint32_t info, uint16_t quoted_len) {
+  uint8_t m[8 + 60] = {type, code};
+  struct np_addr a = us(v6);
+  struct np_addr b = peer(v6);
+  struct np_addr router = v6 ? frame_v6(99) : frame_v4(198, 18, 0, 99);
+  uint8_t *q = m + 8;
+  np_store_be32(m + 4, info);
+  if (v6) {
+    np_wire_put_ip6(q, &a, &b, 6, 0, 64, (uint16_t)(quoted_len - 40));
+  } else {
+    np_wire_put_ip4(q, &a, &b, 6, 0, 1, quoted_len);
+  }
+  q += v6 ? 40 : 20;
+  np_store_be16(q, 80);
+  np_store_be16(q + 2, 40000);
+  np_store_be32(q + 4, 12345);
+  packet(f, RIG_US, 0, &router, &a, v6 ? 58 : 1);
+  frame_add(f, m, v6 ? 68 : 48);
+  frame_finish(f, v6 ? 58 : 1);
+}
+
+/* RFC 1191, 8201: what TCP is told, and what is remembered when it vouches for it. */
+static void test_pmtu(void **state) {
+  (void)state;
+  struct np_ip_config config = {.seed = 1};
+  struct rig *r = rig_usual(&config);
+  struct frame f;
+  error_about(&f, false, 3, 4, 1400, 1500);
+  assert_int_equal(rig_rx(r, 3, &f), RIG_DONE);
+  assert_int_equal(r->error_mtu, 1400);
+  error_about(&f, false, 3, 4, 0, 1500); /* a router older than RFC 1191: the plateau below */
+  assert_int_equal(rig_rx(r, 3, &f), RIG_DONE);
+  assert_int_equal(r->error_mtu, 1492);
+  error_about(&f, false, 3, 4, 0, 500);
+  assert_int_equal(rig_rx(r, 3, &f), RIG_DONE);
+  assert_int_equal(r->error_mtu, 576);
+  error_about(&f, true, 2, 0, 1400, 1500);
+  assert_int_equal(rig_rx(r, 3, &f), RIG_DONE);
+  assert_int_equal(r->error_mtu, 1400);
+  uint32_t told = r->error_count;
+  error_about(&f, true, 2, 0, 1279, 1500);
+  assert_int_equal(rig_rx(r, 3, &f), NP_DROP_ICMP_MTU);
+  assert_int_equal(r->error_count, told);
+  /* Nothing is remembered but by np_ip_pmtu_learn. */
+  assert_int_equal(r->counters.counter[NP_C_PMTU_ENTRIES], 0);
+  for (int v6 = 0; v6 < 2; v6++) {
+    struct np_addr dst = peer(v6);
+    struct np_addr other = v6 ? frame_v6(3) : frame_v4(198, 18, 0, 3);
+    assert_int_equal(np_ip_pmtu(r->ip, &dst, r->now_ns), 1500);
+    np_ip_pmtu_learn(r->ip, &dst, 9000, r->now_ns); /* never up */
+    assert_int_equal(np_ip_pmtu(r->ip, &dst, r->now_ns), 1500);
+    np_ip_pmtu_learn(r->ip, &dst, 1400, r->now_ns);
+    np_ip_pmtu_learn(r->ip, &dst, 1450, r->now_ns);
+    assert_int_equal(np_ip_pmtu(r->ip, &dst, r->now_ns), 1400);
+    assert_int_equal(np_ip_pmtu(r->ip, &other, r->now_ns), 1500);
+    assert_int_equal(np_ip_mtu(r->ip, &dst), 1500); /* of the link */
+    np_ip_pmtu_learn(r->ip, &other, 68, r->now_ns);
+    assert_int_equal(np_ip_pmtu(r->ip, &other, r->now_ns), v6 ? 1280 : 576);
+    rig_advance(r, 599 * RIG_S);
+    assert_int_equal(np_ip_pmtu(r->ip, &dst, r->now_ns), 1400);
+    rig_advance(r, 2 * RIG_S);
+    assert_int_equal(np_ip_pmtu(r->ip, &dst, r->now_ns), 1500);
+    assert_int_equal(np_ip_pmtu(r->ip, &other, r->now_ns), 1500);
+    assert_int_equal(r->counters.counter[NP_C_PMTU_ENTRIES], 0);
+  }
+  /* The table is bounded, and the newest is there. */
+  for (uint32_t i = 0; i < 5000; i++) {
+    struct np_addr dst = frame_v6((uint16_t)(1000 + i));
+    np_ip_pmtu_learn(r->ip, &dst, 1300, r->now_ns + i);
+    assert_int_equal(np_ip_pmtu(r->ip, &dst, r->now_ns + i), 1300);
+  }
+  assert_true(r->counters.counter[NP_C_PMTU_ENTRIES] <= 256);
+  rig_free(r);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_echo),         cmocka_unit_test(test_echo_v6_special),
@@ -666,7 +743,7 @@ int main(void) {
       cmocka_unit_test(test_routes),       cmocka_unit_test(test_route_table_full),
       cmocka_unit_test(test_source),       cmocka_unit_test(test_path),
       cmocka_unit_test(test_too_big),      cmocka_unit_test(test_send_again),
-      cmocka_unit_test(test_config_refused),
+      cmocka_unit_test(test_config_refused), cmocka_unit_test(test_pmtu),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -179,6 +179,7 @@ type Conn struct {
 // TCP is a connection's transport state.
 type TCP struct {
 	MSSBytes        uint32  `json:"mss_bytes"`
+	PMTUBytes       uint32  `json:"pmtu_bytes"`
 	CwndBytes       uint32  `json:"cwnd_bytes"`
 	SsthreshBytes   uint32  `json:"ssthresh_bytes,omitempty"`
 	SndWndBytes     uint32  `json:"snd_wnd_bytes"`
