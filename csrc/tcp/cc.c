@@ -25,6 +25,7 @@ static void set_up(struct np_tcp *tcp, struct np_tcp_conn *c) {
   if (ops->models || c->pacing == NP_PACING_ON) c->cc_flags |= NP_CCF_PACED;
   np_tcp_pace_set(c, 0);
   ops->init(tcp, c);
+  if ((c->cc_flags & NP_CCF_PACED) && !ops->owns_cwnd) np_tcp_pace_by_cwnd(c); /* the first window too */
 }
 
 void np_tcp_cc_start(struct np_tcp *tcp, struct np_tcp_conn *c) {

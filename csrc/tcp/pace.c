@@ -23,7 +23,7 @@ void np_tcp_pace_set(struct np_tcp_conn *c, uint64_t bytes_per_s) {
   c->pace_cost = (uint32_t)np_max_u64(1, np_min_u64(cost, UINT32_MAX));
   /* As the BBR draft's send quantum: a millisecond's worth, at most 64 KiB, at least two segments. */
   uint64_t quantum = np_min_u64(bytes_per_s / 1000, QUANTUM_BYTES_MAX);
-  c->pace_quantum = (uint32_t)np_max_u64(quantum, 2 * c->mss);
+  c->pace_quantum = (uint32_t)np_max_u64(quantum, 2 * c->mss); /* set again when the rate is */
 }
 
 /* For algorithms without a rate of their own: a window per round trip, twice that while slow
@@ -70,8 +70,9 @@ bool np_tcp_pace_hold(struct np_tcp *tcp, struct np_tcp_conn *c) {
   }
   if (c->pace_ns < now) return false;
   c->cc_flags &= (uint8_t)~NP_CCF_LATE;
-  uint64_t ahead_ns = (uint64_t)c->pace_quantum * c->pace_cost >> COST_SHIFT;
-  if (c->pace_ns < now + ahead_ns) return false;
+  uint32_t ahead = c->pace_quantum > c->mss ? c->pace_quantum - c->mss : 0; /* with room for one more */
+  uint64_t ahead_ns = (uint64_t)ahead * c->pace_cost >> COST_SHIFT;
+  if (c->pace_ns <= now + ahead_ns) return false;
   c->cc_flags |= NP_CCF_WAITS;
   np_tcp_count(tcp, NP_C_TCP_PACED);
   list(tcp, c);

@@ -119,6 +119,7 @@ static void leave(struct np_tcp_conn *c) {
   if (c->ca_state != NP_CA_LOSS && reduces(c)) {
     c->cwnd = np_min_u32(c->ssthresh, np_max_u32(np_tcp_pipe(c), c->mss) + NP_TCP_INIT_SEGS * c->mss);
   }
+  if (c->ca_state != NP_CA_LOSS) c->flags &= ~NP_TF_CWND_FULL; /* the ACK that ends it lets nothing grow: RFC 5681 §3.2 step 6 */
   if (c->ca_state == NP_CA_RECOVERY) np_tcp_rack_recovered(c);
   c->rack.flags &= (uint16_t)~(NP_RK_FRTO | NP_RK_FRTO_NEW | NP_RK_FRTO_3 | NP_RK_EIFEL | NP_RK_EIFEL_ARM);
   c->ca_state = NP_CA_OPEN;
