@@ -59,7 +59,7 @@ say = @printf '  %-4s %s\n' '$(1)' '$(2)'
 export CGO_LDFLAGS_ALLOW := -Wl,--(no-)?whole-archive
 
 .SECONDARY: # keep the objects of programs
-.PHONY: all lib bin bpf generate demo test test-c test-go e2e test-san lint fuzz sim bench clean help
+.PHONY: all lib bin bpf generate demo test test-c test-go e2e test-san lint fuzz sim sim-long bench clean help
 all: bin ## build everything
 
 help: ## this list
@@ -168,7 +168,12 @@ fuzz: ## every fuzz target for FUZZ_TIME seconds (default 10)
 fuzz-bin: $(FUZZ_BIN)
 
 sim: $(BUILD)/np-sim ## whole stacks on a virtual clock: make sim SEED=n
-	@$(BUILD)/np-sim $(if $(SEED),--seed $(SEED),--seeds csrc/test/sim/seeds.txt)
+	@$(BUILD)/np-sim $(if $(SEED),--seed $(SEED),--seeds csrc/test/sim/seeds.txt) $(SIM_ARGS)
+
+SIM_FROM ?= 1
+SIM_TIME ?= $(if $(SIM_SEEDS),,3600)
+sim-long: $(BUILD)/np-sim ## seeds upward from SIM_FROM on all cores until one fails, SIM_TIME seconds (default 3,600) or SIM_SEEDS of them
+	@$(BUILD)/np-sim --from $(SIM_FROM) $(if $(SIM_SEEDS),--count $(SIM_SEEDS)) $(if $(SIM_TIME),--time $(SIM_TIME)) --jobs $$(nproc) $(SIM_ARGS)
 
 bench: bin $(BENCH_BIN) ## print the figures of perf/ (root for the veth part)
 	@perf/run.sh

@@ -68,6 +68,7 @@ static void derive(const struct np_plane_config *c, uint32_t index, struct layou
   t->rto_ms_min = or_default(c->tcp_rto_ms_min, t->rto_ms_min);
   t->delack_ms = or_default(c->tcp_delack_ms, t->delack_ms);
   t->core_index = (uint8_t)index;
+  t->cores = (uint8_t)c->cores;
   t->nagle = c->tcp_nagle != 0;
   t->sack = c->tcp_no_sack == 0;
   t->timestamps = c->tcp_no_timestamps == 0;

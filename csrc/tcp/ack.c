@@ -96,11 +96,14 @@ void np_tcp_ack_timers(struct np_tcp *tcp, struct np_tcp_conn *c) {
 /* RFC 9293 §3.10.7.4, with one more: what acknowledges something new is no older than what
  * we know, even if it is data sent again, whose number is old. Its window must be taken with
  * it: the old one, counted from the new SND.UNA, would reach beyond what was ever offered. */
-static bool update_window(struct np_tcp_conn *c, const struct np_tcp_seg *seg) {
+static bool update_window(const struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tcp_seg *seg) {
   bool newer = np_seq_lt(c->snd_wl1, seg->seq) || (np_seq_eq(c->snd_wl1, seg->seq) && np_seq_le(c->snd_wl2, seg->ack));
   if (!newer && !np_seq_gt(seg->ack, c->snd_una)) return false;
   uint32_t wnd = seg->wnd << c->snd_wscale;
   bool changed = wnd != c->snd_wnd;
+  /* While it was closed nothing could be acknowledged: the user timeout counts from here, but for
+   * a connection that nobody waits for. */
+  if (c->snd_wnd == 0 && changed && !(c->flags & NP_TF_DETACHED)) c->progress_ns = tcp->now_ns;
   c->snd_wnd = wnd;
   c->snd_wl1 = np_seq_max(c->snd_wl1, seg->seq);
   c->snd_wl2 = seg->ack;
@@ -151,7 +154,7 @@ enum np_drop np_tcp_ack(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tcp
     return NP_DROP_TCP_ACK;
   }
   if (np_seq_lt(seg->ack, c->snd_una)) return NP_TCP_OK; /* overtaken by a later one */
-  bool window_moved = update_window(c, seg);
+  bool window_moved = update_window(tcp, c, seg);
   uint32_t flight = np_tcp_flight(c);
   /* Before anything leaves the flight, which is what the reduction goes by. */
   if ((seg->flags & NP_TCP_ECE) && (c->ecn & NP_ECN_OK)) np_tcp_ecn_echoed(tcp, c);

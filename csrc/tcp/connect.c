@@ -18,11 +18,15 @@ static bool take_tuple(struct np_tcp *tcp, const struct np_flow *flow, uint32_t 
 }
 
 /* RFC 6056 §3.3.3, algorithm 3: ports to one peer follow each other from an offset
- * that nobody outside can know. */
+ * that nobody outside can know. Cores of one host know the same offset but nothing of
+ * each other's connections: of each run of as many ports as there are cores each has one. */
 static enum np_err choose_port(struct np_tcp *tcp, struct np_flow *flow, uint32_t *hash, np_seq *iss_min, bool *again) {
   uint32_t offset = np_tcp_port_offset(tcp, flow);
-  for (uint32_t n = 0; n < NP_TCP_PORT_COUNT; n++) {
-    uint32_t port = NP_TCP_PORT_MIN + (offset + tcp->next_port++) % NP_TCP_PORT_COUNT;
+  uint32_t cores = np_max_u32(tcp->config.cores, 1);
+  uint32_t own = tcp->config.core_index % cores;
+  uint32_t count = NP_TCP_PORT_COUNT / cores;
+  for (uint32_t n = 0; n < count; n++) {
+    uint32_t port = NP_TCP_PORT_MIN + (offset + tcp->next_port++) % count * cores + own;
     flow->local_port = (uint16_t)port;
     if (np_tcp_listener_find(tcp, flow) != NULL) continue;
     *hash = np_tcp_flow_hash(tcp, flow);

@@ -34,7 +34,10 @@ void np_tcp_ecn_in(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tc
   if (seg->flags & NP_TCP_CWR) c->ecn &= (uint8_t)~NP_ECN_ECHO;
   if ((seg->pkt->tos & NP_ECN_CE) != NP_ECN_CE || seg->len == 0) return;
   np_tcp_count(tcp, NP_C_TCP_CE_RX);
-  if (!(c->ecn & NP_ECN_ECHO)) c->flags |= NP_TF_ACK_NOW;
+  if (!(c->ecn & NP_ECN_ECHO)) {
+    c->flags |= NP_TF_ACK_NOW;
+    np_tcp_dirty(tcp, c); /* the text itself may yet be dropped for want of a buffer */
+  }
   c->ecn |= NP_ECN_ECHO | NP_ECN_CE_SEEN;
 }
 

@@ -22,6 +22,8 @@ bool np_tcp_fast(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_pkt *pkt) 
   np_seq ack = np_seq_of(np_load_be32(last + 8));
   uint32_t acked = (uint32_t)np_seq_diff(ack, c->snd_una);
   if (!np_seq_eq(seq, c->rcv_nxt) || acked > np_tcp_flight(c) || (acked == 0 && len == 0) || c->sacked_segs != 0) return false;
+  /* its window is older than ours, or opens */
+  if (NP_UNLIKELY(acked == 0 && (np_seq_lt(seq, c->snd_wl1) || c->snd_wnd == 0))) return false;
   int32_t room = np_seq_diff(c->rcv_adv, seq);
   if (len != 0 && (room < 0 || (uint32_t)room < len || np_tcp_pool_below(tcp, NP_TCP_PARTS_DATA))) return false;
   uint32_t tsecr = 0;

@@ -78,6 +78,7 @@ struct np_tcp_config {
   uint32_t syn_retries;           /* of a connection we open; default 7: three minutes, RFC 9293 §3.8.3 */
   uint32_t synack_retries;        /* of one that is opened to us; default 5: a minute */
   uint8_t core_index;             /* goes into handles */
+  uint8_t cores;                  /* of the host, all with this secret: each connects from ports of its own; 0 counts as 1 */
   bool nagle;                     /* default false: NPRO writes whole messages */
   bool sack;
   bool timestamps;

@@ -7,10 +7,13 @@
 #include <string.h>
 
 #include "base/bytes.h"
+#include "base/cksum.h"
 #include "base/compiler.h"
 #include "base/rng.h"
 
 #define BURST_NS 100000000u /* longest burst of losses */
+#define BAD_NS 1000000000u /* longest bad state */
+#define ETH_BYTES 14u
 #define SLOT_SLACK 32u /* Ethernet, VLAN and a little */
 
 struct entry {
@@ -34,6 +37,7 @@ struct direction {
   uint64_t last_at_ns;   /* arrival of the last packet kept in order */
   uint32_t burst_left;
   uint64_t burst_end_ns; /* a burst is short in time, too: else it would eat a quiet link's every packet */
+  uint64_t bad_end_ns; /* 0: good */
   struct entry *heap;
   uint32_t heap_count;
 };
@@ -54,6 +58,8 @@ struct np_sim_link {
   void *tap_ctx;
   np_sim_filter filter;
   void *filter_ctx;
+  np_sim_too_big too_big;
+  void *too_big_ctx;
 };
 
 static bool before(const struct entry *a, const struct entry *b) {
@@ -91,45 +97,60 @@ static bool chance(struct np_sim_link *l, uint32_t ppm) {
   return ppm != 0 && np_rng_u64(&l->rng) % 1000000u < ppm;
 }
 
-/* Rate and queue: when the packet's last bit has left, or false when the queue is full. */
-static bool serialise(const struct np_sim_link *l, struct direction *d, uint32_t len, uint64_t *left_ns) {
+/* Rate and queue: when the packet's last bit has left and what waited before it, or false when the queue is full. */
+static bool serialise(const struct np_sim_link *l, struct direction *d, uint32_t len, uint64_t *left_ns, uint64_t *waiting) {
   const struct np_sim_params *p = &d->params;
   uint64_t start = np_max_u64(l->now_ns, d->wire_free_ns);
+  *waiting = 0;
   if (p->rate_bps == 0) {
     *left_ns = start;
     return true;
   }
   uint64_t kbps = np_max_u64(p->rate_bps / 1000u, 1);
   uint64_t limit = p->queue_bytes ? p->queue_bytes : 262144u;
-  uint64_t waiting = (start - l->now_ns) / 1000u * kbps / 8000u;
-  if (waiting + len > limit) return false;
+  *waiting = (start - l->now_ns) / 1000u * kbps / 8000u;
+  if (*waiting + len > limit) return false;
   d->wire_free_ns = start + (uint64_t)len * 8000000u / kbps;
   *left_ns = d->wire_free_ns;
   return true;
 }
 
-static bool is_lost(struct np_sim_link *l, struct direction *d, uint32_t dir, const uint8_t *bytes, uint32_t len) {
+static bool lost_in_bad_state(struct np_sim_link *l, struct direction *d) {
   const struct np_sim_params *p = &d->params;
-  if (p->cut) return true;
-  if (l->filter && l->filter(l->filter_ctx, dir, bytes, len)) return true;
+  if (p->bad_enter_ppm == 0) return false;
+  if (d->bad_end_ns != 0 && (l->now_ns > d->bad_end_ns || chance(l, p->bad_leave_ppm))) d->bad_end_ns = 0;
+  if (d->bad_end_ns == 0 && chance(l, p->bad_enter_ppm)) d->bad_end_ns = l->now_ns + BAD_NS;
+  return d->bad_end_ns != 0 && chance(l, p->bad_loss_ppm);
+}
+
+/* Why the packet is lost before it gets to the queue; NULL: it is not. */
+static const char *why_lost(struct np_sim_link *l, struct direction *d, uint32_t dir, const uint8_t *bytes, uint32_t first_len,
+                            uint32_t len) {
+  const struct np_sim_params *p = &d->params;
+  if (p->cut) return "lost: link down";
+  if (len > l->slot_bytes) return "lost: too long for the link";
+  if (l->filter && l->filter(l->filter_ctx, dir, bytes, first_len)) return "lost: chosen";
+  if (p->mtu_bytes != 0 && len > p->mtu_bytes + ETH_BYTES) return "lost: over the path's MTU";
   if (d->burst_left > 0 && l->now_ns <= d->burst_end_ns) {
     d->burst_left--;
-    return true;
+    return "lost: burst";
   }
   if (chance(l, p->burst_loss_ppm)) {
     d->burst_left = (p->burst_pkts ? p->burst_pkts : 8) - 1;
     d->burst_end_ns = l->now_ns + BURST_NS;
-    return true;
+    return "lost: burst";
   }
-  return chance(l, p->loss_ppm);
+  if (lost_in_bad_state(l, d)) return "lost: bad state";
+  return chance(l, p->loss_ppm) ? "lost" : NULL;
 }
 
-static uint64_t arrival(struct np_sim_link *l, struct direction *d, uint64_t left_ns) {
+static uint64_t arrival(struct np_sim_link *l, struct direction *d, uint64_t left_ns, const char **fate) {
   const struct np_sim_params *p = &d->params;
   uint64_t at = left_ns + p->delay_ns;
   if (p->jitter_ns) at += np_rng_u64(&l->rng) % (p->jitter_ns + 1);
   if (chance(l, p->reorder_ppm)) {
     d->stats.reordered_pkts++;
+    *fate = "overtaken";
     return at + 1 + np_rng_u64(&l->rng) % (p->reorder_ns ? p->reorder_ns : 1000000u);
   }
   at = np_max_u64(at, d->last_at_ns);
@@ -137,12 +158,60 @@ static uint64_t arrival(struct np_sim_link *l, struct direction *d, uint64_t lef
   return at;
 }
 
-static void put_on_wire(struct np_sim_link *l, struct direction *d, const struct np_buf *b, uint64_t left_ns) {
-  if (l->free_count == 0) {
-    d->stats.queue_pkts++;
-    return;
+/* Sets CE on an ECN-capable packet (RFC 3168 §5). Return: false when it is none. */
+static bool mark(uint8_t *frame, uint32_t len) {
+  uint8_t *l3 = frame + ETH_BYTES;
+  if (len < ETH_BYTES + 20u) return false;
+  uint32_t type = np_load_be16(frame + 12);
+  if (type == 0x0800) {
+    uint32_t ecn = l3[1] & 3u;
+    if (ecn == 0 || ecn == 3) return false;
+    uint16_t from = np_load_16(l3);
+    l3[1] |= 3u;
+    np_store_16(l3 + 10, np_cksum_update16(np_load_16(l3 + 10), from, np_load_16(l3)));
+    return true;
   }
-  uint64_t at = arrival(l, d, left_ns);
+  uint32_t ecn = (uint32_t)l3[1] >> 4 & 3u;
+  if (type != 0x86dd || ecn == 0 || ecn == 3) return false;
+  l3[1] |= 0x30u;
+  return true;
+}
+
+/* Two bytes to something else that their sum tells apart: 0x0000 and 0xffff are the same to it. */
+static void garble(struct np_sim_link *l, uint8_t *frame, uint32_t len) {
+  uint64_t r = np_rng_u64(&l->rng);
+  uint8_t *p = frame + (r & 0xffffffffu) % (len / 2) * 2;
+  uint16_t to = (uint16_t)(r >> 32);
+  uint16_t from = np_load_16(p);
+  if (to % 0xffffu == from % 0xffffu) to = (uint16_t)(to ^ 0x0100u);
+  np_store_16(p, to);
+}
+
+/* Spoils the packet as the parameters say. Return: its length now. */
+static uint32_t spoil(struct np_sim_link *l, struct direction *d, uint8_t *mem, uint32_t len, const char **fate) {
+  const struct np_sim_params *p = &d->params;
+  /* not ARP: it has no checksum, and what Ethernet's own lets through is rare enough */
+  if (len <= ETH_BYTES || np_load_be16(mem + 12) == 0x0806) return len;
+  if (chance(l, p->corrupt_ppm)) {
+    uint64_t r = np_rng_u64(&l->rng);
+    mem[ETH_BYTES + (r & 0xffffffffu) % (len - ETH_BYTES)] ^= (uint8_t)(1u << ((r >> 32) & 7));
+    d->stats.corrupted_pkts++;
+    *fate = "a bit flipped";
+  } else if (chance(l, p->garble_ppm)) {
+    garble(l, mem, len);
+    d->stats.corrupted_pkts++;
+    *fate = "two bytes garbled";
+  } else if (chance(l, p->truncate_ppm)) {
+    len = ETH_BYTES + (uint32_t)(np_rng_u64(&l->rng) % (len - ETH_BYTES));
+    d->stats.corrupted_pkts++;
+    *fate = "cut short";
+  }
+  return len;
+}
+
+/* Return: a slot with the packet in it, UINT32_MAX: none free. */
+static uint32_t fill_slot(struct np_sim_link *l, const struct np_buf *b) {
+  if (l->free_count == 0) return UINT32_MAX;
   uint32_t slot = l->free_slot[--l->free_count];
   uint8_t *mem = l->mem + (size_t)slot * l->slot_bytes;
   uint32_t len = 0;
@@ -150,35 +219,74 @@ static void put_on_wire(struct np_sim_link *l, struct direction *d, const struct
     memcpy(mem + len, np_buf_cdata(piece), piece->len);
     len += piece->len;
   }
-  /* not ARP: it has no checksum, and what Ethernet's own lets through is rare enough */
-  bool arp = len > 14 && np_load_be16(mem + 12) == 0x0806;
-  if (len > 14 && !arp && chance(l, d->params.corrupt_ppm)) {
-    uint64_t r = np_rng_u64(&l->rng);
-    mem[14 + (r & 0xffffffffu) % (len - 14)] ^= (uint8_t)(1u << ((r >> 32) & 7));
-    d->stats.corrupted_pkts++;
+  return slot;
+}
+
+static bool put_on_wire(struct np_sim_link *l, struct direction *d, const struct np_buf *b, uint32_t len, uint64_t left_ns,
+                        bool may_mark, const char **fate) {
+  uint32_t slot = fill_slot(l, b);
+  if (slot == UINT32_MAX) {
+    d->stats.queue_pkts++;
+    *fate = "lost: no room on the wire";
+    return false;
   }
+  uint8_t *mem = l->mem + (size_t)slot * l->slot_bytes;
+  uint64_t at = arrival(l, d, left_ns, fate);
+  if (may_mark && mark(mem, len)) {
+    d->stats.marked_pkts++;
+    *fate = "marked CE";
+  }
+  len = spoil(l, d, mem, len, fate);
   heap_push(d, (struct entry){at, l->order++, slot, len});
+  return true;
+}
+
+/* Sends the packet on its way, or not. Return: whether it is lost. */
+static bool decide(struct np_sim_link *l, struct direction *d, uint32_t dir, const struct np_buf *b, uint32_t len, const char **fate) {
+  uint64_t left_ns = 0;
+  uint64_t waiting = 0;
+  *fate = why_lost(l, d, dir, np_buf_cdata(b), b->len, len);
+  if (*fate) {
+    d->stats.lost_pkts++;
+    return true;
+  }
+  if (!serialise(l, d, len, &left_ns, &waiting)) {
+    d->stats.queue_pkts++;
+    *fate = "lost: queue full";
+    return true;
+  }
+  bool ce = (d->params.mark_bytes != 0 && waiting > d->params.mark_bytes) || chance(l, d->params.mark_ppm);
+  bool sent = put_on_wire(l, d, b, len, left_ns, ce, fate);
+  if (chance(l, d->params.duplicate_ppm)) {
+    const char *again = NULL;
+    if (put_on_wire(l, d, b, len, left_ns, ce, &again)) {
+      d->stats.duplicated_pkts++;
+      if (!*fate) *fate = "duplicated";
+    }
+  }
+  return !sent;
 }
 
 static void send_one(struct np_sim_link *l, uint32_t dir, const struct np_buf *b, uint32_t len) {
   struct direction *d = &l->dir[dir];
-  uint64_t left_ns = 0;
+  const char *fate = NULL;
   d->stats.sent_pkts++;
-  bool lost = len > l->slot_bytes || is_lost(l, d, dir, np_buf_cdata(b), b->len);
-  if (l->tap) l->tap(l->tap_ctx, dir, np_buf_cdata(b), b->len, l->now_ns, lost);
-  if (lost) {
-    d->stats.lost_pkts++;
+  uint32_t mtu = d->params.mtu_bytes;
+  bool lost = decide(l, d, dir, b, len, &fate);
+  if (l->tap) l->tap(l->tap_ctx, dir, np_buf_cdata(b), b->len, l->now_ns, lost, fate);
+  if (mtu != 0 && len > mtu + ETH_BYTES && l->too_big && !d->params.cut) {
+    l->too_big(l->too_big_ctx, dir, np_buf_cdata(b), b->len, mtu);
+  }
+}
+
+void np_sim_inject(struct np_sim_link *link, uint32_t dir, const uint8_t *bytes, uint32_t len, uint64_t delay_ns) {
+  if (link->free_count == 0 || len > link->slot_bytes) {
+    link->dir[dir].stats.queue_pkts++;
     return;
   }
-  if (!serialise(l, d, len, &left_ns)) {
-    d->stats.queue_pkts++;
-    return;
-  }
-  put_on_wire(l, d, b, left_ns);
-  if (chance(l, d->params.duplicate_ppm)) {
-    put_on_wire(l, d, b, left_ns);
-    d->stats.duplicated_pkts++;
-  }
+  uint32_t slot = link->free_slot[--link->free_count];
+  memcpy(link->mem + (size_t)slot * link->slot_bytes, bytes, len);
+  heap_push(&link->dir[dir], (struct entry){link->now_ns + delay_ns, link->order++, slot, len});
 }
 
 static uint32_t sim_tx(struct np_port_queue *q, struct np_buf **bufs, uint32_t n) {
@@ -276,16 +384,33 @@ struct np_port_queue *np_sim_end(struct np_sim_link *link, uint32_t end, struct 
   return &e->q;
 }
 
+struct np_port_queue *np_sim_queue(struct np_sim_link *link, uint32_t end) { return &link->end[end].q; }
+
 void np_sim_set_now(struct np_sim_link *link, uint64_t now_ns) {
   np_assert(now_ns >= link->now_ns);
   link->now_ns = now_ns;
 }
 
+uint64_t np_sim_next_at_ns(const struct np_sim_link *link, uint32_t end) {
+  const struct direction *d = &link->dir[end ^ 1u];
+  return d->heap_count > 0 ? d->heap[0].at_ns : UINT64_MAX;
+}
+
 uint64_t np_sim_next_ns(const struct np_sim_link *link) {
-  uint64_t at = UINT64_MAX;
-  for (uint32_t i = 0; i < 2; i++)
-    if (link->dir[i].heap_count > 0) at = np_min_u64(at, link->dir[i].heap[0].at_ns);
-  return at;
+  return np_min_u64(np_sim_next_at_ns(link, 0), np_sim_next_at_ns(link, 1));
+}
+
+void np_sim_discard(struct np_sim_link *link, uint32_t end) {
+  struct direction *d = &link->dir[end ^ 1u];
+  while (d->heap_count > 0 && d->heap[0].at_ns <= link->now_ns) {
+    link->free_slot[link->free_count++] = heap_pop(d).slot;
+    d->stats.lost_pkts++;
+  }
+}
+
+void np_sim_set_too_big(struct np_sim_link *link, np_sim_too_big fn, void *ctx) {
+  link->too_big = fn;
+  link->too_big_ctx = ctx;
 }
 
 void np_sim_set(struct np_sim_link *link, uint32_t dir, const struct np_sim_params *params) {

@@ -28,6 +28,15 @@ struct np_sim_params {
   uint64_t reorder_ns;     /* 0: 1 ms */
   uint32_t duplicate_ppm;
   uint32_t corrupt_ppm;    /* one bit flipped behind the Ethernet header; ARP is spared */
+  /* Gilbert-Elliott: a bad state entered and left by chance, after 1 s at the latest, and the loss in it */
+  uint32_t bad_enter_ppm;
+  uint32_t bad_leave_ppm;
+  uint32_t bad_loss_ppm;
+  uint32_t garble_ppm;     /* two bytes at an even place anywhere, so that an Internet checksum shows it; ARP is spared */
+  uint32_t truncate_ppm;   /* cut short, the Ethernet header stays */
+  uint32_t mark_bytes;     /* CE on what is ECN-capable while more than this waits for the rate; 0 never */
+  uint32_t mark_ppm;       /* CE by chance */
+  uint32_t mtu_bytes;      /* longer IP packets are lost, the function set by np_sim_set_too_big hears of it; 0 no limit */
   bool cut;                /* nothing passes */
 };
 
@@ -40,6 +49,7 @@ struct np_sim_stats {
   uint64_t corrupted_pkts;
   uint64_t reordered_pkts;
   uint64_t nobuf_pkts;     /* receiver's pool was empty */
+  uint64_t marked_pkts;    /* set CE */
 };
 
 struct np_sim_config {
@@ -57,16 +67,29 @@ void np_sim_free(struct np_sim_link *link);
 struct np_port_queue *np_sim_end(struct np_sim_link *link, uint32_t end, struct np_pool *pool,
                                  const struct np_mac *mac, uint16_t iface);
 
+/* The queue that np_sim_end made. */
+struct np_port_queue *np_sim_queue(struct np_sim_link *link, uint32_t end);
+
 /* now_ns never goes back. */
 void np_sim_set_now(struct np_sim_link *link, uint64_t now_ns);
 /* When the next packet arrives at either end; UINT64_MAX: none is on the wire. */
 uint64_t np_sim_next_ns(const struct np_sim_link *link);
+/* The same for end only. */
+uint64_t np_sim_next_at_ns(const struct np_sim_link *link, uint32_t end);
+/* Throws away what has arrived at end until now: nobody there. */
+void np_sim_discard(struct np_sim_link *link, uint32_t end);
+/* Puts a frame on the wire of direction dir, delay_ns from arriving; nothing else happens to it, no tap sees it. */
+void np_sim_inject(struct np_sim_link *link, uint32_t dir, const uint8_t *bytes, uint32_t len, uint64_t delay_ns);
 void np_sim_set(struct np_sim_link *link, uint32_t dir, const struct np_sim_params *params);
 void np_sim_stats(const struct np_sim_link *link, uint32_t dir, struct np_sim_stats *out);
 
-/* Sees each packet as it is put on the wire, lost ones too. */
-typedef void (*np_sim_tap)(void *ctx, uint32_t dir, const uint8_t *bytes, uint32_t len, uint64_t now_ns, bool lost);
+/* Sees each packet as it is put on the wire, unspoiled, lost ones too. fate: what the link does
+ * to it in a few words, NULL nothing. */
+typedef void (*np_sim_tap)(void *ctx, uint32_t dir, const uint8_t *bytes, uint32_t len, uint64_t now_ns, bool lost, const char *fate);
 void np_sim_set_tap(struct np_sim_link *link, np_sim_tap tap, void *ctx);
+/* Hears of packets over params.mtu_bytes, after the tap: a router might answer them (np_sim_inject). */
+typedef void (*np_sim_too_big)(void *ctx, uint32_t dir, const uint8_t *bytes, uint32_t len, uint32_t mtu_bytes);
+void np_sim_set_too_big(struct np_sim_link *link, np_sim_too_big fn, void *ctx);
 /* Chooses losses: called for each packet before the random ones; true loses it. */
 typedef bool (*np_sim_filter)(void *ctx, uint32_t dir, const uint8_t *bytes, uint32_t len);
 void np_sim_set_filter(struct np_sim_link *link, np_sim_filter filter, void *ctx);

@@ -117,7 +117,7 @@ NP_INLINE const char *np_inv_progress(struct np_tcp_conn *c) {
   if (c->sndq_next != NULL && !timer && !late) return "data waits to be sent, but nothing will send it";
   if ((c->flags & NP_TF_FIN_QUEUED) && !(c->flags & NP_TF_FIN_SENT) && !timer && !late) return "a FIN waits to be sent, but nothing will send it";
   if (c->flags & NP_TF_NO_BUF && !late) return "wants a buffer, but nothing looks again";
-  if (c->flags & NP_TF_ACK_NOW) return "an ACK is due now, but nothing will send it";
+  if ((c->flags & NP_TF_ACK_NOW) && !(late && (c->flags & NP_TF_NO_BUF))) return "an ACK is due now, but nothing will send it";
   if ((c->flags & NP_TF_ACK_LATER) && !late) return "an ACK is due later, but no timer is set";
   if (c->rcvq_head != NULL && !late) return "data waits to be handed up, but nothing will";
   if (c->flags & (NP_TF_EV_ACCEPT | NP_TF_EV_ESTABLISHED | NP_TF_EV_EOF | NP_TF_EV_WRITABLE | NP_TF_EV_CLOSED)) return "the session is owed a call, but nothing will make it";

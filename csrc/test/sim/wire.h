@@ -21,7 +21,8 @@ struct wire_side {
   uint32_t key;       /* of its byte pattern */
   uint16_t mss;       /* announced; 0: not */
   uint8_t wscale;     /* 0xff: none */
-  bool known, has_fin, has_ts, sack_ok, acked;
+  uint32_t late_iss;  /* of a SYN-ACK that came while there was another, with has_late: an old SYN's, or a cookie of another minute */
+  bool known, has_fin, has_ts, sack_ok, acked, has_late;
 };
 
 struct wire_conn {
@@ -36,6 +37,7 @@ struct wire {
   struct wire_conn conn[WIRE_CONNS];
   uint64_t segs;
   uint64_t hash;      /* of all frames, with their times and fates */
+  bool attacked;      /* somebody forges segments, which are not seen here: what answers them is forgiven */
   bool full;          /* connections beyond WIRE_CONNS are not checked */
   char what[192];     /* first fault; empty: none */
 };

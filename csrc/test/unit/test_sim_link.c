@@ -8,6 +8,8 @@
 
 #include <cmocka.h>
 
+#include "base/bytes.h"
+#include "base/cksum.h"
 #include "io/sim/sim.h"
 
 #define BUFS 256u
@@ -188,6 +190,147 @@ static void chosen_losses_and_a_cut(void **state) {
   close_world(&w);
 }
 
+static void send_ip4(struct world *w, uint8_t tos, uint32_t len) {
+  struct np_buf *b = np_pool_get(&w->pool);
+  assert_non_null(b);
+  uint8_t *p = np_buf_append(b, len);
+  for (uint32_t i = 0; i < len; i++) p[i] = (uint8_t)(i * 7);
+  np_store_be16(p + 12, 0x0800);
+  p[15] = tos;
+  np_store_16(p + 24, 0);
+  np_store_16(p + 24, np_cksum_finish(np_cksum_ip4(p + 14)));
+  assert_int_equal(w->end[0]->ops->tx(w->end[0], &b, 1), 1);
+}
+
+/* CE above the threshold, on ECN-capable packets only, and the header's sum stays right. */
+static void marks_above_its_threshold(void **state) {
+  (void)state;
+  struct world w;
+  open_world(&w, &(struct np_sim_config){.seed = 1, .dir = {{.rate_bps = 8000000, .mark_bytes = 2000}}});
+  const uint8_t tos[8] = {2, 1, 0, 2, 1, 0, 3, 2};
+  const uint8_t want[8] = {2, 1, 0, 3, 3, 0, 3, 3}; /* 1,000 bytes each: the fourth finds 3,000 waiting */
+  for (uint32_t i = 0; i < 8; i++) send_ip4(&w, tos[i], 1000);
+  np_sim_set_now(w.link, 1000000000);
+  struct np_buf *got[NP_BURST];
+  assert_int_equal(w.end[1]->ops->rx(w.end[1], got, NP_BURST), 8);
+  for (uint32_t i = 0; i < 8; i++) {
+    const uint8_t *p = np_buf_cdata(got[i]);
+    assert_int_equal(p[15], want[i]);
+    assert_int_equal(np_cksum_fold(np_cksum_ip4(p + 14)), 0xffff);
+    np_buf_put(got[i]);
+  }
+  struct np_sim_stats s;
+  np_sim_stats(w.link, 0, &s);
+  assert_int_equal(s.marked_pkts, 3);
+  close_world(&w);
+}
+
+/* Two bytes that a sum tells from what they were; and shorter than it was. */
+static void garbles_and_truncates(void **state) {
+  (void)state;
+  struct world w;
+  open_world(&w, &(struct np_sim_config){.seed = 3, .dir = {{.garble_ppm = 1000000}}});
+  struct np_buf *got[NP_BURST];
+  uint64_t clean = 0;
+  for (uint32_t i = 0; i < 300; i++) {
+    uint8_t sent[200];
+    for (uint32_t k = 0; k < sizeof sent; k++) sent[k] = (uint8_t)(k * 7);
+    send_ip4(&w, 0, 200);
+    assert_int_equal(w.end[1]->ops->rx(w.end[1], got, NP_BURST), 1);
+    const uint8_t *p = np_buf_cdata(got[0]);
+    assert_int_equal(got[0]->len, 200);
+    uint32_t differ = 0;
+    for (uint32_t k = 26; k < 200; k++) differ += p[k] != sent[k];
+    assert_in_range(differ, 0, 2);
+    if (differ != 0) assert_int_not_equal(np_cksum_fold(np_cksum_add(0, p + 26, 174)), np_cksum_fold(np_cksum_add(0, sent + 26, 174)));
+    clean += differ == 0;
+    np_buf_put(got[0]);
+  }
+  assert_in_range(clean, 10, 90); /* in the headers */
+  np_sim_set(w.link, 0, &(struct np_sim_params){.truncate_ppm = 1000000});
+  for (uint32_t i = 0; i < 100; i++) {
+    send_ip4(&w, 0, 200);
+    assert_int_equal(w.end[1]->ops->rx(w.end[1], got, NP_BURST), 1);
+    assert_in_range(got[0]->len, 14, 199);
+    np_buf_put(got[0]);
+  }
+  close_world(&w);
+}
+
+struct told {
+  uint32_t big, mtu, taps, lost;
+};
+static void hear_big(void *ctx, uint32_t dir, const uint8_t *bytes, uint32_t len, uint32_t mtu_bytes) {
+  struct told *t = ctx;
+  (void)bytes;
+  assert_int_equal(dir, 0);
+  assert_int_equal(len, 1415);
+  t->big++;
+  t->mtu = mtu_bytes;
+}
+static void hear_all(void *ctx, uint32_t dir, const uint8_t *bytes, uint32_t len, uint64_t now_ns, bool lost, const char *fate) {
+  struct told *t = ctx;
+  (void)dir;
+  (void)bytes;
+  (void)len;
+  (void)now_ns;
+  t->taps++;
+  t->lost += lost;
+  assert_true(!lost || fate != NULL);
+}
+
+static void mtu_injection_and_discard(void **state) {
+  (void)state;
+  struct world w;
+  struct told t = {0, 0, 0, 0};
+  open_world(&w, &(struct np_sim_config){.seed = 1, .dir = {{.mtu_bytes = 1400, .delay_ns = 10}}});
+  np_sim_set_too_big(w.link, hear_big, &t);
+  np_sim_set_tap(w.link, hear_all, &t);
+  send_ip4(&w, 0, 1414);
+  send_ip4(&w, 0, 1415);
+  assert_int_equal(t.big, 1);
+  assert_int_equal(t.mtu, 1400);
+  assert_int_equal(t.taps, 2);
+  assert_int_equal(t.lost, 1);
+  const uint8_t frame[60] = {1};
+  np_sim_inject(w.link, 0, frame, sizeof frame, 1000);
+  assert_int_equal(t.taps, 2);
+  assert_int_equal(np_sim_next_at_ns(w.link, 1), 10);
+  assert_true(np_sim_next_at_ns(w.link, 0) == UINT64_MAX);
+  np_sim_set_now(w.link, 10);
+  np_sim_discard(w.link, 1);
+  assert_int_equal(np_sim_next_ns(w.link), 1000);
+  np_sim_set_now(w.link, 1000);
+  struct np_buf *got[NP_BURST];
+  assert_int_equal(np_sim_queue(w.link, 1)->ops->rx(w.end[1], got, NP_BURST), 1);
+  assert_int_equal(got[0]->len, 60);
+  np_buf_put(got[0]);
+  close_world(&w);
+}
+
+/* A bad state loses most of what comes in it, and ends in time as well. */
+static void bad_states(void **state) {
+  (void)state;
+  struct world w;
+  open_world(&w, &(struct np_sim_config){.seed = 5, .dir = {{.bad_enter_ppm = 10000, .bad_leave_ppm = 100000, .bad_loss_ppm = 1000000}}});
+  uint64_t got_all = 0;
+  uint32_t got[NP_BURST];
+  for (uint32_t i = 0; i < 10000; i++) {
+    send_number(&w, i, 60);
+    got_all += receive(&w, got, NP_BURST);
+  }
+  /* of its steady state a packet in eleven is bad: 1 % in, 10 % out */
+  assert_in_range(got_all, 8600, 9500);
+  np_sim_set(w.link, 0, &(struct np_sim_params){.bad_enter_ppm = 1000000, .bad_loss_ppm = 1000000});
+  send_number(&w, 1, 60);
+  np_sim_set_now(w.link, 2000000000);
+  np_sim_set(w.link, 0, &(struct np_sim_params){.bad_enter_ppm = 1, .bad_loss_ppm = 1000000});
+  send_number(&w, 2, 60);
+  assert_int_equal(receive(&w, got, NP_BURST), 1);
+  assert_int_equal(got[0], 2);
+  close_world(&w);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(delays_and_keeps_order),
@@ -195,6 +338,10 @@ int main(void) {
       cmocka_unit_test(replays_from_its_seed),
       cmocka_unit_test(empty_pool_loses_packets),
       cmocka_unit_test(chosen_losses_and_a_cut),
+      cmocka_unit_test(marks_above_its_threshold),
+      cmocka_unit_test(garbles_and_truncates),
+      cmocka_unit_test(mtu_injection_and_discard),
+      cmocka_unit_test(bad_states),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

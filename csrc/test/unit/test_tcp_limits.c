@@ -653,6 +653,39 @@ static void test_empty_pool(void **state) {
 
 /* Numbers. */
 
+static void closed_noted(struct np_session *session, enum np_err err) {
+  (void)err;
+  session->stream = NULL;
+}
+
+/* Cores share addresses and secret: from which ports they connect must not. */
+static void test_ports_of_cores(void **state) {
+  (void)state;
+  static const struct np_session_ops ops = {.closed = closed_noted};
+  struct tp_args args;
+  tp_args_default(&args);
+  memcpy(args.config[1].secret, args.config[0].secret, sizeof args.config[1].secret);
+  args.config[0].cores = args.config[1].cores = 2;
+  args.config[0].conns_max = args.config[1].conns_max = 256;
+  struct tp *tp = tp_new(&args);
+  struct np_session session[2][200] = {{{0}}};
+  bool taken[65536] = {false};
+  for (uint32_t i = 0; i < 400; i++) {
+    struct np_session *s = &session[i % 2][i / 2];
+    struct np_flow flow = {.local = tp->end[0].addr, .remote = tp->end[1].addr, .remote_port = TP_PORT};
+    struct np_stream *stream;
+    s->ops = &ops;
+    assert_int_equal(np_tcp_connect(tp->end[i % 2].tcp, &flow, s, tp->now_ns, &stream), NP_ERR_OK);
+    uint16_t port = np_tcp_of(stream)->flow.local_port;
+    assert_in_range(port, NP_TCP_PORT_MIN, NP_TCP_PORT_MIN + NP_TCP_PORT_COUNT - 1);
+    assert_false(taken[port]);
+    taken[port] = true;
+  }
+  np_tcp_abort_all(tp->end[0].tcp, tp->now_ns);
+  np_tcp_abort_all(tp->end[1].tcp, tp->now_ns);
+  tp_free(tp);
+}
+
 static void test_10000_connections(void **state) {
   (void)state;
   struct tp_args args;
@@ -717,6 +750,7 @@ int main(void) {
       cmocka_unit_test(test_listener_limits),   cmocka_unit_test(test_half_open_not_counted),
       cmocka_unit_test(test_small_pool),
       cmocka_unit_test(test_empty_pool),        cmocka_unit_test(test_10000_connections),
+      cmocka_unit_test(test_ports_of_cores),
       cmocka_unit_test(test_memory_per_connection),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
