@@ -321,6 +321,14 @@ type Conn struct {
 	RcvBuf        uint32 // as large as they are now
 	SndBuf        uint32
 
+	CAState    string        // "open", "disorder", "cwr", "recovery", "loss"
+	Backoff    uint8         // times the RTO is doubled
+	ReoWnd     time.Duration // RACK's reordering window, 0 without SACK
+	DSACKs     uint32        // duplicates that the peer reported
+	Reordering uint16        // segments delivered after later ones
+	TailProbes uint16
+	Undos      uint16 // recoveries and timeouts that were for nothing
+
 	CongestionControl CongestionControl
 	ECN               bool      // agreed in the handshake
 	CESeen            bool      // marks came

@@ -165,10 +165,17 @@ func tcpInfo(c *api.Conn) string {
 		name  string
 		value uint32
 	}{{"unacked_bytes", t.InflightBytes}, {"sacked_bytes", t.SackedBytes}, {"lost_bytes", t.LostBytes}, {"rcv_ooo_bytes", t.OutOfOrderBytes},
-		{"retrans", t.Retrans}, {"timeouts", t.Timeouts}} {
+		{"retrans", t.Retrans}, {"timeouts", t.Timeouts}, {"backoff", uint32(t.Backoff)}, {"dsack_dups", t.DSACKs},
+		{"reord_seen", uint32(t.Reordering)}, {"tail_probes", uint32(t.TailProbes)}, {"undos", uint32(t.Undos)}} {
 		if e.value > 0 {
 			add("%s:%d", e.name, e.value)
 		}
+	}
+	if t.CAState != "" && t.CAState != "open" {
+		add("ca_state:%s", t.CAState)
+	}
+	if t.Reordering > 0 || t.DSACKs > 0 {
+		add("reo_wnd:%.3f", t.ReoWndMs)
 	}
 	if t.PacingBps > 0 {
 		add("pacing_rate %sbps", bpsText(t.PacingBps))

@@ -56,7 +56,7 @@ uint32_t np_tcp_ack_queue(struct np_tcp *tcp, struct np_tcp_conn *c, np_seq ack,
   while (b != NULL && b != c->sndq_next && np_seq_le(np_txend(b), ack)) { /* bound: snd_segs */
     struct np_tcp_txseg *s = np_txseg(b);
     struct np_buf *next = s->next;
-    if (NP_UNLIKELY(c->ca_state != NP_CA_OPEN) && !(s->flags & NP_TXS_SACKED)) np_tcp_rack_delivered(tcp, c, s);
+    if (NP_UNLIKELY(c->ca_state != NP_CA_OPEN) && !(s->flags & NP_TXS_SACKED)) np_tcp_rack_delivered(tcp, c, s, false);
     if (s->flags & NP_TXS_EVER) again = true;
     if (!(s->flags & (NP_TXS_EVER | NP_TXS_SACKED))) sent_ns = s->sent_ns;
     if (NP_UNLIKELY(c->cc_flags & NP_CCF_RATE) && !(s->flags & NP_TXS_SACKED)) np_tcp_rate_delivered(tcp, c, s);

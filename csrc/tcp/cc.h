@@ -70,6 +70,10 @@ NP_INLINE uint32_t np_tcp_cc_lost(struct np_tcp *tcp, struct np_tcp_conn *c, enu
 void np_tcp_cc_start(struct np_tcp *tcp, struct np_tcp_conn *c);
 /* Changes the algorithm, before or while the connection is ESTABLISHED. */
 void np_tcp_cc_change(struct np_tcp *tcp, struct np_tcp_conn *c, enum np_cc id);
+/* The flight that a reduction goes by: now's, or the larger one that the loss was among. */
+NP_INLINE uint32_t np_tcp_cc_flight(const struct np_tcp *tcp, const struct np_tcp_conn *c) {
+  return np_max_u32(np_tcp_flight(c), tcp->told.lost_flight);
+}
 uint32_t np_tcp_cc_initial_cwnd(const struct np_tcp_conn *c);
 void np_tcp_cc_ack(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t acked, uint32_t flight);
 

@@ -17,12 +17,11 @@ static void reno_acked(struct np_tcp *tcp, struct np_tcp_conn *c, const struct n
 }
 
 static uint32_t reno_lost(struct np_tcp *tcp, struct np_tcp_conn *c, enum np_tcp_cong why) {
-  (void)tcp;
   (void)why;
   c->cc.reno.undo_cwnd = c->cwnd;
   c->cc.reno.undo_ssthresh = c->ssthresh;
   c->cc.reno.frac = 0;
-  uint32_t base = np_min_u32(c->cwnd, np_tcp_flight(c));
+  uint32_t base = np_min_u32(c->cwnd, np_tcp_cc_flight(tcp, c));
   return np_max_u32(base / 2, 2 * c->mss); /* RFC 5681 §3.1, equation (4) */
 }
 

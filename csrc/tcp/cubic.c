@@ -102,7 +102,6 @@ static void cubic_acked(struct np_tcp *tcp, struct np_tcp_conn *c, const struct 
 
 static uint32_t cubic_lost(struct np_tcp *tcp, struct np_tcp_conn *c, enum np_tcp_cong why) {
   struct np_tcp_cubic *q = &c->cc.cubic;
-  (void)tcp;
   q->undo_cwnd = c->cwnd;
   q->undo_ssthresh = c->ssthresh;
   q->undo_w_max = q->w_max;
@@ -113,7 +112,7 @@ static uint32_t cubic_lost(struct np_tcp *tcp, struct np_tcp_conn *c, enum np_tc
   /* RFC 9438 §4.7, fast convergence: leave room for newcomers when the window shrank again. */
   q->w_max = c->cwnd < q->w_max ? (uint32_t)((uint64_t)c->cwnd * 17 / 20) : c->cwnd;
   /* RFC 9438 §4.6: from what is in flight, so that an unused window earns nothing. */
-  uint32_t base = np_min_u32(c->cwnd, np_max_u32(np_tcp_flight(c), c->mss));
+  uint32_t base = np_min_u32(c->cwnd, np_max_u32(np_tcp_cc_flight(tcp, c), c->mss));
   /* RFC 9438 §4.8: after a timeout the next epoch begins with K 0 and W_max what cwnd is then. */
   if (why == NP_CONG_RTO) q->w_max = 0;
   return np_max_u32((uint32_t)((uint64_t)base * 7 / 10), 2 * c->mss);

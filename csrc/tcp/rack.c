@@ -20,8 +20,9 @@ void np_tcp_rack_reordered(struct np_tcp *tcp, struct np_tcp_conn *c) {
   np_tcp_count(tcp, NP_C_TCP_REORDER);
 }
 
-/* §6.2 steps 1 to 3. */
-void np_tcp_rack_delivered(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tcp_txseg *s) {
+/* §6.2 steps 1 to 3. What a SACK's ACK echoes is the time of the last segment in order, not of what
+ * it SACKs (RFC 7323 §4.3): only a cumulative one's tells transmissions apart. */
+void np_tcp_rack_delivered(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tcp_txseg *s, bool sacked) {
   struct np_tcp_rack *r = &c->rack;
   np_seq end = np_seq_add(s->seq, s->len);
   uint32_t rtt_us = (uint32_t)np_min_u64((tcp->now_ns - s->sent_ns) / NS_PER_US, UINT32_MAX);
@@ -29,7 +30,7 @@ void np_tcp_rack_delivered(struct np_tcp *tcp, struct np_tcp_conn *c, const stru
   if (s->flags & NP_TXS_EVER) {
     /* Which of its transmissions? Not the last one if the echoed time is before it, or too little passed. */
     uint32_t sent_ts = (uint32_t)(s->sent_ns / NP_TCP_NS_PER_MS) + c->ts_offset;
-    if ((c->flags & NP_TF_TS) && tcp->told.tsecr != 0 && (int32_t)(tcp->told.tsecr - sent_ts) < 0) return;
+    if (!sacked && (c->flags & NP_TF_TS) && tcp->told.tsecr != 0 && (int32_t)(tcp->told.tsecr - sent_ts) < 0) return;
     if (rtt_us < c->min_rtt_us) return;
   } else {
     if (np_seq_lt(end, tcp->told.fack)) np_tcp_rack_reordered(tcp, c);

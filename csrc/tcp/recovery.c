@@ -180,6 +180,7 @@ void np_tcp_recovery_ack(struct np_tcp *tcp, struct np_tcp_conn *c) {
   if (!(c->flags & NP_TF_SACK)) out = out_there(c);
   t->delivered = t->flight0 > out ? t->flight0 - out : 0;
   np_tcp_tlp_ack(tcp, c);
+  if (c->ca_state == NP_CA_CWR && np_seq_ge(c->snd_una, c->recover)) leave(c);
   maybe_enter(tcp, c);
   settle(c);
   if ((c->ca_state == NP_CA_RECOVERY || c->ca_state == NP_CA_CWR) && reduces(c)) np_tcp_prr_ack(tcp, c);

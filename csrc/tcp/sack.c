@@ -7,6 +7,8 @@
 
 #define DUE_WALK 64u /* places an entry out of turn looks for: beyond that the order is a matter of taste */
 
+#define RTX_WALK 64u /* retransmissions in flight that a block is compared with */
+
 /* A buffer's number in its pool, 1 the first: half the room of a pointer. */
 #define REF_SHIFT 11 /* chunks are 2,048 bytes at least */
 
@@ -107,14 +109,20 @@ void np_tcp_seg_cut(struct np_tcp_conn *c, struct np_buf *nb, struct np_buf *b) 
 
 static void mark_sacked(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b) {
   struct np_tcp_txseg *s = np_txseg(b);
-  np_tcp_rack_delivered(tcp, c, s);
+  np_tcp_rack_delivered(tcp, c, s, true);
   if (NP_UNLIKELY(c->cc_flags & NP_CCF_RATE)) np_tcp_rate_delivered(tcp, c, s);
   np_tcp_seg_unlink(c, b);
   s->flags |= NP_TXS_SACKED;
   c->sacked_segs++;
   c->sacked_bytes += s->len;
   tcp->told.sacked_segs++;
-  if (c->sack_hint == NULL || np_seq_gt(s->seq, np_txseg(c->sack_hint)->seq)) c->sack_hint = b;
+  if (c->sack_hint != NULL && np_seq_lt(s->seq, np_txseg(c->sack_hint)->seq)) return;
+  if (c->rack.run_first != 0 && c->sack_hint != NULL && np_txnext(c->sack_hint) == b) {
+    np_txseg(np_tcp_seg_at(c, c->rack.run_first))->link_next = ref_of(b);
+  } else {
+    c->rack.run_first = ref_of(b);
+  }
+  c->sack_hint = b;
 }
 
 /* b leaves the head of the queue. */
@@ -127,6 +135,7 @@ void np_tcp_sack_forget(struct np_tcp_conn *c, struct np_buf *b) {
   }
   if (c->rack_next == b) c->rack_next = NULL; /* the new head; nothing lies before it */
   if (c->sack_hint == b) c->sack_hint = NULL;
+  if (c->rack.run_first == ref_of(b)) c->rack.run_first = 0;
 }
 
 /* The receiver went back on its word: believe nothing of it. */
@@ -139,6 +148,7 @@ void np_tcp_sack_clear(struct np_tcp_conn *c) {
   }
   c->sacked_segs = c->sacked_bytes = 0;
   c->sack_hint = c->rack_next = NULL;
+  c->rack.run_first = 0;
   c->rack.fack = c->snd_una;
   memset(c->seen, 0, sizeof c->seen);
 }
@@ -164,18 +174,45 @@ struct np_buf *np_tcp_sack_run_end(struct np_tcp_conn *c, struct np_buf *b, uint
   return e;
 }
 
-/* Walks from the highest SACKed segment when the block begins there, which is what new information
- * does while loss is light; from the head otherwise, where runs of SACKed segments are one step:
- * what is left to walk over is what is missing. */
+/* Whole in the block. A part of a segment is not counted: the rest would have to be sent anyway. */
+static bool inside(struct np_buf *b, const struct np_tcp_block *k) {
+  return np_seq_ge(np_txseg(b)->seq, k->start) && np_seq_le(np_txend(b), k->end);
+}
+
+/* True when all of the block below the highest SACKed segment was taken in before: what it
+ * tells is above, as with a block that grows while loss is light. */
+static bool grew(const struct np_tcp_conn *c, const struct np_tcp_block *k) {
+  np_seq hint = np_txseg(c->sack_hint)->seq;
+  if (np_seq_ge(k->start, hint)) return true;
+  for (uint32_t i = 0; i < NP_COUNT_OF(c->seen); i++) {
+    if (np_seq_eq(c->seen[i].start, k->start) && np_seq_gt(c->seen[i].end, hint)) return true;
+  }
+  return false;
+}
+
+/* Below the highest SACKed: retransmissions that arrived, the oldest first, which is where they are
+ * found soonest; then from the head, where runs of SACKed segments are one step, so that what is
+ * left to walk over is what is missing. */
 static void sack_block(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tcp_block *k, uint32_t *budget) {
   struct np_buf *b = c->sndq_head;
-  if (c->sack_hint != NULL && np_seq_ge(k->start, np_txseg(c->sack_hint)->seq)) b = c->sack_hint;
-  for (; b != NULL && b != c->sndq_next && np_seq_lt(np_txseg(b)->seq, k->end); b = np_txnext(b)) {
+  if (c->sack_hint != NULL) {
+    if (grew(c, k)) {
+      b = c->sack_hint;
+    } else {
+      struct np_buf *r = np_tcp_seg_at(c, c->rack.rtx.head);
+      for (uint32_t n = 0; r != NULL && n < RTX_WALK; n++) {
+        struct np_buf *next = np_tcp_seg_at(c, np_txseg(r)->link_next);
+        if (inside(r, k)) mark_sacked(tcp, c, r);
+        r = next;
+      }
+    }
+  }
+  for (; b != NULL && b != c->sndq_next && np_seq_lt(np_txseg(b)->seq, k->end); b = np_txnext(b)) { /* bound: budget */
     if (*budget == 0) return;
     (*budget)--;
     if (np_txseg(b)->flags & NP_TXS_SACKED) {
       b = np_tcp_sack_run_end(c, b, budget);
-    } else if (np_seq_ge(np_txseg(b)->seq, k->start) && np_seq_le(np_txend(b), k->end)) {
+    } else if (inside(b, k)) {
       mark_sacked(tcp, c, b);
     }
   }

@@ -64,7 +64,7 @@ void np_tcp_sendq_free(struct np_tcp_conn *c) {
   c->sacked_segs = c->sacked_bytes = 0;
   c->lost_bytes = c->lost_due = c->rtx_bytes = c->reno_bytes = 0;
   c->rack.due = c->rack.rtx = (struct np_tcp_seglist){0, 0};
-  c->rack.due_hint = 0;
+  c->rack.due_hint = c->rack.run_first = 0;
 }
 
 static void link_before(struct np_tcp_conn *c, struct np_buf *nb, struct np_buf *b) {

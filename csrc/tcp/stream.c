@@ -115,6 +115,16 @@ static void info_cc(const struct np_tcp_conn *c, struct np_conn_info *out) {
   if ((c->cc_flags & NP_CCF_STARTED) && np_tcp_cc(c)->info != NULL) np_tcp_cc(c)->info(c, out);
 }
 
+static void info_recovery(const struct np_tcp_conn *c, struct np_conn_info *out) {
+  out->ca_state = c->ca_state;
+  out->backoff = c->backoff;
+  out->reo_wnd_us = c->flags & NP_TF_SACK ? np_tcp_rack_reo_wnd_us(c) : 0;
+  out->dsacks_total = c->rack.dsacks;
+  out->reordering_total = c->rack.reorders;
+  out->tail_probes_total = c->rack.tlps;
+  out->undos_total = c->rack.undos;
+}
+
 static void info_numbers(const struct np_tcp *tcp, const struct np_tcp_conn *c, struct np_conn_info *out) {
   int32_t edge = np_seq_diff(c->rcv_adv, c->rcv_nxt);
   out->mss_bytes = c->mss;
@@ -167,6 +177,7 @@ static void stream_info(const struct np_stream *s, struct np_conn_info *out) {
   out->options = options_of(c);
   info_numbers(tcp, c, out);
   info_cc(c, out);
+  info_recovery(c, out);
 }
 
 const struct np_stream_ops np_tcp_stream_ops = {

@@ -100,11 +100,6 @@
 #define NP_CCF_LATE 0x40u    /* released late: it may catch up */
 #define NP_CCF_EPISODE 0x20u /* the algorithm saw an episode begin and not end yet */
 
-/* Episodes of congestion. DISORDER: no episode, but ACKs have to be looked at closely: data is
- * SACKed, duplicate ACKs came or a tail probe is out. CWR: cwnd shrinks (the peer echoed ECN
- * marks, or a tail probe filled a hole); nothing is known to be lost. */
-enum np_tcp_ca { NP_CA_OPEN, NP_CA_DISORDER, NP_CA_CWR, NP_CA_RECOVERY, NP_CA_LOSS };
-
 /* A queued segment's state, in np_buf.priv. Times and places are ours: data_off
  * and len of the buffer belong to whoever transmits it. */
 struct np_tcp_seg_rate { /* what was known when it was sent last (rate.c) */
@@ -300,10 +295,11 @@ struct np_tcp_rack {
   uint32_t rtx_ts;        /* timestamp of the episode's first retransmission */
   uint32_t prr_delivered; /* bytes */
   uint32_t prr_sent0;     /* bytes sent ever, when the episode began, modulo 2^32 */
-  uint32_t prr_flight;    /* RecoverFS */
+  uint32_t prr_flight;    /* RecoverFS; while a tail probe is out, what was in flight at it */
   struct np_tcp_seglist due; /* lost, to be sent again, the lowest first */
   struct np_tcp_seglist rtx; /* retransmissions in flight, in order of transmission */
   uint32_t due_hint;      /* entered into due last, out of turn */
+  uint32_t run_first;     /* first of the run of SACKed segments that sack_hint ends; 0 unknown */
   uint32_t dsacks;        /* for people */
   uint16_t reorders;
   uint16_t tlps;
@@ -323,6 +319,7 @@ struct np_tcp_told {
   uint32_t lost_bytes;  /* newly */
   uint32_t flight0;     /* in flight before, less what was SACKed or said to have left */
   uint32_t delivered;   /* RFC 9937 DeliveredData */
+  uint32_t lost_flight; /* while a reduction is computed: what was in flight when the loss happened; 0: now's */
   bool pure;            /* nothing in it but an acknowledgment that was known */
   bool dup;             /* the same while data is in flight: RFC 5681 §2 */
   bool orig;            /* acknowledged or SACKed what was sent once, before recover */
@@ -347,7 +344,7 @@ struct np_tcp_conn {
   /* Line 0: found and judged by. */
   struct np_flow flow;
   uint8_t state;      /* enum np_conn_state, changed by np_tcp_set_state only */
-  uint8_t ca_state;   /* enum np_tcp_ca */
+  uint8_t ca_state;   /* enum np_ca_state */
   uint8_t snd_wscale;
   uint8_t rcv_wscale;
   uint32_t flags;     /* NP_TF_* */
@@ -698,7 +695,7 @@ void np_tcp_reno_acked(struct np_tcp_conn *c, uint32_t acked);
 
 /* rack.c */
 /* s was acknowledged, or SACKed, for the first time. */
-void np_tcp_rack_delivered(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tcp_txseg *s);
+void np_tcp_rack_delivered(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tcp_txseg *s, bool sacked);
 /* RACK_detect_loss: marks lost what is, sets the reordering timer for what may be. */
 void np_tcp_rack_detect(struct np_tcp *tcp, struct np_tcp_conn *c);
 uint32_t np_tcp_rack_reo_wnd_us(const struct np_tcp_conn *c);

@@ -39,6 +39,7 @@ void np_tcp_tlp_fire(struct np_tcp *tcp, struct np_tcp_conn *c) {
   if (again && !probe_again(tcp, c)) return; /* no buffer: tried again, or the RTO comes */
   r->flags |= again ? NP_RK_TLP | NP_RK_TLP_RTX : NP_RK_TLP;
   r->tlp_end = c->snd_nxt;
+  r->prr_flight = np_tcp_flight(c);
   if (r->tlps < UINT16_MAX) r->tlps++;
   if (c->ca_state == NP_CA_OPEN) c->ca_state = NP_CA_DISORDER;
   c->rtx_due_ns = tcp->now_ns + np_tcp_rto_ns(tcp, c);
@@ -57,5 +58,7 @@ void np_tcp_tlp_ack(struct np_tcp *tcp, struct np_tcp_conn *c) {
   r->flags &= (uint16_t)~(NP_RK_TLP | NP_RK_TLP_RTX);
   if (!filled) return;
   np_tcp_count(tcp, NP_C_TCP_TLP_RECOVERY);
+  tcp->told.lost_flight = r->prr_flight;
   np_tcp_enter_cwr_why(tcp, c, NP_CONG_LOSS);
+  tcp->told.lost_flight = 0;
 }

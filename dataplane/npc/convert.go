@@ -191,6 +191,9 @@ func (p *Plane) decodeConn(i *C.struct_np_conn_info) dataplane.Conn {
 		ConnID: *(*[8]byte)(unsafe.Pointer(&i.conn_id)),
 		RcvRTT: micros(i.rcv_rtt_us), RcvSpace: uint32(i.rcv_space_bytes), RcvBuf: uint32(i.rcv_buf_bytes), SndBuf: uint32(i.snd_buf_bytes),
 	}
+	c.CAState, c.Backoff, c.ReoWnd = caState(i.ca_state), uint8(i.backoff), micros(i.reo_wnd_us)
+	c.DSACKs, c.Reordering = uint32(i.dsacks_total), uint16(i.reordering_total)
+	c.TailProbes, c.Undos = uint16(i.tail_probes_total), uint16(i.undos_total)
 	if i.ssthresh_bytes == 1<<32-1 {
 		c.Ssthresh = 0
 	}
@@ -209,6 +212,22 @@ func (p *Plane) decodeConn(i *C.struct_np_conn_info) dataplane.Conn {
 			InflightHi: bound(i.bbr_inflight_hi_bytes), InflightLo: bound(i.bbr_inflight_lo_bytes)}
 	}
 	return c
+}
+
+func caState(s C.uint8_t) string {
+	switch s {
+	case C.NP_CA_OPEN:
+		return "open"
+	case C.NP_CA_DISORDER:
+		return "disorder"
+	case C.NP_CA_CWR:
+		return "cwr"
+	case C.NP_CA_RECOVERY:
+		return "recovery"
+	case C.NP_CA_LOSS:
+		return "loss"
+	}
+	return "unknown"
 }
 
 func bbrPhase(p C.uint8_t) string {

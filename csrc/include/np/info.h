@@ -63,6 +63,18 @@ enum np_mtu_probing {
   NP_MTU_PROBING_COUNT
 };
 
+/* Episodes of congestion. DISORDER: no episode, but ACKs have to be looked at closely: data is
+ * SACKed, duplicate ACKs came or a tail probe is out. CWR: cwnd shrinks (the peer echoed ECN
+ * marks, or a tail probe filled a hole); nothing is known to be lost. */
+enum np_ca_state {
+  NP_CA_OPEN,
+  NP_CA_DISORDER,
+  NP_CA_CWR,
+  NP_CA_RECOVERY,
+  NP_CA_LOSS,
+  NP_CA_STATE_COUNT
+};
+
 enum np_pacing {
   NP_PACING_AUTO, /* algorithms that have a rate of their own; the default */
   NP_PACING_ON,   /* the others too, at a rate that follows cwnd */
@@ -145,6 +157,13 @@ struct np_conn_info {
   uint32_t rcv_space_bytes; /* consumed in the last round trip */
   uint32_t rcv_buf_bytes;   /* buffers as large as they are now */
   uint32_t snd_buf_bytes;
+  uint32_t reo_wnd_us;        /* RACK's reordering window as it would be now */
+  uint32_t dsacks_total;      /* duplicates that the peer reported */
+  uint16_t reordering_total;  /* segments delivered after later ones; these three stop at 65,535 */
+  uint16_t tail_probes_total;
+  uint16_t undos_total;       /* recoveries and timeouts that were for nothing */
+  uint8_t ca_state;           /* enum np_ca_state */
+  uint8_t backoff;            /* times the RTO is doubled */
 };
 
 #define NP_CONN_OPT_TIMESTAMPS 0x01u

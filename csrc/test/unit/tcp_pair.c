@@ -574,7 +574,7 @@ struct tp_sess *tp_connect(struct tp *tp, uint32_t end, uint16_t port, const str
 void tp_establish(struct tp *tp, struct tp_sess **a, struct tp_sess **b) {
   tp_listen(tp, 1, TP_PORT);
   *a = tp_connect(tp, 0, TP_PORT, NULL);
-  tp_run(tp, 20 * TP_MS);
+  tp_run(tp, 20 * TP_MS + (tp->delay_ns > TP_MS ? 4 * tp->delay_ns : 0));
   assert_true((*a)->established);
   *b = tp->end[1].last;
   assert_non_null(*b);

@@ -204,6 +204,14 @@ type TCP struct {
 	RcvBufBytes     uint32  `json:"rcv_buf_bytes"`
 	SndBufBytes     uint32  `json:"snd_buf_bytes"`
 
+	CAState    string  `json:"ca_state,omitempty"` // open, disorder, cwr, recovery, loss
+	Backoff    uint8   `json:"backoff,omitempty"`  // times the RTO is doubled
+	ReoWndMs   float64 `json:"reo_wnd_ms"`         // RACK's reordering window
+	DSACKs     uint32  `json:"dsacks_total"`       // duplicates that the peer reported
+	Reordering uint16  `json:"reordering_total"`   // segments delivered after later ones
+	TailProbes uint16  `json:"tail_probes_total"`
+	Undos      uint16  `json:"undos_total"` // recoveries and timeouts that were for nothing
+
 	CongestionControl string `json:"congestion_control"`
 	ECN               bool   `json:"ecn"`                       // agreed (RFC 3168)
 	CESeen            bool   `json:"ecn_ce_seen,omitempty"`     // marks came

@@ -1,0 +1,243 @@
+/* Loss recovery over a wire: what a script cannot say, because it takes many segments or chance.
+ * Invariants of the scoreboard are looked at as the simulation does (test/sim/invariants.h). */
+#include "tcp/cc.h"
+#include "test/sim/invariants.h"
+#include "test/unit/cmocka_np.h"
+#include "test/unit/tcp_pair.h"
+
+#define MSS 1448u
+
+struct wire {
+  struct tp *tp;
+  struct tp_sess *a;
+  struct tp_sess *b;
+  struct np_tcp_conn *c; /* a's */
+};
+
+/* A connection that has sent warm bytes, with so much delay each way. */
+static struct wire wired(uint64_t delay_ns, uint32_t warm) {
+  struct tp_args args;
+  tp_args_default(&args);
+  args.bufs = 16384;
+  args.config[0].autotune = args.config[1].autotune = false;
+  args.config[0].snd_buf_bytes = 8u << 20;
+  args.config[1].rcv_buf_bytes = 8u << 20;
+  args.config[1].ooo_segs_max = 8192; /* what is dropped there is lost */
+  struct wire w = {.tp = tp_new(&args)};
+  w.tp->delay_ns = delay_ns;
+  tp_establish(w.tp, &w.a, &w.b);
+  tp_write(w.a, warm);
+  tp_run(w.tp, 2 * TP_S);
+  assert_int_equal(w.b->received, warm);
+  w.c = tp_conn(w.a);
+  return w;
+}
+
+static void check(struct wire *w) {
+  uint32_t slot;
+  const char *wrong = np_inv_tcp(w->tp->end[0].tcp, &slot);
+  if (wrong != NULL) print_error("connection %u: %s\n", slot, wrong);
+  assert_null(wrong);
+}
+
+static uint64_t count(const struct wire *w, enum np_counter which) { return tp_counter(w->tp, 0, which); }
+
+/* The segments from seq on are lost, the first times of each. */
+struct loser {
+  uint32_t from;
+  uint32_t to;
+  uint32_t times;
+  uint32_t hit[64];
+};
+
+static bool lose(struct tp *tp, uint32_t from, const struct tp_seg *seg) {
+  struct loser *l = tp->drop_ctx;
+  if (from != 0 || seg->len == 0 || (int32_t)(seg->seq - l->from) < 0 || (int32_t)(seg->seq - l->to) >= 0) return false;
+  uint32_t i = (seg->seq - l->from) / MSS;
+  assert_true(i < NP_COUNT_OF(l->hit));
+  return l->hit[i]++ < l->times;
+}
+
+static void lose_range(struct wire *w, struct loser *l, uint32_t first, uint32_t n, uint32_t times) {
+  uint32_t at = w->c->snd_nxt.v + first * MSS;
+  *l = (struct loser){.from = at, .to = at + n * MSS, .times = times};
+  w->tp->drop = lose;
+  w->tp->drop_ctx = l;
+}
+
+/* RFC 8985 §7: the end of a flight is lost, one segment or several; it is there in a few round
+ * trips, without a timeout, and cwnd was reduced once. */
+static void test_tail_loss(void **state) {
+  (void)state;
+  for (uint32_t n = 1; n <= 5; n++) {
+    struct wire w = wired(10 * TP_MS, 200 * MSS);
+    struct loser l;
+    uint32_t cwnd = w.c->cwnd;
+    lose_range(&w, &l, 20 - n, n, 1);
+    tp_write(w.a, 20 * MSS);
+    tp_run(w.tp, (n == 1 ? 300 : 200) * TP_MS); /* one alone may have its ACK delayed: probed for when the RTO is due */
+    assert_int_equal(w.b->received, 220 * MSS);
+    assert_int_equal(count(&w, NP_C_TCP_RTO), 0);
+    assert_int_equal(count(&w, NP_C_TCP_TLP), 1);
+    tp_write(w.a, MSS);
+    tp_run(w.tp, 100 * TP_MS);
+    assert_true(w.c->ssthresh < cwnd);
+    assert_int_equal(w.c->ca_state, NP_CA_OPEN);
+    check(&w);
+    tp_free(w.tp);
+  }
+}
+
+/* RFC 8985 §6: whatever is lost twice, or three times, is sent again without a timeout as long
+ * as other data flows. */
+static void test_lost_retransmissions(void **state) {
+  (void)state;
+  for (uint32_t times = 2; times <= 4; times++) {
+    struct wire w = wired(10 * TP_MS, 200 * MSS);
+    struct loser l;
+    lose_range(&w, &l, 5, 3, times);
+    tp_write(w.a, 600 * MSS);
+    tp_run(w.tp, 2 * TP_S);
+    assert_int_equal(w.b->received, 800 * MSS);
+    assert_int_equal(count(&w, NP_C_TCP_RTO), 0);
+    assert_int_equal(count(&w, NP_C_TCP_LOST_RETRANS), 3 * (times - 1));
+    assert_int_equal(count(&w, NP_C_TCP_RETRANS), 3 * times);
+    check(&w);
+    tp_free(w.tp);
+  }
+}
+
+/* A path that reorders and loses nothing: what it costs ends once the window has adapted. */
+static void test_reordering_only(void **state) {
+  (void)state;
+  struct wire w = wired(10 * TP_MS, 200 * MSS);
+  w.tp->reorder = 500;
+  w.tp->jitter_ns = 4 * TP_MS; /* below a quarter of the round trip */
+  tp_write(w.a, 4000 * MSS);
+  tp_run(w.tp, 20 * TP_S);
+  assert_int_equal(w.b->received, 4200 * MSS);
+  assert_int_equal(count(&w, NP_C_TCP_RTO), 0);
+  assert_true(w.c->rack.flags & NP_RK_REORD);
+  assert_true(count(&w, NP_C_TCP_RETRANS) <= 8); /* before the first was seen */
+  uint64_t again = count(&w, NP_C_TCP_RETRANS);
+  tp_write(w.a, 4000 * MSS);
+  tp_run(w.tp, 20 * TP_S);
+  assert_int_equal(w.b->received, 8200 * MSS);
+  assert_int_equal(count(&w, NP_C_TCP_RETRANS), again);
+  check(&w);
+  tp_free(w.tp);
+}
+
+static void sack(struct wire *w, uint32_t ack, uint32_t n, const uint32_t *edges) {
+  struct np_tcp_block none = {{0}, {0}};
+  struct np_tcp_block k[4];
+  for (uint32_t i = 0; i < n; i++) k[i] = (struct np_tcp_block){{edges[2 * i]}, {edges[2 * i + 1]}};
+  struct tp_seg s = tp_peer_seg(w->a, NP_TCP_ACK);
+  s.ack = ack;
+  s.opt_bytes = 12;
+  s.opt_bytes = (uint8_t)(s.opt_bytes + np_tcp_opts_put_sack(s.opt + s.opt_bytes, &none, k, n, 28));
+  tp_inject(w->tp, 0, &s, NULL);
+  tp_flush(w->tp);
+}
+
+/* Thousands in flight, every other one missing up to far beyond what one walk may pass: all that is
+ * SACKed is known, because a run of it is one step; an ACK that brings one more is not a walk over all. */
+static void test_many_in_flight(void **state) {
+  (void)state;
+  struct wire w = wired(10 * TP_MS, 200 * MSS);
+  w.tp->cut = true;
+  w.c->cwnd = 4000 * MSS;
+  w.c->last_tx_ns = w.tp->now_ns; /* not idle */
+  tp_write(w.a, 4000 * MSS);
+  for (uint32_t i = 0; i < 80; i++) tp_flush(w.tp);
+  uint32_t una = w.c->snd_una.v;
+  uint32_t sent = np_tcp_flight(w.c) / MSS;
+  assert_true(sent > 2000);
+  /* From 600 on in runs of ten, each ACK adding one segment at the end of the run. */
+  uint32_t expected = 0;
+  for (uint32_t run = 600; run + 10 <= sent; run += 11) {
+    for (uint32_t n = 1; n <= 10; n++) {
+      uint32_t edges[2] = {una + run * MSS, una + (run + n) * MSS};
+      sack(&w, una, 1, edges);
+      expected++;
+    }
+  }
+  assert_int_equal(w.c->sacked_segs, expected);
+  /* Then a hole far behind the highest is filled: found though more than a walk's length lies before. */
+  uint32_t hole = 600 + 11 * 60 + 10;
+  uint32_t edges[2] = {una + (hole - 10) * MSS, una + (hole + 11) * MSS};
+  sack(&w, una, 1, edges);
+  assert_int_equal(w.c->sacked_segs, expected + 1);
+  check(&w);
+  w.tp->cut = false;
+  tp_run(w.tp, 60 * TP_S);
+  assert_true(w.a->closed || w.b->received > 0);
+  tp_free(w.tp);
+}
+
+/* Whatever blocks and acknowledgments a peer makes up: the counts stay right, and cwnd a segment or more. */
+static void test_sack_chaos(void **state) {
+  (void)state;
+  for (uint64_t seed = 1; seed <= 20; seed++) {
+    struct wire w = wired(TP_MS, 100 * MSS);
+    struct np_rng rng;
+    np_rng_init(&rng, seed);
+    w.tp->cut = true;
+    tp_write(w.a, 3000 * MSS);
+    tp_flush(w.tp);
+    for (uint32_t i = 0; i < 600 && !w.a->closed; i++) {
+      uint32_t flight = np_tcp_flight(w.c);
+      uint32_t edges[6];
+      for (uint32_t j = 0; j < 3; j++) {
+        edges[2 * j] = w.c->snd_una.v + (flight == 0 ? 0 : np_rng_below(&rng, flight)) - np_rng_below(&rng, 3 * MSS);
+        edges[2 * j + 1] = edges[2 * j] + 1 + np_rng_below(&rng, 8) * (np_rng_below(&rng, 2) ? MSS : 700);
+      }
+      uint32_t ack = w.c->snd_una.v;
+      if (np_rng_below(&rng, 4) == 0 && flight != 0) ack += np_rng_below(&rng, np_min_u32(flight, 6 * MSS));
+      sack(&w, ack, 1 + np_rng_below(&rng, 3), edges);
+      check(&w);
+      assert_true(w.c->cwnd >= w.c->mss);
+      if (np_rng_below(&rng, 5) == 0) tp_run(w.tp, np_rng_below(&rng, 300) * TP_MS);
+      check(&w);
+    }
+    tp_free(w.tp);
+  }
+}
+
+/* What `conn show -i` gets. */
+static void test_info(void **state) {
+  (void)state;
+  struct wire w = wired(10 * TP_MS, 200 * MSS);
+  struct np_conn_info info;
+  struct loser l;
+  lose_range(&w, &l, 3, 1, 1);
+  tp_write(w.a, 20 * MSS);
+  tp_run(w.tp, 25 * TP_MS);
+  w.c->stream.ops->info(&w.c->stream, &info);
+  assert_int_equal(info.ca_state, NP_CA_RECOVERY);
+  assert_int_equal(info.reo_wnd_us, 0); /* in recovery, nothing was ever reordered */
+  tp_run(w.tp, 500 * TP_MS);
+  w.c->stream.ops->info(&w.c->stream, &info);
+  assert_int_equal(info.ca_state, NP_CA_OPEN);
+  assert_in_range(info.reo_wnd_us, 4900, 5300);
+  assert_int_equal(info.tail_probes_total, 0);
+  lose_range(&w, &l, 19, 1, 3);
+  tp_write(w.a, 20 * MSS);
+  tp_run(w.tp, 600 * TP_MS);
+  w.c->stream.ops->info(&w.c->stream, &info);
+  assert_int_equal(info.tail_probes_total, 1);
+  assert_int_equal(info.ca_state, NP_CA_LOSS);
+  assert_int_equal(info.backoff, 1);
+  tp_run(w.tp, 2 * TP_S);
+  assert_int_equal(w.b->received, 240 * MSS);
+  tp_free(w.tp);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_tail_loss),       cmocka_unit_test(test_lost_retransmissions),
+      cmocka_unit_test(test_reordering_only), cmocka_unit_test(test_many_in_flight),
+      cmocka_unit_test(test_sack_chaos),      cmocka_unit_test(test_info),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
