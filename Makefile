@@ -44,7 +44,7 @@ FUZZ_SRC := $(sort $(wildcard csrc/test/fuzz/fuzz_*.c))
 FUZZ_BIN := $(FUZZ_SRC:%.c=$(BUILD)/%)
 # Every perf/bench_*.c is one benchmark program; peer is the kernel side of them.
 BENCH_SRC := $(sort $(wildcard perf/bench_*.c))
-BENCH_BIN := $(BENCH_SRC:%.c=$(BUILD)/%) $(BUILD)/perf/peer
+BENCH_BIN := $(BENCH_SRC:%.c=$(BUILD)/%) $(BUILD)/perf/peer $(if $(wildcard /usr/include/lwip/lwip/tcp.h),$(BUILD)/perf/lwip)
 
 # scripts/relay is one program, and test_*.c there are its tests.
 RELAY_TEST := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard scripts/relay/test_*.c)))
@@ -89,6 +89,8 @@ $(BUILD)/np-script: $(SCRIPT_OBJ) $(LIB)
 $(BUILD)/csrc/test/fuzz/%: $(BUILD)/csrc/test/fuzz/%.o $(LIB)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(CFLAGS) -fsanitize=fuzzer $< $(LIB) $(LDLIBS) -o $@
+$(BUILD)/perf/lwip.o: CPPFLAGS += -isystem /usr/include/lwip
+$(BUILD)/perf/lwip: LDLIBS += -llwip
 $(BUILD)/perf/%: $(BUILD)/perf/%.o $(LIB)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(CFLAGS) $< $(LIB) $(LDLIBS) -o $@

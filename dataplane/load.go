@@ -27,6 +27,7 @@ type LoadConfig struct {
 	Conns  int            // kept open at a time on each core
 	Size   int            // bytes of a message
 	Depth  int            // messages in flight per connection
+	Blind  bool           // what comes back is counted, not compared
 }
 
 // LoadStats is what a run has measured so far, over all cores. Latency counts

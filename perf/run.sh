@@ -2,25 +2,25 @@
 # The figures of perf/README.md: prints a table and appends one JSON line per figure to
 # perf/results/YYYY-MM-DD.jsonl.
 #
-#   perf/run.sh [stack|records|veth|npro|idle]...    default: all
+#   perf/run.sh [stack|records|veth|peers|npro|idle]...    default: all
 #
-# veth, npro and idle make network namespaces and need root. ROUNDS (3) and SECS (2) say how
+# veth, peers, npro and idle make network namespaces and need root. ROUNDS (3) and SECS (2) say how
 # often and how long each contender of those runs; contenders take turns, figures are medians.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 top=$PWD bin=$PWD/build/bin perf=$PWD/build/release/perf
 rounds=${ROUNDS:-3} secs=${SECS:-2}
 parts=("$@")
-[[ ${#parts[@]} -gt 0 ]] || parts=(stack records veth npro idle)
+[[ ${#parts[@]} -gt 0 ]] || parts=(stack records veth peers npro idle)
 
 die() {
   echo "perf/run.sh: $*" >&2
   exit 1
 }
 for p in "${parts[@]}"; do
-  case $p in stack | records) ;; veth | npro | idle) need_root=1 ;; *) die "unknown part '$p': want stack, records, veth, npro or idle" ;; esac
+  case $p in stack | records) ;; veth | peers | npro | idle) need_root=1 ;; *) die "unknown part '$p': want stack, records, veth, peers, npro or idle" ;; esac
 done
-[[ -z ${need_root:-} || $(id -u) == 0 ]] || die "veth, npro and idle need root (network namespaces, AF_XDP); without it: perf/run.sh stack records"
+[[ -z ${need_root:-} || $(id -u) == 0 ]] || die "veth, peers, npro and idle need root (network namespaces, AF_XDP); without it: perf/run.sh stack records"
 for f in "$perf/peer" "$perf/bench_stack" "$perf/bench_records" "$bin/npd"; do [[ -x $f ]] || die "$f is not there: make bench builds it"; done
 
 mkdir -p build perf/results
@@ -53,6 +53,10 @@ cleanup() {
     scripts/netns.sh down "$name"
     scripts/netns.sh down "${name}k"
   fi
+  if [[ -n ${peers:-} ]]; then
+    scripts/netns.sh down "${name}l"
+    scripts/netns.sh down "${name}g"
+  fi
   rm -rf "$dir"
 }
 trap cleanup EXIT
@@ -72,7 +76,7 @@ figure() {
     --argjson peer_value "${6:-null}" --argjson ratio "$ratio" --arg commit "$commit" --arg cpu_model "$model" \
     --arg kernel "$kernel" --argjson load "$load" --arg time "$now" '$ARGS.named' >>"$results"
 }
-median() { printf '%s\n' "$@" | sort -g | awk '{ v[NR] = $1 } END { print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'; }
+median() { printf '%s\n' "$@" | sort -g | awk '{ v[NR] = $1 } END { printf "%.10g\n", NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'; }
 field() { sed -n "s/.*\b$1=\([0-9.]*\).*/\1/p" <<<"$2"; }
 # ns that a process's threads have run so far; of the one thread named $2 when given
 cpu_ns() {
@@ -213,6 +217,86 @@ run_veth() {
   figure veth "1 connection, MTU 1500, server receives" "$(median "${np_rx[@]}")" Gbit/s kernel "$(median "${k_rx[@]}")"
   figure veth "1 connection, MTU 1500, server sends" "$(median "${np_tx[@]}")" Gbit/s kernel "$(median "${k_tx[@]}")"
   kill "$kpid" "$kspin"
+}
+
+# The same loads against other userspace stacks, from np's own stack and from the kernel's: NAME NAMESPACE FIRST_PORT
+# of each contender; busy is CPU time of its process, for npd the time of turns that found work.
+peer_busy() { # NAME
+  if [[ $1 == np ]]; then counter core_busy_nanoseconds_total; else cpu_ns "${pid[$1]}"; fi
+}
+own_load() { # NAME ARGS...: nppktgen on its own stack in the contender's client namespace
+  local ns=$name${suffix[$1]}
+  shift
+  ip netns exec "$ns-c" "$bin/nppktgen" tcp --interface c0 --address 198.18.0.3/24 --cpu "$ccpu" -d "${secs}s" -o json "$@"
+}
+start_peer() { # NAME COMMAND...: on the server's CPU of its own namespace
+  local who=$1 ns=$name${suffix[$1]}
+  shift
+  ip netns exec "$ns-s" taskset -c "$scpu" "$@" </dev/null >/dev/null 2>>"$dir/servers.log" &
+  pid[$who]=$!
+  pids+=($!)
+  sleep 0.5
+  kill -0 "${pid[$who]}" 2>/dev/null || { cat "$dir/servers.log" >&2; die "server ended: $*"; }
+}
+
+run_peers() {
+  local -A pid=() suffix=([np]='' [kernel]=k [lwip]=l [gvisor]=g) echo_port=([np]=7 [kernel]=7000 [lwip]=7000 [gvisor]=7000) \
+    sink_port=([np]=9 [kernel]=7001 [lwip]=7001 [gvisor]=7001) source_port=([np]=19 [kernel]=7002 [lwip]=7002 [gvisor]=7002)
+  local -A rps=() busy=() client=() rx=() tx=() krps=() rx_busy=() tx_busy=()
+  local who who_list=(np kernel) r b0 b1 i
+  world_up
+  peers=1
+  start_peer kernel "$perf/peer" serve 7000
+  if [[ -x $perf/lwip ]]; then
+    scripts/netns.sh up "${name}l"
+    start_peer lwip "$perf/lwip" np0 198.18.0.1/24 7000
+    who_list+=(lwip)
+  else
+    echo "perf/run.sh: no lwIP: apt-get install liblwip-dev, then make bench" >&2
+  fi
+  if (cd perf/netstack && go build -trimpath -o "$bin/netstack" .) 2>"$dir/netstack.log"; then
+    scripts/netns.sh up "${name}g"
+    start_peer gvisor "$bin/netstack" np0 198.18.0.1/24 7000
+    who_list+=(gvisor)
+  else
+    echo "perf/run.sh: no gVisor: $(tail -1 "$dir/netstack.log")" >&2
+  fi
+  for ((i = 0; i < rounds; i++)); do
+    for who in "${who_list[@]}"; do
+      b0=$(peer_busy "$who")
+      r=$(own_load "$who" --target "198.18.0.1:${echo_port[$who]}" -c 64)
+      b1=$(peer_busy "$who")
+      rps[$who]+=" $(jq '.messages_per_second | round' <<<"$r")"
+      # busy covers the half second of warm-up too
+      busy[$who]+=" $(per $((b1 - b0)) "$(jq ".messages * ($secs + 0.5) / $secs | round" <<<"$r")")"
+      client[$who]+=" $(jq 'if .messages > 0 then .busy_ns / .messages | round else 0 end' <<<"$r")"
+      b0=$(peer_busy "$who")
+      r=$(own_load "$who" --target "198.18.0.1:${sink_port[$who]}" --mode send --size 1448)
+      b1=$(peer_busy "$who")
+      rx[$who]+=" $(jq '.tx_gbit_per_second * 1000 | round / 1000' <<<"$r")"
+      rx_busy[$who]+=" $(jq "$((b1 - b0)) / (.tx_gbit_per_second * ($secs + 0.5) * 125000) | round" <<<"$r")"
+      b0=$(peer_busy "$who")
+      r=$(own_load "$who" --target "198.18.0.1:${source_port[$who]}" --mode receive --no-verify)
+      b1=$(peer_busy "$who")
+      tx[$who]+=" $(jq '.rx_gbit_per_second * 1000 | round / 1000' <<<"$r")"
+      tx_busy[$who]+=" $(jq "$((b1 - b0)) / (.rx_gbit_per_second * ($secs + 0.5) * 125000) | round" <<<"$r")"
+      r=$(ip netns exec "$name${suffix[$who]}-c" taskset -c "$ccpu" "$perf/peer" echo 198.18.0.1 "${echo_port[$who]}" 64 64 "$secs")
+      krps[$who]+=" $(field rps "$r")"
+    done
+  done
+  # shellcheck disable=SC2086 # lists of numbers
+  for who in "${who_list[@]:1}"; do
+    figure peers "64 B echo, 64 connections, own client" "$(median ${rps[np]})" req/s "$who" "$(median ${rps[$who]})"
+    figure peers "64 B echo, 64 connections, own client, busy" "$(median ${busy[np]})" ns/req "$who" "$(median ${busy[$who]})"
+    figure peers "64 B echo, 64 connections, kernel client" "$(median ${krps[np]})" req/s "$who" "$(median ${krps[$who]})"
+    figure peers "1 connection, server receives" "$(median ${rx[np]})" Gbit/s "$who" "$(median ${rx[$who]})"
+    figure peers "1 connection, server receives, busy" "$(median ${rx_busy[np]})" ns/KB "$who" "$(median ${rx_busy[$who]})"
+    figure peers "1 connection, server sends" "$(median ${tx[np]})" Gbit/s "$who" "$(median ${tx[$who]})"
+    figure peers "1 connection, server sends, busy" "$(median ${tx_busy[np]})" ns/KB "$who" "$(median ${tx_busy[$who]})"
+  done
+  # shellcheck disable=SC2086
+  figure peers "nppktgen's own core, 64 B echo against npd" "$(median ${client[np]})" ns/req
+  for who in "${who_list[@]:1}"; do kill "${pid[$who]}"; done
 }
 
 run_npro() {

@@ -22,7 +22,7 @@ type tcpOptions struct {
 	iface, address, gateway, target, mode, output string
 	conns, depth, size, cpu, mtu                  int
 	duration, warmup                              time.Duration
-	spin, progress, verbose                       bool
+	spin, progress, verbose, noVerify             bool
 }
 
 const (
@@ -60,6 +60,7 @@ func tcpCmd(stdout, stderr io.Writer) *cobra.Command {
 	f.DurationVarP(&o.duration, "duration", "d", 10*time.Second, "how long to measure")
 	f.DurationVar(&o.warmup, "warmup", 500*time.Millisecond, "not measured, before that")
 	f.StringVarP(&o.output, "output", "o", "table", "table or json")
+	f.BoolVar(&o.noVerify, "no-verify", false, "do not compare what comes back; for sources that are not chargen")
 	f.BoolVar(&o.progress, "progress", false, "a line each second even when standard error is no terminal")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "say what becomes of the interface")
 	return c
@@ -134,7 +135,7 @@ func (o *tcpOptions) options(stderr io.Writer) (so stack.Options, err error) {
 	}
 	so.Interface = ports.Interface{Name: o.iface, Addresses: []netip.Prefix{address}, MTU: o.mtu, Queues: 1, Backend: "af_xdp", Quiet: true}
 	so.Conns, so.Depth, so.Size, so.CPU, so.Spin = o.conns, o.depth, o.size, o.cpu, o.spin
-	so.Warmup, so.Duration = o.warmup, o.duration
+	so.Warmup, so.Duration, so.Blind = o.warmup, o.duration, o.noVerify
 	so.NewPlane, so.System = npc.New, ports.Linux{}
 	so.Log = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
 	return so, nil

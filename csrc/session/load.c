@@ -168,7 +168,8 @@ static void complete(struct load *l) {
 static void load_data(struct np_session *s, struct np_buf *chain, uint32_t bytes) {
   struct load *l = load_of(s);
   struct np_loads *ls = l->owner;
-  bool compare = ls->args.mode == NP_LOAD_ECHO || ls->args.mode == NP_LOAD_CONNECT || ls->args.mode == NP_LOAD_RECEIVE;
+  bool compare = ls->args.no_compare == 0 &&
+                 (ls->args.mode == NP_LOAD_ECHO || ls->args.mode == NP_LOAD_CONNECT || ls->args.mode == NP_LOAD_RECEIVE);
   ls->stats.bytes_rx += bytes;
   for (struct np_buf *b = chain; b != NULL; b = b->next) { /* bound: bytes */
     if (compare && memcmp(np_buf_cdata(b), ls->pattern + l->rx_at % PERIOD, b->len) != 0) ls->stats.mismatches++;

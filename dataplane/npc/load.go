@@ -23,7 +23,7 @@ func (p *Plane) StartLoad(ctx context.Context, cfg *dataplane.LoadConfig) error 
 		return fmt.Errorf("start load on %s: %w (connections, size or depth)", cfg.Remote, dataplane.CodeInvalid)
 	}
 	args := C.struct_np_cmd_load{remote_port: C.uint16_t(cfg.Remote.Port()), mode: C.uint8_t(cfg.Mode), conns: C.uint32_t(cfg.Conns),
-		size_bytes: C.uint32_t(cfg.Size), depth: C.uint32_t(cfg.Depth)}
+		no_compare: flag(cfg.Blind), size_bytes: C.uint32_t(cfg.Size), depth: C.uint32_t(cfg.Depth)}
 	setAddr(&args.remote, cfg.Remote.Addr())
 	if cfg.Local.IsValid() {
 		setAddr(&args.local, cfg.Local)

@@ -24,7 +24,7 @@ struct np_cmd_load {
   uint8_t remote[16];
   uint16_t remote_port;
   uint8_t mode;        /* enum np_load_mode */
-  uint8_t pad0;
+  uint8_t no_compare;  /* what comes in is counted and dropped */
   uint32_t conns;      /* kept open at a time, at most load_conns of the plane */
   uint32_t size_bytes; /* of a message, 1 to NP_LOAD_SIZE_MAX */
   uint32_t depth;      /* messages in flight per connection, at most load_depth of the plane */

@@ -22,6 +22,7 @@ type Options struct {
 	Conns     int
 	Size      int
 	Depth     int
+	Blind     bool          // what comes back is not compared
 	Warmup    time.Duration // from when all connections are open
 	Duration  time.Duration
 	Open      time.Duration // how long connections may take to open; 0: 10 s
@@ -276,7 +277,7 @@ func (r *run) measure(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg := &dataplane.LoadConfig{Mode: o.Mode, Local: local, Remote: o.Target, Conns: o.Conns, Size: o.Size, Depth: o.Depth}
+	cfg := &dataplane.LoadConfig{Mode: o.Mode, Local: local, Remote: o.Target, Conns: o.Conns, Size: o.Size, Depth: o.Depth, Blind: o.Blind}
 	began := time.Now()
 	if err := r.loader.StartLoad(ctx, cfg); err != nil {
 		return nil, err
