@@ -103,6 +103,7 @@ type InterfaceConfig struct {
 	DADTransmits int  // probes before an IPv6 address is used (RFC 4862), 0 none
 	ACD          bool // probe before an IPv4 address is used (RFC 5227)
 	AcceptRA     bool // take addresses and default routes from routers (RFC 4861, RFC 4862)
+	MLD          bool // report the groups of IPv6 addresses (RFC 3810)
 	Opaque       bool // IPv6 addresses of the stack's own making differ from those the kernel makes of the MAC
 	Announces    int  // announcements of an address that came up; 0 means 1
 }

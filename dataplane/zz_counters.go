@@ -29,6 +29,9 @@ const (
 	CounterAddrDefended                       // announcements sent against such a claim, one in ten seconds at most
 	CounterNDRaRX                             // router advertisements used
 	CounterNDRsTX                             // router solicitations sent
+	CounterMldRX                              // multicast listener queries used
+	CounterMldTX                              // multicast listener reports sent
+	CounterNeighDoubted                       // times TCP, waiting in vain, had a neighbor asked whether it is still there
 	CounterICMPEcho                           // ICMP and ICMPv6 echo requests answered
 	CounterICMPErrTX                          // ICMP and ICMPv6 errors sent
 	CounterICMPErrRX                          // ICMP and ICMPv6 errors received and used
@@ -121,6 +124,8 @@ const (
 	DropIPFragEcn                    // fragment of a datagram marked congested in parts that are not ECN-capable (RFC 3168)
 	DropIPFragLimit                  // fragment over the limits of reassembly, or pushed out by a newer datagram's
 	DropIPFragTimeout                // fragment of a datagram that was not whole in time, or whose interface went away
+	DropIPRouting                    // IPv6 routing header with segments left (source routing)
+	DropIPExtLimit                   // more IPv6 extension headers, bytes of them, or options than are looked at
 	DropIPSrc                        // source address that no host may use
 	DropIPDst                        // destination address that is not ours
 	DropIPProto                      // transport protocol that nobody here handles
@@ -210,6 +215,9 @@ var counterMeta = [CounterCount]CounterMeta{
 	{Name: "address_defences_total", Help: "announcements sent against such a claim, one in ten seconds at most"},
 	{Name: "nd_router_advertisements_total", Help: "router advertisements used"},
 	{Name: "nd_router_solicitations_total", Help: "router solicitations sent"},
+	{Name: "mld_queries_total", Help: "multicast listener queries used"},
+	{Name: "mld_reports_total", Help: "multicast listener reports sent"},
+	{Name: "neighbors_doubted_total", Help: "times TCP, waiting in vain, had a neighbor asked whether it is still there"},
 	{Name: "icmp_echo_replies_total", Help: "ICMP and ICMPv6 echo requests answered"},
 	{Name: "icmp_errors_sent_total", Help: "ICMP and ICMPv6 errors sent"},
 	{Name: "icmp_errors_received_total", Help: "ICMP and ICMPv6 errors received and used"},
@@ -299,6 +307,8 @@ var dropMeta = [DropCount]DropMeta{
 	{Reason: "ip_fragment_ecn", Layer: "ip", Help: "fragment of a datagram marked congested in parts that are not ECN-capable (RFC 3168)"},
 	{Reason: "ip_fragment_limit", Layer: "ip", Help: "fragment over the limits of reassembly, or pushed out by a newer datagram's"},
 	{Reason: "ip_reassembly_timeout", Layer: "ip", Help: "fragment of a datagram that was not whole in time, or whose interface went away"},
+	{Reason: "ip_routing_header", Layer: "ip", Help: "IPv6 routing header with segments left (source routing)"},
+	{Reason: "ip_extension_limit", Layer: "ip", Help: "more IPv6 extension headers, bytes of them, or options than are looked at"},
 	{Reason: "ip_bad_source", Layer: "ip", Help: "source address that no host may use"},
 	{Reason: "ip_not_for_us", Layer: "ip", Help: "destination address that is not ours"},
 	{Reason: "ip_unknown_protocol", Layer: "ip", Help: "transport protocol that nobody here handles"},

@@ -38,6 +38,7 @@ static enum np_err cmd_iface_add(struct np_core *core, const struct np_cmd *cmd,
                                    .announces = args.announces,
                                    .acd = (args.flags & NP_IFACE_F_ACD) != 0,
                                    .accept_ra = (args.flags & NP_IFACE_F_RA) != 0,
+                                   .mld = (args.flags & NP_IFACE_F_MLD) != 0,
                                    .opaque = (args.flags & NP_IFACE_F_OPAQUE) != 0};
   memcpy(config.mac.b, args.mac, sizeof config.mac.b);
   enum np_err err = np_ip_iface_add(core->ip, args.iface, &config);

@@ -219,6 +219,11 @@ static enum np_err load_connect(void *ctx, const struct np_flow *flow, struct np
   return np_tcp_connect(core->tcp, flow, s, core->now_ns, &stream);
 }
 
+static void tcp_doubt(void *ctx, struct np_tcp_path *path, uint64_t now_ns) {
+  struct np_core *core = ctx;
+  np_ip_doubt(core->ip, (const struct np_path *)(const void *)path, now_ns);
+}
+
 static struct np_session *tcp_accept(void *ctx, void *listener_ctx, struct np_stream *stream, uint64_t now_ns) {
   struct np_core *core = ctx;
   const struct np_core_listener *l = listener_ctx;
@@ -318,6 +323,7 @@ static uint32_t parse_burst(struct np_core *core, uint32_t n) {
     if (NP_LIKELY(why == NP_WIRE_OK)) {
       parsed++;
     } else {
+      if (np_wire_has_problem(why)) np_ip_problem(core->ip, &core->pkt[parsed], core->now_ns);
       drop_rx(core, burst[i], why);
     }
   }
@@ -498,6 +504,7 @@ void np_core_join(struct np_core *core, const struct np_core_parts *parts, uint6
       .pmtu = tcp_pmtu,
       .source = tcp_source,
       .confirm = tcp_confirm,
+      .doubt = tcp_doubt,
       .accept = tcp_accept,
       .stray = tcp_stray,
       .ctx = core,

@@ -49,6 +49,7 @@ static void derive(const struct np_plane_config *c, uint32_t index, struct layou
       .neigh_max = c->neigh_max,
       .neigh_queue_pkts = 8,
       .icmp_rate_per_s = 1000,
+      .icmp_dest_per_s = 100,
       .icmp_echo_per_s = 10000,
       .udp_echo_port = c->udp_echo_port,
       .udp_discard_port = c->udp_discard_port,

@@ -66,6 +66,7 @@ void np_addr_remove(struct np_ip *ip, struct np_iface *ifc, uint32_t at) {
   memmove(&ifc->addr[at], &ifc->addr[at + 1], behind * sizeof ifc->addr[0]);
   memmove(&ifc->life[at], &ifc->life[at + 1], behind * sizeof ifc->life[0]);
   np_route_remove_connected(ip, &gone.addr, gone.bits, ifc->index);
+  np_mld_left(ip, ifc, &gone.addr);
   np_ip_invalidate(ip);
 }
 
@@ -80,6 +81,7 @@ static void announce_first(struct np_ip *ip, struct np_iface *ifc, uint32_t at, 
 void np_addr_start(struct np_ip *ip, struct np_iface *ifc, uint32_t at, uint64_t now_ns) {
   struct np_iface_addr *a = &ifc->addr[at];
   struct np_addr_life *l = &ifc->life[at];
+  np_mld_joined(ifc, now_ns); /* before the first probe: RFC 4862 §5.4.2 */
   if (np_addr_is_usable(a)) {
     announce_first(ip, ifc, at, now_ns);
     return;
@@ -197,6 +199,7 @@ static void expire(struct np_ip *ip, struct np_iface *ifc, uint64_t now_ns) {
 
 void np_iface_arm(struct np_ip *ip, struct np_iface *ifc) {
   uint64_t due = np_ra_due(ifc);
+  if (ifc->mld.due_ns != 0) due = np_min_u64(due, ifc->mld.due_ns);
   for (uint32_t i = 0; i < ifc->addr_count; i++) {
     const struct np_addr_life *l = &ifc->life[i];
     if (l->due_ns != 0) due = np_min_u64(due, l->due_ns);
@@ -215,6 +218,7 @@ static void on_timer(void *ctx, struct np_timer *timer, uint64_t now_ns) {
   struct np_iface *ifc = NP_CONTAINER_OF(timer, struct np_iface, timer);
   expire(ip, ifc, now_ns);
   np_ra_timer(ip, ifc, now_ns);
+  np_mld_timer(ip, ifc, now_ns);
   for (uint32_t i = 0; i < ifc->addr_count; i++) {
     uint64_t due = ifc->life[i].due_ns;
     if (due == 0 || due > now_ns) continue;

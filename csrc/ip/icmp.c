@@ -163,9 +163,11 @@ enum np_drop np_icmp_input(struct np_ip *ip, struct np_iface *ifc, struct np_pkt
     if (type == NP_ICMP_REDIRECT) return NP_DROP_ND_IGNORED; /* not followed in either family, see README */
     return error_in(ip, pkt, true);
   }
-  bool nd = type >= NP_ICMP6_RS && type <= NP_ICMP6_REDIRECT;
+  bool mld = type >= NP_ICMP6_MLD_FIRST && type <= NP_ICMP6_MLD_LAST;
+  bool nd = mld || (type >= NP_ICMP6_RS && type <= NP_ICMP6_REDIRECT);
   if (nd && (pkt->fragmented || pkt->buf->next != NULL)) return NP_DROP_ND_MALFORMED; /* RFC 6980 §5 */
   if (type == NP_ICMP6_NS || type == NP_ICMP6_NA) return np_nd_input(ip, ifc, pkt, now_ns);
+  if (mld) return np_mld_input(ip, ifc, pkt, now_ns);
   if (type == NP_ICMP6_RA) return np_ra_input(ip, ifc, pkt, now_ns);
   if (type == NP_ICMP6_REDIRECT) return NP_DROP_ND_IGNORED;
   if (type == NP_ICMP6_ECHO) return echo(ip, ifc, pkt, false, now_ns);
@@ -206,7 +208,10 @@ void np_icmp_send_error(struct np_ip *ip, const struct np_pkt *about, uint8_t ty
   bool v4 = np_addr_is_v4(&about->flow.local);
   const struct np_iface *ifc = np_iface_find(ip, about->buf->iface, about->vlan);
   if (ifc == NULL || !ifc->up || !may_complain(about, v4)) return;
-  if (!np_rate_take(&ip->error_rate, now_ns)) {
+  /* One destination first, so that it alone cannot use up what is for all. */
+  struct np_rate *dest = &ip->error_dest[np_hash_addr(&about->flow.remote, &ip->hash_key) % NP_ERROR_DESTS];
+  bool one = ip->config.icmp_dest_per_s == 0 || np_rate_take(dest, now_ns);
+  if (!one || !np_rate_take(&ip->error_rate, now_ns)) {
     ++*np_ip_counter(ip, NP_C_ICMP_ERR_LIMITED);
     return;
   }

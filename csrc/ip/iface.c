@@ -147,6 +147,7 @@ enum np_err np_ip_iface_add(struct np_ip *ip, uint16_t iface, const struct np_if
       .announces = config->announces == 0 ? 1 : config->announces,
       .acd = config->acd,
       .opaque = config->opaque,
+      .mld = {.on = config->mld},
       .ra = {.on = config->accept_ra, .current = NP_ROUTERS_MAX},
   };
   struct np_addr own = np_addr_make(ifc, &(struct np_addr){{0xfe, 0x80}});
@@ -183,6 +184,7 @@ enum np_err np_ip_iface_up(struct np_ip *ip, uint16_t iface, bool up, uint64_t n
   if (!up) {
     np_neigh_forget_iface(ip, iface);
     np_ra_stop(ip, ifc);
+    np_mld_stop(ifc);
     np_addr_stop(ip, ifc);
     np_reass_forget_iface(ip, iface);
     return NP_ERR_OK;

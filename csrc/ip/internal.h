@@ -96,6 +96,13 @@ struct np_ra {
   struct np_prefix prefix[NP_PREFIXES_MAX];
 };
 
+struct np_mld {
+  bool on;
+  uint8_t changes;  /* times the change is still to be told */
+  uint64_t due_ns;  /* next report, 0 none */
+  uint64_t sent_ns; /* the last one */
+};
+
 struct np_iface {
   uint16_t index;
   uint16_t vlan;
@@ -113,6 +120,7 @@ struct np_iface {
   bool acd;
   bool opaque; /* addresses of our own making are not the kernel's */
   struct np_ra ra;
+  struct np_mld mld;
 };
 
 struct np_route {
@@ -173,6 +181,8 @@ struct np_reass_table {
   struct np_reass *entry;
 };
 
+#define NP_ERROR_DESTS 64u
+
 /* pmtu.c */
 #define NP_PMTU_SETS 64u
 #define NP_PMTU_WAYS 4u
@@ -197,6 +207,7 @@ struct np_ip {
   struct np_hash_key hash_key;
   struct np_rng rng;
   struct np_rate error_rate;
+  struct np_rate error_dest[NP_ERROR_DESTS]; /* by hash of the destination (RFC 4443 §2.4 (f), RFC 1812 §4.3.2.8) */
   struct np_rate echo_rate;
   uint32_t frag_count[NP_FRAG_COUNTERS]; /* sent, by destination: identifications */
   struct np_reass_table reass;
@@ -313,6 +324,15 @@ void np_nd_probe(struct np_ip *ip, struct np_iface *ifc, const struct np_addr *a
 /* RFC 4861 §4.1; from the link-local address, or from none while there is none. */
 void np_nd_router_solicit(struct np_ip *ip, struct np_iface *ifc);
 struct np_addr np_nd_solicited_node(const struct np_addr *addr);
+
+/* mld.c: reports of the solicited-node groups */
+enum np_drop np_mld_input(struct np_ip *ip, struct np_iface *ifc, struct np_pkt *pkt, uint64_t now_ns);
+/* Groups may have been added; the caller arms the interface's timer. */
+void np_mld_joined(struct np_iface *ifc, uint64_t now_ns);
+/* addr is gone already: its group is left unless another address needs it. */
+void np_mld_left(struct np_ip *ip, struct np_iface *ifc, const struct np_addr *addr);
+void np_mld_stop(struct np_iface *ifc);
+void np_mld_timer(struct np_ip *ip, struct np_iface *ifc, uint64_t now_ns);
 
 /* ra.c: router discovery */
 enum np_drop np_ra_input(struct np_ip *ip, struct np_iface *ifc, struct np_pkt *pkt, uint64_t now_ns);

@@ -41,6 +41,7 @@ struct np_ip *np_ip_init(void *mem, const struct np_ip_config *config, const str
   if (c->icmp_echo_per_s == 0) c->icmp_echo_per_s = ECHOES_DEFAULT;
   np_rate_init(&ip->error_rate, c->icmp_rate_per_s);
   np_rate_init(&ip->echo_rate, c->icmp_echo_per_s);
+  for (uint32_t i = 0; i < NP_ERROR_DESTS && c->icmp_dest_per_s > 0; i++) np_rate_init(&ip->error_dest[i], c->icmp_dest_per_s);
   np_rng_init(&ip->rng, c->seed);
   ip->hash_key.k[0] = np_rng_u64(&ip->rng);
   ip->hash_key.k[1] = np_rng_u64(&ip->rng);

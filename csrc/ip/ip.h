@@ -53,6 +53,7 @@ struct np_ip_config {
   uint32_t neigh_max;          /* entries, 16 to 65,536; default 1,024 */
   uint32_t neigh_queue_pkts;   /* packets held per unresolved neighbor, default 8 */
   uint32_t icmp_rate_per_s;    /* errors sent per second, default 1,000; bursts of a tenth of it */
+  uint32_t icmp_dest_per_s;    /* of the errors, to one destination (a hash of it); 0: no limit of its own */
   uint32_t icmp_echo_per_s;    /* echo requests answered per second, default 10,000; likewise */
   uint16_t udp_echo_port;      /* 0 off */
   uint16_t udp_discard_port;   /* 0 off */
@@ -73,6 +74,7 @@ struct np_iface_config {
   uint8_t announces;     /* announcements of an address that came up; 0 means 1 */
   bool acd;              /* probe before an IPv4 address is used (RFC 5227 §2.1) */
   bool accept_ra;        /* take prefixes and default routes from routers (RFC 4861 §6.3, RFC 4862 §5.5) */
+  bool mld;              /* report the groups of our addresses (RFC 3810) */
   bool opaque;           /* IPv6 addresses of our own making get an identifier that is not the MAC's modified EUI-64,
                           * for where the kernel makes those from the same MAC (RFC 8064) */
 };
@@ -116,6 +118,10 @@ enum np_err np_ip_source(const struct np_ip *ip, const struct np_addr *remote, s
 enum np_ip_verdict { NP_IP_TCP, NP_IP_DONE, NP_IP_HELD, NP_IP_DROP };
 enum np_ip_verdict np_ip_input(struct np_ip *ip, struct np_pkt *pkt, uint64_t now_ns, enum np_drop *why);
 
+/* Answers a packet that np_wire_parse refused (np_wire_has_problem), where RFC 8200 §4.2 wants it:
+ * rate limited like all errors. pkt as parsing left it; the buffer stays the caller's. */
+void np_ip_problem(struct np_ip *ip, struct np_pkt *pkt, uint64_t now_ns);
+
 /* A connection's cached way out: valid while generation matches the layer's. Zeroed is empty. */
 struct np_path {
   uint32_t generation;
@@ -148,6 +154,9 @@ uint32_t np_ip_pmtu(struct np_ip *ip, const struct np_addr *dst, uint64_t now_ns
 void np_ip_pmtu_learn(struct np_ip *ip, const struct np_addr *dst, uint32_t mtu_bytes, uint64_t now_ns);
 /* The neighbor of path answered (new data acknowledged): RFC 4861 §7.3.1 upper-layer confirmation. */
 void np_ip_confirm(struct np_ip *ip, const struct np_path *path, uint64_t now_ns);
+/* What went by path stays unanswered: its neighbor is asked now (RFC 4861 §7.3.1 leaves such advice to us),
+ * at most once in a while however many connections complain. */
+void np_ip_doubt(struct np_ip *ip, const struct np_path *path, uint64_t now_ns);
 
 /* Copies up to max entries from *cursor on; *cursor 0 starts, 0 afterwards ends. */
 uint32_t np_ip_neighbors(const struct np_ip *ip, uint32_t *cursor, struct np_neigh_info *out, uint32_t max, uint64_t now_ns);

@@ -11,8 +11,8 @@
 static const uint8_t legal[NP_NEIGH_STATE_COUNT] = {
     [NP_NEIGH_FREE] = BIT(NP_NEIGH_INCOMPLETE) | BIT(NP_NEIGH_STALE),
     [NP_NEIGH_INCOMPLETE] = BIT(NP_NEIGH_REACHABLE) | BIT(NP_NEIGH_STALE) | BIT(NP_NEIGH_FAILED),
-    [NP_NEIGH_REACHABLE] = BIT(NP_NEIGH_REACHABLE) | BIT(NP_NEIGH_STALE),
-    [NP_NEIGH_STALE] = BIT(NP_NEIGH_STALE) | BIT(NP_NEIGH_REACHABLE) | BIT(NP_NEIGH_DELAY),
+    [NP_NEIGH_REACHABLE] = BIT(NP_NEIGH_REACHABLE) | BIT(NP_NEIGH_STALE) | BIT(NP_NEIGH_PROBE),
+    [NP_NEIGH_STALE] = BIT(NP_NEIGH_STALE) | BIT(NP_NEIGH_REACHABLE) | BIT(NP_NEIGH_DELAY) | BIT(NP_NEIGH_PROBE),
     [NP_NEIGH_DELAY] = BIT(NP_NEIGH_REACHABLE) | BIT(NP_NEIGH_STALE) | BIT(NP_NEIGH_PROBE),
     [NP_NEIGH_PROBE] = BIT(NP_NEIGH_REACHABLE) | BIT(NP_NEIGH_STALE) | BIT(NP_NEIGH_FAILED),
     [NP_NEIGH_FAILED] = BIT(NP_NEIGH_INCOMPLETE) | BIT(NP_NEIGH_STALE) | BIT(NP_NEIGH_REACHABLE),
@@ -351,6 +351,20 @@ void np_neigh_init(struct np_ip *ip) {
   }
   for (uint32_t i = ip->config.neigh_max; i > 0; i--) list_push(ip, &ip->neigh[i - 1], NP_NEIGH_LIST_FREE);
   np_wheel_handle(ip->env.wheel, NP_TIMER_NEIGH, on_timer, ip);
+}
+
+/* An entry that was confirmed a moment ago is not the cause: loss elsewhere makes many connections
+ * time out at once, and each of them must not make a question. */
+#define DOUBT_GAP_NS NP_NEIGH_DELAY_NS
+
+void np_ip_doubt(struct np_ip *ip, const struct np_path *path, uint64_t now_ns) {
+  if (path->link_len == 0 || path->generation != ip->generation) return;
+  struct np_neigh *n = &ip->neigh[path->neigh];
+  if (n->state == NP_NEIGH_PROBE || !np_neigh_has_mac(n)) return;
+  if (n->confirmed && now_ns - n->confirmed_ns < DOUBT_GAP_NS) return;
+  ++*np_ip_counter(ip, NP_C_NEIGH_DOUBTED);
+  set_state(ip, n, NP_NEIGH_PROBE);
+  ask(ip, n, now_ns);
 }
 
 void np_ip_confirm(struct np_ip *ip, const struct np_path *path, uint64_t now_ns) {

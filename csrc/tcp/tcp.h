@@ -51,6 +51,8 @@ struct np_tcp_env {
   enum np_err (*source)(void *ctx, const struct np_addr *remote, struct np_addr *out);
   /* New data was acknowledged: the neighbor is alive. */
   void (*confirm)(void *ctx, struct np_tcp_path *path, uint64_t now_ns);
+  /* Two timeouts in a row went unanswered: is the neighbor still who it was? May be NULL. */
+  void (*doubt)(void *ctx, struct np_tcp_path *path, uint64_t now_ns);
   /* A passive connection reached ESTABLISHED. Return its session, already tied
    * to stream, or NULL to refuse (RST). */
   struct np_session *(*accept)(void *ctx, void *listener_ctx, struct np_stream *stream, uint64_t now_ns);

@@ -39,6 +39,13 @@ static enum np_err timeout_err(const struct np_tcp_conn *c) {
   return c->soft_err != 0 ? (enum np_err)c->soft_err : NP_ERR_TIMEDOUT; /* RFC 1122 §4.2.3.9 */
 }
 
+/* The second timeout in a row, SYN or data: a neighbor with another MAC than before would explain it,
+ * and the network layer would else find that out much later. */
+#define DOUBT_AT 2u
+static void doubt(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  if (c->backoff == DOUBT_AT && tcp->env.doubt != NULL) tcp->env.doubt(tcp->env.ctx, &c->path, tcp->now_ns);
+}
+
 static void on_syn_timeout(struct np_tcp *tcp, struct np_tcp_conn *c) {
   /* A SYN cookie's connection has nothing to send again: the peer has to speak. */
   uint32_t most = c->flags & NP_TF_OUTGOING ? tcp->config.syn_retries : tcp->config.synack_retries;
@@ -48,6 +55,7 @@ static void on_syn_timeout(struct np_tcp *tcp, struct np_tcp_conn *c) {
   }
   c->probes++;
   c->backoff++;
+  doubt(tcp, c);
   c->flags |= NP_TF_RTX_SYN;
   c->rtx_due_ns = tcp->now_ns + np_tcp_rto_ns(tcp, c);
   np_tcp_count(tcp, NP_C_TCP_RTO);
@@ -101,6 +109,7 @@ static void on_rtx_timeout(struct np_tcp *tcp, struct np_tcp_conn *c) {
   np_tcp_pmtu_rto(tcp, c);
   np_tcp_recovery_rto(tcp, c);
   if (c->backoff < 30) c->backoff++;
+  doubt(tcp, c);
   c->rtx_due_ns = tcp->now_ns + np_tcp_rto_ns(tcp, c);
   np_tcp_dirty(tcp, c);
 }

@@ -36,6 +36,8 @@
 #define NP_IP6_NONE 59u
 #define NP_IP6_DEST 60u
 #define NP_IP6_EXT_MAX 8u /* extension headers followed before a packet is refused */
+#define NP_IP6_EXT_BYTES_MAX 512u /* of all of them together */
+#define NP_IP6_OPTIONS_MAX 8u /* in one of them, padding left out (RFC 8504 §5.3) */
 
 /* Offsets in fixed headers */
 #define NP_ETH_SRC 6u
@@ -135,10 +137,13 @@ _Static_assert(offsetof(struct np_arp_pkt, target_ip) == 24, "ARP target address
 #define NP_ICMP6_PARAM 4u
 #define NP_ICMP6_PARAM_FIELD 0u
 #define NP_ICMP6_PARAM_NEXT 1u
+#define NP_ICMP6_PARAM_OPTION 2u
 #define NP_ICMP6_PARAM_CHAIN 3u /* first fragment without the whole header chain (RFC 7112) */
 #define NP_ICMP6_INFO 128u /* types from here on are no errors */
 #define NP_ICMP6_ECHO 128u
 #define NP_ICMP6_ECHO_REPLY 129u
+#define NP_ICMP6_MLD_FIRST 130u /* query; reports and done of version 1 behind it (RFC 2710) */
+#define NP_ICMP6_MLD_LAST 132u
 #define NP_ICMP6_RS 133u
 #define NP_ICMP6_RA 134u
 #define NP_ICMP6_NS 135u

@@ -125,6 +125,7 @@ static enum np_drop parse_ip4(struct np_buf *buf, uint32_t off, struct np_pkt *o
 /* The options of a hop-by-hop or destination options header: an unknown one may
  * ask for the packet to be dropped (RFC 8200 §4.2). */
 static enum np_drop check_ip6_options(const uint8_t *p, uint32_t len) {
+  uint32_t options = 0;
   for (uint32_t i = 2; i < len;) { /* bound: each round moves on by one byte at least */
     uint8_t type = p[i];
     if (type == 0) { /* Pad1 */
@@ -133,6 +134,7 @@ static enum np_drop check_ip6_options(const uint8_t *p, uint32_t len) {
     }
     if (len - i < 2 || len - i - 2 < p[i + 1]) return NP_DROP_IP_HEADER;
     if ((type & 0xc0) != 0) return NP_DROP_IP_OPTIONS;
+    if (type != 1 && ++options > NP_IP6_OPTIONS_MAX) return NP_DROP_IP_EXT_LIMIT; /* PadN is none */
     i += 2 + (uint32_t)p[i + 1];
   }
   return NP_WIRE_OK;
@@ -142,6 +144,7 @@ static enum np_drop check_ip6_options(const uint8_t *p, uint32_t len) {
 static bool is_atomic(const uint8_t *h) { return (np_load_be16(h + 2) & ~0x0006u) == 0; }
 
 enum np_drop np_wire_walk_ip6(const uint8_t *data, uint32_t end, uint32_t *next, uint32_t *off, uint32_t *fragments) {
+  uint32_t bytes = 0;
   for (uint32_t i = 0; i <= NP_IP6_EXT_MAX; i++) {
     bool hop = *next == NP_IP6_HOP;
     bool fragment = *next == NP_IP6_FRAGMENT;
@@ -155,8 +158,10 @@ enum np_drop np_wire_walk_ip6(const uint8_t *data, uint32_t end, uint32_t *next,
     }
     uint32_t len = fragment ? 8 : ((uint32_t)h[1] + 1) * 8;
     if (len > end - *off) return NP_DROP_IP_HEADER;
+    bytes += len;
+    if (bytes > NP_IP6_EXT_BYTES_MAX) return NP_DROP_IP_EXT_LIMIT;
     if (*next == NP_IP6_ROUTING) {
-      if (h[3] != 0) return NP_DROP_IP_HEADER; /* segments left, and we are no router */
+      if (h[3] != 0) return NP_DROP_IP_ROUTING; /* segments left, and we are no router; type 0: RFC 5095 */
     } else if (!fragment) {
       enum np_drop why = check_ip6_options(h, len);
       if (why != NP_WIRE_OK) return why;
@@ -164,7 +169,7 @@ enum np_drop np_wire_walk_ip6(const uint8_t *data, uint32_t end, uint32_t *next,
     *next = h[0];
     *off += len;
   }
-  return NP_DROP_IP_HEADER;
+  return NP_DROP_IP_EXT_LIMIT;
 }
 
 /* Sources no host may have; and addresses that inside this program mean IPv4. */

@@ -4,6 +4,7 @@
 #ifndef NP_WIRE_PKT_H
 #define NP_WIRE_PKT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/addr.h"
@@ -54,6 +55,12 @@ enum np_link_dst { NP_LINK_UNICAST, NP_LINK_MULTICAST, NP_LINK_BROADCAST };
  * except for those sums. Fragments are accepted as NP_PROTO_FRAGMENT.
  * Return: NP_WIRE_OK, or the reason to drop it. Cannot fail otherwise. */
 enum np_drop np_wire_parse(struct np_buf *buf, struct np_pkt *out);
+
+/* Whether a packet that np_wire_parse refused may have to be answered (np_ip_problem); out is then
+ * filled up to the network header. */
+NP_INLINE bool np_wire_has_problem(enum np_drop why) {
+  return why == NP_DROP_IP_OPTIONS || why == NP_DROP_IP_ROUTING || why == NP_DROP_IP_HEADER;
+}
 
 /* Follows IPv6 extension headers in data[0..end) from *next and *off; both end at the upper layer, or at
  * a fragment header that is not atomic. *fragments: fragment headers met so far, one at most.

@@ -172,7 +172,7 @@ func (m *Manager) attach(ctx context.Context, p *port, d xdp.Interface) error {
 	}
 	cfg := &dataplane.InterfaceConfig{Name: p.cfg.Name, Index: d.Index, MAC: d.MAC, MTU: mtu, VLAN: p.cfg.VLAN, Queues: p.cfg.Queues,
 		Native: prog.Mode() == xdp.ModeNative, Addresses: p.cfg.Addresses,
-		DADTransmits: p.cfg.DADTransmits, ACD: p.cfg.ACD, AcceptRA: p.cfg.AcceptRA, Opaque: true, Announces: announces}
+		DADTransmits: p.cfg.DADTransmits, ACD: p.cfg.ACD, AcceptRA: p.cfg.AcceptRA, Opaque: true, MLD: true, Announces: announces}
 	if cfg.Queues == 0 || cfg.Queues > d.RXQueues {
 		cfg.Queues = max(d.RXQueues, 1)
 	}

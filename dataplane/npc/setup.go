@@ -142,6 +142,9 @@ func (p *Plane) ifaceAdd(ctx context.Context, id dataplane.InterfaceID, i *iface
 	if i.cfg.AcceptRA {
 		args.flags |= C.NP_IFACE_F_RA
 	}
+	if i.cfg.MLD {
+		args.flags |= C.NP_IFACE_F_MLD
+	}
 	if i.cfg.Opaque {
 		args.flags |= C.NP_IFACE_F_OPAQUE
 	}

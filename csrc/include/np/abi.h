@@ -133,6 +133,7 @@ struct np_cmd_iface {
 };
 #define NP_IFACE_F_ACD 0x1u    /* probe before an IPv4 address is used (RFC 5227) */
 #define NP_IFACE_F_RA 0x2u     /* take addresses and default routes from routers */
+#define NP_IFACE_F_MLD 0x8u    /* report the groups of IPv6 addresses to switches and routers */
 #define NP_IFACE_F_OPAQUE 0x4u /* IPv6 addresses of our own making differ from the kernel's */
 struct np_cmd_addr {
   uint8_t addr[16];

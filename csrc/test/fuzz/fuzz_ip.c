@@ -2,9 +2,10 @@
  * ours in between. Input: records of two bytes length, one byte mode, one byte
  * waiting time (quarter seconds), then the frame. Mode bit 0 vouches for the L4
  * checksum, bit 1 mends the IPv4 header's, bit 2 sends something to the frame's
- * source afterwards, bit 3 takes the interface down and up, bit 4 empties the pool meanwhile.
+ * source afterwards, bit 3 takes the interface down and up, bit 4 empties the pool meanwhile,
+ * bit 5 says that the frame is a copy of one that somebody else got. Refused frames are complained about.
  *
- * Checked: each packet ends once, what is sent parses with right checksums, all
+ * Checked: each packet ends once, addresses and neighbors stay within their limits, what is sent parses with right checksums, all
  * buffers and timers are gone at the end. */
 #include <stdlib.h>
 
@@ -59,9 +60,13 @@ static void addresses(struct rig *r) {
   struct np_addr vlan = {{0x20, 0x01, 0x0d, 0xb8, 5, [15] = 1}};
   struct np_addr any = np_addr_from_v4_be(any4);
   struct np_addr gw = np_addr_from_v4_be(gw4);
-  struct np_iface_config c = {.port = PORT, .mtu_bytes = 1500, .mac = {{2, 0, 0, 0, 0, 1}}};
+  struct np_iface_config c = {.port = PORT, .mtu_bytes = 1500, .accept_ra = true, .mld = true, .mac = {{2, 0, 0, 0, 0, 1}}};
   np_assert(np_ip_iface_add(r->ip, 0, &c) == NP_ERR_OK);
-  c.vlan = 5;
+  c.vlan = 5; /* here everything is first looked for on the link */
+  c.dad_transmits = 2;
+  c.acd = true;
+  c.announces = 2;
+  c.opaque = true;
   np_assert(np_ip_iface_add(r->ip, 1, &c) == NP_ERR_OK);
   np_assert(np_ip_addr_add(r->ip, 0, &v4, 24, r->now_ns) == NP_ERR_OK);
   np_assert(np_ip_addr_add(r->ip, 0, &v6, 64, r->now_ns) == NP_ERR_OK);
@@ -84,6 +89,7 @@ static void send_to(struct rig *r, const struct np_addr *dst) {
   /* Made-up checksums would not parse: an unknown protocol has none. */
   (void)np_ip_output(r->ip, b, &src, dst, 253, 0, &path, r->now_ns);
   np_ip_confirm(r->ip, &path, r->now_ns);
+  np_ip_doubt(r->ip, &path, r->now_ns + UINT64_C(6000000000));
 }
 
 static void one_frame(struct rig *r, const uint8_t *frame, uint32_t len, uint8_t mode) {
@@ -92,7 +98,7 @@ static void one_frame(struct rig *r, const uint8_t *frame, uint32_t len, uint8_t
   uint8_t *p = np_buf_append(b, len);
   memcpy(p, frame, len);
   b->iface = PORT;
-  b->flags = (mode & 1) ? NP_BUF_L4_CSUM_OK : 0;
+  b->flags = (uint16_t)(((mode & 1) ? NP_BUF_L4_CSUM_OK : 0u) | ((mode & 32) ? NP_BUF_COPY : 0u));
   if ((mode & 2) && len >= NP_ETH_BYTES + NP_IP4_BYTES) {
     np_store_16(p + NP_ETH_BYTES + NP_IP4_CKSUM, 0);
     np_store_16(p + NP_ETH_BYTES + NP_IP4_CKSUM, np_cksum_finish(np_cksum_ip4(p + NP_ETH_BYTES)));
@@ -107,6 +113,7 @@ static void one_frame(struct rig *r, const uint8_t *frame, uint32_t len, uint8_t
     if (verdict == NP_IP_TCP) np_assert(np_ip_is_local(r->ip, &pkt.flow.local));
     if (verdict == NP_IP_TCP || verdict == NP_IP_DROP) np_buf_put_chain(pkt.buf);
   } else {
+    if (np_wire_has_problem(why)) np_ip_problem(r->ip, &pkt, r->now_ns);
     np_buf_put(b);
   }
   if (mode & 4) send_to(r, &source);
@@ -151,6 +158,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   r->ip = np_ip_init(ip_mem, &config, &env, r->now_ns);
   addresses(r);
   run(r, data, size);
+  struct np_addr_info info[64];
+  uint32_t cursor = 0;
+  np_assert(np_ip_addresses(r->ip, &cursor, info, 64, r->now_ns) <= 2u * NP_IFACE_ADDR_MAX && cursor == 0);
+  np_assert(r->counters.counter[NP_C_NEIGH_ENTRIES] <= config.neigh_max);
   np_ip_fini(r->ip);
   np_assert(r->pool.free_count == r->pool.count);
   np_assert(r->wheel.count == 0);

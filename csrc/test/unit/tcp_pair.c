@@ -199,6 +199,13 @@ static void end_confirm(void *ctx, struct np_tcp_path *path, uint64_t now_ns) {
   (void)now_ns;
 }
 
+static void end_doubt(void *ctx, struct np_tcp_path *path, uint64_t now_ns) {
+  struct tp_end *e = ctx;
+  (void)path;
+  (void)now_ns;
+  e->doubts++;
+}
+
 static struct np_session *end_accept(void *ctx, void *listener_ctx, struct np_stream *stream, uint64_t now_ns) {
   struct tp_end *e = ctx;
   (void)listener_ctx;
@@ -391,6 +398,7 @@ static void end_init(struct tp *tp, uint32_t i, const struct tp_args *args) {
       .mtu = end_mtu,
       .source = end_source,
       .confirm = end_confirm,
+      .doubt = end_doubt,
       .accept = end_accept,
       .ctx = e,
   };

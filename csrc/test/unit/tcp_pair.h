@@ -90,6 +90,7 @@ struct tp_end {
   bool refuse;
   uint64_t injected;
   uint64_t parse_drops;
+  uint64_t doubts; /* times TCP doubted the neighbor */
   struct tp_seg log[TP_LOG];
   uint32_t log_count;
   struct np_buf *held[4096]; /* references the "port" keeps for a while */

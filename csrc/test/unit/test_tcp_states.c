@@ -616,6 +616,7 @@ static void test_rto_backs_off(void **state) {
   assert_int_equal(w.tp->end[0].log_count - before, 7);
   uint64_t gap = tp_sent(w.tp, 0, 0)->at_ns - tp_sent(w.tp, 0, 1)->at_ns;
   assert_in_range(gap, 3200 * TP_MS, 3210 * TP_MS);
+  assert_int_equal(w.tp->end[0].doubts, 1); /* the neighbor, at the second in a row */
   w.tp->cut = false;
   tp_run(w.tp, 10 * TP_S);
   assert_int_equal(w.b->received, 1000);

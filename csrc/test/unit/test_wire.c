@@ -325,7 +325,7 @@ static void test_extension_headers(void **state) {
       {60, 8, {6, 0, 0, 0, 0, 0, 0, 0}, NP_WIRE_OK},                 /* destination options, Pad1 */
       {60, 16, {6, 1, 1, 12}, NP_WIRE_OK},
       {43, 8, {6, 0, 0, 0}, NP_WIRE_OK},                             /* routing, nothing left */
-      {43, 8, {6, 0, 0, 1}, NP_DROP_IP_HEADER},
+      {43, 8, {6, 0, 0, 1}, NP_DROP_IP_ROUTING},
       {0, 24, {60, 0, 1, 4, 0, 0, 0, 0, 43, 0, 1, 4, 0, 0, 0, 0, 6}, NP_WIRE_OK},
       {60, 16, {0, 0, 1, 4, 0, 0, 0, 0, 6, 0, 1, 4}, NP_DROP_IP_HEADER}, /* hop-by-hop not first */
       {0, 8, {6, 9, 1, 4}, NP_DROP_IP_HEADER},                       /* longer than the packet */
@@ -357,7 +357,7 @@ static void test_extension_headers(void **state) {
   assert_int_equal(with_ext(60, many, 64, &pkt), NP_WIRE_OK);
   many[7 * 8] = 60;
   many[8 * 8] = 6;
-  assert_int_equal(with_ext(60, many, 72, &pkt), NP_DROP_IP_HEADER);
+  assert_int_equal(with_ext(60, many, 72, &pkt), NP_DROP_IP_EXT_LIMIT);
 }
 
 /* Fragments come out as such, with what they carry, and their upper layer is not looked at. */
