@@ -39,7 +39,7 @@ void np_ip_send_frame(struct np_ip *ip, const struct np_iface *ifc, struct np_bu
 void np_ip_send_to(struct np_ip *ip, const struct np_iface *ifc, struct np_buf *buf, const struct np_mac *mac,
                    const struct np_addr *src, const struct np_addr *dst, uint8_t proto, uint8_t tos, uint8_t hops) {
   bool v4 = np_addr_is_v4(dst);
-  uint32_t mtu = ifc->mtu_bytes;
+  uint32_t mtu = np_iface_mtu(ifc, v4);
   if (NP_UNLIKELY(np_buf_total(buf) + (v4 ? NP_IP4_BYTES : NP_IP6_BYTES) > mtu)) {
     np_frag_send(ip, ifc, buf, mac, src, dst, proto, tos, hops, mtu);
     return;
