@@ -32,7 +32,9 @@ func interopDims() []dim {
 		{"mtu", []string{"1500", "3500"}},
 		{"loss", []string{"0", "0.1", "1", "5"}}, // percent, each way
 		{"order", []string{"kept", "changed"}},
-		{"delay", []string{"0", "5"}}, // ms, one way
+		{"delay", []string{"0", "5"}},                // ms, one way
+		{"own", []string{"cubic", "newreno", "bbr"}}, // npd's congestion control
+		{"ecn", []string{"without", "with"}},         // with: the kernel asks for it, and the wire marks some
 	}
 }
 
@@ -152,14 +154,25 @@ func product(ds []dim, keep func(cell) bool) []cell {
 
 // clean says whether the cell's wire is perfect.
 func (c cell) clean(ds []dim) bool {
-	return c.get(ds, "loss") == "0" && c.get(ds, "order") == "kept" && c.get(ds, "delay") == "0"
+	return c.get(ds, "loss") == "0" && c.get(ds, "order") == "kept" && c.get(ds, "delay") == "0" && c.get(ds, "ecn") == "without"
 }
 
-// corner is every cell with a perfect wire; where only npd sends, the kernel's congestion control does not matter.
+// differs is false for cells that only vary the congestion control of a side that sends nothing.
+func (c cell) differs(ds []dim) bool {
+	return (c.get(ds, "dir") != "down" || c.get(ds, "cc") == "cubic") && (c.get(ds, "dir") != "up" || c.get(ds, "own") == "cubic")
+}
+
+// corner is every cell with a perfect wire; npd's congestion control varies where it alone sends.
 func corner(ds []dim) []cell {
 	return product(ds, func(c cell) bool {
-		return c.clean(ds) && (c.get(ds, "dir") != "down" || c.get(ds, "cc") == "cubic")
+		return c.clean(ds) && c.differs(ds) && (c.get(ds, "dir") == "down" || c.get(ds, "own") == "cubic")
 	})
+}
+
+// ports of an echo, a discard and a chargen server with each of npd's congestion controls.
+func servicePorts(own string) map[string]int {
+	base := map[string]int{"cubic": 0, "newreno": 100, "bbr": 200}[own]
+	return map[string]int{"both": base + 7, "up": base + 9, "down": base + 19}
 }
 
 func mustFloat(s string) float64 {
@@ -184,6 +197,9 @@ func (c cell) wire(ds []dim) string {
 	if c.get(ds, "order") == "changed" {
 		parts = append(parts, "reorder=1%:"+hold)
 	}
+	if c.get(ds, "ecn") == "with" {
+		parts = append(parts, fmt.Sprintf("ce=%dppm", markPPM))
+	}
 	if len(parts) == 0 {
 		return "none"
 	}
@@ -194,6 +210,7 @@ const (
 	relayRate    = 2.0e9 / 8 // bytes per second that the relay and two cores carry
 	windowScaled = 1 << 20
 	rtoSeconds   = 0.2
+	markPPM      = 5000
 )
 
 // rate is about what TCP reaches in this cell, in bytes per second: the window, the square root of the losses
@@ -215,6 +232,9 @@ func (c cell) rate(ds []dim) float64 {
 		if c.get(ds, "sack") == "without" {
 			r = min(r, mss/(p*rtt), mss/(p*rtoSeconds)) // one loss a round trip, often by timeout
 		}
+	}
+	if c.get(ds, "ecn") == "with" {
+		r = min(r, 1.2*mss/(rtt*math.Sqrt(p+markPPM/1e6)))
 	}
 	if c.get(ds, "order") == "changed" {
 		r = min(r, 1.2*mss/(rtt*math.Sqrt(0.005)))
@@ -256,7 +276,7 @@ func TestCovering(t *testing.T) {
 	for _, d := range ds {
 		all *= len(d.values)
 	}
-	t.Logf("%d cells of %d cover %d pairs; %d in the corner", len(cells), all, want, len(corner(ds)))
+	t.Logf("%d of %d cells cover %d pairs; %d in the corner", len(cells), all, want, len(corner(ds)))
 	if n := len(product(ds, func(cell) bool { return true })); n != all {
 		t.Errorf("the product has %d cells, want %d", n, all)
 	}

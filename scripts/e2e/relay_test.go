@@ -130,8 +130,8 @@ func TestRelay(t *testing.T) {
 		if s.Lost == 0 || s.Reordered == 0 || s.Duplicated == 0 || s.Corrupted == 0 {
 			t.Errorf("from %s: some kind of harm did not happen: %+v", s.From, s)
 		}
-		if s.SlabFull != 0 || s.RxDropped != 0 {
-			t.Errorf("from %s: the relay itself lost packets", s.From)
+		if s.SlabFull != 0 {
+			t.Errorf("from %s: more frames on their way than there is room for", s.From)
 		}
 	}
 	if w.drop("tcp_bad_checksum") == 0 {

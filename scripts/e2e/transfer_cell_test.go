@@ -195,7 +195,7 @@ func (p *peer) transferCell(ds []dim, c cell, size int64) outcome {
 	}
 	addr := map[string]func(int) string{"4": addr4, "6": addr6}[c.get(ds, "ip")]
 	dir := c.get(ds, "dir")
-	port := map[string]int{"both": 7, "up": 9, "down": 19}[dir]
+	port := servicePorts(c.get(ds, "own"))[dir]
 	limit := c.limit(ds, size)
 	before := p.retransmits()
 	begin := time.Now()
@@ -303,6 +303,11 @@ func (w *world) setFeatures(ds []dim, c cell) error {
 		}
 		args = append(args, "net.ipv4."+name+"="+value)
 	}
+	if c.get(ds, "ecn") == "with" {
+		args = append(args, "net.ipv4.tcp_ecn=1")
+	} else {
+		args = append(args, "net.ipv4.tcp_ecn=2")
+	}
 	// what an earlier cell measured must not begin this one
 	args = append(args, "net.ipv4.tcp_no_metrics_save=1")
 	out, err := w.in("c", "sysctl", args...).CombinedOutput()
@@ -321,10 +326,10 @@ func (w *world) kernelPeer() (*peer, func()) {
 	}
 	w.must(w.in("s", "ethtool", "-K", "np0", "tx", "off", "gro", "off", "tso", "off", "gso", "off"))
 	w.must(w.in("s", "sysctl", "-qw", "net.ipv4.tcp_no_metrics_save=1"))
-	serve := map[int]func(net.Conn){
-		7: func(c net.Conn) { _, _ = io.Copy(c, c) },
-		9: func(c net.Conn) { _, _ = io.Copy(io.Discard, struct{ io.Reader }{c}) },
-		19: func(c net.Conn) {
+	serve := map[string]func(net.Conn){
+		"both": func(c net.Conn) { _, _ = io.Copy(c, c) },
+		"up":   func(c net.Conn) { _, _ = io.Copy(io.Discard, struct{ io.Reader }{c}) },
+		"down": func(c net.Conn) {
 			pattern := bytes.Repeat(chargenPeriod(), 32)
 			var ended atomic.Bool
 			go func() { _, _ = io.Copy(io.Discard, struct{ io.Reader }{c}); ended.Store(true) }()
@@ -337,37 +342,43 @@ func (w *world) kernelPeer() (*peer, func()) {
 	}
 	var listeners []net.Listener
 	var running sync.WaitGroup
-	for port, f := range serve {
-		for _, addr := range []string{addr4(port), addr6(port)} {
-			var l net.Listener
-			err := w.inSide("s", func() error {
-				lc := net.ListenConfig{Control: setCongestion("cubic")} // npd's
-				lc.SetMultipathTCP(false)
-				var err error
-				l, err = lc.Listen(context.Background(), "tcp", addr)
-				return err
-			})
+	accept := func(l net.Listener, f func(net.Conn)) {
+		defer running.Done()
+		for {
+			c, err := l.Accept()
 			if err != nil {
-				w.t.Fatal(err)
+				return
 			}
-			listeners = append(listeners, l)
 			running.Add(1)
 			go func() {
 				defer running.Done()
-				for {
-					c, err := l.Accept()
-					if err != nil {
-						return
-					}
-					running.Add(1)
-					go func() {
-						defer running.Done()
-						defer c.Close()
-						_ = c.SetDeadline(time.Now().Add(10 * time.Minute))
-						f(c)
-					}()
-				}
+				defer c.Close()
+				_ = c.SetDeadline(time.Now().Add(10 * time.Minute))
+				f(c)
 			}()
+		}
+	}
+	for own, congestion := range map[string]string{"cubic": "cubic", "newreno": "reno", "bbr": "bbr"} {
+		for dir, port := range servicePorts(own) {
+			for _, addr := range []string{addr4(port), addr6(port)} {
+				var l net.Listener
+				err := w.inSide("s", func() error {
+					lc := net.ListenConfig{Control: setCongestion(congestion)}
+					lc.SetMultipathTCP(false)
+					var err error
+					l, err = lc.Listen(context.Background(), "tcp", addr)
+					return err
+				})
+				if errors.Is(err, syscall.ENOENT) {
+					continue // this kernel lacks it: its cells have no yardstick
+				}
+				if err != nil {
+					w.t.Fatal(err)
+				}
+				listeners = append(listeners, l)
+				running.Add(1)
+				go accept(l, serve[dir])
+			}
 		}
 	}
 	return &peer{w: w}, func() {
