@@ -128,7 +128,9 @@ func echo(c net.Conn) {
 	}
 }
 
-func discard(c net.Conn) { _, _ = io.CopyBuffer(struct{ io.Writer }{io.Discard}, c, make([]byte, 65536)) }
+func discard(c net.Conn) {
+	_, _ = io.CopyBuffer(struct{ io.Writer }{io.Discard}, c, make([]byte, 65536))
+}
 
 func source(c net.Conn) {
 	buf := make([]byte, 65536)
