@@ -145,6 +145,7 @@ type ListenConfig struct {
 	Cookies  bool
 
 	CongestionControl CongestionControl // of its connections; CongestionDefault: TCPConfig's
+	DSCP              int               // of what its connections send, 0 to 63
 }
 
 // ListenerID names a listener on all cores.

@@ -113,6 +113,7 @@ enum np_err np_core_listen(struct np_core *core, const struct np_cmd_listen *arg
         .conns_max = args->conns_max,
         .cookies = args->cookies != 0,
         .congestion_control = args->congestion_control,
+        .dscp = args->dscp,
         .ctx = l,
         .handle = l->handle,
     };

@@ -128,6 +128,7 @@ struct np_tcp_conn *np_tcp_cookie_accept(struct np_tcp *tcp, struct np_tcp_liste
   np_tcp_agree(tcp, c, &opts);
   if (opts.has_ts && tcp->config.ecn != NP_ECN_OFF && (seg->opts.tsecr & ECN_BIT)) c->ecn |= NP_ECN_OK;
   if (l->args.congestion_control != 0) c->cc_id = l->args.congestion_control - 1;
+  c->tos = (uint8_t)(l->args.dscp << 2);
   np_tcp_set_state(tcp, c, NP_TCP_SYN_RECEIVED);
   np_tcp_count(tcp, NP_C_TCP_COOKIE_OK);
   c->segs_rx++;

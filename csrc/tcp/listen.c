@@ -3,7 +3,7 @@
 
 enum np_err np_tcp_listen(struct np_tcp *tcp, const struct np_tcp_listen *args, uint32_t *out_listener) {
   uint32_t slot = tcp->config.listeners_max;
-  if (args->port == 0 || args->congestion_control > NP_CC_COUNT) return NP_ERR_INVALID;
+  if (args->port == 0 || args->congestion_control > NP_CC_COUNT || args->dscp > 63) return NP_ERR_INVALID;
   for (uint32_t i = 0; i < tcp->config.listeners_max; i++) {
     struct np_tcp_listener *l = &tcp->listeners[i];
     if (!l->used) {
@@ -107,6 +107,7 @@ static enum np_drop open_passive(struct np_tcp *tcp, struct np_tcp_listener *l, 
   np_tcp_agree(tcp, c, &seg->opts);
   np_tcp_ecn_syn_in(tcp, c, seg->flags);
   if (l->args.congestion_control != 0) c->cc_id = l->args.congestion_control - 1;
+  c->tos = (uint8_t)(l->args.dscp << 2);
   np_tcp_set_state(tcp, c, NP_TCP_SYN_RECEIVED);
   c->rtx_due_ns = tcp->now_ns + np_tcp_rto_ns(tcp, c);
   np_tcp_timer_arm(tcp, c);

@@ -42,7 +42,7 @@ static void ack_left(struct np_tcp_conn *c) {
 static void emit(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b, uint8_t tos) {
   c->segs_tx++;
   np_tcp_count(tcp, NP_C_TCP_SEGS_TX);
-  tcp->env.output(tcp->env.ctx, b, &c->flow, tos, &c->path, tcp->now_ns);
+  tcp->env.output(tcp->env.ctx, b, &c->flow, c->tos | tos, &c->path, tcp->now_ns);
 }
 
 /* Pushes the header of a segment of this connection in front of tx. */

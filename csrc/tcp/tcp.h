@@ -125,6 +125,7 @@ struct np_tcp_listen {
   uint32_t conns_max;    /* of this listener, half open and TIME-WAIT left out; 0: no limit of its own */
   bool cookies;          /* SYN cookies when the backlog is full */
   uint8_t congestion_control; /* enum np_cc plus 1; 0: the configuration's */
+  uint8_t dscp;          /* 0 to 63, of what its connections send (RFC 2474; RFC 9293 §3.9.1.8, MUST-48) */
   void *ctx;             /* handed to env->accept */
   uint64_t handle;       /* shown in np_conn_info */
 };

@@ -379,7 +379,7 @@ struct np_tcp_conn {
   uint8_t ecn;            /* NP_ECN_* */
   uint8_t cc_id;          /* enum np_cc */
   uint8_t cc_flags;       /* NP_CCF_* */
-  uint8_t pacing;         /* enum np_pacing: what was asked for */
+  uint8_t tos;            /* DSCP in the upper six bits of the IP header's field; ECN's two come by segment */
   uint64_t rtx_due_ns;    /* retransmission or persist; 0 none */
   uint64_t timer_due_ns;  /* what timer is set to, at or before the deadlines; 0: not set */
   struct np_stream stream;
@@ -457,6 +457,7 @@ struct np_tcp_conn {
   uint32_t rtx_segs;
   uint64_t bytes_rtx;
   uint32_t rto_count;
+  uint8_t pacing;           /* enum np_pacing: what was asked for */
   struct np_tcp_pmtu pmtu;
 };
 _Static_assert(sizeof(struct np_tcp_conn) <= NP_TCP_CONN_BYTES, "an idle connection costs less than 1 KiB with its table slot");

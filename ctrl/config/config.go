@@ -149,6 +149,7 @@ type Listener struct {
 	MaxConnections int            `key:"max_connections" default:"0" min:"0" max:"8388608" doc:"0: [server] max_connections"`
 
 	CongestionControl string `key:"congestion_control" default:"inherit" oneof:"inherit|cubic|newreno|bbr" doc:"inherit: [tcp] congestion_control"`
+	DSCP              int    `key:"dscp" default:"0" min:"0" max:"63" doc:"Differentiated Services code point of what it sends (RFC 2474); 46 is expedited forwarding"`
 }
 
 // Protocol is [protocol].

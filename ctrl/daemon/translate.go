@@ -110,7 +110,7 @@ func portConfig(c *config.Config, i *config.Interface) ports.Interface {
 
 func listenConfig(c *config.Config, l *config.Listener) *dataplane.ListenConfig {
 	lc := &dataplane.ListenConfig{Address: l.Address, Kind: dataplane.SessionNPRO, Backlog: l.Backlog, MaxConns: c.ListenerLimit(l), Cookies: c.TCP.SYNCookies,
-		CongestionControl: congestion(l.CongestionControl)}
+		CongestionControl: congestion(l.CongestionControl), DSCP: l.DSCP}
 	switch l.Protocol {
 	case "echo":
 		lc.Kind = dataplane.SessionEcho

@@ -427,11 +427,12 @@ func (p *Plane) Listen(ctx context.Context, cfg *dataplane.ListenConfig) (datapl
 		return 0, err
 	}
 	defer p.leave()
-	if !cfg.Address.IsValid() || cfg.Backlog < 0 || cfg.MaxConns < 0 {
+	if !cfg.Address.IsValid() || cfg.Backlog < 0 || cfg.MaxConns < 0 || cfg.DSCP < 0 || cfg.DSCP > 63 {
 		return 0, fmt.Errorf("listen on %s: %w", cfg.Address, dataplane.CodeInvalid)
 	}
 	args := C.struct_np_cmd_listen{port: C.uint16_t(cfg.Address.Port()), session_kind: C.uint8_t(cfg.Kind), cookies: flag(cfg.Cookies),
-		backlog: C.uint32_t(cfg.Backlog), conns_max: C.uint32_t(perCore(cfg.MaxConns, len(p.cores))), congestion_control: C.uint8_t(cfg.CongestionControl)}
+		backlog: C.uint32_t(cfg.Backlog), conns_max: C.uint32_t(perCore(cfg.MaxConns, len(p.cores))), congestion_control: C.uint8_t(cfg.CongestionControl),
+		dscp: C.uint8_t(cfg.DSCP)}
 	if !cfg.Address.Addr().IsUnspecified() {
 		setAddr(&args.local, cfg.Address.Addr())
 	}

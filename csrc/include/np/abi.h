@@ -156,7 +156,8 @@ struct np_cmd_listen {
   uint32_t backlog;
   uint32_t conns_max;
   uint8_t congestion_control; /* enum np_cc plus 1; 0: the plane's */
-  uint8_t pad[3];
+  uint8_t dscp;               /* 0 to 63 */
+  uint8_t pad[2];
 };
 struct np_cmd_connect {
   uint8_t local[16];

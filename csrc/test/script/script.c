@@ -244,7 +244,7 @@ static int act_out(struct script *s, char **w, int n) {
 }
 
 static int act_listen(struct script *s) {
-  struct np_tcp_listen l = {.port = 80, .backlog = s->backlog, .cookies = s->cookies, .handle = 1};
+  struct np_tcp_listen l = {.port = 80, .backlog = s->backlog, .cookies = s->cookies, .dscp = (uint8_t)s->dscp, .handle = 1};
   uint32_t id;
   enum np_err err = np_tcp_listen(s->tcp, &l, &id);
   return err ? fail(s, "listen: %s", np_err_text(err)) : 0;
@@ -357,7 +357,8 @@ static int act_config(struct script *s, const char *key, const char *value) {
   } fields[] = {FIELD(conns_max), FIELD(rcv_buf_bytes), FIELD(snd_buf_bytes), FIELD(ooo_segs_max), FIELD(rto_ms_min),
                 FIELD(rto_ms_max), FIELD(delack_ms), FIELD(keepalive_idle_ms), FIELD(keepalive_interval_ms),
                 FIELD(keepalive_probes), FIELD(user_timeout_ms), FIELD(timewait_ms), FIELD(syn_retries),
-                {"mtu", &s->mtu_bytes}, {"pmtu", &s->pmtu_bytes}, {"backlog", &s->backlog}};
+                {"mtu", &s->mtu_bytes}, {"pmtu", &s->pmtu_bytes}, {"backlog", &s->backlog},
+                {"dscp", &s->dscp}};
   const struct {
     const char *name;
     bool *p;

@@ -32,6 +32,7 @@ struct script {
   uint32_t pmtu_bytes; /* what the path is known to carry; 0: nothing known */
   bool skip;           /* for the other family only */
   uint32_t backlog;
+  uint32_t dscp; /* of the listener */
   bool cookies;
   bool consume_auto;
   uint64_t tolerance_ns;
