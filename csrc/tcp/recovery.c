@@ -135,17 +135,29 @@ static void partial_ack(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t acke
   if (c->sndq_head != NULL && c->sndq_head != c->sndq_next) np_tcp_mark_lost(tcp, c, c->sndq_head);
 }
 
+/* RFC 6582 §4.1: after a timeout, duplicates may come from what was sent again in vain. They tell
+ * of a loss when the ACK before them moved by a little: had it filled the hole of a window, it
+ * would have moved by much. Without this a retransmission lost again waits for the next, doubled RTO. */
+static void dups_after_rto(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  struct np_buf *b = c->sndq_head;
+  if (c->dup_acks != NP_TCP_DUP_THRESH || c->cwnd <= c->mss || c->rack.last_acked > 4 * c->mss) return;
+  if (b == NULL || b == c->sndq_next || !(np_txseg(b)->flags & NP_TXS_RTX)) return;
+  np_tcp_mark_lost(tcp, c, b);
+  c->flags |= NP_TF_FORCE_RTX;
+}
+
 /* What duplicate ACKs say without SACK. */
 static void reno_ack(struct np_tcp *tcp, struct np_tcp_conn *c) {
   const struct np_tcp_told *t = &tcp->told;
   if (c->ca_state == NP_CA_RECOVERY && t->acked_bytes != 0) partial_ack(tcp, c, t->acked_bytes);
-  if (c->ca_state <= NP_CA_DISORDER && t->acked_bytes != 0) {
-    c->dup_acks = 0;
-    c->reno_bytes = 0;
+  if (t->acked_bytes != 0) {
+    c->rack.last_acked = t->acked_bytes;
+    if (c->ca_state != NP_CA_RECOVERY) c->dup_acks = c->reno_bytes = 0;
   }
   if (!t->dup) return;
   if (c->ca_state != NP_CA_LOSS) np_tcp_reno_dup(c);
   if (c->dup_acks < UINT32_MAX) c->dup_acks++;
+  if (c->ca_state == NP_CA_LOSS) dups_after_rto(tcp, c);
 }
 
 /* OPEN, or DISORDER while there is something that only a close look tells. */

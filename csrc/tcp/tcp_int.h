@@ -298,6 +298,7 @@ struct np_tcp_rack {
   uint32_t prr_flight;    /* RecoverFS; while a tail probe is out, what was in flight at it */
   struct np_tcp_seglist due; /* lost, to be sent again, the lowest first */
   struct np_tcp_seglist rtx; /* retransmissions in flight, in order of transmission */
+  uint32_t last_acked;    /* without SACK: bytes the last ACK that moved snd_una moved it by */
   uint32_t due_hint;      /* entered into due last, out of turn */
   uint32_t run_first;     /* first of the run of SACKed segments that sack_hint ends; 0 unknown */
   uint32_t dsacks;        /* for people */
