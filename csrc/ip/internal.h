@@ -276,6 +276,9 @@ void np_iface_arm(struct np_ip *ip, struct np_iface *ifc);
 
 /* route.c; routes over an interface that is down are passed over. */
 const struct np_route *np_route_find(const struct np_ip *ip, const struct np_addr *dst);
+/* The same for a packet from src: of connected routes that are equally good the one by src's own interface,
+ * for where two interfaces (VLANs) have the same subnet. */
+const struct np_route *np_route_find_from(const struct np_ip *ip, const struct np_addr *dst, const struct np_addr *src);
 /* There would be a route if its interface were up. */
 bool np_route_is_down(const struct np_ip *ip, const struct np_addr *dst);
 enum np_err np_route_insert(struct np_ip *ip, const struct np_addr *prefix, uint8_t bits, const struct np_addr *via,

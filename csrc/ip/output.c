@@ -65,7 +65,7 @@ static struct np_iface *route_out(struct np_ip *ip, const struct np_addr *src, c
   if (!np_addr_is_host(dst) || np_ip_is_local(ip, dst)) return NULL;
   const struct np_iface *scoped = scoped_iface(ip, src, dst);
   if (scoped != NULL) return &ip->iface[scoped->index];
-  const struct np_route *route = np_route_find(ip, dst);
+  const struct np_route *route = np_route_find_from(ip, dst, src);
   if (route == NULL) return NULL;
   if (!np_addr_is_zero(&route->via)) *hop = route->via;
   return &ip->iface[route->iface];

@@ -38,6 +38,17 @@ const struct np_route *np_route_find(const struct np_ip *ip, const struct np_add
   return NULL;
 }
 
+const struct np_route *np_route_find_from(const struct np_ip *ip, const struct np_addr *dst, const struct np_addr *src) {
+  const struct np_route *first = np_route_find(ip, dst);
+  if (first == NULL || !first->connected) return first;
+  const struct np_route *end = ip->route + ip->route_count;
+  for (const struct np_route *r = first; r < end && r->connected && r->bits == first->bits; r++) { /* bound: the table */
+    bool same = np_addr_eq(&r->prefix, &first->prefix) && ip->iface[r->iface].up;
+    if (same && np_iface_has(&ip->iface[r->iface], src)) return r;
+  }
+  return first;
+}
+
 bool np_route_is_down(const struct np_ip *ip, const struct np_addr *dst) {
   bool v4 = np_addr_is_v4(dst);
   for (uint32_t i = 0; i < ip->route_count; i++) {

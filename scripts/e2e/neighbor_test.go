@@ -188,7 +188,7 @@ func TestAnnouncementsAreSeen(t *testing.T) {
 // The kernel stands as a router: an address is made from its prefix and reached, the default route leads by it, and
 // the stack's own link-local address answers beside the kernel's on the same interface.
 func TestRouterAdvertisement(t *testing.T) {
-	w := newWorld(t, options{config: func(s string) string {
+	w := newWorld(t, options{queues: 2, env: []string{"NP_DATAPLANE_CORES=2"}, config: func(s string) string {
 		return strings.Replace(s, `name = "np0" `, "accept_ra = true\nname = \"np0\" ", 1)
 	}})
 	r := newWire(w)
@@ -257,7 +257,36 @@ func TestRouterAdvertisement(t *testing.T) {
 			w.must(w.in("c", "ping", "-c", "2", "-i", "0.1", "-W", "2", strings.TrimSuffix(f, "/64")+"%c0"))
 		}
 	}
-	if n := w.stat("nd_router_advertisements_total"); n != 1 {
+	if n := w.stat("nd_router_advertisements_total"); n != 2 { // each core's
 		t.Errorf("%d advertisements used", n)
+	}
+	if n := w.stat("mld_reports_total"); n < 2 {
+		t.Errorf("%d listener reports sent", n)
+	}
+}
+
+// A VLAN of the interface: tagged frames for its addresses come to the stack, the same untagged or with another tag do not.
+func TestVLAN(t *testing.T) {
+	w := newWorld(t, options{config: func(s string) string {
+		return strings.Replace(s, `name = "np0" `, "vlan = 7\nname = \"np0\" ", 1)
+	}})
+	r := newWire(w)
+	all := []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+	for i, tag := range []uint16{0, 7, 8} {
+		f := arpFrame(1, byte(i+1), all, fmt.Sprintf("198.18.0.%d", 60+i), server4)
+		if tag != 0 {
+			f = append(f[:12:12], append([]byte{0x81, 0, byte(tag >> 8), byte(tag)}, f[12:]...)...)
+		}
+		r.send(f)
+	}
+	w.eventually(3*time.Second, "the tagged one is learned", func() error {
+		if list := query[api.Neighbors](w, "neighbor", "list").Neighbors; len(list) != 1 || list[0].Address != "198.18.0.61" || list[0].MAC != "02:00:00:00:55:02" {
+			return fmt.Errorf("%+v", list)
+		}
+		return nil
+	})
+	time.Sleep(200 * time.Millisecond)
+	if n := w.stat("arp_received_total"); n != 1 {
+		t.Errorf("%d ARP packets used", n)
 	}
 }

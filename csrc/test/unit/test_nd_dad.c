@@ -103,7 +103,7 @@ static void test_dad_passes(void **state) {
     assert_int_not_equal(count(r, is_probe6, &us), 0);
     frame_eth(&f, RIG_US, RIG_PEER, 0, 0x86dd);
     frame_ip(&f, &peer, &us, 6, 64);
-    frame_tcp(&f, 9, 80, 2, NULL, 0);
+    frame_tcp(&f, 9, 80, 2, "", 0);
     frame_finish(&f, 6);
     assert_int_equal(rig_rx(r, 3, &f), NP_DROP_IP_DST);
     rig_advance(r, (uint64_t)(transmits - 1) * RIG_S);
