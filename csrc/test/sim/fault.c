@@ -82,11 +82,19 @@ static void change_links(struct sim *s, struct host *h, const struct event *e) {
       case EV_PHASE: net_draw(s, &r, &c->params[e->arg & 1]); break;
       case EV_CUT: to[e->arg & 1].cut = to[0].cut = true; break;
       case EV_MENDED: to[0].cut = to[1].cut = false; break;
-      case EV_MTU: to[1].mtu_bytes = e->arg % 5 == 0 ? 1280 : 1280 + e->arg % 200; break;
+      case EV_MTU: to[1].mtu_bytes = e->arg % 5 == 0 ? 1280 : 1280 + (e->arg >> 4) % 200; break;
       default: to[1].mtu_bytes = 0; break;
     }
     net_apply(c);
   }
+}
+
+/* A path that stays narrow: somebody must say so, or every sender must look. */
+static bool stays_narrow(const struct sim *s, const struct event *e) {
+  bool probing = true;
+  for (uint32_t i = 0; i < s->hosts; i++)
+    if (s->host[i].config.tcp_mtu_probing == NP_MTU_PROBING_OFF) probing = false;
+  return (e->arg & 2) != 0 && (probing || !s->host[e->host].black_hole);
 }
 
 static void happen(struct sim *s, const struct event *e) {
@@ -98,8 +106,10 @@ static void happen(struct sim *s, const struct event *e) {
       change_links(s, h, e);
       break;
     case EV_PHASE:
-    case EV_MENDED:
-    case EV_MTU_END: change_links(s, h, e); break;
+    case EV_MENDED: change_links(s, h, e); break;
+    case EV_MTU_END:
+      if (!stays_narrow(s, e)) change_links(s, h, e);
+      break;
     case EV_MTU:
       h->black_hole = (e->arg >> 16 & 1) != 0;
       change_links(s, h, e);

@@ -32,7 +32,7 @@ void host_draw(struct sim *s, uint32_t index) {
   c->loans_per_core = 1;
   c->streams_max = 16;
   c->neigh_max = 16;
-  c->conns_max = 256;
+  c->conns_max = sim_has(s, F_ATTACK) ? 1024 : 256; /* a flood may fill the backlog of each of six listeners */
   c->bufs_per_core = s->args.bytes ? 4096 : PICK(s, F_POOL, 2048, 2048, 1024, 512, 256);
   c->tcp_rcv_buf_bytes = PICK(s, F_BUFFERS, 0, 0, 4096, 8192, 16384, 65535, 262144, 1048576);
   c->tcp_snd_buf_bytes = PICK(s, F_BUFFERS, 0, 0, 4096, 8192, 16384, 65535, 262144, 2097152);
@@ -48,6 +48,8 @@ void host_draw(struct sim *s, uint32_t index) {
   c->tcp_congestion_control = (uint8_t)sim_draw(s, F_CONGESTION, r, NP_CC_COUNT);
   c->tcp_pacing = (uint8_t)sim_draw(s, F_CONGESTION, r, NP_PACING_COUNT);
   c->tcp_ecn = (uint8_t)sim_draw(s, F_ECN, r, NP_ECN_MODE_COUNT);
+  c->tcp_mtu_probing = (uint8_t)PICK(s, F_MTU, NP_MTU_PROBING_BLACKHOLE, NP_MTU_PROBING_OFF, NP_MTU_PROBING_ALWAYS, NP_MTU_PROBING_BLACKHOLE);
+  c->tcp_no_autotune = sim_once_in(s, F_BUFFERS, r, 3);
   c->no_gro = sim_once_in(s, F_OPTIONS, r, 3);
   h->backlog = PICK(s, F_ATTACK, 128, 128, 4, 16);
   h->cookies = np_rng_below(r, 4) != 0;

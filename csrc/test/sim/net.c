@@ -137,7 +137,7 @@ bool net_open(struct sim *s) {
       net_draw(s, &s->rng_net, &c->params[1]);
       c->host = &s->host[h];
       c->index = i;
-      uint32_t every = 3 + np_rng_below(&s->rng_net, 60);
+      uint32_t every = 8 + np_rng_below(&s->rng_net, 60);
       if (sim_once_in(s, F_CHOSEN, &s->rng_net, 2)) c->every = every;
       struct np_sim_config config = {.seed = np_rng_u64(&s->rng_net), .inflight_max = 2048, .dir = {c->params[0], c->params[1]}};
       c->link = np_sim_new(&config);

@@ -96,11 +96,14 @@ static void verdict(struct sim *s) {
   }
 }
 
-/* Each feature in two of three runs: what hides in a mixture shows when some of it is not there. */
+/* Each feature in two of three runs, those that excuse much in one of four: what hides in a mixture
+ * shows when some of it is not there. */
 static void draw_features(struct sim *s, struct np_rng *r) {
-  for (uint32_t f = 0; f < F_COUNT; f++)
-    if (np_rng_below(r, f == F_ATTACK || f == F_RESTART || f == F_UNLISTEN || f == F_MTU ? 4 : 3) < (f == F_ATTACK || f == F_RESTART || f == F_UNLISTEN ? 1 : 2)) s->features |= 1u << f;
-  s->features &= ~(1u << F_MTU);
+  const uint32_t rare = 1u << F_ATTACK | 1u << F_RESTART | 1u << F_UNLISTEN | 1u << F_MTU;
+  for (uint32_t f = 0; f < F_COUNT; f++) {
+    bool is_rare = (rare & 1u << f) != 0;
+    if (np_rng_below(r, is_rare ? 4 : 3) < (is_rare ? 1 : 2)) s->features |= 1u << f;
+  }
   if (s->args.has_only) s->features = s->args.only;
   s->features &= ~s->args.without;
   if (s->args.bytes) s->features = 0;
