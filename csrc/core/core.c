@@ -129,8 +129,8 @@ static void xmit(void *ctx, uint16_t iface, struct np_buf *frame) {
   }
   uint32_t len = frame->len;
   if (NP_UNLIKELY(frame->next != NULL)) {
-    np_assert((link->tx->caps & NP_PORT_SG) != 0);
     len = np_buf_chain_len(frame);
+    if ((link->tx->caps & NP_PORT_SG) == 0) len = UINT32_MAX; /* too big for it, whatever its MTU says */
   }
   if (NP_UNLIKELY(len > link->tx->mtu_bytes + 18u)) { /* Ethernet 14, VLAN 4 */
     drop_tx(core, frame, NP_DROP_TX_TOO_BIG);

@@ -140,7 +140,8 @@ struct np_path {
  * the packet in its bounded queue.
  * Owner: takes over one reference of buf in every case. The headers are pushed into
  * buf's headroom: a caller that keeps the buffer (retransmission) pulls them off again itself.
- * path may be NULL. buf->next is neither read nor written while somebody else holds buf.
+ * path may be NULL. buf->next is neither read nor written while somebody else holds buf; one that
+ * nobody else holds may be a chain, for ports with NP_PORT_SG.
  * Return: NP_ERR_OK also when queued; NP_ERR_NOROUTE, NP_ERR_PORTDOWN, NP_ERR_LIMIT (over the
  * MTU), NP_ERR_FULL (no neighbor entry to be had): counted, freed. */
 enum np_err np_ip_output(struct np_ip *ip, struct np_buf *buf, const struct np_addr *src, const struct np_addr *dst,

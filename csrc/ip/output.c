@@ -1,19 +1,23 @@
 /* The way out. With a valid path: one comparison, two headers, transmit. */
 #include "ip/internal.h"
 
+/* What somebody else holds as well is one piece: its link may be in use for something else. */
+static uint32_t packet_bytes(const struct np_buf *buf) { return NP_LIKELY(buf->refs != 1) ? buf->len : np_buf_total(buf); }
+
 void np_ip_drop(struct np_ip *ip, struct np_buf *buf, enum np_drop why) {
   ip->env.counters->drop[why]++;
   if (ip->env.drop != NULL) ip->env.drop(ip->env.ctx, buf, why);
-  np_buf_put(buf);
+  if (buf->refs == 1) {
+    np_buf_put_chain(buf);
+  } else {
+    np_buf_put(buf);
+  }
 }
 
 static void transmit(struct np_ip *ip, uint16_t port, struct np_buf *buf) {
   buf->iface = port;
   ip->env.xmit(ip->env.ctx, port, buf);
 }
-
-/* What somebody else holds as well is one piece: its link may be in use for something else. */
-static uint32_t packet_bytes(const struct np_buf *buf) { return NP_LIKELY(buf->refs != 1) ? buf->len : np_buf_total(buf); }
 
 static void push_ip(struct np_ip *ip, struct np_buf *buf, const struct np_addr *src, const struct np_addr *dst, uint8_t proto,
                     uint8_t tos, uint8_t hops, bool v4) {
@@ -46,6 +50,11 @@ void np_ip_send_to(struct np_ip *ip, const struct np_iface *ifc, struct np_buf *
   }
   /* What stays in pieces is longer than a buffer: a port with such an MTU sends pieces. */
   if (NP_UNLIKELY(buf->next != NULL)) buf = np_buf_linear(buf);
+  if (NP_UNLIKELY(buf->next != NULL && np_buf_total(buf) <= ip->env.pool->chunk_bytes - NP_BUF_DATA_OFF)) {
+    ip->env.counters->drop[NP_DROP_TX_NO_BUFFER]++; /* it would have fit one, if there had been one */
+    np_buf_put_chain(buf);
+    return;
+  }
   push_ip(ip, buf, src, dst, proto, tos, hops, v4);
   np_ip_send_frame(ip, ifc, buf, mac, v4 ? NP_ETHERTYPE_IP4 : NP_ETHERTYPE_IP6);
 }
@@ -85,7 +94,12 @@ static void fill_path(struct np_ip *ip, const struct np_iface *ifc, struct np_ne
 /* What waits must be nobody else's: TCP sends a buffer it keeps again, headers and all, while
  * the first sending still waits here. NULL: no buffer for a copy, and buf is gone. */
 static struct np_buf *own(struct np_ip *ip, struct np_buf *buf) {
-  if (buf->refs == 1) return buf;
+  if (buf->refs == 1) {
+    buf = np_buf_linear(buf); /* the queue links what waits by next */
+    if (buf->next == NULL) return buf;
+    np_ip_drop(ip, buf, NP_DROP_NEIGH_QUEUE);
+    return NULL;
+  }
   struct np_buf *copy = np_pool_get(ip->env.pool);
   if (copy == NULL || np_buf_tailroom(copy) < buf->len) {
     if (copy != NULL) np_buf_put(copy);
@@ -115,7 +129,7 @@ static enum np_err output_slow(struct np_ip *ip, struct np_buf *buf, const struc
     return NP_ERR_ADDRNOTAVAIL;
   }
   if (!v4 && ifc->ra.hops != 0) np_buf_data(buf)[NP_IP6_HOPS] = ifc->ra.hops;
-  if (buf->len > np_iface_mtu(ifc, v4)) {
+  if (packet_bytes(buf) > np_iface_mtu(ifc, v4)) {
     np_ip_drop(ip, buf, NP_DROP_TX_TOO_BIG);
     return NP_ERR_LIMIT;
   }
@@ -142,7 +156,7 @@ enum np_err np_ip_output(struct np_ip *ip, struct np_buf *buf, const struct np_a
   if (NP_UNLIKELY(path == NULL || path->link_len == 0 || path->generation != ip->generation)) {
     return output_slow(ip, buf, src, dst, path, now_ns);
   }
-  if (NP_UNLIKELY(buf->len > path->mtu_bytes)) {
+  if (NP_UNLIKELY(packet_bytes(buf) > path->mtu_bytes)) {
     np_ip_drop(ip, buf, NP_DROP_TX_TOO_BIG);
     return NP_ERR_LIMIT;
   }

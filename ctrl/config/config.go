@@ -100,7 +100,7 @@ type Idle struct {
 type Interface struct {
 	Name         string         `key:"name" need:"an interface name such as \"np0\"" doc:"the kernel's name"`
 	Addresses    []netip.Prefix `key:"addresses" need:"at least one address with prefix length, such as \"198.18.0.1/24\"" doc:"the appliance's own; the kernel must not have them"`
-	MTU          int            `key:"mtu" default:"0" min:"0" max:"3506" doc:"0: the device's, at most 3506 (one buffer a frame)"`
+	MTU          int            `key:"mtu" default:"0" min:"0" max:"9000" doc:"0: the device's, at most 9000; above 3506 a frame takes several buffers (native mode, Linux 6.6)"`
 	Queues       int            `key:"queues" default:"0" min:"0" max:"64" doc:"receive queues to open; 0: all the device has"`
 	ZeroCopy     string         `key:"zero_copy" default:"auto" oneof:"auto|off|must" doc:"AF_XDP zero-copy"`
 	XDPMode      string         `key:"xdp_mode" default:"auto" oneof:"auto|native|generic" doc:"how the XDP program is attached"`

@@ -15,10 +15,10 @@ import (
 	"github.com/np-appliance/np/dataplane/xdp"
 )
 
-// Limits of an interface's MTU: a frame has to fit into one buffer.
+// Limits of an interface's MTU, and where a frame no longer fits one buffer.
 const (
-	MTUMax      = 3506 // in buffers of 4,096 bytes
-	MTUSmall    = 1536 // in buffers of 2,048 bytes
+	MTUMax      = 9000 // in several buffers
+	MTUSmall    = 1536 // in one buffer of 2,048 bytes
 	mtuOneFrame = 3506 // devices above this need the program's variant for fragments
 )
 
@@ -169,6 +169,9 @@ func (m *Manager) attach(ctx context.Context, p *port, d xdp.Interface) error {
 	prog, err := m.sys.Attach(p.cfg.Name, xdp.Options{Mode: p.cfg.Mode, Frags: d.MTU > mtuOneFrame})
 	if err != nil {
 		return err
+	}
+	if prog.Mode() != xdp.ModeNative && p.cfg.MTU == 0 {
+		mtu = min(mtu, mtuOneFrame) // generic mode hands over frames of one buffer only
 	}
 	cfg := &dataplane.InterfaceConfig{Name: p.cfg.Name, Index: d.Index, MAC: d.MAC, MTU: mtu, VLAN: p.cfg.VLAN, Queues: p.cfg.Queues,
 		Native: prog.Mode() == xdp.ModeNative, Addresses: p.cfg.Addresses,

@@ -14,6 +14,15 @@
 #define AF_XDP 44
 #endif
 
+/* Frames in several buffers (Linux 6.6): a bind flag, and a descriptor's option. */
+#define NP_XDP_USE_SG (1u << 4)
+#define NP_XDP_PKT_CONTD (1u << 0) /* the next descriptor goes on with this frame */
+#define NP_AFXDP_PIECES_MAX 18u    /* of a frame: what the kernel's own packets can hold */
+/* The largest MTU whose frames fit one buffer, by its size. 3,506: XDP's own limit of a page. */
+#define NP_AFXDP_MTU_2048 1536u
+#define NP_AFXDP_MTU_4096 3506u
+#define NP_AFXDP_MTU_MAX 9000u
+
 /* The kernel places a received frame behind this much room for XDP programs. */
 #define NP_AFXDP_KERNEL_HEADROOM 256u
 /* Where a received frame starts in its chunk: np_buf, then the kernel's room. */
@@ -53,6 +62,11 @@ struct np_afxdp {
   uint32_t post_min;      /* and as many whatever others need */
   uint32_t lack_count;    /* of the pool's reserve: what posted_count lacks to post_min */
   uint32_t tx_held;       /* references the kernel holds for sending */
+  struct np_buf *rx_head; /* frame of which more pieces are to come; NULL: none */
+  struct np_buf *rx_tail;
+  uint32_t rx_pieces;
+  bool rx_bad;            /* the rest of a frame that had a bad piece is thrown away */
+  bool sg;                /* frames in several buffers */
   bool zero_copy;
   bool gone;              /* the device is unregistered: this socket never works again */
 };

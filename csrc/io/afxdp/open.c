@@ -56,15 +56,21 @@ static enum np_err failed(const struct np_afxdp_args *a, int sys, const char *ac
   }
 }
 
+/* Whether the interface's frames take several buffers. */
+static bool in_pieces(const struct np_afxdp_args *a, const struct np_pool *pool) {
+  return a->mtu_bytes > (pool->chunk_bytes == 2048 ? NP_AFXDP_MTU_2048 : NP_AFXDP_MTU_4096);
+}
+
 static enum np_err check(const struct np_afxdp_args *a, const struct np_pool *pool, struct np_err_detail *detail) {
-  uint32_t mtu_max = pool->chunk_bytes == 2048 ? 1536u : 3506u; /* larger frames need several chunks */
   if (memchr(a->ifname, '\0', sizeof a->ifname) == NULL || a->ifname[0] == '\0') {
     explain(detail, 0, "ifname is empty or not terminated");
   } else if (a->ring < 64 || a->ring > 65536 || (a->ring & (a->ring - 1)) != 0) {
     explain(detail, 0, "ring of %s is %u, must be a power of two, 64 to 65536", a->ifname, a->ring);
-  } else if (a->mtu_bytes < 1280 || a->mtu_bytes > mtu_max) {
-    explain(detail, 0, "mtu of %s is %u, must be 1280 to %u with buffers of %u bytes", a->ifname, a->mtu_bytes, mtu_max,
-            pool->chunk_bytes);
+  } else if (a->mtu_bytes < 1280 || a->mtu_bytes > NP_AFXDP_MTU_MAX) {
+    explain(detail, 0, "mtu of %s is %u, must be 1280 to %u", a->ifname, a->mtu_bytes, NP_AFXDP_MTU_MAX);
+  } else if (a->native == 0 && in_pieces(a, pool)) {
+    explain(detail, 0, "mtu of %s is %u: frames in several buffers need the XDP program in native mode", a->ifname, a->mtu_bytes);
+    return NP_ERR_UNSUPPORTED;
   } else if (a->zero_copy > 2) {
     explain(detail, 0, "zero_copy of %s is %u, must be 0 to 2", a->ifname, a->zero_copy);
   } else if (a->zero_copy == 1 && a->native == 0) {
@@ -136,7 +142,7 @@ static uint64_t clock_ns(void) {
 static int bind_mode(const struct np_afxdp *x, uint32_t ifindex, uint32_t queue, uint16_t mode) {
   struct sockaddr_xdp addr = {
       .sxdp_family = AF_XDP,
-      .sxdp_flags = (uint16_t)(mode | XDP_USE_NEED_WAKEUP),
+      .sxdp_flags = (uint16_t)(mode | XDP_USE_NEED_WAKEUP | (x->sg ? NP_XDP_USE_SG : 0)),
       .sxdp_ifindex = ifindex,
       .sxdp_queue_id = queue,
   };
@@ -182,6 +188,11 @@ static enum np_err make(struct np_afxdp *x, const struct np_afxdp_args *a, struc
     (void)setsockopt(x->fd, SOL_SOCKET, SO_SNDBUF, &sndbuf, sizeof sndbuf);
   }
   sys = bind_queue(x, a, ifindex);
+  if (x->sg && (sys == EINVAL || sys == EOPNOTSUPP)) {
+    explain(detail, sys, "bind %s queue %u for an mtu of %u: frames in several buffers are refused by this kernel or driver (Linux 6.6 has them)",
+            a->ifname, a->queue, a->mtu_bytes);
+    return NP_ERR_UNSUPPORTED;
+  }
   if (sys != 0) return failed(a, sys, "bind AF_XDP socket", detail);
   return NP_ERR_OK;
 }
@@ -211,6 +222,8 @@ enum np_err np_afxdp_open(const struct np_afxdp_args *args, struct np_pool *pool
   x->port.ops = &np_afxdp_ops;
   x->port.queue = (uint16_t)a.queue;
   x->port.mtu_bytes = a.mtu_bytes;
+  x->sg = in_pieces(&a, pool);
+  if (x->sg) x->port.caps |= NP_PORT_SG;
   memcpy(x->port.mac.b, a.mac, sizeof x->port.mac.b);
   err = make(x, &a, detail);
   if (err != NP_ERR_OK) {

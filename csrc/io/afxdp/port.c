@@ -33,6 +33,39 @@ static void note_lack(struct np_afxdp *x) {
   x->lack_count = lack;
 }
 
+/* The rest of a frame, up to its end, is thrown away with what came of it. */
+static NP_COLD void rx_bad(struct np_afxdp *x, bool more) {
+  add(&x->port.stats.rx_dropped, 1);
+  np_buf_put_chain(x->rx_head);
+  x->rx_head = x->rx_tail = NULL;
+  x->rx_bad = more;
+}
+
+/* One piece of a frame in several. Return: the frame when it is whole. */
+static NP_COLD struct np_buf *rx_piece(struct np_afxdp *x, struct np_buf *b, bool more) {
+  if (x->rx_bad) {
+    np_buf_put(b);
+    x->rx_bad = more;
+    return NULL;
+  }
+  if (x->rx_head == NULL) {
+    x->rx_head = b;
+    x->rx_pieces = 1;
+  } else {
+    x->rx_tail->next = b;
+    x->rx_pieces++;
+  }
+  x->rx_tail = b;
+  if (x->rx_pieces > NP_AFXDP_PIECES_MAX) {
+    rx_bad(x, more);
+    return NULL;
+  }
+  if (more) return NULL;
+  b = x->rx_head;
+  x->rx_head = x->rx_tail = NULL;
+  return b;
+}
+
 static uint32_t afxdp_rx(struct np_port_queue *q, struct np_buf **out, uint32_t max) {
   struct np_afxdp *x = of(q);
   struct np_afxdp_ring *r = &x->rx;
@@ -45,6 +78,7 @@ static uint32_t afxdp_rx(struct np_port_queue *q, struct np_buf **out, uint32_t 
   }
   uint32_t take = ready < max ? ready : max;
   uint32_t n = 0;
+  uint32_t used = 0;
   uint64_t bytes = 0;
   const struct xdp_desc *desc = r->desc;
   for (uint32_t i = 0; i < take; i++) {
@@ -53,19 +87,29 @@ static uint32_t afxdp_rx(struct np_port_queue *q, struct np_buf **out, uint32_t 
     uint32_t off = (uint32_t)(d->addr & (x->pool->chunk_bytes - 1));
     if (NP_UNLIKELY(b == NULL || off < NP_BUF_HDR || d->len > x->pool->chunk_bytes - off ||
                     (x->held[b->index] & NP_AFXDP_POSTED) == 0)) {
-      add(&q->stats.rx_dropped, 1);
+      if (x->rx_bad) {
+        x->rx_bad = (d->options & NP_XDP_PKT_CONTD) != 0;
+      } else {
+        rx_bad(x, (d->options & NP_XDP_PKT_CONTD) != 0);
+      }
       continue;
     }
+    used++;
     x->held[b->index] &= (uint8_t)~NP_AFXDP_POSTED;
     b->data_off = off;
     b->len = d->len;
     bytes += d->len;
     NP_PREFETCH((const uint8_t *)b + off);
+    bool more = (d->options & NP_XDP_PKT_CONTD) != 0;
+    if (NP_UNLIKELY(more || x->rx_head != NULL || x->rx_bad)) {
+      b = rx_piece(x, b, more);
+      if (b == NULL) continue;
+    }
     out[n++] = b;
   }
   r->cached_cons += take;
   __atomic_store_n(r->cons, r->cached_cons, __ATOMIC_RELEASE);
-  q->posted_count -= n;
+  q->posted_count -= used;
   note_lack(x);
   add(&q->stats.rx_pkts, n);
   add(&q->stats.rx_bytes, bytes);
@@ -113,29 +157,68 @@ static void refill(struct np_afxdp *x) {
 
 /* ---- sending ---- */
 
+static void put_desc(struct np_afxdp *x, uint32_t at, const struct np_buf *b, uint32_t options) {
+  struct xdp_desc *desc = x->tx.desc;
+  x->held[b->index]++;
+  desc[(x->tx.cached_prod + at) & x->tx.mask] =
+      (struct xdp_desc){.addr = offset_of(x, b) + b->data_off, .len = b->len, .options = options};
+}
+
+/* Descriptors that a frame in several pieces takes; 0: no room for all of it now. */
+static NP_COLD uint32_t tx_pieces(struct np_afxdp *x, const struct np_buf *b, uint32_t room) {
+  uint32_t n = 0;
+  for (; b != NULL; b = b->next, n++) { /* bound: NP_AFXDP_PIECES_MAX */
+    np_assert(n < NP_AFXDP_PIECES_MAX);
+    np_assert(b->pool == x->pool);
+    if ((x->held[b->index] & NP_AFXDP_TX_MAX) == NP_AFXDP_TX_MAX) return 0;
+  }
+  if (n > room) { /* asked for one each before */
+    struct np_afxdp_ring *r = &x->tx;
+    uint32_t seen = r->cached_cons;
+    r->cached_cons = __atomic_load_n(r->cons, __ATOMIC_ACQUIRE);
+    if (n > room + (r->cached_cons - seen)) return 0;
+  }
+  return n;
+}
+
+/* The pieces' references go to the ring one by one, and come back one by one. Return: bytes. */
+static NP_COLD uint32_t tx_chain(struct np_afxdp *x, const struct np_buf *b, uint32_t at) {
+  uint32_t bytes = 0;
+  for (; b != NULL; b = b->next) { /* bound: NP_AFXDP_PIECES_MAX */
+    put_desc(x, at++, b, b->next != NULL ? NP_XDP_PKT_CONTD : 0);
+    bytes += b->len;
+  }
+  return bytes;
+}
+
 static uint32_t afxdp_tx(struct np_port_queue *q, struct np_buf **bufs, uint32_t n) {
   struct np_afxdp *x = of(q);
   struct np_afxdp_ring *r = &x->tx;
   if (NP_UNLIKELY(q->down)) return 0;
   if (r->count - (r->cached_prod - r->cached_cons) < n) r->cached_cons = __atomic_load_n(r->cons, __ATOMIC_ACQUIRE);
   uint32_t room = r->count - (r->cached_prod - r->cached_cons);
-  uint32_t take = n < room ? n : room;
   uint32_t sent = 0;
+  uint32_t used = 0;
   uint64_t bytes = 0;
-  struct xdp_desc *desc = r->desc;
-  for (; sent < take; sent++) {
+  for (; sent < n; sent++) {
     struct np_buf *b = bufs[sent];
     np_assert(b->pool == x->pool);
-    if (NP_UNLIKELY((x->held[b->index] & NP_AFXDP_TX_MAX) == NP_AFXDP_TX_MAX)) break;
-    x->held[b->index]++;
-    desc[(r->cached_prod + sent) & r->mask] =
-        (struct xdp_desc){.addr = offset_of(x, b) + b->data_off, .len = b->len, .options = 0};
+    if (NP_UNLIKELY(x->sg && b->next != NULL)) {
+      uint32_t pieces = tx_pieces(x, b, room - used);
+      if (pieces == 0) break;
+      room = r->count - (r->cached_prod - r->cached_cons);
+      bytes += tx_chain(x, b, used);
+      used += pieces;
+      continue;
+    }
+    if (NP_UNLIKELY(used == room || (x->held[b->index] & NP_AFXDP_TX_MAX) == NP_AFXDP_TX_MAX)) break;
+    put_desc(x, used++, b, 0);
     bytes += b->len;
   }
   /* Published at once: the kernel looks at it when it is kicked, in flush. */
-  r->cached_prod += sent;
+  r->cached_prod += used;
   __atomic_store_n(r->prod, r->cached_prod, __ATOMIC_RELEASE);
-  x->tx_held += sent;
+  x->tx_held += used;
   add(&q->stats.tx_pkts, sent);
   add(&q->stats.tx_bytes, bytes);
   return sent;
@@ -247,6 +330,9 @@ void np_afxdp_reclaim(struct np_afxdp *x) {
     for (uint32_t n = held & NP_AFXDP_TX_MAX; n > 0; n--) np_buf_put(b);
     x->held[i] = 0;
   }
+  np_buf_put_chain(x->rx_head);
+  x->rx_head = x->rx_tail = NULL;
+  x->rx_bad = false;
   x->port.posted_count = 0;
   x->pool->reserve_count -= x->lack_count;
   x->lack_count = 0;

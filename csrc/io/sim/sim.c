@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/bytes.h"
+#include "base/chain.h"
 #include "base/cksum.h"
 #include "base/compiler.h"
 #include "base/rng.h"
@@ -14,6 +15,7 @@
 #define BURST_NS 100000000u /* longest burst of losses */
 #define BAD_NS 1000000000u /* longest bad state */
 #define ETH_BYTES 14u
+#define MTU_MAX 9000u
 #define SLOT_SLACK 32u /* Ethernet, VLAN and a little */
 
 struct entry {
@@ -289,6 +291,20 @@ void np_sim_inject(struct np_sim_link *link, uint32_t dir, const uint8_t *bytes,
   heap_push(&link->dir[dir], (struct entry){link->now_ns + delay_ns, link->order++, slot, len});
 }
 
+/* A packet in several pieces is laid out in one, for all that looks at it on its way. */
+static void send_pieces(struct np_sim_link *l, uint32_t dir, const struct np_buf *b, uint32_t len) {
+  struct {
+    struct np_buf b;
+    uint8_t bytes[MTU_MAX + SLOT_SLACK];
+  } one;
+  one.b = *b;
+  one.b.next = NULL;
+  one.b.data_off = (uint32_t)sizeof one.b;
+  one.b.len = np_min_u32(len, (uint32_t)sizeof one.bytes); /* longer ones are lost by their length */
+  np_buf_copy(b, 0, one.bytes, one.b.len);
+  send_one(l, dir, &one.b, len);
+}
+
 static uint32_t sim_tx(struct np_port_queue *q, struct np_buf **bufs, uint32_t n) {
   struct end *e = (struct end *)(void *)q;
   if (q->down) return 0;
@@ -296,10 +312,34 @@ static uint32_t sim_tx(struct np_port_queue *q, struct np_buf **bufs, uint32_t n
     uint32_t len = np_buf_chain_len(bufs[i]);
     q->stats.tx_pkts++;
     q->stats.tx_bytes += len;
-    send_one(e->link, e->index, bufs[i], len);
+    if (bufs[i]->next == NULL) {
+      send_one(e->link, e->index, bufs[i], len);
+    } else {
+      send_pieces(e->link, e->index, bufs[i], len);
+    }
     np_buf_put_chain(bufs[i]);
   }
   return n;
+}
+
+/* The bytes in as many buffers as they need; NULL when the pool has not as many. */
+static struct np_buf *receive(struct np_pool *pool, const uint8_t *bytes, uint32_t len) {
+  struct np_buf *head = NULL;
+  struct np_buf **link = &head;
+  do {
+    struct np_buf *b = np_pool_get(pool);
+    if (!b) {
+      np_buf_put_chain(head);
+      return NULL;
+    }
+    uint32_t n = np_min_u32(len, np_buf_tailroom(b));
+    memcpy(np_buf_append(b, n), bytes, n);
+    bytes += n;
+    len -= n;
+    *link = b;
+    link = &b->next;
+  } while (len > 0);
+  return head;
 }
 
 static uint32_t sim_rx(struct np_port_queue *q, struct np_buf **out, uint32_t max) {
@@ -310,13 +350,11 @@ static uint32_t sim_rx(struct np_port_queue *q, struct np_buf **out, uint32_t ma
   while (n < max && d->heap_count > 0 && d->heap[0].at_ns <= l->now_ns) {
     struct entry it = heap_pop(d);
     l->free_slot[l->free_count++] = it.slot;
-    struct np_buf *b = q->down ? NULL : np_pool_get(e->pool);
-    if (!b || it.len > np_buf_tailroom(b)) {
-      if (b) np_buf_put(b);
+    struct np_buf *b = q->down ? NULL : receive(e->pool, l->mem + (size_t)it.slot * l->slot_bytes, it.len);
+    if (!b) {
       d->stats.nobuf_pkts++;
       continue;
     }
-    memcpy(np_buf_append(b, it.len), l->mem + (size_t)it.slot * l->slot_bytes, it.len);
     b->rx_ns = l->now_ns;
     b->iface = q->iface;
     q->stats.rx_pkts++;
@@ -380,6 +418,7 @@ struct np_port_queue *np_sim_end(struct np_sim_link *link, uint32_t end, struct 
   e->q.ops = &sim_ops;
   e->q.iface = iface;
   e->q.mtu_bytes = link->mtu_bytes;
+  e->q.caps = NP_PORT_SG;
   e->q.mac = *mac;
   return &e->q;
 }
