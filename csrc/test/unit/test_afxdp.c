@@ -220,11 +220,109 @@ static void test_recovers(void **state) {
   assert_int_equal(r->pool.reserve_count, 0);
 }
 
+/* The kernel receives one frame of n pieces; the last is short. */
+static void receive_pieces(struct rig *r, uint32_t n, uint32_t bad) {
+  uint32_t *fill = r->k->index[0];
+  uint32_t *rx = r->k->index[2];
+  for (uint32_t i = 0; i < n; i++) {
+    uint64_t addr = r->k->fill[fill[1]++ % RING];
+    uint32_t len = i + 1 < n ? CHUNK - NP_AFXDP_RX_OFF : 100;
+    if (i + 1 == bad) len = CHUNK;
+    memset(r->pool.mem + addr + NP_AFXDP_RX_OFF, (int)i + 1, np_min_u32(len, CHUNK - NP_AFXDP_RX_OFF));
+    r->k->rx[rx[0]++ % RING] =
+        (struct xdp_desc){.addr = addr + NP_AFXDP_RX_OFF, .len = len, .options = i + 1 < n ? NP_XDP_PKT_CONTD : 0};
+  }
+}
+
+/* A frame in several buffers is one packet, whenever its pieces are seen; what has a bad piece, or too
+ * many, is dropped whole and nothing else is. */
+static void test_pieces(void **state) {
+  struct rig *r = *state;
+  struct np_buf *out[NP_BURST];
+  r->x.sg = true;
+  q_of(r)->ops->flush(q_of(r));
+  receive_pieces(r, 6, 0);
+  receive(r, 1);
+  assert_int_equal(q_of(r)->ops->rx(q_of(r), out, 4), 0); /* four pieces, no whole frame yet */
+  assert_int_equal(q_of(r)->posted_count, RING - 4);
+  assert_int_equal(q_of(r)->ops->rx(q_of(r), out, NP_BURST), 2);
+  assert_int_equal(np_buf_chain_len(out[0]), 5 * (CHUNK - NP_AFXDP_RX_OFF) + 100);
+  uint32_t n = 0;
+  for (const struct np_buf *b = out[0]; b != NULL; b = b->next) assert_int_equal(np_buf_cdata(b)[0], ++n);
+  assert_int_equal(n, 6);
+  assert_int_equal(out[1]->len, 60);
+  assert_null(out[1]->next);
+  np_buf_put_chain(out[0]);
+  np_buf_put(out[1]);
+  q_of(r)->ops->flush(q_of(r));
+  for (uint32_t bad = 1; bad <= 4; bad++) {
+    uint64_t dropped = q_of(r)->stats.rx_dropped;
+    receive_pieces(r, 4, bad);
+    receive(r, 1);
+    assert_int_equal(q_of(r)->ops->rx(q_of(r), out, NP_BURST), 1);
+    assert_int_equal(out[0]->len, 60);
+    assert_int_equal(q_of(r)->stats.rx_dropped - dropped, 1);
+    np_buf_put(out[0]);
+    q_of(r)->ops->flush(q_of(r));
+  }
+  receive_pieces(r, NP_AFXDP_PIECES_MAX + 3, 0);
+  receive(r, 1);
+  assert_int_equal(q_of(r)->ops->rx(q_of(r), out, NP_BURST), 1);
+  np_buf_put(out[0]);
+  receive_pieces(r, 3, 0); /* the socket ends in the middle of a frame */
+  assert_int_equal(q_of(r)->ops->rx(q_of(r), out, 2), 0);
+}
+
+/* A chain takes a descriptor each, all or none, and comes back piece by piece. */
+static void test_send_pieces(void **state) {
+  struct rig *r = *state;
+  struct np_buf *chain = NULL;
+  r->x.sg = true;
+  for (uint32_t i = 0; i < 5; i++) {
+    struct np_buf *b = np_pool_get(&r->pool);
+    np_buf_append(b, 1000 + i);
+    b->next = chain;
+    chain = b;
+  }
+  struct np_buf *one = np_pool_get(&r->pool);
+  np_buf_append(one, 60);
+  struct np_buf *bufs[2] = {one, chain};
+  assert_int_equal(q_of(r)->ops->tx(q_of(r), bufs, 2), 2);
+  uint32_t *tx = r->k->index[3];
+  assert_int_equal(tx[0] - tx[1], 6);
+  for (uint32_t i = 0; i < 6; i++) {
+    assert_int_equal(r->k->tx[i].options, i >= 1 && i < 5 ? NP_XDP_PKT_CONTD : 0);
+    assert_int_equal(r->k->tx[i].len, i == 0 ? 60 : 1005 - i);
+  }
+  assert_int_equal(q_of(r)->stats.tx_pkts, 2);
+  assert_int_equal(q_of(r)->stats.tx_bytes, 60 + 5010);
+  send_all(r, true);
+  q_of(r)->ops->flush(q_of(r));
+  assert_int_equal(r->x.tx_held, 0);
+  /* three places are too few for four pieces */
+  struct np_buf *fill[RING];
+  for (uint32_t i = 0; i < RING - 3; i++) {
+    fill[i] = np_pool_get(&r->pool);
+    np_buf_append(fill[i], 60);
+  }
+  assert_int_equal(q_of(r)->ops->tx(q_of(r), fill, RING - 3), RING - 3);
+  chain = NULL;
+  for (uint32_t i = 0; i < 4; i++) {
+    struct np_buf *b = np_pool_get(&r->pool);
+    np_buf_append(b, 1000);
+    b->next = chain;
+    chain = b;
+  }
+  assert_int_equal(q_of(r)->ops->tx(q_of(r), &chain, 1), 0);
+  send_all(r, false);
+  assert_int_equal(q_of(r)->ops->tx(q_of(r), &chain, 1), 1); /* room, although nothing was reaped yet */
+}
+
 int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
   const struct CMUnitTest tests[] = {
       T(test_receive), T(test_bad_descriptors), T(test_sent_twice), T(test_tx_full),
-      T(test_receiving_goes_on_when_starved), T(test_recovers),
+      T(test_receiving_goes_on_when_starved), T(test_recovers), T(test_pieces), T(test_send_pieces),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
