@@ -89,6 +89,10 @@ void np_tcp_ack_timers(struct np_tcp *tcp, struct np_tcp_conn *c) {
   }
   if (tcp->now_ms - c->confirm_ms >= 1000) {
     c->confirm_ms = tcp->now_ms;
+    if (tcp->now_ms - c->rack.min_rtt_ms >= NP_TCP_MIN_RTT_MS) { /* the path may have grown longer */
+      c->rack.min_rtt_ms = tcp->now_ms;
+      c->min_rtt_us = c->srtt_us / 8;
+    }
     tcp->env.confirm(tcp->env.ctx, &c->path, tcp->now_ns);
   }
 }

@@ -144,7 +144,7 @@ struct np_tcp_conn *np_tcp_conn_new(struct np_tcp *tcp, const struct np_flow *fl
   c->rcv_mss = NP_TCP_MSS_V4;
   c->created_ns = c->progress_ns = tcp->now_ns;
   c->rx_ms = tcp->now_ms;
-  c->confirm_ms = tcp->now_ms;
+  c->confirm_ms = c->rack.min_rtt_ms = tcp->now_ms;
   np_tcp_tune_init(tcp, c);
   np_tcp_table_add(tcp, c);
   tcp->conn_count++;

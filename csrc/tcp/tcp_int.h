@@ -24,6 +24,7 @@
 
 #define NP_TCP_DUP_THRESH 3u       /* RFC 5681 §3.2, RFC 6675 §2 */
 #define NP_TCP_INIT_SEGS 10u       /* RFC 6928 */
+#define NP_TCP_MIN_RTT_MS 300000u  /* how long the shortest round trip stands (RFC 8985 §6.2: a windowed minimum) */
 #define NP_TCP_SACK_WALK 1024u     /* segments one ACK may make us look at */
 #define NP_TCP_TX_BUDGET 64u       /* segments a connection sends in one flush */
 #define NP_TCP_FLUSH_BUDGET 4096u  /* connections one flush serves */
@@ -298,6 +299,7 @@ struct np_tcp_rack {
   uint32_t prr_flight;    /* RecoverFS; while a tail probe is out, what was in flight at it */
   struct np_tcp_seglist due; /* lost, to be sent again, the lowest first */
   struct np_tcp_seglist rtx; /* retransmissions in flight, in order of transmission */
+  uint32_t min_rtt_ms;    /* when min_rtt_us began to be looked for */
   uint32_t last_acked;    /* without SACK: bytes the last ACK that moved snd_una moved it by */
   uint32_t due_hint;      /* entered into due last, out of turn */
   uint32_t run_first;     /* first of the run of SACKed segments that sack_hint ends; 0 unknown */

@@ -204,6 +204,23 @@ static void test_sack_chaos(void **state) {
   }
 }
 
+/* RFC 8985 §6.2: the shortest round trip is one of the last minutes. A path that grew longer gets the
+ * reordering window it needs. */
+static void test_longer_path(void **state) {
+  (void)state;
+  struct wire w = wired(10 * TP_MS, 200 * MSS);
+  assert_in_range(w.c->min_rtt_us, 20000, 21000);
+  w.tp->delay_ns = 40 * TP_MS;
+  for (uint32_t i = 0; i < 305; i++) {
+    tp_write(w.a, 2 * MSS);
+    tp_run(w.tp, TP_S);
+    if (i == 200) assert_in_range(w.c->min_rtt_us, 20000, 21000);
+  }
+  assert_in_range(w.c->min_rtt_us, 80000, 90000);
+  assert_int_equal(w.b->received, (200 + 610) * MSS);
+  tp_free(w.tp);
+}
+
 /* What `conn show -i` gets. */
 static void test_info(void **state) {
   (void)state;
@@ -238,6 +255,7 @@ int main(void) {
       cmocka_unit_test(test_tail_loss),       cmocka_unit_test(test_lost_retransmissions),
       cmocka_unit_test(test_reordering_only), cmocka_unit_test(test_many_in_flight),
       cmocka_unit_test(test_sack_chaos),      cmocka_unit_test(test_info),
+      cmocka_unit_test(test_longer_path),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
