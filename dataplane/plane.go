@@ -495,6 +495,9 @@ type Plane interface {
 	Connections(ctx context.Context) ([]Conn, error)
 	// SetCongestionControl changes a live connection's. CodeStale: there is no such connection.
 	SetCongestionControl(ctx context.Context, conn Handle, cc CongestionControl) error
+	// SetUserTimeout sets how long a live connection waits for an acknowledgment before it
+	// ends, 1 s to a day; 0: for ever. CodeInvalid, CodeStale.
+	SetUserTimeout(ctx context.Context, conn Handle, d time.Duration) error
 	Neighbors(ctx context.Context) ([]Neighbor, error)
 	Capture(ctx context.Context, cfg *CaptureConfig) (Capture, error)
 

@@ -219,15 +219,27 @@ func bpsText(v uint64) string {
 }
 
 func connSetCmd(a *app) *cobra.Command {
-	c := &cobra.Command{Use: "set ID congestion_control NAME", Short: "Change a live connection's congestion control: cubic, newreno or bbr",
-		Args: exact(3, "a connection ID, congestion_control and a name")}
+	c := &cobra.Command{Use: "set ID congestion_control|user_timeout VALUE",
+		Short: "Change a live connection's congestion control (cubic, newreno, bbr) or user timeout (30s, 2m; 0s: none)",
+		Args:  exact(3, "a connection ID, congestion_control or user_timeout, and a value")}
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		if args[1] != "congestion_control" {
-			return usageError{fmt.Errorf("connection set %q: only congestion_control can be set", args[1])}
+		req := api.SetRequest{ID: args[0]}
+		switch args[1] {
+		case "congestion_control":
+			req.CongestionControl = args[2]
+		case "user_timeout":
+			d, err := time.ParseDuration(args[2])
+			if err != nil || d < 0 || d > 24*time.Hour {
+				return usageError{fmt.Errorf("connection set user_timeout %q: a duration of 1s to 24h, or 0s", args[2])}
+			}
+			ms := uint32(d.Milliseconds())
+			req.UserTimeoutMs = &ms
+		default:
+			return usageError{fmt.Errorf("connection set %q: only congestion_control and user_timeout can be set", args[1])}
 		}
 		return a.each(cmd.Context(), func(ctx context.Context, cl *client.Client) error {
 			var v api.Done
-			return cl.Post(ctx, api.PathConnSet, api.SetRequest{ID: args[0], CongestionControl: args[2]}, &v)
+			return cl.Post(ctx, api.PathConnSet, req, &v)
 		})
 	}
 	return c

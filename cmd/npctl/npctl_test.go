@@ -139,6 +139,12 @@ func TestConnSetAndCongestionInfo(t *testing.T) {
 	if _, errOut, code := npctl("-s", sock, "conn", "set", "a2", "colour", "red"); code != exitUsage || !strings.Contains(errOut, "only congestion_control") {
 		t.Errorf("code %d, stderr %q", code, errOut)
 	}
+	if _, errOut, code := npctl("-s", sock, "conn", "set", "a2", "user_timeout", "30s"); code != exitDone || got.UserTimeoutMs == nil || *got.UserTimeoutMs != 30000 {
+		t.Errorf("code %d, stderr %q, asked for %+v", code, errOut, got)
+	}
+	if _, errOut, code := npctl("-s", sock, "conn", "set", "a2", "user_timeout", "soon"); code != exitUsage || !strings.Contains(errOut, "a duration") {
+		t.Errorf("code %d, stderr %q", code, errOut)
+	}
 	out, _, _ := npctl("-s", sock, "conn", "show", "a2", "-i")
 	for _, want := range []string{" bbr bbr:(PROBE_BW_CRUISE,bw:1.25Gbps,mrtt:40.031,pacing_gain:1,cwnd_gain:2,inflight_hi:5000) ", "ecn ecn_ce_seen", "backoff:2 dsack_dups:3 reord_seen:4 tail_probes:5 undos:6 ca_state:recovery reo_wnd:10.000", "pacing_rate 41.25Mbps", "delivery_rate 9.6kbps"} {
 		if !strings.Contains(out, want) {

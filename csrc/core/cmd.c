@@ -175,7 +175,14 @@ static enum np_err cmd_connect(struct np_core *core, const struct np_cmd *cmd, s
 
 static enum np_err cmd_conn_set(struct np_core *core, const struct np_cmd *cmd, struct answer *out) {
   (void)out;
-  return np_tcp_set_cc(core->tcp, cmd->handle, cmd->arg);
+  switch (cmd->stream) {
+    case NP_CONN_SET_CC:
+      return np_tcp_set_cc(core->tcp, cmd->handle, cmd->arg);
+    case NP_CONN_SET_USER_TIMEOUT:
+      return np_tcp_set_user_timeout(core->tcp, cmd->handle, cmd->arg);
+    default:
+      return NP_ERR_INVALID;
+  }
 }
 
 static enum np_err cmd_load(struct np_core *core, const struct np_cmd *cmd, struct answer *out) {

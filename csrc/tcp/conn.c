@@ -145,6 +145,7 @@ struct np_tcp_conn *np_tcp_conn_new(struct np_tcp *tcp, const struct np_flow *fl
   c->created_ns = c->progress_ns = tcp->now_ns;
   c->rx_ms = tcp->now_ms;
   c->confirm_ms = c->rack.min_rtt_ms = tcp->now_ms;
+  c->user_timeout_ms = tcp->config.user_timeout_ms;
   np_tcp_tune_init(tcp, c);
   np_tcp_table_add(tcp, c);
   tcp->conn_count++;
@@ -234,6 +235,14 @@ enum np_err np_tcp_set_cc(struct np_tcp *tcp, uint64_t handle, uint32_t cc) {
   struct np_stream *s = np_tcp_stream(tcp, handle);
   if (s == NULL) return NP_ERR_STALE;
   np_tcp_cc_change(tcp, np_tcp_of(s), (enum np_cc)cc);
+  return NP_ERR_OK;
+}
+
+enum np_err np_tcp_set_user_timeout(struct np_tcp *tcp, uint64_t handle, uint32_t ms) {
+  if (ms != 0 && (ms < 1000 || ms > 86400000)) return NP_ERR_INVALID;
+  struct np_stream *s = np_tcp_stream(tcp, handle);
+  if (s == NULL) return NP_ERR_STALE;
+  np_tcp_of(s)->user_timeout_ms = ms;
   return NP_ERR_OK;
 }
 

@@ -142,6 +142,9 @@ enum np_err np_tcp_connect(struct np_tcp *tcp, const struct np_flow *flow, struc
 /* Changes the congestion control of a live connection.
  * Errors: NP_ERR_STALE, NP_ERR_INVALID when cc is no enum np_cc. */
 enum np_err np_tcp_set_cc(struct np_tcp *tcp, uint64_t handle, uint32_t cc);
+/* How long sent data may stay unacknowledged, or a closed window unanswered, before handle's connection
+ * ends: 1 s to a day, 0 for ever. NP_ERR_INVALID, NP_ERR_STALE. Thread: the core's. */
+enum np_err np_tcp_set_user_timeout(struct np_tcp *tcp, uint64_t handle, uint32_t ms);
 
 /* The stream a handle names; NULL when stale. */
 struct np_stream *np_tcp_stream(struct np_tcp *tcp, uint64_t handle);

@@ -460,6 +460,7 @@ struct np_tcp_conn {
   uint32_t rtx_segs;
   uint64_t bytes_rtx;
   uint32_t rto_count;
+  uint32_t user_timeout_ms; /* 0: none */
   uint8_t pacing;           /* enum np_pacing: what was asked for */
   struct np_tcp_pmtu pmtu;
 };

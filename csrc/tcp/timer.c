@@ -65,7 +65,7 @@ static void on_syn_timeout(struct np_tcp *tcp, struct np_tcp_conn *c) {
 /* RFC 9293 §3.8.6.1: as long as the peer answers, a closed window is no reason
  * to give up (MUST-35..37); silence is, and so is a session that has gone. */
 static void on_persist(struct np_tcp *tcp, struct np_tcp_conn *c) {
-  uint32_t limit_ms = tcp->config.user_timeout_ms;
+  uint32_t limit_ms = c->user_timeout_ms;
   bool silent = tcp->now_ms - c->rx_ms >= limit_ms;
   bool orphan = (c->flags & NP_TF_DETACHED) && tcp->now_ns - c->progress_ns >= limit_ms * NP_TCP_NS_PER_MS;
   if (limit_ms != 0 && (silent || orphan)) {
@@ -83,7 +83,7 @@ static void on_persist(struct np_tcp *tcp, struct np_tcp_conn *c) {
 /* RFC 9293 §3.8.3. What a window that shrank to zero holds back is not overdue while the
  * peer answers (§3.8.6, MUST-35, SHLD-17), unless nobody waits for it any more. */
 static bool gave_up(const struct np_tcp *tcp, const struct np_tcp_conn *c) {
-  uint32_t limit_ms = tcp->config.user_timeout_ms;
+  uint32_t limit_ms = c->user_timeout_ms;
   if (limit_ms == 0 || tcp->now_ns - c->progress_ns < limit_ms * NP_TCP_NS_PER_MS) return false;
   bool held_back = c->snd_wnd == 0 && tcp->now_ms - c->rx_ms < limit_ms;
   return !held_back || (c->flags & NP_TF_DETACHED) != 0;

@@ -24,7 +24,12 @@ func TestSetCongestionControl(t *testing.T) {
 	}{
 		{"works", `{"id":"100000005","congestion_control":"newreno"}`, 200, `"done":true`},
 		{"unknown word", `{"id":"100000005","congestion_control":"vegas"}`, 400, "want cubic, newreno, bbr"},
-		{"no word", `{"id":"100000005"}`, 400, "want cubic, newreno, bbr"},
+		{"no word", `{"id":"100000005"}`, 400, "one of them"},
+		{"two at once", `{"id":"100000005","congestion_control":"bbr","user_timeout_ms":5000}`, 400, "one of them"},
+		{"user timeout", `{"id":"100000005","user_timeout_ms":5000}`, 200, `"done":true`},
+		{"no user timeout", `{"id":"100000005","user_timeout_ms":0}`, 200, `"done":true`},
+		{"user timeout too short", `{"id":"100000005","user_timeout_ms":999}`, 400, "1000 to 86400000"},
+		{"user timeout, stale", `{"id":"200000005","user_timeout_ms":5000}`, 404, "200000005"},
 		{"default is no choice", `{"id":"100000005","congestion_control":"default"}`, 400, "want cubic"},
 		{"stale", `{"id":"200000005","congestion_control":"bbr"}`, 404, "200000005"},
 		{"no ID", `{"id":"?","congestion_control":"bbr"}`, 400, "?"},

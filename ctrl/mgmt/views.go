@@ -454,11 +454,22 @@ func (s *Server) setConn(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	cc, err := dataplane.ParseCongestionControl(in.CongestionControl)
-	if err != nil {
-		return nil, failf(api.KindUsage, "%s", err)
+	if (in.CongestionControl == "") == (in.UserTimeoutMs == nil) {
+		return nil, failf(api.KindUsage, "congestion_control or user_timeout_ms, one of them")
 	}
-	if err := s.cfg.Plane.SetCongestionControl(r.Context(), h, cc); err != nil {
+	if t := in.UserTimeoutMs; t != nil {
+		if *t != 0 && (*t < 1000 || *t > 86400000) {
+			return nil, failf(api.KindUsage, "user_timeout_ms %d: 1000 to 86400000, or 0 for none", *t)
+		}
+		err = s.cfg.Plane.SetUserTimeout(r.Context(), h, time.Duration(*t)*time.Millisecond)
+	} else {
+		cc, perr := dataplane.ParseCongestionControl(in.CongestionControl)
+		if perr != nil {
+			return nil, failf(api.KindUsage, "%s", perr)
+		}
+		err = s.cfg.Plane.SetCongestionControl(r.Context(), h, cc)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("connection %s: %w", in.ID, err)
 	}
 	return api.Done{Schema: api.Schema, Done: true}, nil

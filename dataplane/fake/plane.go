@@ -380,6 +380,20 @@ func (p *Plane) SetCongestionControl(ctx context.Context, conn dataplane.Handle,
 	})
 }
 
+// SetUserTimeout implements [dataplane.Plane]: checked and noted nowhere.
+func (p *Plane) SetUserTimeout(ctx context.Context, conn dataplane.Handle, d time.Duration) error {
+	return p.change(ctx, "SetUserTimeout", func() error {
+		if d != 0 && (d < time.Second || d > 24*time.Hour) {
+			return dataplane.CodeInvalid
+		}
+		_, peer := p.peers[conn]
+		if !peer && !slices.ContainsFunc(p.conns, func(c dataplane.Conn) bool { return c.Handle == conn }) {
+			return dataplane.CodeStale
+		}
+		return nil
+	})
+}
+
 // Neighbors implements [dataplane.Plane]: what SetNeighbors gave.
 func (p *Plane) Neighbors(ctx context.Context) (out []dataplane.Neighbor, err error) {
 	err = p.change(ctx, "Neighbors", func() error {

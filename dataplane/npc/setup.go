@@ -11,6 +11,7 @@ import (
 	"math"
 	"net/netip"
 	"slices"
+	"time"
 	"unsafe"
 
 	"github.com/np-appliance/np/dataplane"
@@ -501,10 +502,29 @@ func (p *Plane) SetCongestionControl(ctx context.Context, conn dataplane.Handle,
 	case conn.Core() >= len(p.cores):
 		err = dataplane.CodeStale
 	case cc != dataplane.CongestionDefault:
-		_, err = p.cores[conn.Core()].one(ctx, request{op: C.NP_CMD_CONN_SET, handle: uint64(conn), arg: uint32(cc - 1)})
+		_, err = p.cores[conn.Core()].one(ctx, request{op: C.NP_CMD_CONN_SET, handle: uint64(conn), stream: C.NP_CONN_SET_CC, arg: uint32(cc - 1)})
 	}
 	if err != nil {
 		return fmt.Errorf("set congestion control %s: %w", cc, err)
+	}
+	return nil
+}
+
+// SetUserTimeout implements [dataplane.Plane].
+func (p *Plane) SetUserTimeout(ctx context.Context, conn dataplane.Handle, d time.Duration) error {
+	if err := p.enter(ctx); err != nil {
+		return err
+	}
+	defer p.leave()
+	err := error(dataplane.CodeInvalid)
+	switch {
+	case conn.Core() >= len(p.cores):
+		err = dataplane.CodeStale
+	case d >= 0 && d <= 24*time.Hour && d%time.Millisecond == 0:
+		_, err = p.cores[conn.Core()].one(ctx, request{op: C.NP_CMD_CONN_SET, handle: uint64(conn), stream: C.NP_CONN_SET_USER_TIMEOUT, arg: uint32(d.Milliseconds())})
+	}
+	if err != nil {
+		return fmt.Errorf("set user timeout %s: %w", d, err)
 	}
 	return nil
 }

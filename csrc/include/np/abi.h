@@ -46,7 +46,7 @@ enum np_cmd_op {
   NP_CMD_ADDRS,        /* as NP_CMD_CONNS, with struct np_addr_info */
   NP_CMD_OBSERVE,      /* arg: iface; body: a frame that the kernel got, ARP or ICMPv6: learned from, never answered */
   NP_CMD_LOAD,         /* body: struct np_cmd_load; NP_ERR_UNSUPPORTED without load_conns */
-  NP_CMD_CONN_SET,     /* handle: connection, arg: enum np_cc: its congestion control from now on */
+  NP_CMD_CONN_SET,     /* handle: connection, stream: enum np_conn_setting, arg: its value from now on */
   /* connections; DONE only on error, or when NP_CMD_F_ACK asks for it */
   NP_CMD_CLOSE,        /* handle: connection. arg: enum np_code; NPRO says DISCONNECT (body: reason text), then FIN */
   NP_CMD_ABORT,        /* handle: connection: RST */
@@ -65,6 +65,11 @@ enum np_cmd_op {
 
 #define NP_CMD_F_ACK 0x1u
 #define NP_CMD_F_MORE 0x2u
+
+enum np_conn_setting {
+  NP_CONN_SET_CC,          /* enum np_cc */
+  NP_CONN_SET_USER_TIMEOUT /* ms, 0 none (RFC 5482 §3.1's local side) */
+};
 
 struct np_cmd {
   uint16_t op;         /* enum np_cmd_op */

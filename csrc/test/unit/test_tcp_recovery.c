@@ -221,6 +221,27 @@ static void test_longer_path(void **state) {
   tp_free(w.tp);
 }
 
+/* RFC 5482 §3.1: a connection's own user timeout. */
+static void test_user_timeout_own(void **state) {
+  (void)state;
+  struct wire w = wired(TP_MS, MSS);
+  struct np_tcp *tcp = w.tp->end[0].tcp;
+  uint64_t handle = w.c->stream.handle;
+  assert_int_equal(np_tcp_set_user_timeout(tcp, handle, 999), NP_ERR_INVALID);
+  assert_int_equal(np_tcp_set_user_timeout(tcp, handle, 86400001), NP_ERR_INVALID);
+  assert_int_equal(np_tcp_set_user_timeout(tcp, handle + (UINT64_C(1) << 32), 5000), NP_ERR_STALE);
+  assert_int_equal(np_tcp_set_user_timeout(tcp, handle, 0), NP_ERR_OK);
+  w.tp->cut = true;
+  tp_write(w.a, MSS);
+  tp_run(w.tp, 600 * TP_S);
+  assert_false(w.a->closed);
+  assert_int_equal(np_tcp_set_user_timeout(tcp, handle, 5000), NP_ERR_OK);
+  tp_run(w.tp, 61 * TP_S); /* looked at when the RTO, 60 s by now, expires */
+  assert_true(w.a->closed);
+  assert_int_equal(w.a->err, NP_ERR_TIMEDOUT);
+  tp_free(w.tp);
+}
+
 /* What `conn show -i` gets. */
 static void test_info(void **state) {
   (void)state;
@@ -255,7 +276,7 @@ int main(void) {
       cmocka_unit_test(test_tail_loss),       cmocka_unit_test(test_lost_retransmissions),
       cmocka_unit_test(test_reordering_only), cmocka_unit_test(test_many_in_flight),
       cmocka_unit_test(test_sack_chaos),      cmocka_unit_test(test_info),
-      cmocka_unit_test(test_longer_path),
+      cmocka_unit_test(test_longer_path),     cmocka_unit_test(test_user_timeout_own),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -381,7 +381,9 @@ const (
 // SetRequest is the body of PathConnSet.
 type SetRequest struct {
 	ID                string `json:"id"`
-	CongestionControl string `json:"congestion_control"` // cubic, newreno, bbr
+	CongestionControl string `json:"congestion_control,omitempty"` // cubic, newreno, bbr
+	// How long sent data may stay unacknowledged: 1000 to 86400000, 0 for ever. Absent: as it is.
+	UserTimeoutMs *uint32 `json:"user_timeout_ms,omitempty"`
 }
 
 // CloseRequest is the body of PathConnClose.
