@@ -398,7 +398,9 @@ func (m *Manager) reconcile(ctx context.Context) time.Duration {
 func (m *Manager) port(ctx context.Context, p *port, l xdp.Link) time.Duration {
 	defer m.say(p)
 	p.starting = false
-	if p.attached && (!l.Present || l.Index != p.device.Index) {
+	// Another MAC is as good as another device: the stack must send and take frames by it.
+	moved := len(l.MAC) == len(p.device.MAC) && !slices.Equal(l.MAC, p.device.MAC)
+	if p.attached && (!l.Present || l.Index != p.device.Index || moved) {
 		m.detach(ctx, p)
 	}
 	switch {

@@ -424,3 +424,34 @@ func TestLearnedAddresses(t *testing.T) {
 		synctest.Wait()
 	})
 }
+
+// TestMACChanges: the stack gets an interface anew whose MAC was changed, and
+// keeps it when nothing changed.
+func TestMACChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sys, _, m, _ := setup(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		if err := m.Add(ctx, np0); err != nil {
+			t.Fatal(err)
+		}
+		go m.Run(ctx)
+		synctest.Wait()
+		sys.Set("np0", true) // the same again
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if n := len(sys.Programs()); n != 1 {
+			t.Errorf("%d programs", n)
+		}
+		mac := []byte{2, 0, 0, 0, 0x99, 1}
+		sys.SetMAC("np0", mac)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		s := m.Status()[0]
+		if !s.Up || !bytes.Equal(s.Device.MAC, mac) || len(sys.Programs()) != 2 || !sys.Programs()[0].Closed {
+			t.Errorf("%+v, %d programs", s, len(sys.Programs()))
+		}
+		cancel()
+		synctest.Wait()
+	})
+}

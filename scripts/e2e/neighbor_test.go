@@ -290,3 +290,38 @@ func TestVLAN(t *testing.T) {
 		t.Errorf("%d ARP packets used", n)
 	}
 }
+
+// The appliance's interface gets another MAC: it is announced, and the kernel's open connections go on.
+func TestOwnMACChanges(t *testing.T) {
+	w := newWorld(t, options{})
+	var conns []io.ReadWriter
+	for _, a := range []string{addr4(7), addr6(7)} {
+		c := w.mustDial(a)
+		if err := echo(c, 1000); err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+		conns = append(conns, c)
+	}
+	const mac = "02:00:00:00:88:01"
+	w.must(w.in("s", "ip", "link", "set", "np0", "address", mac))
+	w.eventually(10*time.Second, "taken over", func() error {
+		if got := w.status().Interfaces[0].MAC; got != mac {
+			return fmt.Errorf("MAC is %s", got)
+		}
+		return nil
+	})
+	w.ready()
+	for _, c := range conns {
+		if _, err := c.Write([]byte("still there?")); err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, 12)
+		if _, err := io.ReadFull(c, b); err != nil || string(b) != "still there?" {
+			t.Errorf("%q, %v", b, err)
+		}
+	}
+	if out := w.must(w.in("c", "ip", "neigh", "show", "dev", "c0")); strings.Count(out, mac) != 2 {
+		t.Errorf("the kernel's neighbors: %s", out)
+	}
+}

@@ -59,6 +59,16 @@ func (s *System) SetCarrier(name string, carrier bool) {
 	s.tell(link(d, true))
 }
 
+// SetMAC changes an interface's MAC.
+func (s *System) SetMAC(name string, mac net.HardwareAddr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := s.links[name]
+	d.MAC = mac
+	s.links[name] = d
+	s.tell(link(d, true))
+}
+
 // SetMTU changes an interface's MTU.
 func (s *System) SetMTU(name string, mtu int) {
 	s.mu.Lock()
