@@ -73,6 +73,10 @@ type TCPConfig struct {
 	NoTimestamps    bool
 	NoWindowScaling bool
 	NoAutoTuning    bool
+	PersistTimeout  time.Duration // 0: none
+	ChallengeAcks   int           // per second and core
+	ConnsPerSource  int           // 0: no limit
+	MinSndMSS       int
 
 	CongestionControl CongestionControl // CongestionDefault: CUBIC
 	ECN               ECN

@@ -67,6 +67,8 @@ const (
 	CounterTCPRSTTX                           // RST segments sent
 	CounterTCPRSTRX                           // RST segments that ended a connection
 	CounterTCPChallenge                       // challenge ACKs sent (RFC 5961)
+	CounterTCPChallengeLimited                // challenge ACKs and answers to segments outside the window not sent because of their limits
+	CounterTCPPersistEnded                    // connections reset because their peer kept its window shut
 	CounterTCPCookieTX                        // SYN cookies sent
 	CounterTCPCookieOK                        // connections made from a valid SYN cookie
 	CounterTCPProbe                           // zero-window probes sent
@@ -159,6 +161,7 @@ const (
 	DropTCPBacklog                   // listen backlog full and cookies off
 	DropTCPCookie                    // ACK that carries no valid SYN cookie
 	DropTCPConnLimit                 // max_connections reached
+	DropTCPSourceLimit               // too many connections, or half-open ones with cookies off, of one source
 	DropTCPClosed                    // data for a connection whose session is gone
 	DropTCPRSTChallenged             // RST or SYN answered by a challenge ACK (RFC 5961)
 	DropNoBuffer                     // buffer pool empty while the packet was processed
@@ -253,6 +256,8 @@ var counterMeta = [CounterCount]CounterMeta{
 	{Name: "tcp_resets_sent_total", Help: "RST segments sent"},
 	{Name: "tcp_resets_received_total", Help: "RST segments that ended a connection"},
 	{Name: "tcp_challenge_acks_total", Help: "challenge ACKs sent (RFC 5961)"},
+	{Name: "tcp_challenge_acks_limited_total", Help: "challenge ACKs and answers to segments outside the window not sent because of their limits"},
+	{Name: "tcp_persist_ended_total", Help: "connections reset because their peer kept its window shut"},
 	{Name: "tcp_syn_cookies_sent_total", Help: "SYN cookies sent"},
 	{Name: "tcp_syn_cookies_accepted_total", Help: "connections made from a valid SYN cookie"},
 	{Name: "tcp_window_probes_total", Help: "zero-window probes sent"},
@@ -342,6 +347,7 @@ var dropMeta = [DropCount]DropMeta{
 	{Reason: "tcp_backlog_full", Layer: "tcp", Help: "listen backlog full and cookies off"},
 	{Reason: "tcp_bad_cookie", Layer: "tcp", Help: "ACK that carries no valid SYN cookie"},
 	{Reason: "tcp_connection_limit", Layer: "tcp", Help: "max_connections reached"},
+	{Reason: "tcp_source_limit", Layer: "tcp", Help: "too many connections, or half-open ones with cookies off, of one source"},
 	{Reason: "tcp_after_close", Layer: "tcp", Help: "data for a connection whose session is gone"},
 	{Reason: "tcp_reset_challenged", Layer: "tcp", Help: "RST or SYN answered by a challenge ACK (RFC 5961)"},
 	{Reason: "no_buffer", Layer: "ip", Help: "buffer pool empty while the packet was processed"},

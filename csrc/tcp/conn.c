@@ -18,6 +18,11 @@ void np_tcp_config_default(struct np_tcp_config *config) {
       .keepalive_interval_ms = 75000,
       .keepalive_probes = 9,
       .user_timeout_ms = 120000,
+      .persist_ms = 0,
+      .challenge_per_s = 1000,
+      .conns_per_source = 0,
+      .min_snd_mss = 216,
+      .ooo_runs_max = 128,
       .timewait_ms = 60000,
       .syn_retries = 7,
       .synack_retries = 5,
@@ -42,7 +47,8 @@ struct np_tcp *np_tcp_owner(const struct np_tcp_conn *c) {
 size_t np_tcp_bytes(const struct np_tcp_config *config) {
   return HEAD_BYTES + (size_t)config->conns_max * NP_TCP_CONN_BYTES +
          (size_t)np_tcp_table_buckets(config->conns_max) * sizeof(struct np_tcp_bucket) +
-         round_line((size_t)config->listeners_max * sizeof(struct np_tcp_listener));
+         round_line((size_t)config->listeners_max * sizeof(struct np_tcp_listener)) +
+         (size_t)np_tcp_guard_width(config) * NP_TCP_GUARD_ROWS * sizeof(uint32_t);
 }
 
 /* Keys for separate uses from one secret: SipHash as a key derivation. */
@@ -71,6 +77,8 @@ struct np_tcp *np_tcp_init(void *mem, const struct np_tcp_config *config, const 
   tcp->buckets = (struct np_tcp_bucket *)(void *)p;
   tcp->bucket_mask = buckets - 1;
   tcp->listeners = (struct np_tcp_listener *)(void *)(p + (size_t)buckets * sizeof(struct np_tcp_bucket));
+  tcp->guard.width = np_tcp_guard_width(config);
+  tcp->guard.open = (uint32_t *)(void *)((uint8_t *)tcp->listeners + round_line((size_t)config->listeners_max * sizeof(struct np_tcp_listener)));
   derive_keys(tcp);
   while (config->rcv_buf_bytes >> tcp->rcv_wscale > UINT16_MAX) tcp->rcv_wscale++;
   np_assert(tcp->rcv_wscale <= 14);

@@ -110,8 +110,8 @@ struct np_tcp_conn *np_tcp_cookie_accept(struct np_tcp *tcp, struct np_tcp_liste
   np_seq iss = np_seq_sub(seg->ack, 1);
   uint32_t index = check(tcp, flow, irs, iss);
   if (index >= NP_COUNT_OF(mss_table)) return NULL;
+  if (np_tcp_listener_full(tcp, l, flow, why)) return NULL;
   *why = NP_DROP_TCP_CONN_LIMIT;
-  if (np_tcp_listener_full(l)) return NULL;
   struct np_tcp_conn *c = np_tcp_conn_new(tcp, flow, seg->pkt->hash);
   if (c == NULL) return NULL;
   struct np_tcp_opts opts;

@@ -29,7 +29,10 @@ bool np_tcp_may_challenge(struct np_tcp *tcp, struct np_tcp_conn *c) {
     c->challenge_ms = tcp->now_ms;
     c->challenge_count = 0;
   }
-  if (c->challenge_count >= NP_TCP_CHALLENGE_MAX) return false;
+  if (c->challenge_count >= NP_TCP_CHALLENGE_MAX || !np_tcp_guard_challenge(tcp)) {
+    np_tcp_count(tcp, NP_C_TCP_CHALLENGE_LIMITED);
+    return false;
+  }
   c->challenge_count++;
   return true;
 }
@@ -119,6 +122,7 @@ static void enter_established(struct np_tcp *tcp, struct np_tcp_conn *c, const s
   } else {
     c->flags |= NP_TF_EV_ACCEPT;
     np_tcp_listener_ready(tcp, c);
+    np_tcp_guard_source(tcp, &c->flow.remote, 1);
   }
   np_tcp_keepalive_start(tcp, c);
   np_tcp_dirty(tcp, c);
@@ -130,10 +134,11 @@ static enum np_drop ack_of_syn(struct np_tcp *tcp, struct np_tcp_conn *c, struct
     np_tcp_reply_rst(tcp, seg);
     return NP_DROP_TCP_ACK;
   }
-  if ((c->flags & NP_TF_PASSIVE) && np_tcp_listener_full(&tcp->listeners[c->listener])) {
+  enum np_drop why;
+  if ((c->flags & NP_TF_PASSIVE) && np_tcp_listener_full(tcp, &tcp->listeners[c->listener], &c->flow, &why)) {
     np_tcp_send_rst(tcp, c); /* others were faster */
     np_tcp_close(tcp, c, NP_ERR_FULL);
-    return NP_DROP_TCP_CONN_LIMIT;
+    return why;
   }
   /* The window of what is not a SYN is scaled. */
   c->snd_wnd = seg->wnd << c->snd_wscale;

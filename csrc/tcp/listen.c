@@ -29,6 +29,7 @@ enum np_err np_tcp_unlisten(struct np_tcp *tcp, uint32_t listener) {
       np_tcp_send_rst(tcp, c);
       np_tcp_close(tcp, c, NP_ERR_SHUTDOWN);
     } else {
+      np_tcp_guard_source(tcp, &c->flow.remote, -1);
       c->listener = NP_TCP_NIL;
     }
   }
@@ -53,11 +54,13 @@ void np_tcp_listener_ready(struct np_tcp *tcp, struct np_tcp_conn *c) {
   if (!(c->flags & NP_TF_PASSIVE)) return;
   c->flags &= ~NP_TF_PASSIVE;
   tcp->listeners[c->listener].backlog--;
+  np_tcp_guard_half(tcp, &c->flow.remote, -1);
 }
 
 /* c ends, as far as its listener's limits go. */
 void np_tcp_listener_left(struct np_tcp *tcp, struct np_tcp_conn *c) {
   if (c->listener == NP_TCP_NIL) return;
+  if (c->state != NP_TCP_SYN_RECEIVED) np_tcp_guard_source(tcp, &c->flow.remote, -1);
   np_tcp_listener_ready(tcp, c);
   tcp->listeners[c->listener].conns--;
   c->listener = NP_TCP_NIL;
@@ -65,15 +68,18 @@ void np_tcp_listener_left(struct np_tcp *tcp, struct np_tcp_conn *c) {
 
 /* Its limit is for connections that are open: SYNs, which anybody can send from anywhere,
  * have the backlog, and cookies behind it. */
-bool np_tcp_listener_full(const struct np_tcp_listener *l) {
-  return l->args.conns_max != 0 && l->conns - l->backlog >= l->args.conns_max;
+bool np_tcp_listener_full(struct np_tcp *tcp, const struct np_tcp_listener *l, const struct np_flow *flow, enum np_drop *why) {
+  *why = NP_DROP_TCP_CONN_LIMIT;
+  if (l->args.conns_max != 0 && l->conns - l->backlog >= l->args.conns_max) return true;
+  *why = NP_DROP_TCP_SOURCE_LIMIT;
+  return np_tcp_guard_source_full(tcp, &flow->remote);
 }
 
 /* What both SYNs allow. */
 void np_tcp_agree(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tcp_opts *opts) {
   const struct np_tcp_config *cfg = &tcp->config;
   uint32_t none = np_addr_is_v4(&c->flow.remote) ? NP_TCP_MSS_V4 : NP_TCP_MSS_V6;
-  c->mss_peer = (uint16_t)np_max_u32(opts->mss == 0 ? none : opts->mss, NP_TCP_MSS_MIN);
+  c->mss_peer = (uint16_t)np_max_u32(opts->mss == 0 ? none : opts->mss, tcp->config.min_snd_mss);
   c->flags &= ~(NP_TF_TS | NP_TF_SACK | NP_TF_WSCALE);
   if (cfg->timestamps && opts->has_ts) {
     c->flags |= NP_TF_TS;
@@ -95,6 +101,7 @@ static enum np_drop open_passive(struct np_tcp *tcp, struct np_tcp_listener *l, 
   c->listener = (uint32_t)(l - tcp->listeners);
   l->conns++;
   l->backlog++;
+  np_tcp_guard_half(tcp, &c->flow.remote, 1);
   c->flags |= NP_TF_PASSIVE | NP_TF_RTX_SYN;
   c->iss = np_tcp_isn(tcp, &c->flow);
   if (seg->retry) c->iss = np_seq_max(c->iss, seg->iss_min);
@@ -118,12 +125,14 @@ static enum np_drop open_passive(struct np_tcp *tcp, struct np_tcp_listener *l, 
 static enum np_drop listen_syn(struct np_tcp *tcp, struct np_tcp_listener *l, struct np_tcp_seg *seg) {
   /* No connection with a group (RFC 9293 §3.9.2.3, MUST-57). */
   if (seg->pkt->link_dst != NP_LINK_UNICAST) return NP_DROP_TCP_NO_LISTENER;
-  if (np_tcp_listener_full(l)) {
+  enum np_drop why;
+  if (np_tcp_listener_full(tcp, l, &seg->pkt->flow, &why)) {
     np_tcp_reply_rst(tcp, seg); /* a quick no: who retries for minutes is served no better */
-    return NP_DROP_TCP_CONN_LIMIT;
+    return why;
   }
-  if (l->backlog < l->args.backlog) return open_passive(tcp, l, seg);
-  if (!l->args.cookies) return NP_DROP_TCP_BACKLOG;
+  bool crowd = np_tcp_guard_half_full(tcp, &seg->pkt->flow.remote, l->args.backlog, l->args.cookies);
+  if (l->backlog < l->args.backlog && !crowd) return open_passive(tcp, l, seg);
+  if (!l->args.cookies) return crowd ? NP_DROP_TCP_SOURCE_LIMIT : NP_DROP_TCP_BACKLOG;
   return np_tcp_cookie_send(tcp, seg);
 }
 
@@ -137,5 +146,5 @@ enum np_drop np_tcp_listen_input(struct np_tcp *tcp, struct np_tcp_listener *l, 
     if (c->state == NP_TCP_SYN_RECEIVED) np_tcp_close(tcp, c, NP_ERR_PROTOCOL); /* it has no timer to end it */
     return why;
   }
-  return why == NP_DROP_TCP_CONN_LIMIT ? why : np_tcp_stray(tcp, seg, why);
+  return why == NP_DROP_TCP_CONN_LIMIT || why == NP_DROP_TCP_SOURCE_LIMIT ? why : np_tcp_stray(tcp, seg, why);
 }

@@ -7,6 +7,8 @@ static void forget_run(struct np_tcp_conn *c, struct np_buf *first) {
   struct np_tcp_rxseg *r = np_rxseg(first);
   c->ooo_bytes -= (uint32_t)np_seq_diff(r->run_end, r->seq);
   c->ooo_segs = (uint16_t)(c->ooo_segs - r->run_segs);
+  c->ooo_runs--;
+  if (c->ooo_last == first) c->ooo_last = NULL;
 }
 
 void np_tcp_ooo_free(struct np_tcp_conn *c) {
@@ -17,8 +19,9 @@ void np_tcp_ooo_free(struct np_tcp_conn *c) {
     run = next;
   }
   c->ooo_head = NULL;
+  c->ooo_last = NULL;
   c->ooo_bytes = 0;
-  c->ooo_segs = 0;
+  c->ooo_segs = c->ooo_runs = 0;
   c->sack_count = 0;
 }
 
@@ -36,7 +39,7 @@ static bool copied_into(struct np_buf *tail, const struct np_buf *b) {
   return true;
 }
 
-static void join_runs(struct np_buf *first, struct np_buf *second) {
+static void join_runs(struct np_tcp_conn *c, struct np_buf *first, struct np_buf *second) {
   struct np_tcp_rxseg *a = np_rxseg(first);
   struct np_tcp_rxseg *z = np_rxseg(second);
   a->run_tail->next = second;
@@ -44,6 +47,8 @@ static void join_runs(struct np_buf *first, struct np_buf *second) {
   a->run_end = z->run_end;
   a->run_segs += z->run_segs;
   a->run_next = z->run_next;
+  c->ooo_runs--;
+  if (c->ooo_last == second) c->ooo_last = first;
 }
 
 /* Adds chain b, [seq, end), behind run prev when it continues it, else as a run of its own.
@@ -71,6 +76,8 @@ static struct np_buf *place(struct np_tcp_conn *c, struct np_buf *prev, struct n
   s->run_segs = n;
   c->ooo_segs = (uint16_t)(c->ooo_segs + n);
   s->run_next = prev != NULL ? np_rxseg(prev)->run_next : c->ooo_head;
+  if (s->run_next == NULL) c->ooo_last = b;
+  c->ooo_runs++;
   if (prev != NULL) {
     np_rxseg(prev)->run_next = b;
   } else {
@@ -79,12 +86,21 @@ static struct np_buf *place(struct np_tcp_conn *c, struct np_buf *prev, struct n
   return b;
 }
 
+/* A window's worth of full segments, when the window is large. */
+static uint32_t segs_max(const struct np_tcp *tcp, const struct np_tcp_conn *c) {
+  return np_min_u32(np_max_u32(tcp->config.ooo_segs_max, np_tcp_rcv_buf(tcp, c) / 1024), UINT16_MAX / 2);
+}
+
 enum np_drop np_tcp_ooo_add(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tcp_seg *seg) {
   np_seq seq = seg->seq;
   np_seq end = np_seq_add(seq, seg->len);
   struct np_buf *prev = NULL;
   struct np_buf *next = c->ooo_head;
-  while (next != NULL && np_seq_le(np_rxseg(next)->seq, seq)) { /* bound: ooo_segs_max */
+  if (c->ooo_last != NULL && np_seq_le(np_rxseg(c->ooo_last)->seq, seq)) { /* what comes behind all of it, the common case */
+    prev = c->ooo_last;
+    next = NULL;
+  }
+  while (next != NULL && np_seq_le(np_rxseg(next)->seq, seq)) { /* bound: ooo_runs_max */
     prev = next;
     next = np_rxseg(next)->run_next;
   }
@@ -94,13 +110,15 @@ enum np_drop np_tcp_ooo_add(struct np_tcp *tcp, struct np_tcp_conn *c, struct np
     return NP_DROP_TCP_DUP;
   }
   /* Under pressure the pool is for what is in order. */
-  if (c->ooo_segs + pieces(seg->buf) > tcp->config.ooo_segs_max || np_tcp_pool_below(tcp, NP_TCP_PARTS_WND)) return NP_DROP_TCP_OOO_LIMIT;
+  if (c->ooo_segs + pieces(seg->buf) > segs_max(tcp, c) || np_tcp_pool_below(tcp, NP_TCP_PARTS_WND)) return NP_DROP_TCP_OOO_LIMIT;
+  bool extends = prev != NULL && np_seq_ge(np_rxseg(prev)->run_end, seq);
+  if (!extends && c->ooo_runs >= tcp->config.ooo_runs_max) return NP_DROP_TCP_OOO_LIMIT;
   uint32_t off = seg->off;
   if (prev != NULL && np_seq_gt(np_rxseg(prev)->run_end, seq)) {
     off += (uint32_t)np_seq_diff(np_rxseg(prev)->run_end, seq);
     seq = np_rxseg(prev)->run_end;
   }
-  while (next != NULL && np_seq_le(np_rxseg(next)->run_end, end)) { /* bound: ooo_segs_max */
+  while (next != NULL && np_seq_le(np_rxseg(next)->run_end, end)) { /* bound: ooo_runs_max */
     struct np_buf *covered = next;
     next = np_rxseg(next)->run_next;
     if (prev != NULL) {
@@ -116,7 +134,7 @@ enum np_drop np_tcp_ooo_add(struct np_tcp *tcp, struct np_tcp_conn *c, struct np
   seg->kept = true;
   bool kept;
   struct np_buf *run = place(c, prev, b, seq, end, &kept);
-  if (next != NULL && np_seq_eq(np_rxseg(run)->run_end, np_rxseg(next)->seq)) join_runs(run, next);
+  if (next != NULL && np_seq_eq(np_rxseg(run)->run_end, np_rxseg(next)->seq)) join_runs(c, run, next);
   np_tcp_sack_report(c, np_rxseg(run)->seq, np_rxseg(run)->run_end);
   np_tcp_count(tcp, NP_C_TCP_OOO);
   if (!kept) np_buf_put(b);

@@ -67,7 +67,7 @@ struct np_tcp_config {
   uint32_t listeners_max;         /* default 64 */
   uint32_t rcv_buf_bytes;         /* window offered at most per connection, to 256 MiB; default 4 MiB */
   uint32_t snd_buf_bytes;         /* queued and unacknowledged at most; default 4 MiB */
-  uint32_t ooo_segs_max;          /* out-of-order segments held per connection; default 512 */
+  uint32_t ooo_segs_max;          /* out-of-order buffers held per connection, more where its window is larger; default 512 */
   uint32_t backlog_default;       /* SYN_RECEIVED per listener before cookies; default 1,024 */
   uint32_t rto_ms_min;            /* default 200 (RFC 6298 says 1 s; see README) */
   uint32_t rto_ms_max;            /* default 60,000 */
@@ -76,6 +76,11 @@ struct np_tcp_config {
   uint32_t keepalive_interval_ms;
   uint32_t keepalive_probes;
   uint32_t user_timeout_ms;       /* unacknowledged data that long ends it; default 120,000 */
+  uint32_t persist_ms;            /* a window shut so long ends a connection though its peer answers; 0: never (default) */
+  uint32_t challenge_per_s;       /* challenge ACKs of all connections, drawn from half to one and a half of it; default 1,000; 0: no limit */
+  uint32_t conns_per_source;      /* open ones accepted from one address (IPv6: /64); 0: no limit (default) */
+  uint32_t min_snd_mss;           /* a peer that asks for less gets so much; default 216 */
+  uint32_t ooo_runs_max;          /* pieces of out-of-order data with holes between them, per connection; default 128 */
   uint32_t timewait_ms;           /* default 60,000 */
   uint32_t syn_retries;           /* of a connection we open; default 7: three minutes, RFC 9293 §3.8.3 */
   uint32_t synack_retries;        /* of one that is opened to us; default 5: a minute */

@@ -29,7 +29,6 @@
 #define NP_TCP_TX_BUDGET 64u       /* segments a connection sends in one flush */
 #define NP_TCP_FLUSH_BUDGET 4096u  /* connections one flush serves */
 #define NP_TCP_REAP_BUDGET 256u    /* TIME-WAIT ends in one timer */
-#define NP_TCP_MSS_MIN 64u         /* what a peer may ask for at least */
 #define NP_TCP_MSS_V4 536u         /* RFC 9293 §3.7.1 when the peer says nothing */
 #define NP_TCP_MSS_V6 1220u
 #define NP_TCP_TS_BYTES 12u        /* timestamps with their padding */
@@ -422,6 +421,7 @@ struct np_tcp_conn {
   struct np_timer ack_timer;
   uint64_t misc_due_ns;     /* keep-alive, FIN-WAIT-2; 0 none */
   struct np_buf *ooo_head;
+  struct np_buf *ooo_last;  /* first piece of the last run; NULL: not known */
   uint32_t dup_acks_due;    /* duplicate ACKs owed to a peer without SACK */
   np_seq recover;
   np_seq iss;
@@ -431,6 +431,7 @@ struct np_tcp_conn {
   uint32_t ooo_bytes;
   uint16_t ooo_segs;
   uint16_t mss_peer;
+  uint16_t ooo_runs;
   struct np_tcp_block sack[4]; /* what we report, latest first (RFC 2018 §4) */
   struct np_tcp_block dsack;   /* to report once (RFC 2883); empty when start == end */
   struct np_tcp_block seen[2]; /* reported to us last: not walked again */
@@ -489,6 +490,17 @@ struct np_tcp_listener {
   uint32_t generation;
 };
 
+#define NP_TCP_GUARD_ROWS 2u
+/* guard.c */
+struct np_tcp_guard {
+  uint32_t challenge_second;
+  uint32_t challenge_left;
+  uint64_t challenge_drawn;
+  uint32_t width;           /* of open's rows; 0: not counted */
+  uint32_t *open;           /* connections per source */
+  uint32_t half[NP_TCP_GUARD_ROWS * 1024u]; /* half-open ones per source */
+};
+
 struct np_tcp {
   struct np_tcp_env env;
   struct np_tcp_config config;
@@ -523,6 +535,7 @@ struct np_tcp {
   void (*drop_fn)(void *ctx, struct np_buf *buf, enum np_drop why);
   void *drop_ctx;
   struct np_tcp_told told;
+  struct np_tcp_guard guard;
 };
 
 /* A segment being processed. */
@@ -664,6 +677,15 @@ struct np_buf *np_tcp_recovery_rescue(struct np_tcp *tcp, struct np_tcp_conn *c)
 void np_tcp_mark_lost(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b);
 /* b was sent again just now. */
 void np_tcp_rtx_sent(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b);
+
+/* guard.c */
+bool np_tcp_guard_challenge(struct np_tcp *tcp);
+uint32_t np_tcp_guard_width(const struct np_tcp_config *config);
+bool np_tcp_guard_half_full(struct np_tcp *tcp, const struct np_addr *remote, uint32_t backlog, bool cookies);
+void np_tcp_guard_half(struct np_tcp *tcp, const struct np_addr *remote, int32_t n);
+bool np_tcp_guard_source_full(struct np_tcp *tcp, const struct np_addr *remote);
+void np_tcp_guard_source(struct np_tcp *tcp, const struct np_addr *remote, int32_t n);
+bool np_tcp_guard_persist(struct np_tcp *tcp, struct np_tcp_conn *c);
 
 /* window.c */
 uint32_t np_tcp_window(struct np_tcp *tcp, struct np_tcp_conn *c);
@@ -823,7 +845,8 @@ void np_tcp_timers_cancel(struct np_tcp *tcp, struct np_tcp_conn *c);
 /* listen.c, cookie.c, isn.c */
 struct np_tcp_listener *np_tcp_listener_find(struct np_tcp *tcp, const struct np_flow *flow);
 enum np_drop np_tcp_listen_input(struct np_tcp *tcp, struct np_tcp_listener *l, struct np_tcp_seg *seg);
-bool np_tcp_listener_full(const struct np_tcp_listener *l);
+/* No more connections for l, or none from flow's source; *why says which. */
+bool np_tcp_listener_full(struct np_tcp *tcp, const struct np_tcp_listener *l, const struct np_flow *flow, enum np_drop *why);
 void np_tcp_listener_left(struct np_tcp *tcp, struct np_tcp_conn *c);
 void np_tcp_listener_ready(struct np_tcp *tcp, struct np_tcp_conn *c);
 void np_tcp_agree(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tcp_opts *opts);

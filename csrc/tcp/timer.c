@@ -68,7 +68,7 @@ static void on_persist(struct np_tcp *tcp, struct np_tcp_conn *c) {
   uint32_t limit_ms = c->user_timeout_ms;
   bool silent = tcp->now_ms - c->rx_ms >= limit_ms;
   bool orphan = (c->flags & NP_TF_DETACHED) && tcp->now_ns - c->progress_ns >= limit_ms * NP_TCP_NS_PER_MS;
-  if (limit_ms != 0 && (silent || orphan)) {
+  if ((limit_ms != 0 && (silent || orphan)) || np_tcp_guard_persist(tcp, c)) {
     np_tcp_send_rst(tcp, c);
     np_tcp_close(tcp, c, timeout_err(c));
     return;

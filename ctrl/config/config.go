@@ -132,6 +132,9 @@ type TCP struct {
 	SACK          bool          `key:"sack" default:"true" doc:"RFC 2018"`
 	Timestamps    bool          `key:"timestamps" default:"true" doc:"RFC 7323"`
 	WindowScaling bool          `key:"window_scaling" default:"true" doc:"RFC 7323"`
+	PersistLimit  time.Duration `key:"persist_timeout" default:"0" doc:"a peer that keeps its window shut this long is reset though it answers; 0 never, but ten seconds will do while buffers are short"`
+	ChallengeAcks int           `key:"challenge_acks" default:"0" min:"0" max:"1000000" doc:"challenge ACKs of one core in a second, about (RFC 5961 §7); 1000 by default"`
+	MinSendMSS    int           `key:"min_send_mss" default:"0" min:"0" max:"1220" doc:"payload bytes of a full segment at least, whatever a peer asks for; 216 by default"`
 	SYNCookies    bool          `key:"syn_cookies" default:"true" doc:"when a backlog is full (RFC 4987)"`
 
 	CongestionControl string `key:"congestion_control" default:"cubic" oneof:"cubic|newreno|bbr" doc:"RFC 9438; RFC 5681 and 6582; BBR version 3"`
@@ -207,6 +210,7 @@ type Limits struct {
 	LoansPerCore       int  `key:"loans_per_core" default:"2048" min:"64" max:"1048576" doc:"of these, for messages from Go"`
 	StreamsPerCore     int  `key:"streams_per_core" default:"65536" min:"64" max:"16777216" doc:"NPRO streams of each core"`
 	ConnectionsPerCore int  `key:"connections_per_core" default:"0" min:"0" max:"8388608" doc:"0: the sum of the listeners' max_connections, and room for TIME-WAIT"`
+	ConnsPerSource     int  `key:"connections_per_source" default:"0" min:"0" max:"8388608" doc:"accepted connections of one address (IPv6: one /64) on one core at a time; 0 no limit"`
 	Workers            int  `key:"workers" default:"256" min:"1" max:"65536" doc:"handlers running at a time"`
 	StreamHandlers     int  `key:"stream_handlers" default:"4096" min:"0" max:"1048576" doc:"byte streams with a handler at a time"`
 	MessageMemory      Size `key:"message_memory" default:"256MiB" min:"1MiB" doc:"messages in several frames being put together, all connections"`

@@ -51,6 +51,8 @@ func planeConfig(c *config.Config, mtu int) *dataplane.Config {
 	case "always":
 		p.TCP.MTUProbing = dataplane.MTUProbingAlways
 	}
+	p.TCP.PersistTimeout, p.TCP.ChallengeAcks, p.TCP.MinSndMSS = c.TCP.PersistLimit, c.TCP.ChallengeAcks, c.TCP.MinSendMSS
+	p.TCP.ConnsPerSource = c.Limits.ConnsPerSource
 	if mtu > ports.MTUSmall {
 		p.ChunkBytes = 4096
 	}

@@ -115,6 +115,9 @@ func encodeConfig(cc *C.struct_np_plane_config, cfg *dataplane.Config) error {
 		{"LoadDepth", &cc.load_depth, cfg.LoadDepth},
 		{"TCP.RcvBuf", &cc.tcp_rcv_buf_bytes, cfg.TCP.RcvBuf},
 		{"TCP.SndBuf", &cc.tcp_snd_buf_bytes, cfg.TCP.SndBuf},
+		{"TCP.ChallengeAcks", &cc.tcp_challenge_per_s, cfg.TCP.ChallengeAcks},
+		{"TCP.ConnsPerSource", &cc.tcp_conns_per_source, cfg.TCP.ConnsPerSource},
+		{"TCP.MinSndMSS", &cc.tcp_min_snd_mss, cfg.TCP.MinSndMSS},
 	} {
 		if f.from < 0 || f.from > math.MaxInt32 {
 			return fmt.Errorf("%w: %s is %d", dataplane.CodeInvalid, f.name, f.from)
@@ -133,6 +136,7 @@ func encodeConfig(cc *C.struct_np_plane_config, cfg *dataplane.Config) error {
 		{&cc.tcp_timewait_ms, cfg.TCP.TimeWait},
 		{&cc.tcp_rto_ms_min, cfg.TCP.MinRTO},
 		{&cc.tcp_delack_ms, cfg.TCP.DelayedAck},
+		{&cc.tcp_persist_ms, cfg.TCP.PersistTimeout},
 	} {
 		if ms := millis(f.from); ms > 0 {
 			*f.to = ms

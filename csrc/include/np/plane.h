@@ -52,6 +52,10 @@ struct np_plane_config {
   uint32_t load_depth;       /* its messages in flight per connection at most */
   uint8_t tcp_no_autotune;
   uint8_t pad_tcp[3];
+  uint32_t tcp_persist_ms;       /* 0: a shut window may stay so as long as its owner answers */
+  uint32_t tcp_challenge_per_s;  /* 0: default */
+  uint32_t tcp_conns_per_source; /* 0: no limit */
+  uint32_t tcp_min_snd_mss;      /* 0: default */
   uint8_t secret[64];        /* random; wiped in the caller's copy by the caller */
 };
 

@@ -272,9 +272,9 @@ static void test_ooo_bounded(void **state) {
     tp_inject(tp, 1, &s, NULL);
     tp_flush(tp);
   }
-  assert_int_equal(tp_conn(b)->ooo_segs, 512);
-  assert_int_equal(tp->end[1].pool.free_count, free_before - 512);
-  assert_int_equal(tp_drops(tp, 1, NP_DROP_TCP_OOO_LIMIT), 20000 - 512);
+  assert_int_equal(tp_conn(b)->ooo_segs, 128);
+  assert_int_equal(tp->end[1].pool.free_count, free_before - 128);
+  assert_int_equal(tp_drops(tp, 1, NP_DROP_TCP_OOO_LIMIT), 20000 - 128);
   tp_free(tp);
 }
 
