@@ -65,6 +65,7 @@ static void derive_keys(struct np_tcp *tcp) {
 }
 
 struct np_tcp *np_tcp_init(void *mem, const struct np_tcp_config *config, const struct np_tcp_env *env, uint64_t now_ns) {
+  np_assert(config->congestion_control < NP_CC_COUNT);
   np_assert(config->conns_max > 0 && config->conns_max <= 1u << NP_HANDLE_SLOT_BITS);
   memset(mem, 0, np_tcp_bytes(config));
   uint8_t *p = mem;

@@ -249,6 +249,8 @@ static void test_bad_commands(void **state) {
       {{.op = NP_CMD_PORT_ATTACH, .arg = 0}, NP_ERR_INVALID},
       {{.op = NP_CMD_UNLISTEN, .handle = 1}, NP_ERR_STALE},
       {{.op = NP_CMD_CONNS}, NP_ERR_INVALID},
+      {{.op = NP_CMD_CONN_SET, .handle = 0x100000001, .arg = NP_CC_BBR}, NP_ERR_STALE},
+      {{.op = NP_CMD_CONN_SET, .handle = 0x100000001, .arg = NP_CC_COUNT}, NP_ERR_INVALID},
       {{.op = NP_CMD_SEND, .handle = 0x100000001}, NP_ERR_STALE},
       {{.op = NP_CMD_ABORT, .handle = UINT64_MAX}, NP_ERR_STALE},
       {{.op = NP_CMD_CLOSE, .handle = 0}, NP_ERR_STALE},
@@ -326,6 +328,11 @@ static void test_listen_and_drain(void **state) {
   args.session_kind = 9;
   args.port = 7002;
   assert_int_equal(rig_command(r, (struct np_cmd){.op = NP_CMD_LISTEN}, &args, sizeof args).err, NP_ERR_INVALID);
+  args.session_kind = NP_SESSION_ECHO;
+  args.congestion_control = NP_CC_COUNT + 1;
+  assert_int_equal(rig_command(r, (struct np_cmd){.op = NP_CMD_LISTEN}, &args, sizeof args).err, NP_ERR_INVALID);
+  args.congestion_control = NP_CC_COUNT;
+  assert_int_equal(rig_command(r, (struct np_cmd){.op = NP_CMD_LISTEN}, &args, sizeof args).err, NP_ERR_OK);
   rig_ok(r, (struct np_cmd){.op = NP_CMD_DRAIN}, NULL, 0);
   args.session_kind = NP_SESSION_ECHO;
   assert_int_equal(rig_command(r, (struct np_cmd){.op = NP_CMD_LISTEN}, &args, sizeof args).err, NP_ERR_SHUTDOWN);
@@ -781,6 +788,35 @@ static void test_connections_snapshot(void **state) {
   for (uint32_t i = 0; i < 3; i++) assert_true(c[i].closed); /* ended with their core */
 }
 
+/* Go chooses and changes congestion control by commands. */
+static void test_congestion_control(void **state) {
+  (void)state;
+  struct pair p;
+  memset(&p, 0, sizeof p);
+  pair_init(&p, 0);
+  struct np_cmd_connect args = {.remote_port = 7001, .session_kind = NP_SESSION_DISCARD, .congestion_control = NP_CC_BBR + 1};
+  struct np_addr to = rig_v4(1);
+  memcpy(args.remote, to.b, sizeof args.remote);
+  struct np_event ev = rig_command(&p.client, (struct np_cmd){.op = NP_CMD_CONNECT}, &args, sizeof args);
+  assert_int_equal(ev.err, NP_ERR_OK);
+  uint64_t handle = ev.handle;
+  pair_turns(&p, 20, 20000);
+  struct np_conn_info info;
+  struct np_cmd conns = {.op = NP_CMD_CONNS, .handle = (uint64_t)(uintptr_t)&info, .arg = 1};
+  assert_int_equal(rig_command(&p.client, conns, NULL, 0).arg, 1);
+  assert_int_equal(info.handle, handle);
+  assert_int_equal(info.cc, NP_CC_BBR);
+  assert_int_equal(info.bbr_phase, NP_BBR_STARTUP + 1);
+  assert_true(info.pacing_bytes_per_s > 0);
+  rig_ok(&p.client, (struct np_cmd){.op = NP_CMD_CONN_SET, .handle = handle, .arg = NP_CC_NEWRENO}, NULL, 0);
+  assert_int_equal(rig_command(&p.client, conns, NULL, 0).arg, 1);
+  assert_int_equal(info.cc, NP_CC_NEWRENO);
+  assert_int_equal(info.pacing_bytes_per_s, 0);
+  args.congestion_control = NP_CC_COUNT + 1;
+  assert_int_equal(rig_command(&p.client, (struct np_cmd){.op = NP_CMD_CONNECT}, &args, sizeof args).err, NP_ERR_INVALID);
+  pair_free(&p);
+}
+
 int main(void) {
 #define WITH_CORE(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
   const struct CMUnitTest tests[] = {
@@ -805,6 +841,7 @@ int main(void) {
       cmocka_unit_test(test_tcp_echo),
       cmocka_unit_test(test_tcp_echo_with_loss),
       cmocka_unit_test(test_connections_snapshot),
+      cmocka_unit_test(test_congestion_control),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -177,8 +177,8 @@ static void test_call_on_core(void **state) {
 
 static void test_bad_config(void **state) {
   (void)state;
-  struct np_plane_config c[12];
-  const char *says[12] = {"abi_version is 99, must be 1 to 1",
+  struct np_plane_config c[15];
+  const char *says[15] = {"abi_version is 99, must be 1 to 1",
                           "cores is 0, must be 1 to 64",
                           "cores is 65, must be 1 to 64",
                           "chunk_bytes is 3000, must be a power of two, 2048 to 4096",
@@ -189,7 +189,10 @@ static void test_bad_config(void **state) {
                           "huge_pages is 3, must be 0 to 2",
                           "tcp_delack_ms is 501, must be 1 to 500, or 0",
                           "cpu[0] is -2, must be -1 (not pinned) to",
-                          "bufs_per_core is 100, must be 256 to"};
+                          "bufs_per_core is 100, must be 256 to",
+                          "tcp_congestion_control is 3, must be 0 to 2",
+                          "tcp_ecn is 3, must be 0 to 2",
+                          "tcp_pacing is 3, must be 0 to 2"};
   for (size_t i = 0; i < NP_COUNT_OF(c); i++) c[i] = small(1);
   c[0].abi_version = 99;
   c[1].cores = 0;
@@ -203,6 +206,9 @@ static void test_bad_config(void **state) {
   c[9].tcp_delack_ms = 501;
   c[10].cpu[0] = -2;
   c[11].bufs_per_core = 100;
+  c[12].tcp_congestion_control = NP_CC_COUNT;
+  c[13].tcp_ecn = NP_ECN_MODE_COUNT;
+  c[14].tcp_pacing = NP_PACING_COUNT;
   for (size_t i = 0; i < NP_COUNT_OF(c); i++) {
     struct np_plane *plane = NULL;
     struct np_err_detail detail;
