@@ -56,7 +56,10 @@ void np_tcp_cc_ack(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t acked, ui
   if (c->cc_flags & NP_CCF_RATE) np_tcp_rate_make(tcp, c);
   bool grows = c->ca_state != NP_CA_RECOVERY && c->ca_state != NP_CA_CWR;
   if (ops->owns_cwnd || (grows && acked != 0)) ops->acked(tcp, c, &a);
-  if (c->cc_flags & NP_CCF_RATE) tcp->rs = (struct np_tcp_rate_sample){0};
+  if (c->cc_flags & NP_CCF_RATE) {
+    tcp->rs = (struct np_tcp_rate_sample){0};
+    np_tcp_rate_idle(c); /* nothing to send now: what comes later follows a bubble */
+  }
   if ((c->cc_flags & NP_CCF_PACED) && !ops->owns_cwnd) np_tcp_pace_by_cwnd(c);
 }
 

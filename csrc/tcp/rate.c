@@ -88,7 +88,7 @@ void np_tcp_rate_make(struct np_tcp *tcp, struct np_tcp_conn *c) {
   if (rs->bw != 0 && (!rs->app_limited || rs->bw > r->bw)) r->bw = rs->bw;
 }
 
-/* After output: the session, not the network, keeps us from sending more. */
+/* After output and after each ACK: the session, not the network, keeps us from sending more. */
 void np_tcp_rate_idle(struct np_tcp_conn *c) {
   if (c->sndq_next != NULL || c->lost_due != 0 || np_tcp_pipe(c) >= c->cwnd) return;
   np_tcp_rate_app_limited(c);

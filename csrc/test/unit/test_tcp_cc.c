@@ -305,6 +305,8 @@ static void test_delivery_rate(void **state) {
   uint32_t bw = tp_conn(a)->rate.bw;
   for (uint32_t i = 0; i < 20; i++) { /* a trickle says nothing of the path */
     tp_write(a, 100);
+    tp_flush(tp);
+    assert_true(np_txseg(tp_conn(a)->sndq_head)->flags & NP_TXS_APP_LIMITED);
     tp_run(tp, 50 * TP_MS);
   }
   assert_true(tp_conn(a)->rate.app_limited != 0);
