@@ -29,7 +29,7 @@ func interopDims() []dim {
 		{"sack", []string{"with", "without"}},
 		{"wscale", []string{"with", "without"}},
 		{"ip", []string{"4", "6"}},
-		{"mtu", []string{"1500", "3500"}},
+		{"mtu", []string{"1500", "3500", "9000"}},
 		{"loss", []string{"0", "0.1", "1", "5"}}, // percent, each way
 		{"order", []string{"kept", "changed"}},
 		{"delay", []string{"0", "5"}},                // ms, one way
