@@ -162,10 +162,10 @@ func (c cell) differs(ds []dim) bool {
 	return (c.get(ds, "dir") != "down" || c.get(ds, "cc") == "cubic") && (c.get(ds, "dir") != "up" || c.get(ds, "own") == "cubic")
 }
 
-// corner is every cell with a perfect wire; npd's congestion control varies where it alone sends.
+// corner is every cell with a perfect wire, at the smallest and the largest MTU; npd's congestion control varies where it alone sends.
 func corner(ds []dim) []cell {
 	return product(ds, func(c cell) bool {
-		return c.clean(ds) && c.differs(ds) && (c.get(ds, "dir") == "down" || c.get(ds, "own") == "cubic")
+		return c.clean(ds) && c.differs(ds) && c.get(ds, "mtu") != "3500" && (c.get(ds, "dir") == "down" || c.get(ds, "own") == "cubic")
 	})
 }
 

@@ -190,14 +190,14 @@ func TestInteropPairs(t *testing.T) {
 func TestInteropCorner(t *testing.T) {
 	ds := usableDims(t)
 	var ours []outcome
-	runCells(t, ds, corner(ds), false, func(cell) int64 { return 32 << 20 }, func(c cell, o outcome) {
+	runCells(t, ds, corner(ds), false, func(cell) int64 { return 16 << 20 }, func(c cell, o outcome) {
 		ours = append(ours, o)
 		if o.Error != "" {
 			t.Errorf("%s (make interop NP_INTEROP_CELL=%s):\n%s", o.Cell, o.Cell, o.Error)
 		}
 	})
 	slices.SortStableFunc(ours, func(a, b outcome) int { return int(a.Mbps - b.Mbps) })
-	t.Logf("%d cells, 32 MiB each; the slowest:\n%s", len(ours), table(ds, ours[:min(5, len(ours))], nil))
+	t.Logf("%d cells, 16 MiB each; the slowest:\n%s", len(ours), table(ds, ours[:min(5, len(ours))], nil))
 }
 
 // TestInteropFull runs every cell and remembers what is done: it is for make interop, with the file's name in the environment.
