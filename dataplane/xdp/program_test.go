@@ -83,6 +83,8 @@ func TestChoose(t *testing.T) {
 	badARP := arp(1, own4)
 	badARP[4] = 8 // hardware addresses of 8 bytes
 	pad := make([]byte, 60)
+	later := ip4(own4) // a fragment without ports: offset 1,480
+	later[6], later[7] = 0x20, 185
 	cases := []struct {
 		name  string
 		frame []byte
@@ -94,6 +96,8 @@ func TestChoose(t *testing.T) {
 		{"802.3 length", eth(0x0040, pad), false, false},
 		{"v4 to us", eth(0x0800, ip4(own4)), true, false},
 		{"v4 to us, wrong version", eth(0x0800, append([]byte{0x15}, ip4(own4)[1:]...)), true, false},
+		{"v4 fragment to us", eth(0x0800, later), true, false},
+		{"v6 fragment to us", eth(0x86dd, ip6(44, own6, []byte{17, 0, 5, 201, 0, 0, 0, 1})), true, false},
 		{"v4 to another", eth(0x0800, ip4(other4)), false, false},
 		{"v4 broadcast", eth(0x0800, ip4(netip.MustParseAddr("255.255.255.255"))), false, false},
 		{"v4 one byte short", eth(0x0800, ip4(own4)[:19]), false, true},
