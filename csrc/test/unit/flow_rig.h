@@ -49,7 +49,7 @@ struct flow {
   uint32_t clients;
 };
 
-/* config: both ends'. clients: how many there may be. */
+/* config: both ends', end 0 with four times the buffers for more than 100 clients. clients: how many there may be. */
 struct flow *flow_new(const struct np_plane_config *config, const struct np_sim_params *params, uint32_t clients);
 /* Aborts, checks that pools are full again. */
 void flow_free(struct flow *f);

@@ -113,6 +113,29 @@ static void test_grows_after_idle(void **state) {
   }
 }
 
+/* A thousand peers that read nothing hold what their queues' least is and no more than the pool
+ * spares; one that reads is served all the same, and what they held comes back. */
+static void test_thousand_slow_readers(void **state) {
+  (void)state;
+  struct np_plane_config config = large();
+  config.bufs_per_core = 16384;
+  config.conns_max = 2048;
+  struct np_sim_params path = {.delay_ns = FLOW_MS, .rate_bps = 10000000000, .queue_bytes = 8u << 20};
+  struct flow *f = flow_new(&config, &path, 1001);
+  for (uint32_t i = 0; i < 1000; i++) {
+    flow_connect(f, i, FLOW_CHARGEN, 0, true);
+    if (i % 50 == 49) flow_run(f, 2 * FLOW_MS);
+  }
+  flow_run(f, 3000 * FLOW_MS);
+  const struct np_pool *pool = np_core_pool(f->host[1].core);
+  assert_true(pool->low_count >= pool->count / 16);
+  struct flow_client *good = flow_connect(f, 1000, FLOW_ECHO, 2000000, false);
+  flow_run(f, 5000 * FLOW_MS);
+  assert_int_equal(good->got, 2000000);
+  assert_true(pool->low_count >= pool->count / 16);
+  flow_free(f);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_far_gigabit_receiving),
@@ -121,6 +144,7 @@ int main(void) {
       cmocka_unit_test(test_near_stays_small),
       cmocka_unit_test(test_held_does_not_grow),
       cmocka_unit_test(test_grows_after_idle),
+      cmocka_unit_test(test_thousand_slow_readers),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
