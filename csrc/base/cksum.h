@@ -16,6 +16,12 @@
  * in pieces, each piece but the last has an even number of bytes. */
 uint64_t np_cksum_add(uint64_t sum, const void *data, size_t len);
 
+/* The same while copying len bytes to dst, which must not overlap: each byte is read once. */
+uint64_t np_cksum_copy(uint64_t sum, void *dst, const void *src, size_t len);
+
+/* A sum of bytes that turn out to begin at an odd offset: RFC 1071 §2(B). */
+NP_INLINE uint16_t np_cksum_swap(uint16_t folded) { return __builtin_bswap16(folded); }
+
 /* End-around carry addition of 64-bit words. */
 NP_INLINE uint64_t np_cksum_add64(uint64_t sum, uint64_t v) {
   sum += v;

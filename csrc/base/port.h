@@ -19,8 +19,8 @@
 
 /* Capabilities */
 #define NP_PORT_RX_CSUM 0x1u /* L4 checksum verified on receive (NP_BUF_L4_CSUM_OK) */
-#define NP_PORT_TX_CSUM 0x2u /* port fills L4 checksums */
-#define NP_PORT_TSO 0x4u
+#define NP_PORT_TX_CSUM 0x2u /* port fills TCP checksums (NP_BUF_TX_CSUM) */
+#define NP_PORT_TSO 0x4u     /* cuts TCP payload into segments (NP_BUF_GSO); comes with TX_CSUM and SG */
 #define NP_PORT_SG 0x8u      /* chained buffers */
 
 struct np_port_queue;
@@ -55,6 +55,7 @@ struct np_port_queue {
   uint16_t iface;     /* index of the interface it belongs to */
   uint16_t queue;     /* index on that interface */
   uint32_t mtu_bytes; /* of the IP packet */
+  uint32_t tso_bytes_max; /* with NP_PORT_TSO: of a packet before it is cut, Ethernet header included; at most 65,535 */
   struct np_mac mac;
   bool down;          /* set by the port itself when it finds its device gone, cleared when it is back */
   uint32_t posted_count; /* buffers it holds for receiving, empty */

@@ -132,7 +132,9 @@ static void xmit(void *ctx, uint16_t iface, struct np_buf *frame) {
     len = np_buf_chain_len(frame);
     if ((link->tx->caps & NP_PORT_SG) == 0) len = UINT32_MAX; /* too big for it, whatever its MTU says */
   }
-  if (NP_UNLIKELY(len > link->tx->mtu_bytes + 18u)) { /* Ethernet 14, VLAN 4 */
+  uint32_t most = link->tx->mtu_bytes + 18u; /* Ethernet 14, VLAN 4 */
+  if (NP_UNLIKELY(frame->flags & NP_BUF_GSO)) most = link->tx->tso_bytes_max;
+  if (NP_UNLIKELY(len > most)) {
     drop_tx(core, frame, NP_DROP_TX_TOO_BIG);
     return;
   }
@@ -190,6 +192,14 @@ static void tcp_output(void *ctx, struct np_buf *seg, const struct np_flow *flow
   /* No route or a dead port is counted there; TCP's timers notice the loss. */
   (void)np_ip_output(core->ip, seg, &flow->local, &flow->remote, NP_PROTO_TCP, tos, (struct np_path *)(void *)path,
                      now_ns);
+}
+
+static uint32_t tcp_path_caps(void *ctx, const struct np_tcp_path *path, uint32_t *tso_bytes_max) {
+  struct np_core *core = ctx;
+  int32_t port = np_ip_path_port(core->ip, (const struct np_path *)(const void *)path);
+  if (port < 0 || core->link[port].tx == NULL) return 0;
+  *tso_bytes_max = core->link[port].tx->tso_bytes_max;
+  return core->link[port].tx->caps;
 }
 
 static uint32_t tcp_mtu(void *ctx, const struct np_addr *remote) {
@@ -453,6 +463,7 @@ enum np_err np_core_attach(struct np_core *core, struct np_port_queue *queue, ui
   }
   queue->iface = iface;
   core->queue[core->queue_count++] = (struct np_core_queue){.port = queue, .was_down = queue->down};
+  core->caps_any |= queue->caps & (NP_PORT_SG | NP_PORT_TSO | NP_PORT_TX_CSUM);
   queue->ops->flush(queue); /* posts its first buffers */
   struct np_core_link *link = &core->link[iface];
   if (link->tx == NULL) {
@@ -502,6 +513,8 @@ void np_core_join(struct np_core *core, const struct np_core_parts *parts, uint6
       .output = tcp_output,
       .mtu = tcp_mtu,
       .pmtu = tcp_pmtu,
+      .caps_any = &core->caps_any,
+      .path_caps = tcp_path_caps,
       .source = tcp_source,
       .confirm = tcp_confirm,
       .doubt = tcp_doubt,

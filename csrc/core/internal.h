@@ -96,6 +96,7 @@ struct np_core {
   uint32_t event_pending;  /* written, not yet published */
   uint32_t event_reserve;  /* slots that sessions leave for answers to commands */
   uint32_t loan_pending;
+  uint32_t caps_any;       /* for sending, of any port attached so far */
   uint32_t loans_out;      /* in the loan ring or with Go */
   uint32_t queue_count;
   uint32_t index;

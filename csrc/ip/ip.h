@@ -134,6 +134,9 @@ struct np_path {
   uint32_t neigh;   /* index, to keep the neighbor fresh */
 };
 
+/* The port that np_ip_output would use for path now; -1: it has to look for one. */
+int32_t np_ip_path_port(const struct np_ip *ip, const struct np_path *path);
+
 /* Sends one L4 packet: prepends IP and Ethernet headers to buf (data at the
  * L4 header, checksum already right or left to the port) and transmits,
  * resolving route and neighbor when path is stale; an unresolved neighbor keeps

@@ -1,13 +1,15 @@
 /* The way out. With a valid path: one comparison, two headers, transmit. */
 #include "ip/internal.h"
 
-/* What somebody else holds as well is one piece: its link may be in use for something else. */
-static uint32_t packet_bytes(const struct np_buf *buf) { return NP_LIKELY(buf->refs != 1) ? buf->len : np_buf_total(buf); }
+/* What somebody else holds as well is one piece, unless it says otherwise: its link may be in use for something else. */
+static uint32_t packet_bytes(const struct np_buf *buf) {
+  return NP_LIKELY(buf->refs != 1 && !(buf->flags & NP_BUF_GATHERED)) ? buf->len : np_buf_total(buf);
+}
 
 void np_ip_drop(struct np_ip *ip, struct np_buf *buf, enum np_drop why) {
   ip->env.counters->drop[why]++;
   if (ip->env.drop != NULL) ip->env.drop(ip->env.ctx, buf, why);
-  if (buf->refs == 1) {
+  if (buf->refs == 1 || (buf->flags & NP_BUF_GATHERED) != 0) {
     np_buf_put_chain(buf);
   } else {
     np_buf_put(buf);
@@ -149,14 +151,27 @@ static enum np_err output_slow(struct np_ip *ip, struct np_buf *buf, const struc
   return NP_ERR_OK;
 }
 
+/* TCP gathered it for a port that it asked about. When the way has changed since, within this turn, the
+ * new one need not be able to: it is lost, and TCP, whose next question gets another answer, sends it again. */
+static NP_COLD enum np_err drop_gathered(struct np_ip *ip, struct np_buf *buf) {
+  np_ip_drop(ip, buf, NP_DROP_TX_TOO_BIG);
+  return NP_ERR_LIMIT;
+}
+
+int32_t np_ip_path_port(const struct np_ip *ip, const struct np_path *path) {
+  if (path->link_len == 0 || path->generation != ip->generation) return -1;
+  return ip->iface[path->iface].port;
+}
+
 enum np_err np_ip_output(struct np_ip *ip, struct np_buf *buf, const struct np_addr *src, const struct np_addr *dst,
                          uint8_t proto, uint8_t tos, struct np_path *path, uint64_t now_ns) {
   bool v4 = np_addr_is_v4(dst);
   push_ip(ip, buf, src, dst, proto, tos, NP_IP_TTL, v4);
   if (NP_UNLIKELY(path == NULL || path->link_len == 0 || path->generation != ip->generation)) {
+    if (NP_UNLIKELY(buf->flags & (NP_BUF_GATHERED | NP_BUF_TX_CSUM))) return drop_gathered(ip, buf);
     return output_slow(ip, buf, src, dst, path, now_ns);
   }
-  if (NP_UNLIKELY(packet_bytes(buf) > path->mtu_bytes)) {
+  if (NP_UNLIKELY(packet_bytes(buf) > path->mtu_bytes && !(buf->flags & NP_BUF_GSO))) {
     np_ip_drop(ip, buf, NP_DROP_TX_TOO_BIG);
     return NP_ERR_LIMIT;
   }

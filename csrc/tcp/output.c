@@ -32,9 +32,10 @@ static void restart_after_idle(struct np_tcp *tcp, struct np_tcp_conn *c) {
   np_tcp_cc(c)->restart(tcp, c);
 }
 
-/* How much of the next piece may go now; 0: nothing. */
+/* How much of what is queued from b on may go now as one segment; 0: nothing. */
 static uint32_t sendable(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b) {
-  uint32_t len = np_min_u32(np_txseg(b)->len, c->mss);
+  uint32_t queued = (uint32_t)np_seq_diff(c->snd_end, np_txseg(b)->seq);
+  uint32_t len = np_min_u32(queued, c->mss);
   uint32_t flight = np_tcp_flight(c);
   uint32_t pipe = np_tcp_pipe(c);
   if (pipe + len > c->cwnd && pipe != 0) {
@@ -50,9 +51,65 @@ static uint32_t sendable(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_bu
     }
     return usable;
   }
-  bool last_short = len < c->mss && np_txnext(b) == NULL && !(c->flags & NP_TF_FIN_QUEUED);
+  bool last_short = len < c->mss && !(c->flags & NP_TF_FIN_QUEUED);
   if (last_short && ((tcp->config.nagle && flight > 0) || (c->flags & NP_TF_MORE))) return 0;
   return len;
+}
+
+/* Bytes that congestion and peer's window allow now. */
+static uint32_t send_room(const struct np_tcp_conn *c) {
+  uint32_t flight = np_tcp_flight(c);
+  uint32_t pipe = np_tcp_pipe(c);
+  return np_min_u32(c->cwnd > pipe ? c->cwnd - pipe : 0, c->snd_wnd > flight ? c->snd_wnd - flight : 0);
+}
+
+/* Pieces from b on, none longer than a segment (recovery counts pieces), that make up at most so many
+ * bytes. Return: how many, and where the last one is. */
+static uint32_t pieces_within(const struct np_tcp_conn *c, struct np_buf *b, uint32_t most, uint32_t *bytes, struct np_buf **last) {
+  uint32_t n = 0;
+  *bytes = 0;
+  while (b != NULL && n < NP_TCP_GATHER_MAX && b->refs == 1 && np_txseg(b)->len <= c->mss &&
+         *bytes + np_txseg(b)->len <= most) {
+    *bytes += np_txseg(b)->len;
+    *last = b;
+    n++;
+    b = np_txnext(b);
+  }
+  return n;
+}
+
+/* A packet of several pieces, where the port gathers them: one full segment, or with TSO many, which the
+ * port cuts wherever pieces end. False: none is to be had, and nothing was sent. */
+static bool send_packet(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  uint32_t room = send_room(c);
+  if (room < c->mss || np_txnext(c->sndq_next) == NULL) return false;
+  bool tso = (tcp->tx_caps & NP_PORT_TSO) != 0 && !(c->cc_flags & NP_CCF_PACED);
+  uint32_t most = tso ? np_min_u32(room, np_min_u32(tcp->tx_bytes_max, NP_TCP_TX_BUDGET * c->mss)) : c->mss;
+  struct np_buf *last = NULL;
+  uint32_t bytes;
+  uint32_t n = pieces_within(c, c->sndq_next, most, &bytes, &last);
+  if (n == 0) return false;
+  struct np_buf *next = np_txnext(last);
+  uint32_t over = bytes % c->mss;
+  if (next == NULL) {
+    bool wait = (tcp->config.nagle && np_tcp_flight(c) > 0) || (c->flags & NP_TF_MORE);
+    if (over != 0 && wait && !(c->flags & NP_TF_FIN_QUEUED)) return false;
+  } else if (over != 0) { /* more is queued: it ends with a full segment, if need be inside a piece */
+    if (bytes > c->mss && over < np_txseg(last)->len) {
+      if (np_tcp_sendq_cut(tcp, c, last, np_txseg(last)->len - over) == NULL) return false;
+      bytes -= over;
+      if (n == 1) return false;
+    } else if (bytes < c->mss) {
+      uint32_t lack = c->mss - bytes;
+      if (n == NP_TCP_GATHER_MAX || next->refs != 1 || np_txseg(next)->len <= lack) return false;
+      if (np_tcp_sendq_cut(tcp, c, next, lack) == NULL) return false;
+      bytes += lack;
+      n++;
+    }
+  }
+  if (n == 1) return false;
+  np_tcp_send_gathered(tcp, c, c->sndq_next, n, bytes);
+  return true;
 }
 
 static enum step send_new(struct np_tcp *tcp, struct np_tcp_conn *c) {
@@ -65,6 +122,8 @@ static enum step send_new(struct np_tcp *tcp, struct np_tcp_conn *c) {
     if (!np_tcp_cc(c)->owns_cwnd) c->flags |= NP_TF_CWND_FULL;
     return STEP_STOP;
   }
+  if (NP_UNLIKELY(tcp->tx_caps & NP_PORT_SG) && n >= np_txseg(b)->len && send_packet(tcp, c)) return STEP_SENT;
+  if (n > np_txseg(b)->len) np_tcp_sendq_fill(c, b, n);
   if (n < np_txseg(b)->len) {
     b = np_tcp_sendq_cut(tcp, c, b, n);
     if (b == NULL) {
@@ -133,8 +192,20 @@ static void send_acks(struct np_tcp *tcp, struct np_tcp_conn *c) {
   np_tcp_send_empty(tcp, c, NP_TCP_ACK, c->snd_nxt);
 }
 
+static NP_COLD void ask_caps(struct np_tcp *tcp, const struct np_tcp_conn *c) {
+  uint32_t most = 0;
+  tcp->tx_caps = tcp->env.path_caps(tcp->env.ctx, &c->path, &most);
+  most = np_min_u32(most, UINT16_MAX);
+  if (most < 2 * c->mss + NP_TCP_LOWER_BYTES) {
+    tcp->tx_caps &= ~NP_PORT_TSO;
+  } else {
+    tcp->tx_bytes_max = (most - NP_TCP_LOWER_BYTES) / c->mss * c->mss;
+  }
+}
+
 static void send_queue(struct np_tcp *tcp, struct np_tcp_conn *c) {
   uint32_t budget = NP_TCP_TX_BUDGET;
+  if (NP_UNLIKELY(tcp->env.caps_any != NULL && *tcp->env.caps_any != 0)) ask_caps(tcp, c);
   if (c->lost_due != 0) {
     while (budget > 0 && send_retransmission(tcp, c) == STEP_SENT) budget--;
   }
@@ -148,6 +219,7 @@ static void send_queue(struct np_tcp *tcp, struct np_tcp_conn *c) {
     struct np_buf *b = np_tcp_recovery_rescue(tcp, c);
     if (b != NULL) np_tcp_send_data(tcp, c, b, true);
   }
+  tcp->tx_caps = 0; /* ACKs are summed here */
   if (NP_UNLIKELY(c->cc_flags & NP_CCF_RATE)) np_tcp_rate_idle(c);
   send_fin(tcp, c);
   if ((c->flags & NP_TF_ZERO_WND) && c->rtx_due_ns == 0) {

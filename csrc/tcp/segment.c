@@ -45,9 +45,15 @@ static void emit(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b, ui
   tcp->env.output(tcp->env.ctx, b, &c->flow, c->tos | tos, &c->path, tcp->now_ns);
 }
 
-/* Pushes the header of a segment of this connection in front of tx. */
-static void push_header(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *tx, struct hdr *h, uint64_t sum) {
-  uint32_t payload = tx->len;
+/* The port sums header and payload: the field holds the pseudo header's sum. */
+static void leave_sum(struct np_buf *tx, uint64_t pseudo) {
+  tx->flags |= NP_BUF_TX_CSUM;
+  tx->l4_off = (uint16_t)tx->data_off;
+  np_store_16(np_buf_data(tx) + 16, np_cksum_fold(pseudo));
+}
+
+/* Pushes the header of a segment of this connection in front of tx; sum is the payload's. */
+static void push_header(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *tx, struct hdr *h, uint32_t payload, uint64_t sum) {
   h->bytes = NP_TCP_HDR_BYTES + (c->flags & NP_TF_TS ? NP_TCP_TS_BYTES : 0);
   uint8_t *p = np_buf_push(tx, h->bytes);
   if (c->flags & NP_TF_TS) {
@@ -58,8 +64,9 @@ static void push_header(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf
     sum = np_cksum_add64(sum, __builtin_bswap32(0x0101080au));
   }
   h->ports = ports_of(&c->flow);
-  sum = np_cksum_add64(sum, c->csum_base + pseudo_len(h->bytes + payload));
-  put_header(p, h, sum);
+  uint64_t pseudo = c->csum_base + pseudo_len(h->bytes + payload);
+  put_header(p, h, np_cksum_add64(sum, pseudo));
+  if (NP_UNLIKELY(tcp->tx_caps & NP_PORT_TX_CSUM)) leave_sum(tx, pseudo);
 }
 
 /* The buffer to transmit for queued b: b itself with one more reference, or a copy
@@ -69,6 +76,8 @@ static struct np_buf *tx_buffer(struct np_tcp *tcp, struct np_buf *b) {
   if (b->refs == 1) {
     b->data_off = s->off;
     b->len = s->len;
+    b->next = NULL;
+    b->flags = 0;
     b->refs++;
     return b;
   }
@@ -105,10 +114,7 @@ bool np_tcp_send_data(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *
     c->flags |= NP_TF_NO_BUF;
     return false;
   }
-  if (!(s->flags & NP_TXS_SUM)) {
-    s->sum = np_cksum_fold(np_cksum_add(0, (const uint8_t *)b + s->off, s->len));
-    s->flags |= NP_TXS_SUM;
-  }
+  uint64_t sum = tcp->tx_caps & NP_PORT_TX_CSUM ? 0 : np_tcp_sendq_sum(b);
   uint32_t fin = 0;
   if (s->next == NULL && (c->flags & NP_TF_FIN_QUEUED) && !(again && !(c->flags & NP_TF_FIN_SENT))) {
     fin = 1;
@@ -124,7 +130,7 @@ bool np_tcp_send_data(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *
   };
   uint8_t tos = 0;
   h.flags |= np_tcp_ecn_data(c, !again && !(c->flags & NP_TF_ZERO_WND), &tos);
-  push_header(tcp, c, tx, &h, s->sum);
+  push_header(tcp, c, tx, &h, s->len, sum);
   account_data(tcp, c, b, again, fin);
   if (NP_UNLIKELY(c->cc_flags & (NP_CCF_RATE | NP_CCF_PACED))) {
     if (c->cc_flags & NP_CCF_RATE) np_tcp_rate_sent(tcp, c, s);
@@ -134,6 +140,69 @@ bool np_tcp_send_data(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *
   c->last_ack = c->rcv_nxt;
   emit(tcp, c, tx, tos);
   return true;
+}
+
+/* Links the pieces for the port and makes them one packet's. Return: the last one. */
+static struct np_buf *gather(struct np_tcp *tcp, struct np_buf *b, uint32_t count, uint64_t *sum, bool *push) {
+  struct np_buf *tail = NULL;
+  uint32_t at = 0;
+  for (uint32_t i = 0; i < count; i++, b = np_txnext(b)) {
+    struct np_tcp_txseg *s = np_txseg(b);
+    if (!(tcp->tx_caps & NP_PORT_TX_CSUM)) {
+      uint16_t part = np_tcp_sendq_sum(b);
+      *sum += at & 1 ? np_cksum_swap(part) : part;
+    }
+    at += s->len;
+    *push |= (s->flags & NP_TXS_PSH) != 0;
+    np_assert(b->refs == 1);
+    b->refs++;
+    b->data_off = s->off;
+    b->len = s->len;
+    b->flags = 0;
+    b->next = NULL;
+    if (tail != NULL) tail->next = b;
+    tail = b;
+  }
+  return tail;
+}
+
+void np_tcp_send_gathered(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b, uint32_t count, uint32_t bytes) {
+  uint64_t sum = 0;
+  bool push = false;
+  struct np_buf *last = gather(tcp, b, count, &sum, &push);
+  bool end = np_txnext(last) == NULL;
+  uint32_t fin = end && (c->flags & NP_TF_FIN_QUEUED) ? 1 : 0;
+  if (fin) {
+    c->flags |= NP_TF_FIN_SENT;
+    c->flags &= ~NP_TF_FIN_RTX;
+  }
+  struct hdr h = {
+      .seq = np_txseg(b)->seq.v,
+      .ack = c->rcv_nxt.v,
+      .wnd = np_tcp_window(tcp, c),
+      .flags = (uint8_t)(NP_TCP_ACK | (push || end ? NP_TCP_PSH : 0) | (fin ? NP_TCP_FIN : 0)),
+  };
+  uint8_t tos = 0;
+  h.flags |= np_tcp_ecn_data(c, true, &tos);
+  b->flags = NP_BUF_GATHERED;
+  push_header(tcp, c, b, &h, bytes, sum);
+  if (bytes > c->mss) {
+    b->flags |= NP_BUF_GSO;
+    b->gso_bytes = (uint16_t)c->mss;
+    c->segs_tx += (bytes - 1) / c->mss; /* emit counts one */
+    tcp->env.counters->counter[NP_C_TCP_SEGS_TX] += (bytes - 1) / c->mss;
+  }
+  struct np_buf *piece = b;
+  for (uint32_t i = 0; i < count; i++) {
+    struct np_buf *next = np_txnext(piece);
+    account_data(tcp, c, piece, false, piece == last ? fin : 0);
+    if (NP_UNLIKELY(c->cc_flags & NP_CCF_RATE)) np_tcp_rate_sent(tcp, c, np_txseg(piece));
+    piece = next;
+  }
+  if (NP_UNLIKELY(c->cc_flags & NP_CCF_PACED)) np_tcp_pace_sent(c, bytes);
+  if (c->sack_count == 0) ack_left(c);
+  c->last_ack = c->rcv_nxt;
+  emit(tcp, c, b, tos);
 }
 
 bool np_tcp_send_empty(struct np_tcp *tcp, struct np_tcp_conn *c, uint8_t flags, np_seq seq) {
@@ -159,7 +228,7 @@ bool np_tcp_send_empty(struct np_tcp *tcp, struct np_tcp_conn *c, uint8_t flags,
     sum = np_cksum_add(c->csum_base + pseudo_len(h.bytes), opts, n);
     put_header(p, &h, sum);
   } else {
-    push_header(tcp, c, b, &h, sum);
+    push_header(tcp, c, b, &h, 0, sum);
   }
   ack_left(c);
   emit(tcp, c, b, 0);

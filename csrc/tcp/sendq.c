@@ -79,50 +79,84 @@ static void link_before(struct np_tcp_conn *c, struct np_buf *nb, struct np_buf 
   np_txseg(p)->next = nb;
 }
 
+/* Of two sums that make one, the second beginning after first_len bytes. */
+static uint16_t sum_both(uint16_t first, uint32_t first_len, uint16_t second) {
+  return np_cksum_fold((uint64_t)first + (first_len & 1 ? np_cksum_swap(second) : second));
+}
+
+/* What is left of a sum when the first n bytes' is taken away. */
+static uint16_t sum_rest(uint16_t whole, uint16_t first, uint32_t n) {
+  uint16_t rest = np_cksum_fold((uint64_t)whole + (uint16_t)~first);
+  return n & 1 ? np_cksum_swap(rest) : rest;
+}
+
+uint16_t np_tcp_sendq_sum(struct np_buf *b) {
+  struct np_tcp_txseg *s = np_txseg(b);
+  if (!(s->flags & NP_TXS_SUM)) {
+    s->sum = np_cksum_fold(np_cksum_add(0, (const uint8_t *)b + s->off, s->len));
+    s->flags |= NP_TXS_SUM;
+  }
+  return (uint16_t)s->sum;
+}
+
+/* Takes n bytes off the front of piece b; all of it: its place in the queue too. */
+static void taken(struct np_tcp_conn *c, struct np_buf *before, struct np_buf *b, uint32_t n, uint16_t sum) {
+  struct np_tcp_txseg *s = np_txseg(b);
+  if (n == s->len) {
+    np_txseg(before)->next = s->next;
+    if (c->sndq_tail == b) c->sndq_tail = before;
+    np_txseg(before)->flags |= s->flags & NP_TXS_PSH;
+    c->snd_segs--;
+    np_buf_put(b);
+    return;
+  }
+  if (s->flags & NP_TXS_SUM) s->sum = sum_rest((uint16_t)s->sum, sum, n);
+  s->seq = np_seq_add(s->seq, n);
+  s->off += n;
+  s->len -= n;
+}
+
+void np_tcp_sendq_fill(struct np_tcp_conn *c, struct np_buf *b, uint32_t n) {
+  struct np_tcp_txseg *s = np_txseg(b);
+  if (b->refs != 1) return;
+  if (n > b->cap_bytes - s->off && s->off > NP_BUF_DATA_OFF) {
+    /* Its own front went to the segment before: room there, which every piece in a row would lack behind. */
+    memmove((uint8_t *)b + NP_BUF_DATA_OFF, (const uint8_t *)b + s->off, s->len);
+    s->off = NP_BUF_DATA_OFF;
+  }
+  n = np_min_u32(n, b->cap_bytes - s->off);
+  while (s->len < n && s->next != NULL) { /* bound: n bytes, one at least each time */
+    struct np_buf *from = s->next;
+    struct np_tcp_txseg *f = np_txseg(from);
+    uint32_t take = np_min_u32(n - s->len, f->len);
+    uint16_t sum = np_tcp_sendq_sum(b);
+    uint16_t part = np_cksum_fold(np_cksum_copy(0, (uint8_t *)b + s->off + s->len, (const uint8_t *)from + f->off, take));
+    s->sum = sum_both(sum, s->len, part);
+    s->len += take;
+    taken(c, b, from, take, part);
+  }
+}
+
 struct np_buf *np_tcp_sendq_cut(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b, uint32_t n) {
   struct np_tcp_txseg *s = np_txseg(b);
   np_assert(n > 0 && n < s->len);
   struct np_buf *nb = np_pool_get(tcp->env.pool);
   if (nb == NULL) return NULL;
-  memcpy(np_buf_append(nb, n), (const uint8_t *)b + s->off, n);
   struct np_tcp_txseg *ns = np_txseg(nb);
   *ns = *s;
   ns->off = nb->data_off;
   ns->len = n;
-  ns->flags &= ~(NP_TXS_SUM | NP_TXS_PSH);
+  ns->sum = np_cksum_fold(np_cksum_copy(0, np_buf_append(nb, n), (const uint8_t *)b + s->off, n));
+  ns->flags = (ns->flags & ~NP_TXS_PSH) | NP_TXS_SUM;
+  if (s->flags & NP_TXS_SUM) s->sum = sum_rest((uint16_t)s->sum, (uint16_t)ns->sum, n);
   link_before(c, nb, b);
   s->off += n;
   s->len -= n;
   s->seq = np_seq_add(s->seq, n);
-  s->flags &= ~NP_TXS_SUM;
   c->snd_segs++;
   if (c->sndq_next == b) c->sndq_next = nb;
   np_tcp_seg_cut(c, nb, b);
   return nb;
-}
-
-/* Moves n bytes from the front of the pieces behind b to its end; there is room for them, and none was sent. */
-static void take_behind(struct np_tcp_conn *c, struct np_buf *b, uint32_t n) {
-  struct np_tcp_txseg *s = np_txseg(b);
-  while (n > 0) { /* bound: the pieces queued */
-    struct np_buf *from = s->next;
-    struct np_tcp_txseg *f = np_txseg(from);
-    uint32_t take = np_min_u32(n, f->len);
-    memcpy((uint8_t *)b + s->off + s->len, (const uint8_t *)from + f->off, take);
-    s->len += take;
-    n -= take;
-    f->off += take;
-    f->len -= take;
-    f->seq = np_seq_add(f->seq, take);
-    f->flags &= ~NP_TXS_SUM;
-    if (f->len != 0) continue;
-    s->flags |= f->flags & NP_TXS_PSH;
-    s->next = f->next;
-    if (c->sndq_tail == from) c->sndq_tail = b;
-    c->snd_segs--;
-    np_buf_put(from);
-  }
-  s->flags &= ~NP_TXS_SUM;
 }
 
 struct np_buf *np_tcp_sendq_join(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t n) {
@@ -137,6 +171,7 @@ struct np_buf *np_tcp_sendq_join(struct np_tcp *tcp, struct np_tcp_conn *c, uint
     b = np_tcp_sendq_cut(tcp, c, b, s->len - 1);
     if (b == NULL) return NULL;
   }
-  take_behind(c, b, n - np_txseg(b)->len);
+  np_tcp_sendq_fill(c, b, n);
+  np_assert(np_txseg(b)->len == n);
   return b;
 }

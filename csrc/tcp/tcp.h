@@ -41,9 +41,13 @@ struct np_tcp_env {
   struct np_pool *pool;
   struct np_wheel *wheel;
   struct np_counters *counters;
-  /* Sends one segment: data at the TCP header, checksum filled. Takes over one
-   * reference. Lower headers are pushed into the headroom and left there. */
+  /* Sends one segment: data at the TCP header, checksum filled or left to the port (np_buf.flags), in
+   * pieces where the port gathers. Takes over one reference of each piece. Lower headers are pushed into the headroom and left there. */
   void (*output)(void *ctx, struct np_buf *seg, const struct np_flow *flow, uint8_t tos, struct np_tcp_path *path, uint64_t now_ns);
+  /* Capabilities (NP_PORT_*) that some port has; NULL: none. When not 0, path_caps says what the port has that a
+   * packet sent now would leave by, 0 while that is not known; *tso_bytes_max: see np_port_queue. */
+  const uint32_t *caps_any;
+  uint32_t (*path_caps)(void *ctx, const struct np_tcp_path *path, uint32_t *tso_bytes_max);
   /* Bytes of IP packet the way to remote carries; 0: no route. */
   uint32_t (*mtu)(void *ctx, const struct np_addr *remote);
   /* What the path to remote is known to carry, at most that. NULL: not known. */

@@ -6,6 +6,7 @@
 #include "base/bytes.h"
 #include "base/cksum.h"
 #include "base/hash.h"
+#include "base/port.h"
 #include "base/seq.h"
 #include "tcp/options.h"
 #include "tcp/tcp.h"
@@ -28,11 +29,13 @@
 #define NP_TCP_SACK_WALK 1024u     /* segments one ACK may make us look at */
 #define NP_TCP_TX_BUDGET 64u       /* segments a connection sends in one flush */
 #define NP_TCP_FLUSH_BUDGET 4096u  /* connections one flush serves */
+#define NP_TCP_GATHER_MAX 48u      /* pieces of a packet */
 #define NP_TCP_REAP_BUDGET 256u    /* TIME-WAIT ends in one timer */
 #define NP_TCP_MSS_V4 536u         /* RFC 9293 §3.7.1 when the peer says nothing */
 #define NP_TCP_MSS_V6 1220u
 #define NP_TCP_TS_BYTES 12u        /* timestamps with their padding */
 #define NP_TCP_HDR_BYTES 20u
+#define NP_TCP_LOWER_BYTES 128u    /* all headers: NP_BUF_HEADROOM */
 #define NP_TCP_PORT_MIN 32768u
 #define NP_TCP_PORT_COUNT 28232u   /* 32768 to 60999 */
 #define NP_TCP_CHALLENGE_MAX 10u   /* per connection and window (RFC 5961 §7) */
@@ -518,6 +521,8 @@ struct np_tcp {
   uint32_t tw_tail;
   uint32_t tw_count;
   uint32_t next_port;  /* RFC 6056 §3.3.3 */
+  uint32_t tx_caps;    /* NP_PORT_* for what is sent now */
+  uint32_t tx_bytes_max; /* with NP_PORT_TSO: payload of one packet */
   uint8_t rcv_wscale;
   uint64_t cookie_ns;  /* when the last cookie left; 0 never */
   struct np_timer tw_timer;
@@ -792,6 +797,10 @@ void np_tcp_sendq_add(struct np_tcp_conn *c, struct np_buf *chain);
 void np_tcp_sendq_free(struct np_tcp_conn *c);
 /* Cuts b so that it carries n bytes, the rest in the piece behind it. Return: the piece with n bytes; NULL: no buffer. */
 struct np_buf *np_tcp_sendq_cut(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b, uint32_t n);
+/* Moves bytes of the pieces behind b, none of them sent yet, to b until it has n or no room. */
+void np_tcp_sendq_fill(struct np_tcp_conn *c, struct np_buf *b, uint32_t n);
+/* The sum of a queued piece's payload, kept with it. */
+uint16_t np_tcp_sendq_sum(struct np_buf *b);
 
 /* One piece of exactly n bytes out of those never sent, which are as many. NULL: no buffer, or they do not fit one. */
 struct np_buf *np_tcp_sendq_join(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t n);
@@ -813,6 +822,8 @@ uint32_t np_tcp_pmtu_bytes(const struct np_tcp_conn *c);
 /* output.c, segment.c */
 void np_tcp_output(struct np_tcp *tcp, struct np_tcp_conn *c);
 bool np_tcp_send_data(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b, bool again);
+/* Sends count pieces from b on, never sent, as one packet of bytes payload: one segment, or several that the port makes. */
+void np_tcp_send_gathered(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b, uint32_t count, uint32_t bytes);
 bool np_tcp_send_empty(struct np_tcp *tcp, struct np_tcp_conn *c, uint8_t flags, np_seq seq);
 bool np_tcp_send_syn(struct np_tcp *tcp, struct np_tcp_conn *c);
 void np_tcp_send_rst(struct np_tcp *tcp, struct np_tcp_conn *c);

@@ -23,7 +23,11 @@ struct np_pool;
 /* flags */
 #define NP_BUF_COPY 0x0002u /* of a packet that somebody else got as well: learned from, never answered */
 #define NP_BUF_L4_CSUM_OK 0x0001u /* the port or the sender vouches for the L4 checksum */
-#define NP_BUF_JOINED 0x0002u     /* begins a segment that tcp/gro.c joined to the one before it */
+#define NP_BUF_JOINED 0x0004u     /* begins a segment that tcp/gro.c joined to the one before it */
+/* Set for sending, in a packet's first piece: */
+#define NP_BUF_TX_CSUM 0x0008u  /* the port fills TCP's checksum: from l4_off on, the field holds the pseudo header's sum */
+#define NP_BUF_GSO 0x0010u      /* the port cuts TCP's payload into segments of gso_bytes; TX_CSUM is set too */
+#define NP_BUF_GATHERED 0x0020u /* next links more pieces of it, which others may hold as well */
 
 struct np_buf {
   struct np_buf *next;  /* next piece of the same data, NULL at the end */
@@ -40,7 +44,10 @@ struct np_buf {
   uint16_t l4_proto;
   uint16_t frame_off;   /* where the received frame began and how long it was, from the start of this
                          * struct; set by the core, so that a drop deep in the stack can be captured whole */
-  uint16_t frame_len;
+  union {
+    uint16_t frame_len;
+    uint16_t gso_bytes; /* with NP_BUF_GSO */
+  };
   uint64_t rx_ns;       /* clock of the turn that received it */
   uint64_t charged;     /* the core's: which session it is charged to while Go has it, 0 none */
 

@@ -11,11 +11,12 @@
 #include "base/cksum.h"
 #include "base/compiler.h"
 #include "base/rng.h"
+#include "io/sim/offload.h"
 
 #define BURST_NS 100000000u /* longest burst of losses */
 #define BAD_NS 1000000000u /* longest bad state */
 #define ETH_BYTES 14u
-#define MTU_MAX 9000u
+#define FLAT_BYTES 65536u
 #define SLOT_SLACK 32u /* Ethernet, VLAN and a little */
 
 struct entry {
@@ -56,6 +57,8 @@ struct np_sim_link {
   uint32_t free_count;
   uint32_t *free_slot;
   uint8_t *mem;
+  uint32_t caps;
+  uint8_t *flat; /* a packet as the port puts it together, FLAT_BYTES */
   np_sim_tap tap;
   void *tap_ctx;
   np_sim_filter filter;
@@ -126,12 +129,11 @@ static bool lost_in_bad_state(struct np_sim_link *l, struct direction *d) {
 }
 
 /* Why the packet is lost before it gets to the queue; NULL: it is not. */
-static const char *why_lost(struct np_sim_link *l, struct direction *d, uint32_t dir, const uint8_t *bytes, uint32_t first_len,
-                            uint32_t len) {
+static const char *why_lost(struct np_sim_link *l, struct direction *d, uint32_t dir, const uint8_t *bytes, uint32_t len) {
   const struct np_sim_params *p = &d->params;
   if (p->cut) return "lost: link down";
   if (len > l->slot_bytes) return "lost: too long for the link";
-  if (l->filter && l->filter(l->filter_ctx, dir, bytes, first_len)) return "lost: chosen";
+  if (l->filter && l->filter(l->filter_ctx, dir, bytes, len)) return "lost: chosen";
   if (p->mtu_bytes != 0 && len > p->mtu_bytes + ETH_BYTES) return "lost: over the path's MTU";
   if (d->burst_left > 0 && l->now_ns <= d->burst_end_ns) {
     d->burst_left--;
@@ -212,21 +214,17 @@ static uint32_t spoil(struct np_sim_link *l, struct direction *d, uint8_t *mem, 
 }
 
 /* Return: a slot with the packet in it, UINT32_MAX: none free. */
-static uint32_t fill_slot(struct np_sim_link *l, const struct np_buf *b) {
+static uint32_t fill_slot(struct np_sim_link *l, const uint8_t *bytes, uint32_t len) {
   if (l->free_count == 0) return UINT32_MAX;
   uint32_t slot = l->free_slot[--l->free_count];
   uint8_t *mem = l->mem + (size_t)slot * l->slot_bytes;
-  uint32_t len = 0;
-  for (const struct np_buf *piece = b; piece; piece = piece->next) {
-    memcpy(mem + len, np_buf_cdata(piece), piece->len);
-    len += piece->len;
-  }
+  memcpy(mem, bytes, len);
   return slot;
 }
 
-static bool put_on_wire(struct np_sim_link *l, struct direction *d, const struct np_buf *b, uint32_t len, uint64_t left_ns,
+static bool put_on_wire(struct np_sim_link *l, struct direction *d, const uint8_t *bytes, uint32_t len, uint64_t left_ns,
                         bool may_mark, const char **fate) {
-  uint32_t slot = fill_slot(l, b);
+  uint32_t slot = fill_slot(l, bytes, len);
   if (slot == UINT32_MAX) {
     d->stats.queue_pkts++;
     *fate = "lost: no room on the wire";
@@ -244,10 +242,11 @@ static bool put_on_wire(struct np_sim_link *l, struct direction *d, const struct
 }
 
 /* Sends the packet on its way, or not. Return: whether it is lost. */
-static bool decide(struct np_sim_link *l, struct direction *d, uint32_t dir, const struct np_buf *b, uint32_t len, const char **fate) {
+static bool decide(struct np_sim_link *l, struct direction *d, uint32_t dir, const uint8_t *bytes, uint32_t len,
+                   const char **fate) {
   uint64_t left_ns = 0;
   uint64_t waiting = 0;
-  *fate = why_lost(l, d, dir, np_buf_cdata(b), b->len, len);
+  *fate = why_lost(l, d, dir, bytes, len);
   if (*fate) {
     d->stats.lost_pkts++;
     return true;
@@ -258,10 +257,10 @@ static bool decide(struct np_sim_link *l, struct direction *d, uint32_t dir, con
     return true;
   }
   bool ce = (d->params.mark_bytes != 0 && waiting > d->params.mark_bytes) || chance(l, d->params.mark_ppm);
-  bool sent = put_on_wire(l, d, b, len, left_ns, ce, fate);
+  bool sent = put_on_wire(l, d, bytes, len, left_ns, ce, fate);
   if (chance(l, d->params.duplicate_ppm)) {
     const char *again = NULL;
-    if (put_on_wire(l, d, b, len, left_ns, ce, &again)) {
+    if (put_on_wire(l, d, bytes, len, left_ns, ce, &again)) {
       d->stats.duplicated_pkts++;
       if (!*fate) *fate = "duplicated";
     }
@@ -269,16 +268,40 @@ static bool decide(struct np_sim_link *l, struct direction *d, uint32_t dir, con
   return !sent;
 }
 
-static void send_one(struct np_sim_link *l, uint32_t dir, const struct np_buf *b, uint32_t len) {
+static void send_one(void *ctx, uint32_t dir, const uint8_t *bytes, uint32_t len) {
+  struct np_sim_link *l = ctx;
   struct direction *d = &l->dir[dir];
   const char *fate = NULL;
   d->stats.sent_pkts++;
   uint32_t mtu = d->params.mtu_bytes;
-  bool lost = decide(l, d, dir, b, len, &fate);
-  if (l->tap) l->tap(l->tap_ctx, dir, np_buf_cdata(b), b->len, l->now_ns, lost, fate);
-  if (mtu != 0 && len > mtu + ETH_BYTES && l->too_big && !d->params.cut) {
-    l->too_big(l->too_big_ctx, dir, np_buf_cdata(b), b->len, mtu);
+  bool lost = decide(l, d, dir, bytes, len, &fate);
+  if (l->tap) l->tap(l->tap_ctx, dir, bytes, len, l->now_ns, lost, fate);
+  if (mtu != 0 && len > mtu + ETH_BYTES && l->too_big && !d->params.cut) l->too_big(l->too_big_ctx, dir, bytes, len, mtu);
+}
+
+static void transmit(struct end *e, const struct np_buf *b, uint32_t len) {
+  struct np_sim_link *l = e->link;
+  if (NP_LIKELY(b->next == NULL && (b->flags & (NP_BUF_TX_CSUM | NP_BUF_GSO)) == 0)) {
+    send_one(l, e->index, np_buf_cdata(b), len);
+    return;
   }
+  np_assert(len <= FLAT_BYTES);
+  uint32_t at = 0;
+  for (const struct np_buf *piece = b; piece; piece = piece->next) {
+    memcpy(l->flat + at, np_buf_cdata(piece), piece->len);
+    at += piece->len;
+  }
+  struct np_sim_offload o = {.l4_off = (uint32_t)b->l4_off - b->data_off, .dir = e->index, .send = send_one, .ctx = l};
+  if (b->flags & NP_BUF_GSO) {
+    np_assert((l->caps & NP_PORT_TSO) != 0);
+    np_sim_segment(&o, l->flat, len, b->gso_bytes);
+    return;
+  }
+  if (b->flags & NP_BUF_TX_CSUM) {
+    np_assert((l->caps & NP_PORT_TX_CSUM) != 0);
+    np_sim_fill_sum(&o, l->flat, len);
+  }
+  send_one(l, e->index, l->flat, len);
 }
 
 void np_sim_inject(struct np_sim_link *link, uint32_t dir, const uint8_t *bytes, uint32_t len, uint64_t delay_ns) {
@@ -291,20 +314,6 @@ void np_sim_inject(struct np_sim_link *link, uint32_t dir, const uint8_t *bytes,
   heap_push(&link->dir[dir], (struct entry){link->now_ns + delay_ns, link->order++, slot, len});
 }
 
-/* A packet in several pieces is laid out in one, for all that looks at it on its way. */
-static void send_pieces(struct np_sim_link *l, uint32_t dir, const struct np_buf *b, uint32_t len) {
-  struct {
-    struct np_buf b;
-    uint8_t bytes[MTU_MAX + SLOT_SLACK];
-  } one;
-  one.b = *b;
-  one.b.next = NULL;
-  one.b.data_off = (uint32_t)sizeof one.b;
-  one.b.len = np_min_u32(len, (uint32_t)sizeof one.bytes); /* longer ones are lost by their length */
-  np_buf_copy(b, 0, one.bytes, one.b.len);
-  send_one(l, dir, &one.b, len);
-}
-
 static uint32_t sim_tx(struct np_port_queue *q, struct np_buf **bufs, uint32_t n) {
   struct end *e = (struct end *)(void *)q;
   if (q->down) return 0;
@@ -312,11 +321,7 @@ static uint32_t sim_tx(struct np_port_queue *q, struct np_buf **bufs, uint32_t n
     uint32_t len = np_buf_chain_len(bufs[i]);
     q->stats.tx_pkts++;
     q->stats.tx_bytes += len;
-    if (bufs[i]->next == NULL) {
-      send_one(e->link, e->index, bufs[i], len);
-    } else {
-      send_pieces(e->link, e->index, bufs[i], len);
-    }
+    transmit(e, bufs[i], len);
     np_buf_put_chain(bufs[i]);
   }
   return n;
@@ -386,12 +391,14 @@ struct np_sim_link *np_sim_new(const struct np_sim_config *config) {
   l->slot_bytes = (l->mtu_bytes + SLOT_SLACK + 63u) & ~63u;
   l->slot_count = config->inflight_max ? config->inflight_max : 8192u;
   l->mem = malloc((size_t)l->slot_count * l->slot_bytes);
+  l->caps = config->caps;
+  l->flat = malloc(FLAT_BYTES);
   l->free_slot = malloc(l->slot_count * sizeof *l->free_slot);
   for (uint32_t i = 0; i < 2; i++) {
     l->dir[i].params = config->dir[i];
     l->dir[i].heap = malloc(l->slot_count * sizeof *l->dir[i].heap);
   }
-  if (!l->mem || !l->free_slot || !l->dir[0].heap || !l->dir[1].heap) {
+  if (!l->mem || !l->flat || !l->free_slot || !l->dir[0].heap || !l->dir[1].heap) {
     np_sim_free(l);
     return NULL;
   }
@@ -406,6 +413,7 @@ void np_sim_free(struct np_sim_link *link) {
   for (uint32_t i = 0; i < 2; i++) free(link->dir[i].heap);
   free(link->free_slot);
   free(link->mem);
+  free(link->flat);
   free(link);
 }
 
@@ -418,7 +426,8 @@ struct np_port_queue *np_sim_end(struct np_sim_link *link, uint32_t end, struct 
   e->q.ops = &sim_ops;
   e->q.iface = iface;
   e->q.mtu_bytes = link->mtu_bytes;
-  e->q.caps = NP_PORT_SG;
+  e->q.caps = NP_PORT_SG | link->caps;
+  e->q.tso_bytes_max = link->caps & NP_PORT_TSO ? FLAT_BYTES - 1 : 0;
   e->q.mac = *mac;
   return &e->q;
 }

@@ -56,6 +56,7 @@ struct np_sim_config {
   uint64_t seed;
   uint32_t inflight_max;   /* packets on the wire, both directions; 0: 8,192 */
   uint32_t mtu_bytes;      /* of the IP packet; 0: 1,500; at most 9,000 */
+  uint32_t caps;           /* NP_PORT_TX_CSUM, NP_PORT_TSO besides NP_PORT_SG: what both ends do for the sender */
   struct np_sim_params dir[2]; /* [0]: from end 0 to end 1 */
 };
 

@@ -139,7 +139,12 @@ bool net_open(struct sim *s) {
       c->index = i;
       uint32_t every = 8 + np_rng_below(&s->rng_net, 60);
       if (sim_once_in(s, F_CHOSEN, &s->rng_net, 2)) c->every = every;
-      struct np_sim_config config = {.seed = np_rng_u64(&s->rng_net), .inflight_max = 2048, .dir = {c->params[0], c->params[1]}};
+      /* A quarter of the hosts each: plain, gathering, with checksums, with segmentation. */
+      static const uint32_t caps[] = {0, NP_PORT_SG, NP_PORT_SG | NP_PORT_TX_CSUM, NP_PORT_SG | NP_PORT_TX_CSUM | NP_PORT_TSO};
+      struct np_sim_config config = {.seed = np_rng_u64(&s->rng_net),
+                                     .inflight_max = 2048,
+                                     .caps = caps[(s->args.seed / 4 + h) % NP_COUNT_OF(caps)],
+                                     .dir = {c->params[0], c->params[1]}};
       c->link = np_sim_new(&config);
       if (!c->link) return sim_fail(s, "out of memory");
       np_sim_end(c->link, 1, &s->switch_pool, &mac, (uint16_t)(h * SIM_CORES_MAX + i));

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "test/unit/cmocka_np.h"
+#include "io/sim/offload.h"
 #include "wire/build.h"
 #include "wire/pkt.h"
 
@@ -124,20 +125,21 @@ static uint32_t put_lower(uint8_t *p, const struct np_flow *flow, uint32_t l4_le
   return n + 40;
 }
 
-static void log_segment(struct tp_end *e, const struct np_buf *b, const struct np_flow *flow) {
+/* p: a segment from its TCP header on. */
+static void log_segment(struct tp_end *e, const uint8_t *p, uint32_t len, const struct np_flow *flow) {
   struct tp_seg *s = &e->log[e->log_count++ % TP_LOG];
-  const uint8_t *p = np_buf_cdata(b);
   uint32_t hdr = (uint32_t)(p[12] >> 4) * 4;
   *s = (struct tp_seg){.flow = *flow, .at_ns = e->tp->now_ns};
   s->seq = np_load_be32(p + 4);
   s->ack = np_load_be32(p + 8);
   s->flags = p[13];
   s->wnd = np_load_be16(p + 14);
-  s->len = b->len - hdr;
+  s->len = len - hdr;
   s->opt_bytes = (uint8_t)(hdr - 20);
   memcpy(s->opt, p + 20, hdr - 20);
+  if (s->len != 0) e->data_segs++;
   assert_true(np_tcp_opts_parse(p + 20, hdr - 20, (s->flags & NP_TCP_SYN) != 0, &s->opts));
-  assert_true(b->len <= e->tp->mtu - (np_addr_is_v4(&flow->local) ? 20u : 40u));
+  assert_true(len <= e->tp->mtu - (np_addr_is_v4(&flow->local) ? 20u : 40u));
 }
 
 /* Keeps the reference as a port's ring would, at most as many as there are places. */
@@ -159,27 +161,74 @@ static void release(struct tp_end *e) {
   }
 }
 
+static void put_out(void *ctx, uint32_t lower, const uint8_t *frame, uint32_t len) {
+  struct tp_end *e = ctx;
+  log_segment(e, frame + lower, len - lower, e->out_flow);
+  e->log[(e->log_count - 1) % TP_LOG].tos = e->out_tos;
+  const struct tp_seg *s = &e->log[(e->log_count - 1) % TP_LOG];
+  if (e->tp->cut || (e->tp->drop != NULL && e->tp->drop(e->tp, e->index, s))) return;
+  uint8_t copy[9100];
+  memcpy(copy, frame, len);
+  wire_impair(e->tp, 1 - e->index, copy, len);
+}
+
+/* A packet of several pieces, or one that the port has to finish: as a NIC does. */
+static void end_offload(struct tp_end *e, struct np_buf *seg, uint32_t lower) {
+  static const uint32_t max = 65535;
+  uint8_t *flat = malloc(max);
+  uint32_t len = np_buf_chain_len(seg);
+  assert_non_null(flat);
+  assert_true(len <= max);
+  uint32_t at = 0;
+  for (const struct np_buf *b = seg; b != NULL; b = b->next) {
+    memcpy(flat + at, np_buf_cdata(b), b->len);
+    at += b->len;
+  }
+  struct np_sim_offload o = {.l4_off = lower, .dir = lower, .send = put_out, .ctx = e};
+  if (seg->flags & NP_BUF_TX_CSUM) assert_int_equal(seg->l4_off, seg->data_off + lower);
+  if (seg->flags & NP_BUF_GSO) {
+    assert_true(e->tp->caps & NP_PORT_TSO);
+    np_sim_segment(&o, flat, len, seg->gso_bytes);
+  } else {
+    if (seg->flags & NP_BUF_TX_CSUM) np_sim_fill_sum(&o, flat, len);
+    put_out(e, lower, flat, len);
+  }
+  free(flat);
+}
+
 static void end_output(void *ctx, struct np_buf *seg, const struct np_flow *flow, uint8_t tos, struct np_tcp_path *path,
                        uint64_t now_ns) {
   struct tp_end *e = ctx;
   assert_int_equal(now_ns, e->tp->now_ns);
   path->opaque[0] = 1;
-  log_segment(e, seg, flow);
-  e->log[(e->log_count - 1) % TP_LOG].tos = tos;
+  e->out_flow = flow;
+  e->out_tos = tos;
   uint32_t lower = np_addr_is_v4(&flow->local) ? 34 : 54;
-  uint32_t l4_len = seg->len;
+  bool gathered = (seg->flags & NP_BUF_GATHERED) != 0;
+  uint32_t l4_len = np_buf_chain_len(seg);
+  assert_true(gathered || seg->next == NULL);
+  assert_true((seg->next == NULL || (e->tp->caps & NP_PORT_SG)) &&
+              (!(seg->flags & NP_BUF_TX_CSUM) || (e->tp->caps & NP_PORT_TX_CSUM)));
   uint8_t *p = np_buf_push(seg, lower);
   put_lower(p, flow, l4_len, tos);
-  seg->next = seg; /* the layers below may use it: TCP must not rely on it */
-  const struct tp_seg *s = &e->log[(e->log_count - 1) % TP_LOG];
-  bool lost = e->tp->cut || (e->tp->drop != NULL && e->tp->drop(e->tp, e->index, s));
-  if (!lost) {
-    uint8_t copy[9100];
-    memcpy(copy, p, seg->len);
-    wire_impair(e->tp, 1 - e->index, copy, seg->len);
+  if (gathered || (seg->flags & NP_BUF_TX_CSUM)) {
+    end_offload(e, seg, lower);
+  } else {
+    put_out(e, lower, p, seg->len);
   }
-  seg->next = NULL;
-  hold(e, seg);
+  while (seg != NULL) {
+    struct np_buf *next = gathered ? seg->next : NULL;
+    seg->next = NULL;
+    hold(e, seg);
+    seg = next;
+  }
+}
+
+static uint32_t end_caps(void *ctx, const struct np_tcp_path *path, uint32_t *tso_bytes_max) {
+  const struct tp *tp = ((struct tp_end *)ctx)->tp;
+  (void)path;
+  *tso_bytes_max = tp->tso_bytes_max;
+  return tp->caps;
 }
 
 static uint32_t end_mtu(void *ctx, const struct np_addr *remote) {
@@ -396,6 +445,8 @@ static void end_init(struct tp *tp, uint32_t i, const struct tp_args *args) {
       .counters = &e->counters,
       .output = end_output,
       .mtu = end_mtu,
+      .caps_any = &tp->caps,
+      .path_caps = end_caps,
       .source = end_source,
       .confirm = end_confirm,
       .doubt = end_doubt,

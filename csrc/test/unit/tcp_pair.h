@@ -93,6 +93,9 @@ struct tp_end {
   uint64_t doubts; /* times TCP doubted the neighbor */
   struct tp_seg log[TP_LOG];
   uint32_t log_count;
+  uint64_t data_segs;   /* on the wire, with payload */
+  const struct np_flow *out_flow; /* of the packet being sent */
+  uint8_t out_tos;
   struct np_buf *held[4096]; /* references the "port" keeps for a while */
   uint64_t held_until[4096];
   uint32_t held_head;
@@ -126,6 +129,8 @@ struct tp {
   uint64_t queue_losses;
   uint64_t marks;
   bool v6;
+  uint32_t caps;       /* NP_PORT_*: what the port does for the sender */
+  uint32_t tso_bytes_max;
   uint32_t mtu;
   uint32_t rx_first;   /* payload bytes in a received segment's first buffer when rx_piece is not 0 */
   uint32_t rx_piece;   /* and in each that follows */

@@ -41,6 +41,24 @@ static void test_all_lengths(void **state) {
   for (size_t len = 1; len <= 2048; len++) assert_int_equal(ours_be(data, len), naive_be(data, len));
 }
 
+static void test_copy(void **state) {
+  (void)state;
+  struct np_rng rng;
+  np_rng_init(&rng, 3);
+  uint8_t data[2100];
+  uint8_t copy[2112];
+  for (size_t i = 0; i < sizeof data; i++) data[i] = (uint8_t)np_rng_u32(&rng);
+  for (size_t len = 0; len <= 2048; len++) {
+    size_t from = len % 9;
+    size_t to = len % 7;
+    memset(copy, 0xa5, sizeof copy);
+    assert_int_equal(np_cksum_fold(np_cksum_copy(77, copy + to, data + from, len)), np_cksum_fold(np_cksum_add(77, data + from, len)));
+    assert_memory_equal(copy + to, data + from, len);
+    for (size_t i = 0; i < to; i++) assert_int_equal(copy[i], 0xa5);
+    for (size_t i = to + len; i < sizeof copy; i++) assert_int_equal(copy[i], 0xa5);
+  }
+}
+
 static void test_pieces(void **state) {
   (void)state;
   struct np_rng rng;
@@ -129,6 +147,7 @@ static void test_flow_hash_spreads(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_rfc1071_example), cmocka_unit_test(test_all_lengths),
+      cmocka_unit_test(test_copy),
       cmocka_unit_test(test_pieces),          cmocka_unit_test(test_pseudo),
       cmocka_unit_test(test_ip4_header),      cmocka_unit_test(test_update),
       cmocka_unit_test(test_siphash),         cmocka_unit_test(test_flow_hash_spreads),

@@ -11,6 +11,8 @@
 #include "base/bytes.h"
 #include "base/cksum.h"
 #include "io/sim/sim.h"
+#include "wire/build.h"
+#include "wire/pkt.h"
 
 #define BUFS 256u
 #define CHUNK 2048u
@@ -59,6 +61,57 @@ static uint32_t receive(struct world *w, uint32_t *out, uint32_t max) {
     np_buf_put(bufs[i]);
   }
   return n;
+}
+
+/* A packet that the port cuts: every segment is well formed, and they are the packet's bytes. */
+static void cuts_segments(void **state) {
+  (void)state;
+  for (uint32_t v6 = 0; v6 < 2; v6++) {
+    struct world w;
+    open_world(&w, &(struct np_sim_config){.seed = 1, .caps = NP_PORT_SG | NP_PORT_TX_CSUM | NP_PORT_TSO});
+    uint32_t l4 = v6 ? 54 : 34;
+    uint32_t payload = 1000 + 1700;
+    struct np_buf *b = np_pool_get(&w.pool);
+    struct np_buf *more = np_pool_get(&w.pool);
+    uint8_t *p = np_buf_append(b, l4 + 32 + 1000);
+    memset(p, 0, l4 + 32);
+    for (uint32_t i = 0; i < 1000; i++) p[l4 + 32 + i] = (uint8_t)(i * 7 + (i >> 8));
+    uint8_t *q = np_buf_append(more, payload - 1000);
+    for (uint32_t i = 1000; i < payload; i++) q[i - 1000] = (uint8_t)(i * 7 + (i >> 8));
+    struct np_mac mac = {{2, 0, 0, 0, 0, 1}};
+    struct np_addr from = np_addr_from_v4_be((uint8_t[]){198, 18, 0, 1});
+    struct np_addr to = np_addr_from_v4_be((uint8_t[]){198, 18, 0, 2});
+    struct np_addr from6 = np_addr_from_v6((uint8_t[16]){0x20, 1, 0xd, 0xb8, [15] = 1});
+    struct np_addr to6 = np_addr_from_v6((uint8_t[16]){0x20, 1, 0xd, 0xb8, [15] = 2});
+    np_wire_put_eth(p, &mac, &mac, 0, v6 ? 0x86dd : 0x0800);
+    if (v6) np_wire_put_ip6(p + 14, &from6, &to6, 6, 0, 64, (uint16_t)(32 + payload));
+    else np_wire_put_ip4(p + 14, &from, &to, 6, 0, 100, (uint16_t)(52 + payload));
+    np_store_be16(p + l4, 1);
+    np_store_be16(p + l4 + 2, 2);
+    np_store_be32(p + l4 + 4, 0xfffffe00u);
+    p[l4 + 12] = 0x80;
+    p[l4 + 13] = 0x99; /* CWR, ACK, PSH, FIN */
+    b->next = more;
+    b->flags = NP_BUF_GATHERED | NP_BUF_TX_CSUM | NP_BUF_GSO;
+    b->l4_off = (uint16_t)(b->data_off + l4);
+    b->gso_bytes = 1448;
+    assert_int_equal(w.end[0]->ops->tx(w.end[0], &b, 1), 1);
+    struct np_buf *in[4];
+    assert_int_equal(w.end[1]->ops->rx(w.end[1], in, 4), 2);
+    static const uint32_t size[] = {1448, 1252};
+    for (uint32_t k = 0, at = 0; k < 2; at += size[k++]) {
+      struct np_pkt pkt;
+      assert_int_equal(np_wire_parse(in[k], &pkt), NP_WIRE_OK);
+      assert_int_equal(pkt.l4_len, 32 + size[k]);
+      const uint8_t *t = np_buf_cdata(in[k]) + pkt.l4_off;
+      assert_int_equal(np_load_be32(t + 4), 0xfffffe00u + at);
+      assert_int_equal(t[13], k == 0 ? 0x90 : 0x19);
+      if (!v6) assert_int_equal(np_load_be16(np_buf_cdata(in[k]) + 18), 100 + k);
+      for (uint32_t i = 0; i < size[k]; i++) assert_int_equal(t[32 + i], (uint8_t)((at + i) * 7 + ((at + i) >> 8)));
+      np_buf_put(in[k]);
+    }
+    close_world(&w);
+  }
 }
 
 static void delays_and_keeps_order(void **state) {
@@ -385,6 +438,7 @@ static void test_jumbo(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_jumbo),
+      cmocka_unit_test(cuts_segments),
       cmocka_unit_test(delays_and_keeps_order),
       cmocka_unit_test(limits_the_rate),
       cmocka_unit_test(replays_from_its_seed),
