@@ -2,11 +2,13 @@
  * segments of N connections and takes what it sends; the clients behind it are a few
  * numbers each. Only the core's own work is timed.
  *
- *   bench_stack [--conns N] [--size BYTES] [--rounds R] [--hold N] [--depth D] [--discard 1] [--gro 0] [--json]
+ *   bench_stack [--conns N] [--size BYTES] [--rounds R] [--hold N] [--depth D] [--discard 1] [--gro 0] [--ack 1] [--json]
  *
  * Default: 1,000 connections, 64 bytes echoed, 400 rounds. --hold opens N connections more
  * and says what an idle one costs. --depth: so many segments of a connection in a row. --discard: nothing is
- * echoed. --gro 0: segments are not joined. Time: CLOCK_MONOTONIC around each turn of up to 64 segments. */
+ * echoed. --gro 0: segments are not joined.
+ * --ack: answers are acknowledged by segments of their own, which are not timed; without, by the connection's next
+ * request, and so many buffers are held meanwhile that 16,000 connections are the most. Time: CLOCK_MONOTONIC around each turn of up to 64 segments. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,6 +53,8 @@ struct bench {
   uint64_t answers;
   uint64_t answer_bytes;
   uint32_t depth;
+  bool ack;
+  uint64_t turn_ns; /* in settle */
   uint16_t port;
   uint32_t established;
 };
@@ -172,7 +176,9 @@ static void take_sent(struct bench *b) {
 static void settle(struct bench *b) {
   for (uint32_t i = 0; i < 32; i++) {
     b->now_ns += 1000;
+    uint64_t start = clock_ns();
     bool work = np_core_turn(b->core, b->now_ns);
+    b->turn_ns += clock_ns() - start;
     take_sent(b);
     if (!work && b->rx_count == 0) return;
   }
@@ -254,6 +260,9 @@ static double echo_rounds(struct bench *b, uint32_t conns, uint32_t size, uint32
       if (stages) stage_burst(b, stages);
       else ns += turn_burst(b);
       take_sent(b);
+      if (!b->ack) continue;
+      for (uint32_t i = 0; i < n; i++) b->rx[b->rx_count++] = segment(b, at + i, 16, 0);
+      settle(b);
     }
     per_pkt[r] = (double)ns / conns / b->depth;
   }
@@ -337,6 +346,7 @@ int main(int argc, char **argv) {
   struct np_plane_config config;
   b->depth = depth;
   b->port = discard ? 9 : 7;
+  b->ack = option(argc, argv, "--ack", 0) != 0;
   set_up(b, conns + hold, gro, &config);
   long before = rss_kib();
   /* one connection of each client address first: a neighbor's queue holds only a few
@@ -348,6 +358,7 @@ int main(int argc, char **argv) {
   }
   for (uint32_t i = 0; i <= last; i += PORTS_PER_IP) open_conns(b, i + 1, np_min_u32(i + PORTS_PER_IP, conns + hold));
   long after = rss_kib();
+  double open_ns = (double)b->turn_ns / (conns + hold);
   if (b->established != conns + hold) {
     fprintf(stderr, "bench_stack: %u of %u connections established\n", b->established, conns + hold);
     return 1;
@@ -365,6 +376,16 @@ int main(int argc, char **argv) {
   if (got != want || b->answer_bytes != (discard ? 0 : want)) {
     fprintf(stderr, "bench_stack: %llu bytes sent, %llu taken, %llu echoed\n", (unsigned long long)want,
             (unsigned long long)got, (unsigned long long)b->answer_bytes);
+    static const char *const reason[] = {
+#define NP_COUNTER(sym, name, help)
+#define NP_DROP(sym, reason, layer, help) reason,
+#include "np/np_counter.def"
+#undef NP_COUNTER
+#undef NP_DROP
+    };
+    const uint64_t *drop = np_core_shared(b->core)->counters->drop;
+    for (uint32_t i = 0; i < NP_DROP_COUNT; i++)
+      if (drop[i] != 0) fprintf(stderr, "  %s: %llu\n", reason[i], (unsigned long long)drop[i]);
     return 1;
   }
   struct stages s = {0};
@@ -376,18 +397,19 @@ int main(int argc, char **argv) {
   double idle_bytes = (double)(np_core_bytes(&more) - np_core_bytes(&config)) / 100000.0;
   if (json)
     printf("{\"bench\":\"stack\",\"conns\":%u,\"held\":%u,\"size_bytes\":%u,\"depth\":%u,\"discard\":%d,\"gro\":%d,\"fast_path\":%.4f,\"ns_per_segment\":%.1f,\"mpps\":%.2f,"
-           "\"parse_ns\":%.1f,\"ip_ns\":%.1f,\"tcp_input_ns\":%.1f,\"deliver_echo_send_ns\":%.1f,\"bytes_per_conn\":%.0f}\n",
+           "\"parse_ns\":%.1f,\"ip_ns\":%.1f,\"tcp_input_ns\":%.1f,\"deliver_echo_send_ns\":%.1f,\"open_ns\":%.0f,\"bytes_per_conn\":%.0f}\n",
            conns, hold, size, depth, discard, gro, hit, ns, 1e3 / ns, (double)s.parse_ns * per, (double)s.ip_ns * per, (double)s.input_ns * per,
-           (double)(s.session_ns + s.send_ns) * per, idle_bytes);
+           (double)(s.session_ns + s.send_ns) * per, open_ns, idle_bytes);
   else
     printf("stack alone, %u connections (%u held besides), %u B echo, one core\n"
            "  %.1f ns per received segment, answer included (median of %u rounds): %.2f Mpps in and as many out\n"
            "  header prediction took %.2f %% of them\n"
            "  by stage: parse %.1f  ip %.1f  tcp input %.1f  deliver, echo, send %.1f ns\n"
+           "  accepting a connection: %.0f ns of the core's time, %.0f a second\n"
            "  memory per connection, TCP and session (NPRO's included): %.0f B; RSS grew %ld KiB while opening %u\n"
            "  pool: %u of %u buffers free while all are idle\n",
            conns, hold, size, ns, rounds, 1e3 / ns, hit * 100, (double)s.parse_ns * per, (double)s.ip_ns * per, (double)s.input_ns * per,
-           (double)(s.session_ns + s.send_ns) * per, idle_bytes, after - before, conns + hold,
+           (double)(s.session_ns + s.send_ns) * per, open_ns, 1e9 / open_ns, idle_bytes, after - before, conns + hold,
            np_core_pool(b->core)->free_count, np_core_pool(b->core)->count);
   return 0;
 }

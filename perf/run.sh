@@ -131,6 +131,22 @@ run_stack() {
   figure stack "64 B echo, 1,000 connections" "$(jq .ns_per_segment <<<"$line")" ns/seg
   figure stack "64 B echo, 1,000 connections, rate" "$(jq .mpps <<<"$line")" Mpps
   for k in parse ip tcp_input deliver_echo_send; do figure stack "stage: ${k//_/ }" "$(jq ".${k}_ns" <<<"$line")" ns/seg; done
+  local args what
+  while read -r what args; do
+    # shellcheck disable=SC2086 # words, not one argument
+    line=$(taskset -c "$scpu" "$perf/bench_stack" $args --json)
+    figure stack "64 B echo, ACKs not timed, $what connections" "$(jq .ns_per_segment <<<"$line")" ns/seg
+    figure stack "taken by header prediction, $what connections" "$(jq '.fast_path * 100' <<<"$line")" %
+  done <<<"1 --ack 1 --conns 1 --rounds 20000
+1,000 --ack 1 --rounds 400
+1,000,000 --ack 1 --conns 1000000 --rounds 5"
+  figure stack "accepting 1,000,000 connections" "$(jq .open_ns <<<"$line")" ns/conn
+  for args in 1 0; do
+    what=$([[ $args == 1 ]] && echo joined || echo "one by one")
+    line=$(taskset -c "$scpu" "$perf/bench_stack" --discard 1 --conns 100 --depth 32 --size 1400 --gro "$args" --json)
+    figure stack "1,400 B received, 32 in a row, $what" "$(jq .ns_per_segment <<<"$line")" ns/seg
+    figure stack "1,400 B received, 32 in a row, $what" "$(jq '1400 * 8 / .ns_per_segment' <<<"$line")" Gbit/s
+  done
   line=$(taskset -c "$scpu" "$perf/bench_stack" --hold 100000 --rounds 50 --json)
   figure stack "memory per connection, session included" "$(jq .bytes_per_conn <<<"$line")" bytes
   figure stack "64 B echo, 1,000 of 101,000 connections" "$(jq .ns_per_segment <<<"$line")" ns/seg
