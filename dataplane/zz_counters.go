@@ -118,7 +118,8 @@ const (
 	DropIPVersion                    // version field does not match the EtherType
 	DropIPHeader                     // impossible header length or extension header chain
 	DropIPChecksum                   // IPv4 header checksum wrong
-	DropIPOptions                    // IPv4 options, or an IPv6 option that asks for the drop
+	DropIPOptions                    // malformed IPv4 options, or an IPv6 option that asks for the drop
+	DropIPSourceRoute                // IPv4 source route option (RFC 7126)
 	DropIPFragBad                    // fragment of impossible length or place, or inside another fragment
 	DropIPFragTiny                   // first fragment without the whole header chain, or one that would overwrite it
 	DropIPFragDup                    // fragment received before
@@ -128,7 +129,7 @@ const (
 	DropIPFragTimeout                // fragment of a datagram that was not whole in time, or whose interface went away
 	DropIPRouting                    // IPv6 routing header with segments left (source routing)
 	DropIPExtLimit                   // more IPv6 extension headers, bytes of them, or options than are looked at
-	DropIPSrc                        // source address that no host may use
+	DropIPSrc                        // source address that no host may use, or that is our own
 	DropIPDst                        // destination address that is not ours
 	DropIPProto                      // transport protocol that nobody here handles
 	DropICMPShort                    // ICMP message shorter than its type needs
@@ -304,7 +305,8 @@ var dropMeta = [DropCount]DropMeta{
 	{Reason: "ip_bad_version", Layer: "ip", Help: "version field does not match the EtherType"},
 	{Reason: "ip_bad_header", Layer: "ip", Help: "impossible header length or extension header chain"},
 	{Reason: "ip_bad_checksum", Layer: "ip", Help: "IPv4 header checksum wrong"},
-	{Reason: "ip_options", Layer: "ip", Help: "IPv4 options, or an IPv6 option that asks for the drop"},
+	{Reason: "ip_options", Layer: "ip", Help: "malformed IPv4 options, or an IPv6 option that asks for the drop"},
+	{Reason: "ip_source_route", Layer: "ip", Help: "IPv4 source route option (RFC 7126)"},
 	{Reason: "ip_bad_fragment", Layer: "ip", Help: "fragment of impossible length or place, or inside another fragment"},
 	{Reason: "ip_tiny_fragment", Layer: "ip", Help: "first fragment without the whole header chain, or one that would overwrite it"},
 	{Reason: "ip_duplicate_fragment", Layer: "ip", Help: "fragment received before"},
@@ -314,7 +316,7 @@ var dropMeta = [DropCount]DropMeta{
 	{Reason: "ip_reassembly_timeout", Layer: "ip", Help: "fragment of a datagram that was not whole in time, or whose interface went away"},
 	{Reason: "ip_routing_header", Layer: "ip", Help: "IPv6 routing header with segments left (source routing)"},
 	{Reason: "ip_extension_limit", Layer: "ip", Help: "more IPv6 extension headers, bytes of them, or options than are looked at"},
-	{Reason: "ip_bad_source", Layer: "ip", Help: "source address that no host may use"},
+	{Reason: "ip_bad_source", Layer: "ip", Help: "source address that no host may use, or that is our own"},
 	{Reason: "ip_not_for_us", Layer: "ip", Help: "destination address that is not ours"},
 	{Reason: "ip_unknown_protocol", Layer: "ip", Help: "transport protocol that nobody here handles"},
 	{Reason: "icmp_too_short", Layer: "icmp", Help: "ICMP message shorter than its type needs"},

@@ -37,7 +37,7 @@ static void fill_sum(struct np_buf *buf, const struct np_addr *src, const struct
 static enum np_drop echo(struct np_ip *ip, struct np_iface *ifc, struct np_pkt *pkt, bool v4, uint64_t now_ns) {
   struct np_addr dst = pkt->flow.remote;
   struct np_addr src = pkt->flow.local;
-  if (!np_addr_is_host(&dst)) return NP_DROP_IP_SRC;
+  if (!np_addr_is_host(&dst) || np_ip_source_bad(ip, &dst)) return NP_DROP_IP_SRC;
   /* A ping to a group is answered from our own address (RFC 4443 §4.2). */
   bool group = np_addr_is_multicast(&src);
   if (group && !np_iface_source(ifc, &dst, &src)) return NP_DROP_IP_DST;

@@ -236,6 +236,10 @@ NP_INLINE bool np_addr_is_multicast(const struct np_addr *a) {
 /* fe80::/10 (RFC 4291 §2.5.6) */
 NP_INLINE bool np_addr_is_link_local(const struct np_addr *a) { return a->b[0] == 0xfe && (a->b[1] & 0xc0) == 0x80; }
 
+/* ip.c: nobody else sends from src: it is an address of ours, or the broadcast address of a network of
+ * ours (all ones or, as it once was, all zeros; RFC 1122 §3.2.1.3). What parsing sees alone it has refused. */
+bool np_ip_source_bad(const struct np_ip *ip, const struct np_addr *src);
+
 /* iface.c */
 struct np_iface *np_iface_find(struct np_ip *ip, uint16_t port, uint16_t vlan);
 /* Whether an address is the interface's and usable. */

@@ -7,6 +7,10 @@
 #define QUEUE_DEFAULT 8u
 #define ERRORS_DEFAULT 1000u
 #define ECHOES_DEFAULT 10000u
+#define V4_PREFIX 96u
+#define V4_BROADCAST_BITS_MAX (V4_PREFIX + 30) /* RFC 3021: longer prefixes have no broadcast address */
+#define TCP_ACK 0x10u
+#define TCP_CONTROL 0x37u /* URG, ACK, RST, SYN, FIN */
 
 static uint32_t neigh_count(const struct np_ip_config *config) {
   uint32_t n = config->neigh_max == 0 ? NEIGH_DEFAULT : config->neigh_max;
@@ -84,6 +88,31 @@ static enum np_drop input_unicast(struct np_ip *ip, struct np_iface *ifc, struct
   return NP_DROP_IP_PROTO;
 }
 
+bool np_ip_source_bad(const struct np_ip *ip, const struct np_addr *src) {
+  bool v4 = np_addr_is_v4(src);
+  for (uint32_t i = 0; i < ip->iface_end; i++) { /* bound: NP_IFACE_MAX, and NP_IFACE_ADDR_MAX each */
+    const struct np_iface *ifc = &ip->iface[i];
+    for (uint32_t j = 0; j < ifc->addr_count; j++) {
+      const struct np_iface_addr *own = &ifc->addr[j];
+      if (!np_addr_is_usable(own)) continue;
+      if (np_addr_eq(&own->addr, src)) return true;
+      if (!v4 || !np_addr_is_v4(&own->addr) || own->bits > V4_BROADCAST_BITS_MAX) continue;
+      uint32_t host = UINT32_MAX >> (own->bits - V4_PREFIX);
+      uint32_t diff = np_load_be32(own->addr.b + 12) ^ np_load_be32(src->b + 12);
+      uint32_t rest = np_load_be32(src->b + 12) & host;
+      if ((diff & ~host) == 0 && (rest == 0 || rest == host)) return true;
+    }
+  }
+  return false;
+}
+
+/* Segments that a connection's life begins or ends with; the others find no connection with such a
+ * source, because none can begin. */
+static bool tcp_source_bad(const struct np_ip *ip, const struct np_pkt *pkt) {
+  if (NP_LIKELY((pkt->tcp_flags & TCP_CONTROL) == TCP_ACK)) return false;
+  return np_ip_source_bad(ip, &pkt->flow.remote);
+}
+
 /* Whether a packet to a host's address is for us. */
 static enum np_drop check_for_us(const struct np_ip *ip, const struct np_iface *ifc, const struct np_pkt *pkt) {
   const struct np_addr *dst = &pkt->flow.local;
@@ -100,7 +129,10 @@ static enum np_drop input_other(struct np_ip *ip, struct np_iface *ifc, struct n
   const struct np_addr *dst = &pkt->flow.local;
   if (!np_addr_is_v4(dst) && dst->b[0] == 0xff) return input_multicast(ip, ifc, pkt, now_ns);
   enum np_drop why = check_for_us(ip, ifc, pkt);
-  if (why != NP_WIRE_OK || pkt->l4_proto == NP_PROTO_TCP) return why;
+  if (why != NP_WIRE_OK) return why;
+  if (pkt->l4_proto == NP_PROTO_TCP) return tcp_source_bad(ip, pkt) ? NP_DROP_IP_SRC : NP_WIRE_OK;
+  /* Neighbor discovery has its own idea of somebody who uses an address of ours. */
+  if (pkt->l4_proto != NP_PROTO_ICMPV6 && np_ip_source_bad(ip, &pkt->flow.remote)) return NP_DROP_IP_SRC;
   return input_unicast(ip, ifc, pkt, now_ns);
 }
 
@@ -135,7 +167,11 @@ enum np_ip_verdict np_ip_input(struct np_ip *ip, struct np_pkt *pkt, uint64_t no
     if (verdict != NP_IP_DONE) return verdict;
   }
   bool tcp = pkt->l4_proto == NP_PROTO_TCP;
-  if (NP_LIKELY(tcp && ours && np_iface_has(ifc, &pkt->flow.local))) return NP_IP_TCP;
+  if (NP_LIKELY(tcp && ours && np_iface_has(ifc, &pkt->flow.local))) {
+    if (NP_LIKELY(!tcp_source_bad(ip, pkt))) return NP_IP_TCP;
+    *why = NP_DROP_IP_SRC;
+    return NP_IP_DROP;
+  }
   enum np_drop drop = input_other(ip, ifc, pkt, now_ns);
   if (drop == NP_WIRE_OK) return tcp ? NP_IP_TCP : NP_IP_DONE;
   *why = drop;

@@ -167,7 +167,7 @@ static struct place read_place(const struct np_pkt *pkt) {
     at.off = (frag & NP_IP4_OFFSET_MASK) * 8;
     at.more = (frag & NP_IP4_MF) != 0;
     at.proto = h[NP_IP4_PROTO];
-    at.head = NP_IP4_BYTES;
+    at.head = (uint32_t)pkt->l4_off - pkt->l3_off;
   } else {
     const uint8_t *h = data + pkt->l4_off - NP_IP6_FRAGMENT_BYTES;
     uint32_t frag = np_load_be16(h + 2);
@@ -349,10 +349,11 @@ static void whole_header(struct np_buf *b, const struct np_pkt *first, uint32_t 
   if (np_addr_is_v4(&first->flow.local)) {
     uint8_t *h = data + first->l3_off;
     h[NP_IP4_TOS] = (uint8_t)((h[NP_IP4_TOS] & ~ECN_MASK) | ecn);
-    np_store_be16(h + NP_IP4_LEN, (uint16_t)(NP_IP4_BYTES + bytes));
+    uint32_t header = (uint32_t)first->l4_off - first->l3_off; /* the first fragment's options are the whole's */
+    np_store_be16(h + NP_IP4_LEN, (uint16_t)(header + bytes));
     np_store_be16(h + NP_IP4_FRAG, 0);
     np_store_16(h + NP_IP4_CKSUM, 0);
-    np_store_16(h + NP_IP4_CKSUM, np_cksum_finish(np_cksum_ip4(h)));
+    np_store_16(h + NP_IP4_CKSUM, np_cksum_finish(np_cksum_add(0, h, header)));
     return;
   }
   uint32_t frag = (uint32_t)first->l4_off - NP_IP6_FRAGMENT_BYTES;
@@ -383,7 +384,8 @@ static enum np_ip_verdict whole(struct np_ip *ip, struct np_reass *e, struct np_
   release(ip, e);
   pkt->buf = b;
   bool v4 = np_addr_is_v4(&first.flow.local);
-  uint32_t extra = v4 ? NP_IP4_BYTES : (uint32_t)first.l4_off - NP_IP6_FRAGMENT_BYTES - first.l3_off - NP_IP6_BYTES;
+  uint32_t extra = v4 ? (uint32_t)first.l4_off - first.l3_off
+                      : (uint32_t)first.l4_off - NP_IP6_FRAGMENT_BYTES - first.l3_off - NP_IP6_BYTES;
   if (extra + bytes > PACKET_MAX) { /* the first one has more headers than the one that was checked */
     *why = NP_DROP_IP_FRAG_BAD;
     return NP_IP_DROP;

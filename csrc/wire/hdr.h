@@ -39,6 +39,12 @@
 #define NP_IP6_EXT_BYTES_MAX 512u /* of all of them together */
 #define NP_IP6_OPTIONS_MAX 8u /* in one of them, padding left out (RFC 8504 §5.3) */
 
+/* IPv4 options that are looked at (RFC 791 §3.1); each other one has a length and is skipped. */
+#define NP_IP4_OPT_END 0u
+#define NP_IP4_OPT_NOP 1u
+#define NP_IP4_OPT_LSRR 131u
+#define NP_IP4_OPT_SSRR 137u
+
 /* Offsets in fixed headers */
 #define NP_ETH_SRC 6u
 #define NP_ETH_TYPE 12u

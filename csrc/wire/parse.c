@@ -94,32 +94,62 @@ NP_INLINE void trim(struct np_buf *buf, uint32_t len) {
 /* Sources no host may have: 0/8, 127/8, 224/4 and above (RFC 1122 §3.2.1.3). */
 static bool ip4_source_bad(const uint8_t *src) { return (uint8_t)(src[0] - 1) >= 223 || src[0] == 127; }
 
-static enum np_drop parse_ip4(struct np_buf *buf, uint32_t off, struct np_pkt *out) {
-  const uint8_t *ip = np_buf_cdata(buf) + off;
-  uint32_t avail = buf->len - off;
-  if (NP_UNLIKELY(avail < NP_IP4_BYTES)) return NP_DROP_IP_SHORT;
-  if (NP_UNLIKELY(ip[0] != 0x45)) {
-    if (ip[0] >> 4 != 4) return NP_DROP_IP_VERSION;
-    uint32_t header = (uint32_t)(ip[0] & 0x0f) * 4;
-    if (header < NP_IP4_BYTES) return NP_DROP_IP_HEADER;
-    return header > avail ? NP_DROP_IP_SHORT : NP_DROP_IP_OPTIONS;
+/* Options are skipped, known or not (RFC 1122 §3.2.1.8), as long as their lengths are right; source
+ * routes are refused (RFC 7126 §4.3, §4.4): whoever sends them wants to seem elsewhere than he is. */
+static enum np_drop check_ip4_options(const uint8_t *p, uint32_t len) {
+  for (uint32_t i = 0; i < len && p[i] != NP_IP4_OPT_END;) { /* bound: each round moves on by one byte at least */
+    if (p[i] == NP_IP4_OPT_NOP) {
+      i++;
+      continue;
+    }
+    if (len - i < 2 || p[i + 1] < 2 || p[i + 1] > len - i) return NP_DROP_IP_OPTIONS;
+    if (p[i] == NP_IP4_OPT_LSRR || p[i] == NP_IP4_OPT_SSRR) return NP_DROP_IP_SOURCE_ROUTE;
+    i += p[i + 1];
   }
+  return NP_WIRE_OK;
+}
+
+/* What follows the look at the first byte. header: bytes, options included; it is a constant where there are none. */
+NP_INLINE enum np_drop parse_ip4_rest(struct np_buf *buf, uint32_t off, uint32_t header, struct np_pkt *out) {
+  const uint8_t *ip = np_buf_cdata(buf) + off;
   uint32_t total = np_load_be16(ip + NP_IP4_LEN);
-  if (NP_UNLIKELY(total < NP_IP4_BYTES || total > np_buf_total(buf) - off)) return NP_DROP_IP_SHORT;
-  if (NP_UNLIKELY(np_cksum_fold(np_cksum_ip4(ip)) != 0xffff)) return NP_DROP_IP_CHECKSUM;
+  if (NP_UNLIKELY(total < header || total > np_buf_total(buf) - off)) return NP_DROP_IP_SHORT;
+  uint64_t sum = np_cksum_ip4(ip);
+  if (header != NP_IP4_BYTES) sum = np_cksum_add(sum, ip + NP_IP4_BYTES, header - NP_IP4_BYTES);
+  if (NP_UNLIKELY(np_cksum_fold(sum) != 0xffff)) return NP_DROP_IP_CHECKSUM;
   if (NP_UNLIKELY(ip4_source_bad(ip + NP_IP4_SRC))) return NP_DROP_IP_SRC;
+  if (header != NP_IP4_BYTES) {
+    enum np_drop why = check_ip4_options(ip + NP_IP4_BYTES, header - NP_IP4_BYTES);
+    if (why != NP_WIRE_OK) return why;
+  }
   out->flow.remote = np_addr_from_v4_be(ip + NP_IP4_SRC);
   out->flow.local = np_addr_from_v4_be(ip + NP_IP4_DST);
   if (NP_UNLIKELY(np_addr_eq(&out->flow.remote, &out->flow.local))) return NP_DROP_IP_SRC;
   out->tos = ip[NP_IP4_TOS];
   out->ttl = ip[NP_IP4_TTL];
   trim(buf, off + total);
-  out->l4_off = (uint16_t)(off + NP_IP4_BYTES);
+  out->l4_off = (uint16_t)(off + header);
   if (NP_UNLIKELY((np_load_be16(ip + NP_IP4_FRAG) & (NP_IP4_MF | NP_IP4_OFFSET_MASK)) != 0)) {
-    set_l4(buf, NP_PROTO_FRAGMENT, total - NP_IP4_BYTES, out);
+    set_l4(buf, NP_PROTO_FRAGMENT, total - header, out);
     return NP_WIRE_OK;
   }
-  return parse_l4(buf, ip[NP_IP4_PROTO], total - NP_IP4_BYTES, false, out);
+  return parse_l4(buf, ip[NP_IP4_PROTO], total - header, false, out);
+}
+
+/* Anything but version 4 with 20 bytes of header. */
+static NP_COLD enum np_drop parse_ip4_unusual(struct np_buf *buf, uint32_t off, struct np_pkt *out) {
+  const uint8_t *ip = np_buf_cdata(buf) + off;
+  if (ip[0] >> 4 != 4) return NP_DROP_IP_VERSION;
+  uint32_t header = (uint32_t)(ip[0] & 0x0f) * 4;
+  if (header < NP_IP4_BYTES) return NP_DROP_IP_HEADER;
+  if (header > buf->len - off) return NP_DROP_IP_SHORT;
+  return parse_ip4_rest(buf, off, header, out);
+}
+
+static enum np_drop parse_ip4(struct np_buf *buf, uint32_t off, struct np_pkt *out) {
+  if (NP_UNLIKELY(buf->len - off < NP_IP4_BYTES)) return NP_DROP_IP_SHORT;
+  if (NP_UNLIKELY(np_buf_cdata(buf)[off] != 0x45)) return parse_ip4_unusual(buf, off, out);
+  return parse_ip4_rest(buf, off, NP_IP4_BYTES, out);
 }
 
 /* The options of a hop-by-hop or destination options header: an unknown one may

@@ -4,10 +4,12 @@ package e2e
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -109,14 +111,32 @@ func TestBadPackets(t *testing.T) {
 		return f
 	}
 	set := func(f []byte, at int, v ...byte) []byte { copy(f[at:], v); return f }
+	withOptions := func(f []byte, o ...byte) []byte {
+		f = slices.Insert(f, 34, o...)
+		f[14] += byte(len(o) / 4)
+		binary.BigEndian.PutUint16(f[16:], uint16(len(f)-14))
+		f[24], f[25] = 0, 0
+		binary.BigEndian.PutUint16(f[24:], fold(sum16(f[14:34+len(o)], 0)))
+		return f
+	}
 	syn := func() []byte { return r.tcp4(5555, 7, 1, 0, 2, nil, nil) }
 	wild := func(seq uint32) []byte { return r.tcp4(port, 7, seq, 1, 16, nil, []byte("wild")) }
+	// Options that are neither malformed nor a source route change nothing (RFC 1122 §3.2.1.8).
+	r.send(withOptions(r.tcp4(port, 9999, 1, 0, 2, nil, nil), 148, 4, 0, 0))
+	w.eventually(3e9, "SYN with a router alert", func() error {
+		if w.drop("tcp_no_listener") == 0 {
+			return errors.New("not taken as one without")
+		}
+		return nil
+	})
 	for _, k := range []struct {
 		name, reason string
 		frame        []byte
 	}{
 		{"IPv4 header checksum", "ip_bad_checksum", flip(syn(), 24, 0x55)},
-		{"IPv4 options", "ip_options", func() []byte { f := syn(); f[14] = 0x46; return ipsum(append(f, 0, 0, 0, 0)) }()},
+		{"IPv4 option of length 0", "ip_options", withOptions(syn(), 222, 0, 0, 0)},
+		{"IPv4 source route", "ip_source_route", withOptions(syn(), 131, 7, 4, 198, 18, 0, 9, 0)},
+		{"SYN from our own address", "ip_bad_source", r.fixTCP(ipsum(set(syn(), 26, syn()[30:34]...)))},
 		{"IPv4 header length below 5", "ip_bad_header", ipsum(set(syn(), 14, 0x43))},
 		{"IPv4 total length beyond the frame", "ip_too_short", ipsum(set(syn(), 16, 0x10, 0))},
 		{"IPv4 fragment of odd length", "ip_bad_fragment", ipsum(set(syn(), 20, 0x20, 0))},

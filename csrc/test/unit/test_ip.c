@@ -148,6 +148,59 @@ static void test_not_for_us(void **state) {
   rig_free(r);
 }
 
+/* Sources that are ours, or nobody's: refused before TCP and before any answer. */
+static void test_bad_sources(void **state) {
+  (void)state;
+  struct np_ip_config config = {.seed = 4};
+  struct rig *r = rig_usual(&config);
+  struct np_addr second4 = frame_v4(198, 18, 0, 7);
+  struct np_addr second6 = frame_v6(7);
+  struct np_iface_config other = {.port = 3, .vlan = 9, .mtu_bytes = 1500};
+  memcpy(other.mac.b, RIG_US, 6);
+  assert_int_equal(np_ip_iface_add(r->ip, 1, &other), NP_ERR_OK);
+  assert_int_equal(np_ip_addr_add(r->ip, 1, &second4, 31, r->now_ns), NP_ERR_OK);
+  assert_int_equal(np_ip_addr_add(r->ip, 0, &second6, 64, r->now_ns), NP_ERR_OK);
+  r->sent_count = 0;
+  const struct np_addr bad[] = {
+      frame_v4(198, 18, 0, 1),   /* land */
+      frame_v4(198, 18, 0, 7),   /* another interface's */
+      frame_v4(198, 18, 0, 255), frame_v4(198, 18, 0, 0), /* broadcast, new and old */
+      frame_v4(255, 255, 255, 255), frame_v4(224, 0, 0, 1), frame_v4(127, 0, 0, 1), frame_v4(0, 0, 0, 0), frame_v4(0, 1, 2, 3),
+      frame_v6(1), frame_v6(7), {{0xff, 0x02, [15] = 1}}, {{[15] = 1}}, {{0}},
+  };
+  static const uint8_t flags[] = {0x02, 0x12, 0x04, 0x14, 0x11, 0x10, 0x18, 0x29, 0x00, 0xc2};
+  struct frame f;
+  for (size_t i = 0; i < NP_COUNT_OF(bad); i++) {
+    bool v6 = !np_addr_is_v4(&bad[i]);
+    struct np_addr dst = us(v6);
+    for (size_t k = 0; k < NP_COUNT_OF(flags); k++) {
+      packet(&f, RIG_US, 0, &bad[i], &dst, 6);
+      frame_tcp(&f, 40000, 80, flags[k], "", 0);
+      frame_finish(&f, 6);
+      /* A bare ACK from an address of ours goes on: no connection can be with it. */
+      bool bare = (flags[k] & 0x37) == 0x10 && (i == 1 || i == 2 || i == 3 || i == 10);
+      assert_int_equal(rig_rx(r, 3, &f), bare ? RIG_TCP : NP_DROP_IP_SRC);
+    }
+    packet(&f, RIG_US, 0, &bad[i], &dst, 17);
+    frame_udp(&f, 40000, 9, "data", 4);
+    frame_finish(&f, 17);
+    assert_int_equal(rig_rx(r, 3, &f), NP_DROP_IP_SRC);
+    ping(&f, RIG_US, 0, &bad[i], &dst, 8);
+    assert_int_equal(rig_rx(r, 3, &f), NP_DROP_IP_SRC);
+  }
+  assert_int_equal(r->sent_count, 0);
+  /* Neighbors of them, and of a network that has no broadcast address (RFC 3021). */
+  const struct np_addr good[] = {frame_v4(198, 18, 0, 254), frame_v4(198, 18, 0, 6), frame_v4(198, 18, 1, 255), frame_v6(8)};
+  for (size_t i = 0; i < NP_COUNT_OF(good); i++) {
+    struct np_addr dst = us(!np_addr_is_v4(&good[i]));
+    packet(&f, RIG_US, 0, &good[i], &dst, 6);
+    frame_tcp(&f, 40000, 80, 0x02, "", 0);
+    frame_finish(&f, 6);
+    assert_int_equal(rig_rx(r, 3, &f), RIG_TCP);
+  }
+  rig_free(r);
+}
+
 static void test_tcp_comes_back(void **state) {
   (void)state;
   struct np_ip_config config = {.seed = 5};
@@ -735,7 +788,7 @@ static void test_pmtu(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_echo),         cmocka_unit_test(test_echo_v6_special),
-      cmocka_unit_test(test_echo_rate),    cmocka_unit_test(test_not_for_us),
+      cmocka_unit_test(test_echo_rate),    cmocka_unit_test(test_not_for_us), cmocka_unit_test(test_bad_sources),
       cmocka_unit_test(test_tcp_comes_back), cmocka_unit_test(test_udp_services),
       cmocka_unit_test(test_port_unreachable), cmocka_unit_test(test_unknown_protocol),
       cmocka_unit_test(test_error_rate),   cmocka_unit_test(test_errors_in),

@@ -101,6 +101,22 @@ static uint32_t all(struct rig *r, const struct datagram *d, uint32_t id, uint32
   return out;
 }
 
+/* Fragment of a datagram with IPv4 options in its header. */
+static uint32_t frag_options(struct rig *r, const struct datagram *d, uint32_t id, uint32_t off, uint32_t len, bool more, const uint8_t *opt,
+                             uint32_t opt_len) {
+  struct frame f;
+  struct np_addr src = peer(false);
+  frag_from(&f, d, &src, id, off, len, more);
+  memmove(f.b + f.l3 + 20 + opt_len, f.b + f.l3 + 20, f.len - f.l3 - 20);
+  memcpy(f.b + f.l3 + 20, opt, opt_len);
+  f.len += opt_len;
+  f.b[f.l3] = (uint8_t)(0x40 | (5 + opt_len / 4));
+  np_store_be16(f.b + f.l3 + 2, (uint16_t)(f.len - f.l3));
+  np_store_be16(f.b + f.l3 + 10, 0);
+  np_store_be16(f.b + f.l3 + 10, (uint16_t)~frame_sum(0, f.b + f.l3, 20 + opt_len));
+  return rig_rx(r, 3, &f);
+}
+
 /* Puts what was sent together; every packet's headers are checked. Return: bytes. */
 static uint32_t collect(struct rig *r, bool v6, uint8_t *out, uint32_t mtu) {
   uint32_t len = 0;
@@ -564,8 +580,40 @@ static void test_apart(void **state) {
   rig_free(r); /* the layer gives back what it holds */
 }
 
+/* Each fragment has options of its own (only some are copied, RFC 791 §3.1); the first one's are the whole's. */
+static void test_options4(void **state) {
+  (void)state;
+  static const uint8_t first[12] = {7, 11, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+  static const uint8_t later[4] = {148, 4, 0, 0};
+  static const uint8_t route[8] = {131, 7, 4, 198, 18, 0, 9, 0};
+  struct np_ip_config config = {.seed = 9, .udp_echo_port = 7};
+  struct rig *r = rig_usual(&config);
+  static struct datagram d;
+  static uint8_t out[BIG];
+  udp(&d, false, 7, 1992);
+  assert_int_equal(frag_options(r, &d, 1, 800, 800, true, later, 4), RIG_HELD);
+  assert_int_equal(frag_options(r, &d, 1, 0, 800, true, first, 12), RIG_HELD);
+  assert_int_equal(frag_options(r, &d, 1, 1600, 400, false, route, 8), NP_DROP_IP_SOURCE_ROUTE);
+  assert_int_equal(frag(r, &d, 1, 1600, 400, false), RIG_DONE);
+  assert_int_equal(collect(r, false, out, 1500), d.len);
+  assert_memory_equal(out + 8, d.b + 8, d.len - 8);
+  /* With 12 bytes of options more, the first fragment makes the whole too long. */
+  r->sent_count = 0;
+  udp(&d, false, 7, BIG - 20 - 8);
+  uint32_t got = RIG_HELD;
+  for (uint32_t off = 0; off < d.len && got == RIG_HELD; off += 1400) {
+    uint32_t n = np_min_u32(1400, d.len - off);
+    got = off == 0 ? frag_options(r, &d, 2, off, n, true, first, 12) : frag(r, &d, 2, off, n, off + n < d.len);
+  }
+  assert_int_equal(got, NP_DROP_IP_FRAG_BAD);
+  assert_int_equal(r->sent_count, 0);
+  idle(r);
+  rig_free(r);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_options4),
       cmocka_unit_test(test_echo_sizes), cmocka_unit_test(test_udp_echo), cmocka_unit_test(test_orders),
       cmocka_unit_test(test_overlaps),   cmocka_unit_test(test_ends),     cmocka_unit_test(test_malformed),
       cmocka_unit_test(test_tiny),       cmocka_unit_test(test_atomic),   cmocka_unit_test(test_ecn),

@@ -160,7 +160,7 @@ static void test_changed_byte(void **state) {
       {TCP4, 12, 0x05, NP_DROP_LINK_TYPE}, /* an 802.3 length */
       {TCP4, 14, 0x65, NP_DROP_IP_VERSION},
       {TCP4, 14, 0x44, NP_DROP_IP_HEADER},
-      {TCP4, 14, 0x46, NP_DROP_IP_OPTIONS},
+      {TCP4, 14, 0x46, NP_DROP_IP_CHECKSUM}, /* it is of five words */
       {TCP4, 14, 0x4f, NP_DROP_IP_SHORT}, /* longer than the packet */
       {TCP4, 16, 0xff, NP_DROP_IP_SHORT},
       {TCP4, 17, 19, NP_DROP_IP_SHORT},
@@ -271,6 +271,78 @@ static void test_link_dst(void **state) {
   f.b[5] = 0;
   assert_int_equal(parse(&f, &pkt), NP_WIRE_OK);
   assert_int_equal(pkt.link_dst, NP_LINK_MULTICAST);
+}
+
+/* opt: the options' bytes; the header's length is set to words. */
+static enum np_drop with_options(const uint8_t *opt, uint32_t len, uint8_t words, enum kind kind, struct np_pkt *pkt) {
+  struct frame f;
+  start(&f, kind, 0);
+  frame_add(&f, opt, len);
+  f.l4 = f.len;
+  body(&f, kind);
+  f.b[f.l3] = (uint8_t)(0x40 | words);
+  np_store_be16(f.b + f.l3 + 10, 0);
+  np_store_be16(f.b + f.l3 + 10, (uint16_t)~frame_sum(0, f.b + f.l3, 4u * words));
+  return parse(&f, pkt);
+}
+
+/* RFC 1122 §3.2.1.8: known or not, options are skipped; RFC 7126: source routes are not. */
+static void test_ip4_options(void **state) {
+  (void)state;
+  static const struct {
+    uint8_t len;
+    uint8_t opt[40];
+    enum np_drop why;
+  } row[] = {
+      {4, {0, 0, 0, 0}, NP_WIRE_OK},
+      {4, {1, 1, 1, 1}, NP_WIRE_OK},
+      {4, {0, 131, 1, 0xff}, NP_WIRE_OK},                 /* what is behind the end is no option */
+      {8, {1, 7, 7, 4, 0, 0, 0, 0}, NP_WIRE_OK},          /* record route */
+      {8, {68, 8, 5, 0, 0, 0, 0, 0}, NP_WIRE_OK},         /* timestamp */
+      {4, {148, 4, 0, 0}, NP_WIRE_OK},                    /* router alert (RFC 2113) */
+      {12, {130, 11, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, NP_WIRE_OK}, /* security (RFC 1108) */
+      {4, {222, 4, 9, 9}, NP_WIRE_OK},                    /* unknown */
+      {4, {222, 2, 30, 2}, NP_WIRE_OK},
+      {40, {222, 40}, NP_WIRE_OK},
+      {4, {222, 0, 0, 0}, NP_DROP_IP_OPTIONS},
+      {4, {222, 1, 0, 0}, NP_DROP_IP_OPTIONS},
+      {4, {222, 5, 0, 0}, NP_DROP_IP_OPTIONS},            /* into the next header */
+      {4, {1, 1, 1, 7}, NP_DROP_IP_OPTIONS},              /* no room for a length */
+      {4, {1, 1, 7, 3}, NP_DROP_IP_OPTIONS},
+      {8, {131, 7, 4, 198, 18, 0, 9, 0}, NP_DROP_IP_SOURCE_ROUTE},
+      {8, {137, 7, 8, 198, 18, 0, 9, 0}, NP_DROP_IP_SOURCE_ROUTE}, /* used up: seems to come from elsewhere */
+      {8, {1, 131, 3, 4, 0, 0, 0, 0}, NP_DROP_IP_SOURCE_ROUTE},
+      {8, {68, 4, 5, 0, 137, 3, 4, 0}, NP_DROP_IP_SOURCE_ROUTE},
+      {4, {131, 9, 4, 0}, NP_DROP_IP_OPTIONS},
+  };
+  static const enum kind kinds[] = {TCP4, UDP4, ICMP4};
+  struct np_pkt pkt;
+  for (size_t i = 0; i < NP_COUNT_OF(row); i++) {
+    for (size_t k = 0; k < NP_COUNT_OF(kinds); k++) {
+      enum np_drop why = with_options(row[i].opt, row[i].len, (uint8_t)(5 + row[i].len / 4), kinds[k], &pkt);
+      if (why != row[i].why) print_error("row %zu: got %s\n", i, np_drop_text(why));
+      assert_int_equal(why, row[i].why);
+      if (why == NP_WIRE_OK) assert_int_equal(pkt.l4_off, 34 + row[i].len);
+    }
+  }
+  /* The header's checksum covers them. */
+  struct frame f;
+  start(&f, TCP4, 0);
+  frame_add(&f, row[1].opt, 4);
+  f.l4 = f.len;
+  body(&f, TCP4);
+  f.b[f.l3] = 0x46;
+  frame_ip4_sum(&f);
+  assert_int_equal(parse(&f, &pkt), NP_DROP_IP_CHECKSUM);
+  /* Longer than the packet, and than the frame. */
+  start(&f, TCP4, 0);
+  frame_finish(&f, 0);
+  f.b[f.l3] = 0x46;
+  f.len += 4;
+  frame_ip4_sum(&f);
+  assert_int_equal(parse(&f, &pkt), NP_DROP_IP_SHORT);
+  f.len -= 4;
+  assert_int_equal(parse(&f, &pkt), NP_DROP_IP_SHORT);
 }
 
 /* IPv4 addresses in IPv6 headers would be taken for IPv4 inside. */
@@ -469,7 +541,7 @@ int main(void) {
       cmocka_unit_test(test_ip4_checksum),   cmocka_unit_test(test_udp_zero_checksum),
       cmocka_unit_test(test_checksum_vouched_for), cmocka_unit_test(test_vlan),
       cmocka_unit_test(test_link_dst),       cmocka_unit_test(test_mapped_on_wire),
-      cmocka_unit_test(test_extension_headers), cmocka_unit_test(test_build), cmocka_unit_test(test_fragments), cmocka_unit_test(test_pieces),
+      cmocka_unit_test(test_extension_headers), cmocka_unit_test(test_ip4_options), cmocka_unit_test(test_build), cmocka_unit_test(test_fragments), cmocka_unit_test(test_pieces),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
