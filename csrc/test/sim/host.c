@@ -34,6 +34,11 @@ void host_draw(struct sim *s, uint32_t index) {
   c->neigh_max = 16;
   c->conns_max = sim_has(s, F_ATTACK) ? 1024 : 256; /* a flood may fill the backlog of each of six listeners */
   c->bufs_per_core = s->args.bytes ? 4096 : PICK(s, F_POOL, 2048, 2048, 1024, 512, 256);
+  h->mtu_bytes = PICK(s, F_SIZES, 1500, 1500, 1500, 1280, SIM_MTU_MAX);
+  if (h->mtu_bytes > 1536) {
+    c->chunk_bytes = 4096;
+    c->bufs_per_core = np_max_u32(c->bufs_per_core / 2, 256);
+  }
   c->tcp_rcv_buf_bytes = PICK(s, F_BUFFERS, 0, 0, 4096, 8192, 16384, 65535, 262144, 1048576);
   c->tcp_snd_buf_bytes = PICK(s, F_BUFFERS, 0, 0, 4096, 8192, 16384, 65535, 262144, 2097152);
   c->tcp_timewait_ms = PICK(s, F_TIMERS, 1000, 1000, 100, 5000);
@@ -77,7 +82,7 @@ static bool open_iface(struct host *h, uint32_t i) {
   struct np_core *core = h->core[i].core;
   uint64_t now_ns = s->now_ns + h->clock_ns;
   struct np_ip *ip = np_core_ip(core);
-  struct np_iface_config iface = {.port = 0, .mtu_bytes = 1500, .mac = h->mac};
+  struct np_iface_config iface = {.port = 0, .mtu_bytes = h->mtu_bytes, .mac = h->mac};
   struct np_addr v4 = host_addr(h->index, false);
   struct np_addr v6 = host_addr(h->index, true);
   if (np_ip_iface_add(ip, 0, &iface) || np_core_attach(core, h->core[i].queue, 0) || np_ip_iface_up(ip, 0, true, now_ns) ||

@@ -8,8 +8,8 @@
 #include "sim.h"
 #include "wire/build.h"
 
-#define SWITCH_BUFS 512u
-#define CHUNK 2048u
+#define SWITCH_BUFS 256u
+#define CHUNK 4096u
 #define ICMP_QUOTE 64u
 
 static void draw_trouble(struct sim *s, struct np_rng *r, struct np_sim_params *p) {
@@ -143,6 +143,7 @@ bool net_open(struct sim *s) {
       static const uint32_t caps[] = {0, NP_PORT_SG, NP_PORT_SG | NP_PORT_TX_CSUM, NP_PORT_SG | NP_PORT_TX_CSUM | NP_PORT_TSO};
       struct np_sim_config config = {.seed = np_rng_u64(&s->rng_net),
                                      .inflight_max = 2048,
+                                     .mtu_bytes = SIM_MTU_MAX,
                                      .caps = caps[(s->args.seed / 4 + h) % NP_COUNT_OF(caps)],
                                      .dir = {c->params[0], c->params[1]}};
       c->link = np_sim_new(&config);
