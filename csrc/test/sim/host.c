@@ -34,8 +34,8 @@ void host_draw(struct sim *s, uint32_t index) {
   c->neigh_max = 16;
   c->conns_max = sim_has(s, F_ATTACK) ? 1024 : 256; /* a flood may fill the backlog of each of six listeners */
   c->bufs_per_core = s->args.bytes ? 4096 : PICK(s, F_POOL, 2048, 2048, 1024, 512, 256);
-  h->mtu_bytes = PICK(s, F_SIZES, 1500, 1500, 1500, 1280, SIM_MTU_MAX);
-  if (h->mtu_bytes > 1536) {
+  h->mtu_bytes = PICK(s, F_SIZES, 1500, 1500, 1500, 1280, 3500, SIM_MTU_MAX);
+  if (h->mtu_bytes > 1536 && np_rng_below(r, 2)) {
     c->chunk_bytes = 4096;
     c->bufs_per_core = np_max_u32(c->bufs_per_core / 2, 256);
   }

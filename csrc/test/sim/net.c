@@ -192,7 +192,7 @@ static void pass(struct sim *s, uint32_t host, struct np_buf *b) {
   struct host *h = &s->host[host];
   struct core_rig *c = &h->core[steer(h, np_buf_cdata(b), b->len)];
   struct np_port_queue *q = np_sim_queue(c->link, 1);
-  b->refs++;
+  for (struct np_buf *piece = b; piece; piece = piece->next) piece->refs++; /* bound: the pieces of a frame */
   q->ops->tx(q, &b, 1);
 }
 
@@ -203,7 +203,7 @@ static void switch_one(struct sim *s, uint32_t from, struct np_buf *b) {
     if (h == from || (known && memcmp(f, s->host[h].mac.b, 6) != 0)) continue;
     pass(s, h, b);
   }
-  np_buf_put(b);
+  np_buf_put_chain(b);
 }
 
 bool net_forward(struct sim *s) {

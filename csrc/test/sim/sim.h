@@ -22,7 +22,7 @@
 #define SIM_STOLEN_MAX 4096u
 #define SIM_HEARD 32u
 #define SIM_FRAME_BYTES 4096u
-#define SIM_MTU_MAX 3500u
+#define SIM_MTU_MAX 9000u
 #define SIM_MS UINT64_C(1000000)
 #define SIM_SECOND UINT64_C(1000000000)
 #define SIM_APP_PORTS 4u /* services whose both ends are ours: ports 80 and following */
@@ -43,7 +43,7 @@
   X(ECN, "ecn")             /* asked for or not, and CE marks */ \
   X(CONGESTION, "congestion") /* control and pacing */ \
   X(MTU, "mtu")             /* the path's MTU falls, with or without ICMP */ \
-  X(SIZES, "sizes")         /* hosts whose own MTU is 1,280 or 3,500 */ \
+  X(SIZES, "sizes")         /* hosts whose own MTU is 1,280, 3,500 or 9,000 */ \
   X(PHASES, "phases")       /* link parameters change */ \
   X(CUT, "cut")             /* a link goes down for a while */ \
   X(RESTART, "restart")     /* a host loses all it knew */ \
