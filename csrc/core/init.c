@@ -107,7 +107,7 @@ static void lay_out(const struct np_plane_config *c, uint32_t index, struct layo
   l->event = take(&at, np_ring_bytes(c->event_ring, sizeof(struct np_event)));
   l->loan = take(&at, np_ring_bytes(l->loan_count, sizeof(struct np_loan)));
   l->pool_stack = take(&at, np_pool_stack_bytes(c->bufs_per_core));
-  l->mail = take(&at, np_mail_bytes(c->cores, c->chunk_bytes));
+  l->mail = take(&at, np_mail_bytes(c->cores));
   l->crypto = take(&at, np_crypto_bytes(&l->crypto_config));
   l->ip = take(&at, np_ip_bytes(&l->ip_config));
   l->tcp = take(&at, np_tcp_bytes(&l->tcp_config));
@@ -174,7 +174,7 @@ enum np_err np_core_init(void *mem, void *pool_mem, const struct np_plane_config
     return NP_ERR_UNSUPPORTED;
   }
   init_rings(core, base, config, &l);
-  np_mail_init(core, base + l.mail, config->cores, config->chunk_bytes);
+  np_mail_init(core, base + l.mail, config->cores);
   struct np_core_parts parts = {
       .ip_mem = base + l.ip,
       .tcp_mem = base + l.tcp,

@@ -76,7 +76,7 @@ struct np_stray {
   uint32_t bytes;
   uint32_t hops;  /* cores to go; 0: back where it came from */
   uint32_t pad;
-  /* the frame follows: np_pool.chunk_bytes at most, this header included */
+  /* the frame follows, in one piece */
 };
 _Static_assert(sizeof(struct np_mail) == 256, "np_mail is four cache lines");
 
@@ -165,8 +165,8 @@ enum np_err np_core_unlisten(struct np_core *core, uint64_t handle);
 /* mail.c */
 
 /* Bytes of a core's mail rings and tables, and their making. */
-size_t np_mail_bytes(uint32_t cores, uint32_t chunk_bytes);
-void np_mail_init(struct np_core *core, void *mem, uint32_t cores, uint32_t chunk_bytes);
+size_t np_mail_bytes(uint32_t cores);
+void np_mail_init(struct np_core *core, void *mem, uint32_t cores);
 /* Makes the cores of a plane known to each other; before any thread starts. */
 void np_mail_join(struct np_core *const *cores, uint32_t count);
 /* If pkt is a neighbor's answer, copies it to every other core. */

@@ -18,6 +18,7 @@
 
 #define MAIL_SLOTS 64u
 #define STRAY_SLOTS 64u
+#define STRAY_BYTES 9216u /* of an item: the longest frame a port may bring, and what is said of it */
 #define ARP_OP_OFF 6u
 #define ARP_REPLY 2u
 #define ND_SOLICIT 135u
@@ -31,12 +32,12 @@ static size_t tables_bytes(uint32_t cores) {
   return (bytes + NP_CACHE_LINE - 1) & ~(size_t)(NP_CACHE_LINE - 1);
 }
 
-size_t np_mail_bytes(uint32_t cores, uint32_t chunk_bytes) {
-  size_t stray = cores > 1 ? np_ring_bytes(STRAY_SLOTS, chunk_bytes) : 0;
+size_t np_mail_bytes(uint32_t cores) {
+  size_t stray = cores > 1 ? np_ring_bytes(STRAY_SLOTS, STRAY_BYTES) : 0;
   return tables_bytes(cores) + (size_t)(cores - 1) * ring_bytes() + stray;
 }
 
-void np_mail_init(struct np_core *core, void *mem, uint32_t cores, uint32_t chunk_bytes) {
+void np_mail_init(struct np_core *core, void *mem, uint32_t cores) {
   uint8_t *at = mem;
   core->peer = (struct np_core **)(void *)at;
   core->mail_in = (struct np_ring **)(void *)(at + (size_t)cores * sizeof(struct np_core *));
@@ -51,7 +52,7 @@ void np_mail_init(struct np_core *core, void *mem, uint32_t cores, uint32_t chun
   }
   if (cores < 2) return;
   core->stray_in = (struct np_ring *)(void *)at;
-  np_ring_init(core->stray_in, STRAY_SLOTS, chunk_bytes);
+  np_ring_init(core->stray_in, STRAY_SLOTS, STRAY_BYTES);
 }
 
 void np_mail_join(struct np_core *const *cores, uint32_t count) {
@@ -160,28 +161,45 @@ static void take(struct np_core *core, const struct np_mail *m) {
   np_mail_observe(core, m->port, m->frame, m->bytes);
 }
 
+/* The frame in as many buffers as it needs, NULL when the pool has not as many. */
+static struct np_buf *stray_frame(struct np_core *core, const struct np_stray *m) {
+  const uint8_t *from = (const uint8_t *)(m + 1);
+  struct np_buf *head = NULL;
+  struct np_buf **at = &head;
+  uint32_t left = m->bytes;
+  do { /* bound: STRAY_BYTES */
+    struct np_buf *b = np_pool_get(&core->pool);
+    if (b == NULL) {
+      if (head != NULL) np_buf_put_chain(head);
+      return NULL;
+    }
+    uint32_t n = np_min_u32(left, np_buf_tailroom(b));
+    memcpy(np_buf_append(b, n), from, n);
+    b->iface = m->port;
+    b->flags = m->flags;
+    b->rx_ns = core->now_ns;
+    from += n;
+    left -= n;
+    *at = b;
+    at = &b->next;
+  } while (left > 0);
+  return head;
+}
+
 /* Counted as received here too, because TCP counts it delivered or dropped. The network layer has
  * passed it on the core it came to; here the interface may not even have a queue. */
 static void take_stray(struct np_core *core, const struct np_stray *m) {
-  struct np_buf *b = np_pool_get(&core->pool);
+  struct np_buf *b = stray_frame(core, m);
   if (b == NULL) return;
-  if (m->bytes > np_buf_tailroom(b)) {
-    np_buf_put(b);
-    return;
-  }
-  memcpy(np_buf_append(b, m->bytes), m + 1, m->bytes);
-  b->iface = m->port;
-  b->flags = m->flags;
-  b->rx_ns = core->now_ns;
   b->frame_off = (uint16_t)b->data_off;
   b->frame_len = (uint16_t)b->len;
   struct np_pkt pkt;
   if (np_wire_parse(b, &pkt) != NP_WIRE_OK || pkt.l4_proto != NP_PROTO_TCP) { /* it was well formed before */
-    np_buf_put(b);
+    np_buf_put_chain(b);
     return;
   }
   core->counters->counter[NP_C_RX_PKTS]++;
-  core->counters->counter[NP_C_RX_BYTES] += b->len;
+  core->counters->counter[NP_C_RX_BYTES] += m->bytes;
   core->stray_hops = m->hops;
   np_tcp_input(core->tcp, &pkt, core->now_ns);
 }
