@@ -35,7 +35,10 @@ uint32_t np_tcp_pmtu_bytes(const struct np_tcp_conn *c) { return c->mss + overhe
 static void set_mss(struct np_tcp_conn *c, uint32_t mss) {
   c->mss = mss;
   c->stream.seg_bytes = mss;
-  if (c->cwnd != 0) c->cwnd = np_max_u32(c->cwnd, mss); /* one segment at least may always leave */
+  if (c->cwnd != 0) { /* one segment at least may always leave, and two stay of a reduction (RFC 5681 §3.1) */
+    c->cwnd = np_max_u32(c->cwnd, mss);
+    c->ssthresh = np_max_u32(c->ssthresh, 2 * mss);
+  }
   if (mss < c->pmtu.mss_max) {
     c->cc_flags |= NP_CCF_MTU;
   } else {

@@ -117,7 +117,7 @@ void np_tcp_enter_cwr(struct np_tcp *tcp, struct np_tcp_conn *c) { np_tcp_enter_
 static void leave(struct np_tcp_conn *c) {
   /* RFC 6582 §3.2 step 3: no burst when little is in flight. */
   if (c->ca_state != NP_CA_LOSS && reduces(c)) {
-    c->cwnd = np_min_u32(c->ssthresh, np_max_u32(np_tcp_pipe(c), c->mss) + NP_TCP_INIT_SEGS * c->mss);
+    c->cwnd = np_min_u32(np_max_u32(c->ssthresh, c->mss), np_max_u32(np_tcp_pipe(c), c->mss) + NP_TCP_INIT_SEGS * c->mss);
   }
   if (c->ca_state != NP_CA_LOSS) c->flags &= ~NP_TF_CWND_FULL; /* the ACK that ends it lets nothing grow: RFC 5681 §3.2 step 6 */
   if (c->ca_state == NP_CA_RECOVERY) np_tcp_rack_recovered(c);
