@@ -147,7 +147,7 @@ static void check_syn(struct wire *w, struct wire_conn *c, uint32_t from, const 
   }
   if (!(g->flags & ACK)) { /* a new life */
     if (s->known) c->lives++;
-    memset(p, 0, sizeof *p);
+    if (s->known || p->acked) memset(p, 0, sizeof *p); /* else both open at once */
   }
   take_syn(s, g);
   if (!(g->flags & ACK) || !p->known) return;
@@ -229,6 +229,7 @@ static void check_ack(struct wire *w, struct wire_conn *c, uint32_t from, const 
 }
 
 static void check_ts(struct wire *w, struct wire_side *s, const struct wire_side *p, const struct seg *g) {
+  if (s->has_ts && g->opts.has_ts && !p->known) s->tsval = g->opts.tsval;
   if (!s->has_ts || !p->known || !p->has_ts) {
     if (p->known && g->opts.has_ts) fault(w, g, "timestamps that were not agreed on", 0, 0);
     return;
