@@ -39,6 +39,8 @@ void host_draw(struct sim *s, uint32_t index) {
     c->chunk_bytes = 4096;
     c->bufs_per_core = np_max_u32(c->bufs_per_core / 2, 256);
   }
+  /* what TCP leaves free of a short pool is counted in segments, of which each may take six buffers */
+  if (h->mtu_bytes > 1536) c->bufs_per_core = np_max_u32(c->bufs_per_core, 2048);
   c->tcp_rcv_buf_bytes = PICK(s, F_BUFFERS, 0, 0, 4096, 8192, 16384, 65535, 262144, 1048576);
   c->tcp_snd_buf_bytes = PICK(s, F_BUFFERS, 0, 0, 4096, 8192, 16384, 65535, 262144, 2097152);
   c->tcp_timewait_ms = PICK(s, F_TIMERS, 1000, 1000, 100, 5000);

@@ -24,8 +24,8 @@ static void draw_trouble(struct sim *s, struct np_rng *r, struct np_sim_params *
   }
   bool bad = sim_once_in(s, F_BURST, r, 3);
   uint32_t enter = 100 + np_rng_below(r, 5000);
-  uint32_t leave = 20000 + np_rng_below(r, 400000);
-  uint32_t loss = 200000 + np_rng_below(r, 800000);
+  uint32_t leave = 100000 + np_rng_below(r, 400000);
+  uint32_t loss = 200000 + np_rng_below(r, 500000);
   if (bad) {
     p->bad_enter_ppm = enter;
     p->bad_leave_ppm = leave;
