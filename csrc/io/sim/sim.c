@@ -332,7 +332,7 @@ static struct np_buf *receive(struct np_pool *pool, const uint8_t *bytes, uint32
   struct np_buf *head = NULL;
   struct np_buf **link = &head;
   do {
-    struct np_buf *b = np_pool_get(pool);
+    struct np_buf *b = np_pool_get_rx(pool);
     if (!b) {
       np_buf_put_chain(head);
       return NULL;

@@ -5,6 +5,8 @@
 #include "ip/ip.h"
 #include "sim.h"
 
+#define RX_RESERVE 32u /* buffers for receiving, as a port with a ring has them: ACKs give back what else is held */
+
 struct np_addr host_addr(uint32_t index, bool v6) {
   uint8_t last = (uint8_t)(1 + index);
   return v6 ? np_addr_from_v6((uint8_t[16]){0x20, 1, 0xd, 0xb8, [15] = last}) : np_addr_from_v4_be((uint8_t[]){198, 18, 0, last});
@@ -76,6 +78,7 @@ static bool open_core(struct host *h, uint32_t i) {
   if (np_core_init(c->mem, c->pool_mem, &h->config, i, s->now_ns + h->clock_ns, &c->core, &detail)) return sim_fail(s, detail.text);
   np_core_tcp(c->core)->env.accept = app_accept;
   c->queue = np_sim_end(c->link, 0, np_core_pool(c->core), &h->mac, 0);
+  np_core_pool(c->core)->reserve_count = RX_RESERVE;
   return true;
 }
 
