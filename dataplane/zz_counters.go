@@ -69,6 +69,7 @@ const (
 	CounterTCPChallenge                       // challenge ACKs sent (RFC 5961)
 	CounterTCPChallengeLimited                // challenge ACKs and answers to segments outside the window not sent because of their limits
 	CounterTCPPersistEnded                    // connections reset because their peer kept its window shut
+	CounterTCPLeavingEnded                    // connections that only waited for their peer to close, reset because the table was full
 	CounterTCPCookieTX                        // SYN cookies sent
 	CounterTCPCookieOK                        // connections made from a valid SYN cookie
 	CounterTCPProbe                           // zero-window probes sent
@@ -259,6 +260,7 @@ var counterMeta = [CounterCount]CounterMeta{
 	{Name: "tcp_challenge_acks_total", Help: "challenge ACKs sent (RFC 5961)"},
 	{Name: "tcp_challenge_acks_limited_total", Help: "challenge ACKs and answers to segments outside the window not sent because of their limits"},
 	{Name: "tcp_persist_ended_total", Help: "connections reset because their peer kept its window shut"},
+	{Name: "tcp_closing_ended_total", Help: "connections that only waited for their peer to close, reset because the table was full"},
 	{Name: "tcp_syn_cookies_sent_total", Help: "SYN cookies sent"},
 	{Name: "tcp_syn_cookies_accepted_total", Help: "connections made from a valid SYN cookie"},
 	{Name: "tcp_window_probes_total", Help: "zero-window probes sent"},

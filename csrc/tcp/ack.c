@@ -151,9 +151,16 @@ static void reneging(struct np_tcp *tcp, struct np_tcp_conn *c) {
   np_tcp_timer_arm(tcp, c);
 }
 
+/* How far behind SND.UNA an ACK may be: the largest window that the peer ever offered (RFC 5961
+ * §5.2), which with scaling may be a quarter of all numbers, but nothing that was never sent. */
+static uint32_t oldest_ack(const struct np_tcp_conn *c) {
+  if (NP_LIKELY(c->bytes_tx >= c->max_wnd)) return c->max_wnd;
+  return np_min_u32(c->max_wnd, (uint32_t)np_seq_diff(c->snd_una, c->iss) - 1);
+}
+
 /* Return: NP_TCP_OK, or why the whole segment is dropped. */
 enum np_drop np_tcp_ack(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tcp_seg *seg) {
-  if (np_seq_gt(seg->ack, c->snd_nxt) || np_seq_lt(seg->ack, np_seq_sub(c->snd_una, c->max_wnd))) {
+  if (np_seq_gt(seg->ack, c->snd_nxt) || np_seq_lt(seg->ack, np_seq_sub(c->snd_una, oldest_ack(c)))) {
     np_tcp_challenge(tcp, c); /* RFC 5961 §5.2 */
     return NP_DROP_TCP_ACK;
   }

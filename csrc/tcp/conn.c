@@ -85,6 +85,7 @@ struct np_tcp *np_tcp_init(void *mem, const struct np_tcp_config *config, const 
   np_assert(tcp->rcv_wscale <= 14);
   tcp->dirty_head = tcp->dirty_tail = NP_TCP_NIL;
   tcp->tw_head = tcp->tw_tail = NP_TCP_NIL;
+  tcp->leaving_head = tcp->leaving_tail = NP_TCP_NIL;
   tcp->free_head = NP_TCP_NIL;
   for (uint32_t i = config->conns_max; i-- > 0;) {
     struct np_tcp_conn *c = np_tcp_at(tcp, i);
@@ -126,13 +127,13 @@ static const uint16_t legal[NP_TCP_STATE_COUNT] = {
 #undef S
 
 void np_tcp_set_state(struct np_tcp *tcp, struct np_tcp_conn *c, enum np_conn_state to) {
-  (void)tcp;
   np_assert((legal[c->state] & 1u << to) != 0);
   c->state = (uint8_t)to;
+  np_tcp_leaving(tcp, c);
 }
 
 struct np_tcp_conn *np_tcp_conn_new(struct np_tcp *tcp, const struct np_flow *flow, uint32_t hash) {
-  if (tcp->free_head == NP_TCP_NIL && !np_tcp_time_wait_evict(tcp)) return NULL;
+  if (tcp->free_head == NP_TCP_NIL && !np_tcp_time_wait_evict(tcp) && !np_tcp_leaving_evict(tcp)) return NULL;
   uint32_t slot = tcp->free_head;
   struct np_tcp_conn *c = np_tcp_at(tcp, slot);
   uint32_t generation = c->generation + 1;
@@ -192,8 +193,8 @@ void np_tcp_rcvq_free(struct np_tcp_conn *c) {
   c->rcvq_bytes = c->rcvq_segs = 0;
 }
 
-void np_tcp_close(struct np_tcp *tcp, struct np_tcp_conn *c, enum np_err err) {
-  if (c->state == NP_TCP_CLOSED) return;
+/* Takes c out of everything but the dirty list. */
+void np_tcp_let_go(struct np_tcp *tcp, struct np_tcp_conn *c) {
   if (c->state == NP_TCP_SYN_SENT || c->state == NP_TCP_SYN_RECEIVED) np_tcp_count(tcp, NP_C_TCP_OPEN_FAILED);
   if (c->state == NP_TCP_TIME_WAIT) np_tcp_time_wait_unlink(tcp, c);
   np_tcp_listener_left(tcp, c);
@@ -202,9 +203,14 @@ void np_tcp_close(struct np_tcp *tcp, struct np_tcp_conn *c, enum np_err err) {
   np_tcp_pace_drop(tcp, c);
   np_tcp_sendq_free(c);
   np_tcp_ooo_free(c);
+  np_tcp_set_state(tcp, c, NP_TCP_CLOSED);
+}
+
+void np_tcp_close(struct np_tcp *tcp, struct np_tcp_conn *c, enum np_err err) {
+  if (c->state == NP_TCP_CLOSED) return;
+  np_tcp_let_go(tcp, c);
   /* Closed in good order: what came before the end is still handed up. */
   if (err != NP_ERR_EOF || c->stream.session == NULL) np_tcp_rcvq_free(c);
-  np_tcp_set_state(tcp, c, NP_TCP_CLOSED);
   c->flags &= ~(NP_TF_ACK_NOW | NP_TF_ACK_LATER | NP_TF_EV_WRITABLE | NP_TF_EV_ACCEPT | NP_TF_PROBE | NP_TF_RTX_SYN);
   if (err != NP_ERR_EOF) c->flags &= ~(NP_TF_EV_EOF | NP_TF_EV_ESTABLISHED);
   if (c->stream.session != NULL && !(c->flags & NP_TF_EV_CLOSED)) {

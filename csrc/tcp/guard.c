@@ -7,7 +7,7 @@
 #define HALF_WIDTH 1024u
 #define HALF_SHARE 4u      /* of a backlog, for one source */
 #define HALF_LEAST 16u
-#define PERSIST_PRESSED_NS (10 * NP_TCP_NS_PER_S)
+#define PERSIST_PRESSED_MS 10000u
 
 _Static_assert(sizeof(((struct np_tcp_guard *)0)->half) == NP_TCP_GUARD_ROWS * HALF_WIDTH * sizeof(uint32_t), "as wide as it says");
 
@@ -80,13 +80,23 @@ void np_tcp_guard_source(struct np_tcp *tcp, const struct np_addr *remote, int32
   if (tcp->guard.width != 0) add(tcp->guard.open, tcp->guard.width, source_hash(tcp, remote), n);
 }
 
+/* A window begins to hold c back. The time counts on from before when what has been taken since is
+ * less than a segment, and not all that waited then: who opens a window by a few bytes, now and
+ * then, holds as much of ours as who keeps it shut. */
+void np_tcp_guard_shut(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  if (c->shut_counts && np_seq_lt(c->snd_una, c->shut_until)) return;
+  c->shut_counts = true;
+  c->shut_ms = tcp->now_ms;
+  c->shut_until = np_seq_add(c->snd_una, np_min_u32(c->mss, (uint32_t)np_seq_diff(c->snd_end, c->snd_una)));
+}
+
 /* RFC 9293 §3.8.6.1 lets a window stay shut for ever as long as its owner answers; RFC 6429 §4 adds
  * that we need not keep what is queued for it for ever. Return: true when the connection ends. */
 bool np_tcp_guard_persist(struct np_tcp *tcp, struct np_tcp_conn *c) {
-  uint64_t shut_ns = tcp->now_ns - c->progress_ns;
-  uint64_t limit_ns = tcp->config.persist_ms * NP_TCP_NS_PER_MS;
-  bool pressed = np_tcp_pool_below(tcp, NP_TCP_PARTS_SEND) && shut_ns >= PERSIST_PRESSED_NS;
-  if (!pressed && (limit_ns == 0 || shut_ns < limit_ns)) return false;
+  uint32_t shut_ms = tcp->now_ms - c->shut_ms;
+  uint32_t limit_ms = tcp->config.persist_ms;
+  bool pressed = np_tcp_pool_below(tcp, NP_TCP_PARTS_SEND) && shut_ms >= PERSIST_PRESSED_MS;
+  if (!pressed && (limit_ms == 0 || shut_ms < limit_ms)) return false;
   np_tcp_count(tcp, NP_C_TCP_PERSIST_ENDED);
   return true;
 }

@@ -227,13 +227,13 @@ static enum np_drop text_and_fin(struct np_tcp *tcp, struct np_tcp_conn *c, stru
 static enum np_drop sync_ack(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tcp_seg *seg) {
   enum np_drop out = check_sequence(tcp, c, seg);
   if (out != NP_TCP_OK) return out;
-  if (c->ecn & NP_ECN_OK) np_tcp_ecn_in(tcp, c, seg);
   if (c->state == NP_TCP_SYN_RECEIVED) {
     out = ack_of_syn(tcp, c, seg);
   } else {
     out = np_tcp_ack(tcp, c, seg);
   }
   if (out != NP_TCP_OK) return out;
+  if (c->ecn & NP_ECN_OK) np_tcp_ecn_in(tcp, c, seg); /* its ACK is no guess: marks are believed */
   update_ts_recent(tcp, c, seg);
   if (seg->len != 0 && (c->flags & NP_TF_TS)) np_tcp_tune(tcp, c, seg->opts.tsecr);
   if (!fin_acked(tcp, c)) return NP_TCP_OK;

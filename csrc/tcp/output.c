@@ -44,9 +44,14 @@ static uint32_t sendable(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_bu
   }
   uint32_t usable = c->snd_wnd > flight ? c->snd_wnd - flight : 0;
   if (usable < len) {
-    /* Sender's silly-window avoidance: wait for a full segment or half the largest window. */
-    if (usable == 0 || usable < np_min_u32(c->mss, (c->max_wnd + 1) / 2)) {
-      if (flight == 0) c->flags |= NP_TF_ZERO_WND;
+    /* Sender's silly-window avoidance: wait for a full segment or half the largest window, but that no
+     * less than min_snd_mss: who never offers more gets what fits each time the persist timer fires. */
+    uint32_t half = np_max_u32((c->max_wnd + 1) / 2, tcp->config.min_snd_mss);
+    if (usable == 0 || usable < np_min_u32(c->mss, half)) {
+      if (flight == 0 && !(c->flags & NP_TF_ZERO_WND)) {
+        c->flags |= NP_TF_ZERO_WND;
+        np_tcp_guard_shut(tcp, c);
+      }
       return 0;
     }
     return usable;

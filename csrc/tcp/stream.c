@@ -83,6 +83,7 @@ static void stream_detach(struct np_stream *s) {
     return;
   }
   stream_shutdown(s);
+  np_tcp_leaving(tcp, c);
   if (c->state == NP_TCP_FIN_WAIT_2) {
     c->misc_due_ns = tcp->now_ns + tcp->config.timewait_ms * NP_TCP_NS_PER_MS;
     np_tcp_timer_arm(tcp, c);

@@ -441,7 +441,7 @@ struct np_tcp_conn {
   uint32_t challenge_ms;
   uint32_t confirm_ms;
   uint32_t generation;
-  uint32_t tw_prev;         /* TIME-WAIT list, and free list */
+  uint32_t tw_prev;         /* TIME-WAIT list, that of leaving.c, and free list */
   uint32_t tw_next;
   uint32_t listener;        /* index, NP_TCP_NIL for outgoing */
   uint32_t hash;
@@ -465,7 +465,12 @@ struct np_tcp_conn {
   uint64_t bytes_rtx;
   uint32_t rto_count;
   uint32_t user_timeout_ms; /* 0: none */
+  uint32_t shut_ms;         /* guard.c: since when the peer's window has let less than a segment through */
+  np_seq shut_until;        /* until this is acknowledged */
+  uint32_t leaving_ms;      /* since when it is in the list of leaving.c */
   uint8_t pacing;           /* enum np_pacing: what was asked for */
+  bool shut_counts;         /* the two before are valid */
+  bool leaving;             /* in that list */
   struct np_tcp_pmtu pmtu;
 };
 _Static_assert(sizeof(struct np_tcp_conn) <= NP_TCP_CONN_BYTES, "an idle connection costs less than 1 KiB with its table slot");
@@ -520,6 +525,8 @@ struct np_tcp {
   uint32_t tw_head;    /* oldest */
   uint32_t tw_tail;
   uint32_t tw_count;
+  uint32_t leaving_head; /* oldest; linked by tw_prev and tw_next, unused before TIME-WAIT */
+  uint32_t leaving_tail;
   uint32_t next_port;  /* RFC 6056 §3.3.3 */
   uint32_t tx_caps;    /* NP_PORT_* for what is sent now */
   uint32_t tx_bytes_max; /* with NP_PORT_TSO: payload of one packet */
@@ -606,6 +613,8 @@ void np_tcp_set_state(struct np_tcp *tcp, struct np_tcp_conn *c, enum np_conn_st
 /* Ends a connection at once: out of the table, queues freed, timers off; the
  * session hears of it, and the slot is freed, in the next flush. */
 void np_tcp_close(struct np_tcp *tcp, struct np_tcp_conn *c, enum np_err err);
+/* The part of np_tcp_close that tells nobody and leaves what was received: CLOSED, in no list but the dirty one. */
+void np_tcp_let_go(struct np_tcp *tcp, struct np_tcp_conn *c);
 void np_tcp_conn_free(struct np_tcp *tcp, struct np_tcp_conn *c);
 void np_tcp_dirty(struct np_tcp *tcp, struct np_tcp_conn *c);
 void np_tcp_set_mss(struct np_tcp *tcp, struct np_tcp_conn *c);
@@ -616,6 +625,12 @@ uint32_t np_tcp_mss_local(struct np_tcp *tcp, const struct np_addr *remote);
 void np_tcp_time_wait(struct np_tcp *tcp, struct np_tcp_conn *c);
 void np_tcp_time_wait_touch(struct np_tcp *tcp, struct np_tcp_conn *c);
 bool np_tcp_time_wait_evict(struct np_tcp *tcp);
+
+/* leaving.c */
+/* After c's state or session changed. */
+void np_tcp_leaving(struct np_tcp *tcp, struct np_tcp_conn *c);
+/* Ends the oldest that only waits for its peer. Return: true when a slot is free now. */
+bool np_tcp_leaving_evict(struct np_tcp *tcp);
 void np_tcp_time_wait_unlink(struct np_tcp *tcp, struct np_tcp_conn *c);
 
 /* True when pkt's buffers hold all that its headers promise: the headers in the first piece,
@@ -691,6 +706,7 @@ void np_tcp_guard_half(struct np_tcp *tcp, const struct np_addr *remote, int32_t
 bool np_tcp_guard_source_full(struct np_tcp *tcp, const struct np_addr *remote);
 void np_tcp_guard_source(struct np_tcp *tcp, const struct np_addr *remote, int32_t n);
 bool np_tcp_guard_persist(struct np_tcp *tcp, struct np_tcp_conn *c);
+void np_tcp_guard_shut(struct np_tcp *tcp, struct np_tcp_conn *c);
 
 /* window.c */
 uint32_t np_tcp_window(struct np_tcp *tcp, struct np_tcp_conn *c);
