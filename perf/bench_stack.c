@@ -3,10 +3,15 @@
  * numbers each. Only the core's own work is timed.
  *
  *   bench_stack [--conns N] [--size BYTES] [--rounds R] [--hold N] [--depth D] [--discard 1] [--gro 0] [--ack 1] [--json]
+ *   bench_stack --send 1 [--conns N] [--rounds R] [--offload 1] [--json]
+ *   bench_stack --idle SECONDS [--conns N] [--json]
  *
  * Default: 1,000 connections, 64 bytes echoed, 400 rounds. --hold opens N connections more
  * and says what an idle one costs. --depth: so many segments of a connection in a row. --discard: nothing is
  * echoed. --gro 0: segments are not joined.
+ * --send 1: the core sends chargen's lines on every connection; clients acknowledge every second segment. --offload 1:
+ * by a port that gathers, cuts super-segments and sums. --idle SECONDS: what connections that say nothing cost, with
+ * keep-alives after so long.
  * --ack: answers are acknowledged by segments of their own, which are not timed; without, by the connection's next
  * request, and so many buffers are held meanwhile that 16,000 connections are the most. Time: CLOCK_MONOTONIC around each turn of up to 64 segments. */
 #include <stdio.h>
@@ -32,6 +37,8 @@ struct client {
   uint32_t snd_nxt;
   uint32_t rcv_nxt;
   uint32_t ts_recent;
+  uint32_t acked; /* with --send */
+  uint32_t due;   /* segments not acknowledged yet */
 };
 
 struct sent {
@@ -54,6 +61,9 @@ struct bench {
   uint64_t answer_bytes;
   uint32_t depth;
   bool ack;
+  bool ack_probes; /* keep-alives are answered */
+  uint64_t probes;
+  uint32_t *probed; /* their connections, the last conns of them */
   uint64_t turn_ns; /* in settle */
   uint16_t port;
   uint32_t established;
@@ -166,6 +176,8 @@ static void take_sent(struct bench *b) {
         if (hdr >= 32 && !(t[13] & 2)) c->ts_recent = np_load_be32(t + 24);
         b->answers += len > 0;
         b->answer_bytes += len;
+        c->due += len > 0 ? (len - 1) / (1460u - (hdr - 20u)) + 1u : 0; /* more than one: a super-segment */
+        if (b->ack_probes && len == 0 && !(t[13] & 2)) b->probed[b->probes++ % b->conns] = conn;
       }
     }
     np_buf_put_chain(b->tx[i].buf);
@@ -242,6 +254,80 @@ static void stage_burst(struct bench *b, struct stages *s) {
   s->send_ns += t5 - t4;
 }
 
+/* Turns, each timed, until all that the clients sent is taken. */
+static uint64_t turns(struct bench *b) {
+  uint64_t ns = 0;
+  do {
+    uint64_t start = clock_ns();
+    (void)np_core_turn(b->core, b->now_ns);
+    ns += clock_ns() - start;
+  } while (b->rx_count > 0);
+  return ns;
+}
+
+/* Connection after connection: an acknowledgment for every second segment it sent, until rounds are over. */
+static double send_rounds(struct bench *b, uint32_t conns, uint32_t rounds) {
+  uint64_t ns = 0;
+  b->answer_bytes = 0;
+  for (uint32_t r = 0; r < rounds; r++) {
+    uint64_t took = 0;
+    for (uint32_t i = 0; i < conns; i++) {
+      struct client *c = &b->client[i];
+      uint32_t acked = c->rcv_nxt;
+      b->now_ns += 20000;
+      uint32_t acks = np_min_u32((c->due + 1) / 2, BURST);
+      uint32_t bytes = c->rcv_nxt - c->acked;
+      for (uint32_t k = 1; k <= acks; k++) {
+        c->rcv_nxt = c->acked + (uint32_t)((uint64_t)bytes * k / acks);
+        b->rx[b->rx_count++] = segment(b, i, 16, 0);
+      }
+      c->rcv_nxt = c->acked = acked;
+      c->due = 0;
+      took += turns(b);
+      take_sent(b);
+    }
+    ns += took;
+  }
+  return (double)b->answer_bytes * 8.0 / (double)ns;
+}
+
+struct idle {
+  double spin_ns, busy_share, turns_per_s, probe_ns, probes_per_s;
+};
+
+/* Virtual time runs to the core's next deadline at once: what is left is what the core has to do. */
+static struct idle idle_core(struct bench *b, uint64_t seconds) {
+  struct idle out = {0};
+  uint32_t spins = 2000000;
+  uint64_t start = clock_ns();
+  for (uint32_t i = 0; i < spins; i++) (void)np_core_turn(b->core, b->now_ns + i / 64);
+  out.spin_ns = (double)(clock_ns() - start) / spins;
+  take_sent(b);
+  b->ack_probes = true;
+  uint64_t from = b->now_ns;
+  uint64_t ns = 0;
+  uint64_t count = 0;
+  while (b->now_ns - from < 2 * seconds * 1000000000u) {
+    b->now_ns = np_max_u64(np_core_next_ns(b->core), b->now_ns + 1000);
+    uint64_t seen = b->probes;
+    ns += turns(b);
+    count++;
+    take_sent(b);
+    while (seen < b->probes) { /* answers, a burst at a time */
+      for (; seen < b->probes && b->rx_count < BURST; seen++) b->rx[b->rx_count++] = segment(b, b->probed[seen % b->conns], 16, 0);
+      ns += turns(b);
+      count++;
+      take_sent(b);
+    }
+  }
+  double took = (double)(b->now_ns - from);
+  out.busy_share = (double)ns / took;
+  out.turns_per_s = (double)count / took * 1e9;
+  out.probes_per_s = (double)b->probes / took * 1e9;
+  out.probe_ns = b->probes == 0 ? 0 : (double)ns / (double)b->probes;
+  return out;
+}
+
 static int by_value(const void *a, const void *b) {
   double x = *(const double *)a;
   double y = *(const double *)b;
@@ -297,10 +383,11 @@ static void *zeroed(size_t bytes) {
   return p;
 }
 
-static void set_up(struct bench *b, uint32_t conns, bool gro, struct np_plane_config *config) {
+static void set_up(struct bench *b, uint32_t conns, bool gro, bool offload, uint64_t idle_s, struct np_plane_config *config) {
   np_plane_config_default(config);
   config->cores = 1;
   config->no_gro = !gro;
+  config->tcp_keepalive_idle_ms = (uint32_t)(idle_s * 1000);
   config->conns_max = conns;
   config->bufs_per_core = 16384;
   void *mem = zeroed(np_core_bytes(config));
@@ -312,19 +399,84 @@ static void set_up(struct bench *b, uint32_t conns, bool gro, struct np_plane_co
     exit(1);
   }
   b->q = (struct np_port_queue){.ops = &port_ops, .mtu_bytes = 1500, .mac = {{2, 0, 0, 0, 0, 1}}};
+  if (offload) {
+    b->q.caps = NP_PORT_SG | NP_PORT_TSO | NP_PORT_TX_CSUM;
+    b->q.tso_bytes_max = 65535;
+  }
   struct np_iface_config iface = {.mtu_bytes = 1500, .mac = b->q.mac};
   struct np_addr addr = np_addr_from_v4_be((uint8_t[]){198, 18, 0, 1});
   struct np_ip *ip = np_core_ip(b->core);
   struct np_cmd_listen echo = {.port = 7, .session_kind = NP_SESSION_ECHO, .backlog = 4096};
   struct np_cmd_listen discard = {.port = 9, .session_kind = NP_SESSION_DISCARD, .backlog = 4096};
+  struct np_cmd_listen chargen = {.port = 19, .session_kind = NP_SESSION_CHARGEN, .backlog = 4096};
   uint64_t handle;
   if (np_ip_iface_add(ip, 0, &iface) || np_core_attach(b->core, &b->q, 0) || np_ip_iface_up(ip, 0, true, b->now_ns) ||
       np_ip_addr_add(ip, 0, &addr, 16, b->now_ns) || np_core_listen(b->core, &echo, &handle) ||
-      np_core_listen(b->core, &discard, &handle))
+      np_core_listen(b->core, &discard, &handle) || np_core_listen(b->core, &chargen, &handle))
     abort();
   b->client = calloc(conns, sizeof *b->client);
+  b->probed = calloc(conns, sizeof *b->probed);
   b->conns = conns;
   settle(b);
+}
+
+static void print_drops(struct bench *b) {
+  static const char *const reason[] = {
+#define NP_COUNTER(sym, name, help)
+#define NP_DROP(sym, reason, layer, help) reason,
+#include "np/np_counter.def"
+#undef NP_COUNTER
+#undef NP_DROP
+  };
+  const uint64_t *drop = np_core_shared(b->core)->counters->drop;
+  for (uint32_t i = 0; i < NP_DROP_COUNT; i++)
+    if (drop[i] != 0) fprintf(stderr, "  %s: %llu\n", reason[i], (unsigned long long)drop[i]);
+}
+
+static int report_send(struct bench *b, uint32_t conns, uint32_t rounds, bool offload, bool json) {
+  for (uint32_t i = 0; i < conns; i++) b->client[i].acked = b->client[i].rcv_nxt;
+  (void)send_rounds(b, conns, rounds / 4 + 1); /* warm */
+  const uint64_t *counter = np_core_shared(b->core)->counters->counter;
+  uint64_t again = counter[NP_C_TCP_RETRANS];
+  double gbit = send_rounds(b, conns, rounds);
+  if (counter[NP_C_TCP_RETRANS] != again || b->answer_bytes == 0) {
+    fprintf(stderr, "bench_stack: %llu bytes sent, %llu segments sent again\n", (unsigned long long)b->answer_bytes,
+            (unsigned long long)(counter[NP_C_TCP_RETRANS] - again));
+    return 1;
+  }
+  if (json) printf("{\"bench\":\"stack-send\",\"conns\":%u,\"offload\":%d,\"gbit_per_s\":%.2f}\n", conns, offload, gbit);
+  else printf("stack alone, chargen to %u connections, one core, %s: %.2f Gbit/s of payload\n", conns, offload ? "port gathers, cuts and sums" : "no offloads", gbit);
+  return 0;
+}
+
+static int report_idle(struct bench *b, uint32_t conns, uint64_t idle_s, const struct np_plane_config *config, bool json) {
+  struct np_tcp_config one;
+  np_tcp_config_default(&one);
+  struct np_tcp_config two = one;
+  one.conns_max = conns;
+  two.conns_max = 2 * conns;
+  struct np_plane_config more = *config;
+  more.conns_max += conns;
+  double tcp_bytes = (double)(np_tcp_bytes(&two) - np_tcp_bytes(&one)) / conns;
+  double all_bytes = (double)(np_core_bytes(&more) - np_core_bytes(config)) / conns;
+  struct idle i = idle_core(b, idle_s);
+  uint32_t left = np_tcp_conn_count(np_core_tcp(b->core));
+  if (left != conns || b->probes < conns) {
+    fprintf(stderr, "bench_stack: %u of %u connections left, %llu probes\n", left, conns, (unsigned long long)b->probes);
+    print_drops(b);
+    return 1;
+  }
+  if (json)
+    printf("{\"bench\":\"stack-idle\",\"conns\":%u,\"keepalive_s\":%llu,\"tcp_bytes\":%.0f,\"session_bytes\":%.0f,\"spin_turn_ns\":%.1f,\"turns_per_s\":%.1f,"
+           "\"probes_per_s\":%.1f,\"probe_ns\":%.0f,\"core_ns_per_s\":%.0f}\n",
+           conns, (unsigned long long)idle_s, tcp_bytes, all_bytes - tcp_bytes, i.spin_ns, i.turns_per_s, i.probes_per_s, i.probe_ns, i.busy_share * 1e9);
+  else
+    printf("%u idle connections on one core, keep-alives after %llu s, answered\n"
+           "  memory of each: %.0f B of TCP, its table included, and %.0f B of session (NPRO's included)\n"
+           "  a turn that finds nothing: %.1f ns\n"
+           "  a core that sleeps in between: %.0f turns and %.0f probes a second, %.0f ns a probe and its answer, %.3f %% of the core\n",
+           conns, (unsigned long long)idle_s, tcp_bytes, all_bytes - tcp_bytes, i.spin_ns, i.turns_per_s, i.probes_per_s, i.probe_ns, i.busy_share * 100);
+  return 0;
 }
 
 int main(int argc, char **argv) {
@@ -347,7 +499,15 @@ int main(int argc, char **argv) {
   b->depth = depth;
   b->port = discard ? 9 : 7;
   b->ack = option(argc, argv, "--ack", 0) != 0;
-  set_up(b, conns + hold, gro, &config);
+  bool sends = option(argc, argv, "--send", 0) != 0;
+  bool offload = option(argc, argv, "--offload", 0) != 0;
+  uint64_t idle_s = option(argc, argv, "--idle", 0);
+  if (idle_s > 86400) {
+    fprintf(stderr, "bench_stack: --idle 1..86400 s\n");
+    return 2;
+  }
+  if (sends) b->port = 19;
+  set_up(b, conns + hold, gro, offload, idle_s, &config);
   long before = rss_kib();
   /* one connection of each client address first: a neighbor's queue holds only a few
    * packets while its address is asked for */
@@ -363,6 +523,8 @@ int main(int argc, char **argv) {
     fprintf(stderr, "bench_stack: %u of %u connections established\n", b->established, conns + hold);
     return 1;
   }
+  if (sends) return report_send(b, conns, rounds, offload, json);
+  if (idle_s != 0) return report_idle(b, conns + hold, idle_s, &config, json);
   echo_rounds(b, conns, size, rounds / 4 + 1, NULL); /* warm */
   b->answers = b->answer_bytes = 0;
   const uint64_t *counter = np_core_shared(b->core)->counters->counter;
@@ -376,16 +538,7 @@ int main(int argc, char **argv) {
   if (got != want || b->answer_bytes != (discard ? 0 : want)) {
     fprintf(stderr, "bench_stack: %llu bytes sent, %llu taken, %llu echoed\n", (unsigned long long)want,
             (unsigned long long)got, (unsigned long long)b->answer_bytes);
-    static const char *const reason[] = {
-#define NP_COUNTER(sym, name, help)
-#define NP_DROP(sym, reason, layer, help) reason,
-#include "np/np_counter.def"
-#undef NP_COUNTER
-#undef NP_DROP
-    };
-    const uint64_t *drop = np_core_shared(b->core)->counters->drop;
-    for (uint32_t i = 0; i < NP_DROP_COUNT; i++)
-      if (drop[i] != 0) fprintf(stderr, "  %s: %llu\n", reason[i], (unsigned long long)drop[i]);
+    print_drops(b);
     return 1;
   }
   struct stages s = {0};

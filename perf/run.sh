@@ -21,7 +21,7 @@ for p in "${parts[@]}"; do
   case $p in stack | records) ;; veth | peers | npro | idle) need_root=1 ;; *) die "unknown part '$p': want stack, records, veth, peers, npro or idle" ;; esac
 done
 [[ -z ${need_root:-} || $(id -u) == 0 ]] || die "veth, peers, npro and idle need root (network namespaces, AF_XDP); without it: perf/run.sh stack records"
-for f in "$perf/peer" "$perf/bench_stack" "$perf/bench_records" "$bin/npd"; do [[ -x $f ]] || die "$f is not there: make bench builds it"; done
+for f in "$perf/peer" "$perf/bench_stack" "$perf/bench_conns" "$perf/bench_records" "$bin/npd"; do [[ -x $f ]] || die "$f is not there: make bench builds it"; done
 
 mkdir -p build perf/results
 exec 9>build/bench.lock
@@ -150,6 +150,28 @@ run_stack() {
   line=$(taskset -c "$scpu" "$perf/bench_stack" --hold 100000 --rounds 50 --json)
   figure stack "memory per connection, session included" "$(jq .bytes_per_conn <<<"$line")" bytes
   figure stack "64 B echo, 1,000 of 101,000 connections" "$(jq .ns_per_segment <<<"$line")" ns/seg
+  for args in 0 1; do
+    what=$([[ $args == 1 ]] && echo "port gathers, cuts, sums" || echo "no offloads")
+    line=$(taskset -c "$scpu" "$perf/bench_stack" --send 1 --conns 100 --rounds 400 --offload "$args" --json)
+    figure stack "sending to 100 connections, $what" "$(jq .gbit_per_s <<<"$line")" Gbit/s
+  done
+  for args in 7200 60; do
+    line=$(taskset -c "$scpu" "$perf/bench_stack" --idle "$args" --conns 1000000 --json)
+    figure stack "1,000,000 idle, keep-alive $args s, core time" "$(jq .core_ns_per_s <<<"$line")" ns/s
+  done
+  figure stack "1,000,000 idle, a turn that finds nothing" "$(jq .spin_turn_ns <<<"$line")" ns
+  figure stack "keep-alive and its answer" "$(jq .probe_ns <<<"$line")" ns
+  figure stack "memory per connection, TCP and its table" "$(jq .tcp_bytes <<<"$line")" bytes
+  figure stack "memory per connection, session" "$(jq .session_bytes <<<"$line")" bytes
+  line=$(taskset -c "$scpu" "$perf/bench_conns" --json)
+  for k in accepts opens; do
+    figure stack "life of a connection, core that $k" "$(jq ".${k}_ns" <<<"$line")" ns
+    figure stack "life of a connection, core that $k, rate" "$(jq ".${k}_per_s" <<<"$line")" conn/s
+  done
+  figure stack "wheel of 1,000,000 timers: a look" "$(jq .advance_ns <<<"$line")" ns
+  figure stack "wheel of 1,000,000 timers: set, cold" "$(jq .timer_set_ns <<<"$line")" ns
+  figure stack "wheel of 1,000,000 timers: set and cancel" "$(jq .timer_set_cancel_ns <<<"$line")" ns
+  figure stack "wheel of 1,000,000 timers: each that fires" "$(jq .fire_ns <<<"$line")" ns
 }
 
 run_records() {

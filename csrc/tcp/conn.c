@@ -147,7 +147,9 @@ struct np_tcp_conn *np_tcp_conn_new(struct np_tcp *tcp, const struct np_flow *fl
   c->stream.ops = &np_tcp_stream_ops;
   c->stream.handle = (uint64_t)c->generation << 32 | (uint64_t)tcp->config.core_index << NP_HANDLE_SLOT_BITS | slot;
   c->csum_base = np_cksum_fold(np_cksum_pseudo(&flow->local, &flow->remote, NP_PROTO_TCP, 0));
-  c->ts_offset = np_tcp_ts_offset(tcp, flow);
+  uint64_t secret = np_tcp_flow_secret(tcp, flow);
+  c->iss = np_tcp_isn(tcp, secret);
+  c->ts_offset = np_tcp_ts_offset(secret);
   c->cc_id = tcp->config.congestion_control;
   c->pacing = tcp->config.pacing;
   c->rto_us = 1000000; /* RFC 6298 §2.1 */

@@ -66,7 +66,6 @@ enum np_err np_tcp_connect(struct np_tcp *tcp, const struct np_flow *args, struc
   struct np_tcp_conn *c = np_tcp_conn_new(tcp, &flow, hash);
   if (c == NULL) return NP_ERR_FULL;
   c->flags |= NP_TF_OUTGOING | NP_TF_RTX_SYN;
-  c->iss = np_tcp_isn(tcp, &flow);
   if (again) c->iss = np_seq_max(c->iss, iss_min);
   c->snd_una = c->iss;
   c->snd_nxt = c->snd_end = np_seq_add(c->iss, 1);

@@ -67,7 +67,7 @@ enum np_drop np_tcp_cookie_send(struct np_tcp *tcp, const struct np_tcp_seg *seg
   };
   if (ts) {
     uint32_t bits = (a.ece ? ECN_BIT : 0) | (a.sack ? 16u : 0) | (wscale ? seg->opts.wscale : WSCALE_NONE);
-    a.tsval = ts_with(tcp->now_ms + np_tcp_ts_offset(tcp, flow), bits);
+    a.tsval = ts_with(tcp->now_ms + np_tcp_ts_offset(np_tcp_flow_secret(tcp, flow)), bits);
   }
   np_tcp_send_synack_raw(tcp, flow, &a);
   np_tcp_count(tcp, NP_C_TCP_COOKIE_TX);

@@ -2,7 +2,7 @@
  * timestamp offsets and the start of the port search. */
 #include "tcp/tcp_int.h"
 
-/* Told apart by a byte, so that one key serves all three. */
+/* Told apart by a byte, so that one key serves both. */
 static uint64_t keyed(const struct np_tcp *tcp, const struct np_flow *flow, uint8_t what) {
   uint8_t in[sizeof *flow + 1];
   memcpy(in, flow, sizeof *flow);
@@ -10,20 +10,21 @@ static uint64_t keyed(const struct np_tcp *tcp, const struct np_flow *flow, uint
   return np_siphash(tcp->key_isn, in, sizeof in);
 }
 
-/* RFC 6528 §3: ISN = M + F(four-tuple, secret), M a clock of about 4 us. */
-np_seq np_tcp_isn(const struct np_tcp *tcp, const struct np_flow *flow) {
-  return np_seq_of((uint32_t)keyed(tcp, flow, 1) + (uint32_t)(tcp->now_ns >> 12));
+/* One hash for both: its halves tell nothing of each other. The low one is F of RFC 6528 §3, ISN = M +
+ * F(four-tuple, secret), M a clock of about 4 us. The high one offsets timestamps: the same whenever the
+ * four-tuple is used, so that a peer sees them grow from one connection to the next (RFC 6191) and nobody
+ * sees our uptime (RFC 7323 §7.1). */
+uint64_t np_tcp_flow_secret(const struct np_tcp *tcp, const struct np_flow *flow) { return keyed(tcp, flow, 1); }
+
+np_seq np_tcp_isn(const struct np_tcp *tcp, uint64_t flow_secret) {
+  return np_seq_of((uint32_t)flow_secret + (uint32_t)(tcp->now_ns >> 12));
 }
 
-/* One offset per four-tuple, whenever it is used: a peer sees timestamps that grow
- * from one connection to the next (RFC 6191), and nobody sees our uptime (RFC 7323 §7.1). */
-uint32_t np_tcp_ts_offset(const struct np_tcp *tcp, const struct np_flow *flow) {
-  return (uint32_t)keyed(tcp, flow, 2);
-}
+uint32_t np_tcp_ts_offset(uint64_t flow_secret) { return (uint32_t)(flow_secret >> 32); }
 
 /* RFC 6056 §3.3.3: the offset of algorithm 3 leaves the local port out. */
 uint32_t np_tcp_port_offset(const struct np_tcp *tcp, const struct np_flow *flow) {
   struct np_flow f = *flow;
   f.local_port = 0;
-  return (uint32_t)keyed(tcp, &f, 3);
+  return (uint32_t)keyed(tcp, &f, 2);
 }

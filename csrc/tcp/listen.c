@@ -103,7 +103,6 @@ static enum np_drop open_passive(struct np_tcp *tcp, struct np_tcp_listener *l, 
   l->backlog++;
   np_tcp_guard_half(tcp, &c->flow.remote, 1);
   c->flags |= NP_TF_PASSIVE | NP_TF_RTX_SYN;
-  c->iss = np_tcp_isn(tcp, &c->flow);
   if (seg->retry) c->iss = np_seq_max(c->iss, seg->iss_min);
   c->snd_una = c->iss;
   c->snd_nxt = c->snd_end = np_seq_add(c->iss, 1);

@@ -877,8 +877,9 @@ bool np_tcp_listener_full(struct np_tcp *tcp, const struct np_tcp_listener *l, c
 void np_tcp_listener_left(struct np_tcp *tcp, struct np_tcp_conn *c);
 void np_tcp_listener_ready(struct np_tcp *tcp, struct np_tcp_conn *c);
 void np_tcp_agree(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tcp_opts *opts);
-np_seq np_tcp_isn(const struct np_tcp *tcp, const struct np_flow *flow);
-uint32_t np_tcp_ts_offset(const struct np_tcp *tcp, const struct np_flow *flow);
+uint64_t np_tcp_flow_secret(const struct np_tcp *tcp, const struct np_flow *flow);
+np_seq np_tcp_isn(const struct np_tcp *tcp, uint64_t flow_secret);
+uint32_t np_tcp_ts_offset(uint64_t flow_secret);
 uint32_t np_tcp_port_offset(const struct np_tcp *tcp, const struct np_flow *flow);
 enum np_drop np_tcp_cookie_send(struct np_tcp *tcp, const struct np_tcp_seg *seg);
 /* A connection from the ACK of a cookie, NULL with *why when it is none. */
