@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -67,8 +69,14 @@ func statusTables(a *app, s *api.Status) []*table {
 	return tables
 }
 
+// interfaceTable has columns for device and VLAN when there are VLANs. Packets
+// and queues are the device's, with the first interface on it.
 func interfaceTable(list []api.Interface, wide bool) *table {
+	vlans := slices.ContainsFunc(list, func(i api.Interface) bool { return i.VLAN != 0 })
 	cols := []string{"interface", "state", "mac", ">mtu", "mode", ">queues", ">rx packets", ">tx packets", ">to kernel", "addresses"}
+	if vlans {
+		cols = slices.Insert(cols, 1, "device", ">vlan")
+	}
 	if wide {
 		cols = append(cols, ">rx bytes", ">tx bytes", ">rx dropped", ">rx ring full", ">fill empty", ">wakeups")
 	}
@@ -91,8 +99,16 @@ func interfaceTable(list []api.Interface, wide bool) *table {
 			q.FillEmpty += one.FillEmpty
 			q.Wakeups += one.Wakeups
 		}
-		t.row(i.Name, i.State, i.MAC, i.MTUBytes, mode, len(i.Queues), q.RxPackets, q.TxPackets, i.PassedKernel, addressText(&i, wide),
-			q.RxBytes, q.TxBytes, q.RxDropped, q.RxRingFull, q.FillEmpty, q.Wakeups)
+		cells := []any{i.Name, i.State, i.MAC, i.MTUBytes, mode, len(i.Queues), q.RxPackets, q.TxPackets, i.PassedKernel, addressText(&i, wide),
+			q.RxBytes, q.TxBytes, q.RxDropped, q.RxRingFull, q.FillEmpty, q.Wakeups}
+		if vlans {
+			vlan := ""
+			if i.VLAN != 0 {
+				vlan = strconv.Itoa(int(i.VLAN))
+			}
+			cells = slices.Insert(cells, 1, any(i.Device), any(vlan))
+		}
+		t.row(cells...)
 	}
 	return t
 }

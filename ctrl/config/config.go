@@ -104,7 +104,7 @@ type Interface struct {
 	Queues       int            `key:"queues" default:"0" min:"0" max:"64" doc:"receive queues to open; 0: all the device has"`
 	ZeroCopy     string         `key:"zero_copy" default:"auto" oneof:"auto|off|must" doc:"AF_XDP zero-copy"`
 	XDPMode      string         `key:"xdp_mode" default:"auto" oneof:"auto|native|generic" doc:"how the XDP program is attached"`
-	VLAN         int            `key:"vlan" default:"0" min:"0" max:"4094" doc:"0: untagged"`
+	VLAN         int            `key:"vlan" default:"0" min:"0" max:"4094" doc:"0: untagged; further entries of the same name and other VLANs share the device"`
 	DADTransmits int            `key:"dad_transmits" default:"1" min:"0" max:"16" doc:"probes, a second each, before an IPv6 address is used (RFC 4862); 0: used at once"`
 	ACD          bool           `key:"acd" default:"false" doc:"probe before an IPv4 address is used (RFC 5227): six seconds"`
 	AcceptRA     bool           `key:"accept_ra" default:"false" doc:"take IPv6 addresses and default routes from routers (RFC 4861, RFC 4862)"`
@@ -115,7 +115,7 @@ type Interface struct {
 type Route struct {
 	Prefix    netip.Prefix `key:"prefix" need:"a prefix such as \"203.0.113.0/24\"" doc:"destination"`
 	Via       netip.Addr   `key:"via" default:"" doc:"next hop; without it the prefix is on link"`
-	Interface string       `key:"interface" default:"" doc:"name of an [[interface]]; may be left out when via tells it"`
+	Interface string       `key:"interface" default:"" doc:"an [[interface]]: its name, or np0.100 for VLAN 100 of np0; may be left out when via tells it"`
 }
 
 // TCP is [tcp].

@@ -2,8 +2,10 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -67,6 +69,25 @@ func TestErrors(t *testing.T) {
 		{"foreign listener", minimal + "[[listener]]\nname = \"a\"\naddress = \"198.18.0.9:7700\"\n",
 			`np.toml:6:1: 198.18.0.9:7700 is on no interface, expected an address of an [[interface]] or ":7700" for all`},
 		{"syntax", minimal + "[server\n", `np.toml:4:`},
+		{"VLAN twice", minimal + "vlan = 7\n[[interface]]\nname = \"np0\"\naddresses = [\"198.18.7.1/24\"]\nvlan = 7\n",
+			`np.toml:6:1: interface "np0.7" is given twice, expected it once (first at np.toml:2:1)`},
+		{"untagged twice", minimal + "[[interface]]\nname = \"np0\"\naddresses = [\"198.18.7.1/24\"]\n", `np.toml:5:1: interface "np0" is given twice`},
+		{"a device by a VLAN's name", minimal + "vlan = 7\n[[interface]]\nname = \"np0.7\"\naddresses = [\"198.18.7.1/24\"]\n",
+			`np.toml:6:1: interface "np0.7" is given twice`},
+		{"MTU of a VLAN", minimal + "mtu = 1400\n[[interface]]\nname = \"np0\"\naddresses = [\"198.18.7.1/24\"]\nvlan = 7\nmtu = 1500\n",
+			`np.toml:9:1: interface.mtu: 1500 on np0.7 but 1400 on np0, expected the same on all VLANs of a device (first at np.toml:2:1)`},
+		{"mode of a VLAN", minimal + "xdp_mode = \"native\"\n[[interface]]\nname = \"np0\"\naddresses = [\"198.18.7.1/24\"]\nvlan = 7\n",
+			`np.toml:5:1: interface.xdp_mode: auto on np0.7 but native on np0`},
+		{"queues of a VLAN", minimal + "[[interface]]\nname = \"np0\"\naddresses = [\"198.18.7.1/24\"]\nvlan = 7\nqueues = 2\n",
+			`np.toml:8:1: interface.queues: 2 on np0.7 but 0 on np0`},
+		{"zero-copy of a VLAN", minimal + "[[interface]]\nname = \"np0\"\naddresses = [\"198.18.7.1/24\"]\nvlan = 7\nzero_copy = \"off\"\n",
+			`np.toml:8:1: interface.zero_copy: off on np0.7 but auto on np0`},
+		{"address on two VLANs", minimal + "[[interface]]\nname = \"np0\"\naddresses = [\"198.18.0.1/24\"]\nvlan = 7\n", `np.toml:6:14: address "198.18.0.1" is given twice`},
+		{"route by a VLAN", minimal + "[[interface]]\nname = \"np0\"\naddresses = [\"198.18.7.1/24\"]\nvlan = 7\n[[route_ip]]\nprefix = \"198.19.0.0/16\"\ninterface = \"np0.8\"\n",
+			`np.toml:10:1: route_ip.interface: no [[interface]] is named "np0.8", expected one of np0, np0.7`},
+		{"two default routes", minimal + "gateway = \"198.18.0.2\"\n[[interface]]\nname = \"np0\"\naddresses = [\"198.18.7.1/24\"]\nvlan = 7\ngateway = \"198.18.7.2\"\n",
+			`np.toml:9:11: interface.gateway: 198.18.7.2 is a second IPv4 default route, expected one on all interfaces (first at np.toml:4:1)`},
+		{"many addresses", "[[interface]]\nname = \"np0\"\naddresses = [" + manyAddresses(16) + "]\n", `np.toml:3:`},
 		{"version 1", minimal + "[protocol]\nallow_v1 = true\n", `np.toml:5:1: protocol.allow_v1: got true, expected false`},
 		{"range", minimal + "[handshake]\ntimeout = \"1ms\"\n", `np.toml:5:11: handshake.timeout: got "1ms", expected at least "10ms" and at most "5m"`},
 		{"word", minimal + "[dataplane]\nbackend = \"af_xpd\"\n", `np.toml:5:11: dataplane.backend: got "af_xpd", expected one of auto, af_xdp (did you mean "af_xdp"?)`},
@@ -93,6 +114,54 @@ func TestErrors(t *testing.T) {
 				t.Errorf("got  %s\nwant %s", err, tt.want)
 			}
 		})
+	}
+}
+
+func manyAddresses(n int) string {
+	var out []string
+	for i := range n {
+		out = append(out, fmt.Sprintf("\"198.18.0.%d/24\"", i+1))
+	}
+	return strings.Join(out, ", ")
+}
+
+// TestVLANs: several entries of one device, with routes that name them.
+func TestVLANs(t *testing.T) {
+	c, err := load(t, minimal+`[[interface]]
+name = "np0"
+vlan = 100
+addresses = ["198.18.100.1/24", "fe80::1/64"]
+[[interface]]
+name = "np0"
+vlan = 200
+addresses = ["198.18.200.1/24", "fe80::1/64"]
+gateway = "198.18.200.2"
+[[interface]]
+name = "np1"
+vlan = 9
+addresses = ["198.18.9.1/24"]
+[[route_ip]]
+prefix = "198.19.1.0/24"
+via = "198.18.100.9"
+[[route_ip]]
+prefix = "198.19.2.0/24"
+interface = "np0.200"
+[[route_ip]]
+prefix = "198.19.3.0/24"
+interface = "np0"
+[[route_ip]]
+prefix = "198.19.4.0/24"
+interface = "np1"
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, r := range c.AllRoutes() {
+		got = append(got, r.Interface)
+	}
+	if want := []string{"np0.100", "np0.200", "np0", "np1.9", "np0.200"}; !slices.Equal(got, want) {
+		t.Errorf("routes by %v, want %v", got, want)
 	}
 }
 
@@ -233,6 +302,44 @@ nagle = true
 	}
 	if !reflect.DeepEqual(ch, want) {
 		t.Errorf("got  %+v\nwant %+v", ch, want)
+	}
+}
+
+// TestDiffInterface: which keys of an interface a running npd takes over.
+func TestDiffInterface(t *testing.T) {
+	head := "[[interface]]\nname = \"np0\"\nvlan = 7\n"
+	base := head + "addresses = [\"198.18.0.1/24\"]\n"
+	old, err := load(t, base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ text, restart string }{
+		{base, ""},
+		{head + "addresses = [\"198.18.0.9/24\"]\n", ""},
+		{base + "gateway = \"198.18.0.2\"\n", ""},
+		{base + "mtu = 1400\n", "interface np0.7 mtu"},
+		{base + "queues = 1\n", "interface np0.7 queues"},
+		{base + "zero_copy = \"off\"\n", "interface np0.7 zero_copy"},
+		{base + "xdp_mode = \"native\"\n", "interface np0.7 xdp_mode"},
+		{base + "dad_transmits = 2\n", "interface np0.7 dad_transmits"},
+		{base + "acd = true\n", "interface np0.7 acd"},
+		{base + "accept_ra = true\n", "interface np0.7 accept_ra"},
+		{strings.Replace(base, "vlan = 7", "vlan = 8", 1), "interface np0.7, interface np0.8"},
+		{strings.Replace(base, "np0", "np1", 1), "interface np0.7, interface np1.7"},
+		{base + "[[interface]]\nname = \"np0\"\naddresses = [\"198.18.1.1/24\"]\n", "interface np0"},
+	} {
+		next, err := load(t, tt.text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ch := Diff(old, next)
+		if got := strings.Join(ch.Restart, ", "); got != tt.restart {
+			t.Errorf("%q: a restart for %q, want %q", tt.text, got, tt.restart)
+		}
+	}
+	// Every key of the schema is in one of the two groups above.
+	if n := reflect.TypeFor[Interface]().NumField(); n != 11 {
+		t.Errorf("%d keys, 11 of which are looked at here", n)
 	}
 }
 

@@ -1,9 +1,11 @@
 package config
 
 import (
+	"cmp"
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 )
 
 // Change is what a reload has to do. Everything that Restart does not name
@@ -20,7 +22,8 @@ type Change struct {
 	PeersOrPolicies bool     // the set of peers, or what who may call
 }
 
-// InterfaceAddress is an address on an interface of the configuration.
+// InterfaceAddress is an address on an interface of the configuration, named by
+// its label.
 type InterfaceAddress struct {
 	Interface string
 	Prefix    netip.Prefix
@@ -91,14 +94,14 @@ func sets[T any](old, next []T, same func(a, b T) bool) (add, del []T) {
 }
 
 func (ch *Change) interfaces(old, next *Config) {
-	byName := func(c *Config) map[string]Interface {
+	byLabel := func(c *Config) map[string]Interface {
 		m := map[string]Interface{}
 		for _, it := range c.Interfaces {
-			m[it.Name] = it
+			m[it.Label()] = it
 		}
 		return m
 	}
-	was, is := byName(old), byName(next)
+	was, is := byLabel(old), byLabel(next)
 	for name, n := range is {
 		o, ok := was[name]
 		if !ok {
@@ -112,9 +115,8 @@ func (ch *Change) interfaces(old, next *Config) {
 		for _, p := range del {
 			ch.DelAddresses = append(ch.DelAddresses, InterfaceAddress{name, p})
 		}
-		o.Addresses, n.Addresses, o.Gateway, n.Gateway = nil, nil, nil, nil
-		if !reflect.DeepEqual(o, n) {
-			ch.Restart = append(ch.Restart, "interface "+name)
+		for _, key := range fixed(&o, &n) {
+			ch.Restart = append(ch.Restart, "interface "+name+" "+key)
 		}
 	}
 	for name := range was {
@@ -122,6 +124,26 @@ func (ch *Change) interfaces(old, next *Config) {
 			ch.Restart = append(ch.Restart, "interface "+name)
 		}
 	}
+	slices.SortFunc(ch.AddAddresses, byPlace)
+	slices.SortFunc(ch.DelAddresses, byPlace)
+}
+
+func byPlace(a, b InterfaceAddress) int {
+	return cmp.Or(strings.Compare(a.Interface, b.Interface), a.Prefix.Addr().Compare(b.Prefix.Addr()), a.Prefix.Bits()-b.Prefix.Bits())
+}
+
+// fixed are the keys of an interface that differ and that a running npd can't
+// take over: all but addresses and gateway.
+func fixed(o, n *Interface) []string {
+	var out []string
+	a, b := reflect.ValueOf(*o), reflect.ValueOf(*n)
+	for i := range a.NumField() {
+		key := a.Type().Field(i).Tag.Get("key")
+		if key != "addresses" && key != "gateway" && !reflect.DeepEqual(a.Field(i).Interface(), b.Field(i).Interface()) {
+			out = append(out, key)
+		}
+	}
+	return out
 }
 
 // AllRoutes are the [[route_ip]] entries, each with its interface named, and
@@ -130,7 +152,7 @@ func (c *Config) AllRoutes() []Route {
 	var out []Route
 	for _, r := range c.Routes {
 		if i := c.RouteInterface(&r); i >= 0 {
-			r.Interface = c.Interfaces[i].Name
+			r.Interface = c.Interfaces[i].Label()
 		}
 		out = append(out, r)
 	}
@@ -140,7 +162,7 @@ func (c *Config) AllRoutes() []Route {
 			if g.Is4() {
 				all = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 			}
-			out = append(out, Route{Prefix: all, Via: g, Interface: it.Name})
+			out = append(out, Route{Prefix: all, Via: g, Interface: it.Label()})
 		}
 	}
 	return out

@@ -6,12 +6,19 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"unicode/utf8"
 )
 
 // socketMax: sun_path has 107 bytes (unix(7)), and the socket is made under its
 // name with a dot and the process ID first.
 const socketMax = 107 - len(".4194304")
+
+// Limits of the stack (csrc/ip/ip.h); an interface makes its link-local address itself.
+const (
+	interfacesMax = 32
+	addressesMax  = 15
+)
 
 // validate checks what one value alone cannot show.
 func (l *loader) validate() {
@@ -59,11 +66,19 @@ func (l *loader) interfaces() {
 		l.fail(at, "no [[interface]], expected at least one with name and addresses (see npd config example)")
 		return
 	}
-	namesSeen, addrs := map[string]string{}, map[string]string{}
+	if len(c.Interfaces) > interfacesMax {
+		l.fail(c.Pos(fmt.Sprintf("interface[%d].name", interfacesMax)), "[[interface]] number %d, expected %d at most", interfacesMax+1, interfacesMax)
+	}
+	namesSeen, addrs, defaults := map[string]string{}, map[string]string{}, map[string]string{}
 	for i := range c.Interfaces {
 		it := &c.Interfaces[i]
 		at := fmt.Sprintf("interface[%d]", i)
-		l.unique(namesSeen, "interface", it.Name, at+".name")
+		l.unique(namesSeen, "interface", it.Label(), at+".name")
+		l.sameDevice(i)
+		if len(it.Addresses) > addressesMax {
+			l.fail(c.Pos(fmt.Sprintf("%s.addresses[%d]", at, addressesMax)), "interface.addresses: %d of %s, expected at most %d",
+				len(it.Addresses), it.Label(), addressesMax)
+		}
 		if len(it.Name) > 15 {
 			l.fail(c.Pos(at+".name"), "interface.name: %q has %d characters, expected at most 15", it.Name, len(it.Name))
 		}
@@ -72,7 +87,11 @@ func (l *loader) interfaces() {
 		}
 		for j, p := range it.Addresses {
 			place := fmt.Sprintf("%s.addresses[%d]", at, j)
-			l.unique(addrs, "address", p.Addr().String(), place)
+			key := p.Addr()
+			if key.Is6() && key.IsLinkLocalUnicast() {
+				key = key.WithZone(it.Label()) // each link may have it
+			}
+			l.unique(addrs, "address", key.String(), place)
 			if a := p.Addr(); a.IsUnspecified() || a.IsMulticast() || a.IsLoopback() {
 				l.fail(c.Pos(place), "interface.addresses: %s is no address of a host, expected a unicast one", a)
 			}
@@ -82,7 +101,37 @@ func (l *loader) interfaces() {
 				l.fail(c.Pos(place), "interface.addresses: %s is the broadcast address of %s, expected one of a host in it", a, p.Masked())
 			}
 		}
-		l.gateways(it, at)
+		l.gateways(it, at, defaults)
+	}
+}
+
+// Label is the interface's name as the kernel would have it: np0, or np0.100
+// for VLAN 100 of np0.
+func (i *Interface) Label() string {
+	if i.VLAN == 0 {
+		return i.Name
+	}
+	return fmt.Sprintf("%s.%d", i.Name, i.VLAN)
+}
+
+// sameDevice checks that the entries of one device say the same of what it has
+// only once.
+func (l *loader) sameDevice(at int) {
+	c := l.cfg
+	it := &c.Interfaces[at]
+	first := slices.IndexFunc(c.Interfaces, func(o Interface) bool { return o.Name == it.Name })
+	if first == at {
+		return
+	}
+	o := &c.Interfaces[first]
+	for _, k := range [...]struct {
+		key       string
+		got, want any
+	}{{"mtu", it.MTU, o.MTU}, {"queues", it.Queues, o.Queues}, {"zero_copy", it.ZeroCopy, o.ZeroCopy}, {"xdp_mode", it.XDPMode, o.XDPMode}} {
+		if k.got != k.want {
+			l.fail(c.Pos(fmt.Sprintf("interface[%d].%s", at, k.key)), "interface.%s: %v on %s but %v on %s, expected the same on all VLANs of a device (first at %s)",
+				k.key, k.got, it.Label(), k.want, o.Label(), c.Pos(fmt.Sprintf("interface[%d].name", first)))
+		}
 	}
 }
 
@@ -93,7 +142,7 @@ func broadcast(p netip.Prefix) netip.Addr {
 	return netip.AddrFrom4(b)
 }
 
-func (l *loader) gateways(it *Interface, at string) {
+func (l *loader) gateways(it *Interface, at string, defaults map[string]string) {
 	var v4, v6 bool
 	for j, g := range it.Gateway {
 		place := fmt.Sprintf("%s.gateway[%d]", at, j)
@@ -107,25 +156,57 @@ func (l *loader) gateways(it *Interface, at string) {
 		if g.Is4() && v4 || g.Is6() && v6 {
 			l.fail(l.cfg.Pos(place), "interface.gateway: %s is the second of its family, expected one IPv4 and one IPv6 at most", g)
 		}
+		family := "IPv6 default route"
+		if g.Is4() {
+			family = "IPv4 default route"
+		}
+		if first, dup := defaults[family]; dup && first != at {
+			l.fail(l.cfg.Pos(place), "interface.gateway: %s is a second %s, expected one on all interfaces (first at %s)", g, family, l.cfg.Pos(first+".gateway"))
+		}
+		defaults[family] = at
 		v4, v6 = v4 || g.Is4(), v6 || g.Is6()
 	}
+}
+
+// named returns the index of the interface with a label, or of the only one on
+// a device; -1.
+func (c *Config) named(name string) int {
+	if i := slices.IndexFunc(c.Interfaces, func(it Interface) bool { return it.Label() == name }); i >= 0 {
+		return i
+	}
+	on := -1
+	for i := range c.Interfaces {
+		if c.Interfaces[i].Name != name {
+			continue
+		}
+		if on >= 0 {
+			return -1 // which of its VLANs?
+		}
+		on = i
+	}
+	return on
 }
 
 // RouteInterface returns the index of the interface a route leaves by, -1
 // when it names none and its next hop is in no interface's network.
 func (c *Config) RouteInterface(r *Route) int {
+	if r.Interface != "" {
+		return c.named(r.Interface)
+	}
 	for i := range c.Interfaces {
-		if r.Interface != "" {
-			if c.Interfaces[i].Name == r.Interface {
-				return i
-			}
-			continue
-		}
 		if slices.ContainsFunc(c.Interfaces[i].Addresses, func(p netip.Prefix) bool { return r.Via.IsValid() && p.Masked().Contains(r.Via) }) {
 			return i
 		}
 	}
 	return -1
+}
+
+func (c *Config) labels() []string {
+	var out []string
+	for i := range c.Interfaces {
+		out = append(out, c.Interfaces[i].Label())
+	}
+	return out
 }
 
 func (l *loader) routes() {
@@ -145,7 +226,7 @@ func (l *loader) routes() {
 			continue
 		}
 		if r.Interface != "" {
-			l.fail(c.Pos(at+".interface"), "route_ip.interface: no [[interface]] is named %q, expected one of those configured", r.Interface)
+			l.fail(c.Pos(at+".interface"), "route_ip.interface: no [[interface]] is named %q, expected one of %s", r.Interface, strings.Join(c.labels(), ", "))
 		} else {
 			l.fail(c.Pos(at), "route_ip %s has no interface and its via is in no interface's network, expected an interface", r.Prefix)
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -518,6 +519,78 @@ func TestReload(t *testing.T) {
 		t.Errorf("%+v", l)
 	}
 	reload(config.Example(), "configuration reloaded")
+}
+
+// TestReloadAddresses: a reload of addresses happens as a whole or not at all,
+// whoever refuses one, on whichever VLAN.
+func TestReloadAddresses(t *testing.T) {
+	text := func(a0, a7 string) string {
+		return strings.Replace(config.Example(), `["198.18.0.1/24", "2001`, `[`+a0+`"198.18.0.1/24", "2001`, 1) +
+			"\n[[interface]]\nname = \"np0\"\nvlan = 7\naddresses = [" + a7 + "]\n"
+	}
+	first := text("", `"198.18.7.1/24"`)
+	w := newWorld(t, first)
+	w.start()
+	defer func() { w.end(syscall.SIGTERM) }()
+	reload := func(text, want string) {
+		t.Helper()
+		w.mu.Lock()
+		w.log.Reset()
+		w.mu.Unlock()
+		w.text = text
+		w.signals <- syscall.SIGHUP
+		w.eventually(want, func() bool { return strings.Contains(w.logged(), want) })
+	}
+	state := func() string {
+		var out []string
+		for _, i := range w.plane.Interfaces() {
+			list := slices.Clone(i.Addresses)
+			slices.SortFunc(list, func(a, b netip.Prefix) int { return a.Addr().Compare(b.Addr()) })
+			out = append(out, fmt.Sprintf("%d %v", i.Config.VLAN, list))
+		}
+		shown := get[api.Interfaces](w, api.PathInterfaces, nil).Interfaces
+		for _, i := range shown {
+			slices.Sort(i.Addresses)
+			out = append(out, fmt.Sprintf("%s %v", i.Name, i.Addresses))
+		}
+		return fmt.Sprint(out, w.sys.Programs()[0].Steered(), w.plane.Routes())
+	}
+	before := state()
+	next := text(`"198.18.0.5/24", "198.18.0.6/24", `, `"198.18.7.9/24", "198.18.0.7/32"`)
+	prog := w.sys.Programs()[0]
+	for _, a := range []string{"198.18.0.5", "198.18.0.6", "198.18.7.9", "198.18.7.1"} { // the last is to go
+		prog.RefuseAddress(netip.MustParseAddr(a), dataplane.CodeFull)
+		reload(next, "the old one stays in force")
+		if got := state(); got != before {
+			t.Errorf("%s refused by the program:\n%s, before\n%s", a, got, before)
+		}
+		prog.RefuseAddress(netip.MustParseAddr(a), nil)
+	}
+	for _, call := range []string{"AddAddress", "DelAddress"} {
+		w.plane.Fail(call, 1, dataplane.CodeFull)
+		reload(next, "the old one stays in force")
+		if got := state(); got != before {
+			t.Errorf("%s refused by the plane:\n%s, before\n%s", call, got, before)
+		}
+	}
+	reload(next, "configuration reloaded")
+	for _, want := range []string{"7 [198.18.0.7/32 198.18.7.9/24]", "np0.7 [198.18.0.7/32 198.18.7.9/24]", "{198.18.7.9 7}"} {
+		if got := state(); !strings.Contains(got, want) {
+			t.Errorf("%s is not in %s", want, got)
+		}
+	}
+	// An address moves to another VLAN, another gets a longer prefix.
+	reload(text(`"198.18.7.9/24", `, `"198.18.0.7/24"`), "configuration reloaded")
+	for _, want := range []string{"7 [198.18.0.7/24]", "{198.18.7.9 0}"} {
+		if got := state(); !strings.Contains(got, want) {
+			t.Errorf("%s is not in %s", want, got)
+		}
+	}
+	// Each key that can't change live is named.
+	for _, key := range []string{"dad_transmits = 3", "acd = true", "accept_ra = true"} {
+		reload(text(`"198.18.7.9/24", `, `"198.18.0.7/24"`)+key+"\n", "a restart is needed for interface np0.7 "+strings.Fields(key)[0])
+	}
+	reload(strings.Replace(text(`"198.18.7.9/24", `, `"198.18.0.7/24"`), "vlan = 7", "vlan = 8", 1), "a restart is needed for interface np0.7, interface np0.8")
 }
 
 func TestRefuse(t *testing.T) {

@@ -75,9 +75,23 @@ func (d *Daemon) setConfig(c *config.Config) {
 func (d *Daemon) steps(ctx context.Context, old, next *config.Config, ch *config.Change) []step {
 	var out []step
 	both := func(do, undo func() error) { out = append(out, step{do, undo}) }
+	add := func(a config.InterfaceAddress) func() error {
+		return func() error { return d.ports.AddAddress(ctx, a.Interface, a.Prefix) }
+	}
+	del := func(a config.InterfaceAddress) func() error {
+		return func() error { return d.ports.DelAddress(ctx, a.Interface, a.Prefix) }
+	}
+	// One that gets another prefix or interface can't be there twice.
+	moves := func(o config.InterfaceAddress) bool {
+		return slices.ContainsFunc(ch.AddAddresses, func(a config.InterfaceAddress) bool { return a.Prefix.Addr() == o.Prefix.Addr() })
+	}
+	for _, a := range ch.DelAddresses {
+		if moves(a) {
+			both(del(a), add(a))
+		}
+	}
 	for _, a := range ch.AddAddresses {
-		add := func() error { return d.ports.AddAddress(ctx, a.Interface, a.Prefix) }
-		both(add, func() error { return d.ports.DelAddress(ctx, a.Interface, a.Prefix) })
+		both(add(a), del(a))
 	}
 	for _, l := range ch.DelListeners {
 		both(func() error { return d.unlisten(ctx, &l) }, func() error { return d.listen(ctx, old, &l) })
@@ -94,8 +108,9 @@ func (d *Daemon) steps(ctx context.Context, old, next *config.Config, ch *config
 			func() error { return d.ports.DelRoute(ctx, r.Prefix, r.Via, r.Interface) })
 	}
 	for _, a := range ch.DelAddresses {
-		both(func() error { return d.ports.DelAddress(ctx, a.Interface, a.Prefix) },
-			func() error { return d.ports.AddAddress(ctx, a.Interface, a.Prefix) })
+		if !moves(a) {
+			both(del(a), add(a))
+		}
 	}
 	return out
 }

@@ -178,11 +178,14 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 }
 
 func (c *collector) ports(ch chan<- prometheus.Metric, send func(metric, float64, ...string), p *ports.Status) {
-	name, up := p.Config.Name, 0.0
+	name, up := p.Config.Label(), 0.0
 	if p.Up {
 		up = 1
 	}
 	ch <- prometheus.MustNewConstMetric(c.up, prometheus.GaugeValue, up, name)
+	if p.Shared { // the rest is the device's, told with its first interface
+		return
+	}
 	actual, reason := "none", p.Reason
 	for _, r := range p.Ladder {
 		if r.Chosen {

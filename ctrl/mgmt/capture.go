@@ -3,8 +3,8 @@ package mgmt
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -60,11 +60,9 @@ func (s *Server) captureArgs(r *http.Request, ports []ports.Status) (*dataplane.
 		cfg.Dirs = dataplane.CaptureRx | dataplane.CaptureTx | dataplane.CaptureDrop
 	}
 	if name := q.Get(api.CaptureInterface); name != "" {
-		at := interfaceNamed(ports, name)
-		if at < 0 || !ports[at].Added {
+		if !captureOn(cfg, ports, name) {
 			return nil, 0, failf(api.KindNotFound, "interface %q: not found", name)
 		}
-		cfg.Interface = int(ports[at].ID)
 	}
 	if id := q.Get(api.CaptureConn); id != "" {
 		if cfg.Conn, err = handle(id); err != nil {
@@ -79,8 +77,27 @@ func (s *Server) captureArgs(r *http.Request, ports []ports.Status) (*dataplane.
 	return cfg, count, nil
 }
 
-func interfaceNamed(list []ports.Status, name string) int {
-	return slices.IndexFunc(list, func(p ports.Status) bool { return p.Config.Name == name })
+// captureOn restricts a capture to an interface: a device with all its VLANs
+// (np0), or one VLAN (np0.100) by way of the filter, which counts bytes from
+// behind the tag. Return: whether there is such an interface.
+func captureOn(cfg *dataplane.CaptureConfig, list []ports.Status, name string) bool {
+	for i := range list {
+		p := &list[i]
+		device, label := p.Config.Name == name, p.Config.Label() == name
+		if !p.Added || !device && !label {
+			continue
+		}
+		cfg.Interface = int(p.Port)
+		if !device {
+			rest := cfg.Filter
+			cfg.Filter = fmt.Sprintf("vlan %d", p.Config.VLAN)
+			if rest != "" {
+				cfg.Filter += " and (" + rest + ")"
+			}
+		}
+		return true
+	}
+	return false
 }
 
 // listenerPort finds a listener by name or port.
@@ -134,7 +151,7 @@ func (s *Server) packets(ctx context.Context, c dataplane.Capture, out *flushWri
 	index := map[dataplane.InterfaceID]int{}
 	var ifs []pcapng.Interface
 	for _, p := range status {
-		if p.Added {
+		if p.Added && !p.Shared { // packets are known by the device
 			index[p.ID] = len(ifs)
 			ifs = append(ifs, pcapng.Interface{Name: p.Config.Name, Filter: cfg.Filter, Snap: cfg.Snap})
 		}

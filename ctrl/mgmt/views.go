@@ -152,7 +152,7 @@ func (s *Server) interfaceList(ctx context.Context) []api.Interface {
 		s.cfg.Log.Debug("addresses not listed", "err", err) // the rest is worth showing
 	}
 	for _, p := range s.cfg.Ports.Status() {
-		i := api.Interface{Name: p.Config.Name, State: "down", Reason: p.Reason, MAC: p.Device.MAC.String(), MTUBytes: p.MTU,
+		i := api.Interface{Name: p.Config.Label(), Device: p.Config.Name, VLAN: p.Config.VLAN, State: "down", Reason: p.Reason, MAC: p.Device.MAC.String(), MTUBytes: p.MTU,
 			Addresses: []string{}, AddressStates: []api.Address{}, Queues: []api.Queue{}, ZeroCopy: p.ZeroCopy,
 			Redirected: p.Program.Redirected, PassedKernel: p.Program.Passed, XDPDropped: p.Program.Dropped}
 		switch {
@@ -170,7 +170,7 @@ func (s *Server) interfaceList(ctx context.Context) []api.Interface {
 					i.AddressStates = append(i.AddressStates, addressView(&addrs[n]))
 				}
 			}
-			for _, q := range s.cfg.Plane.QueueStats(p.ID) {
+			for _, q := range s.queueStats(&p) {
 				i.Queues = append(i.Queues, api.Queue{Queue: q.Queue, Core: q.Core, RxPackets: q.RxPackets, RxBytes: q.RxBytes,
 					TxPackets: q.TxPackets, TxBytes: q.TxBytes, RxDropped: q.RxDropped, RxRingFull: q.RxRingFull,
 					FillEmpty: q.FillEmpty, TxInvalid: q.TxInvalid, Wakeups: q.Wakeups})
@@ -179,6 +179,14 @@ func (s *Server) interfaceList(ctx context.Context) []api.Interface {
 		out = append(out, i)
 	}
 	return out
+}
+
+// queueStats are those of an interface that has queues of its own.
+func (s *Server) queueStats(p *ports.Status) []dataplane.QueueStats {
+	if p.Shared {
+		return nil
+	}
+	return s.cfg.Plane.QueueStats(p.ID)
 }
 
 func (s *Server) interfaces(r *http.Request) (any, error) {
@@ -352,7 +360,8 @@ func (s *Server) backend(*http.Request) (any, error) {
 	for _, p := range s.cfg.Ports.Status() {
 		why := ""
 		for _, r := range p.Ladder {
-			out.Ladder = append(out.Ladder, api.Rung{Interface: p.Config.Name, Backend: r.Backend, Chosen: r.Chosen, Reason: r.Reason, Cure: r.Cure})
+			out.Ladder = append(out.Ladder, api.Rung{Interface: p.Config.Name, // the device's
+				Backend: r.Backend, Chosen: r.Chosen, Reason: r.Reason, Cure: r.Cure})
 			if !r.Chosen {
 				why = cmp.Or(why, r.Backend+": "+r.Reason)
 				if r.Backend != ports.RungDPDK {
@@ -377,7 +386,7 @@ func (s *Server) neighbors(r *http.Request) (any, error) {
 	names := map[dataplane.InterfaceID]string{}
 	for _, p := range s.cfg.Ports.Status() {
 		if p.Added {
-			names[p.ID] = p.Config.Name
+			names[p.ID] = p.Config.Label()
 		}
 	}
 	out := api.Neighbors{Schema: api.Schema, Neighbors: []api.Neighbor{}}

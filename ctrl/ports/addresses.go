@@ -33,9 +33,11 @@ func (m *Manager) lookAtAddresses(ctx context.Context) {
 	defer m.mu.Unlock()
 	names := map[dataplane.InterfaceID]string{}
 	for _, p := range m.ports {
-		if p.added {
-			names[p.id] = p.cfg.Name
-			m.steerLearned(p, list)
+		for _, s := range p.subs {
+			if s.added {
+				names[s.id] = s.cfg.Label()
+				m.steerLearned(p, s, list)
+			}
 		}
 	}
 	for i := range list {
@@ -46,32 +48,24 @@ func (m *Manager) lookAtAddresses(ctx context.Context) {
 // steerLearned makes frames to the addresses that the stack made itself come to
 // it: its link-local one and those from routers' prefixes, tentative ones too,
 // whose rivals it must hear. m.mu is held.
-func (m *Manager) steerLearned(p *port, list []dataplane.Address) {
+func (m *Manager) steerLearned(p *port, s *sub, list []dataplane.Address) {
 	var now []netip.Addr
 	for i := range list {
 		a := &list[i]
-		if a.Interface == p.id && a.Origin != dataplane.AddressConfigured && a.State != dataplane.AddressDuplicate {
+		if a.Interface == s.id && a.Origin != dataplane.AddressConfigured && a.State != dataplane.AddressDuplicate {
 			now = append(now, a.Prefix.Addr())
 		}
 	}
-	if slices.Equal(now, p.learned) {
+	if slices.Equal(now, s.learned) {
 		return
 	}
-	p.learned = now
-	if p.prog == nil {
-		return // attach will
-	}
-	if err := p.prog.SetAddresses(p.addresses()); err != nil {
-		m.log.Error("addresses not steered to the appliance", "interface", p.cfg.Name, "err", err)
-	}
+	s.learned = now
+	m.steerAgain(p) // no program: attach will
 }
 
 // sayAddress logs an address whose state or conflicts changed. m.mu is held.
 func (m *Manager) sayAddress(a *dataplane.Address, name string) {
-	key := a.Prefix.Addr()
-	if key.IsLinkLocalUnicast() {
-		key = key.WithZone(name) // VLANs of one MAC have the same
-	}
+	key := claimKey(a.Prefix.Addr(), name)
 	was, now := m.claims[key], claim{a.State, a.Conflicts}
 	if was == now {
 		return
@@ -88,5 +82,14 @@ func (m *Manager) sayAddress(a *dataplane.Address, name string) {
 	}
 }
 
+// claimKey tells link-local addresses of several interfaces apart: VLANs of one
+// MAC have the same.
+func claimKey(a netip.Addr, name string) netip.Addr {
+	if a.IsLinkLocalUnicast() && a.Is6() {
+		return a.WithZone(name)
+	}
+	return a
+}
+
 // forget drops what was said of an address that goes. m.mu is held.
-func (m *Manager) forget(a netip.Addr) { delete(m.claims, a) }
+func (m *Manager) forget(a netip.Addr, name string) { delete(m.claims, claimKey(a, name)) }

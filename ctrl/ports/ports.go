@@ -58,7 +58,9 @@ const (
 type Status struct {
 	Config   Interface
 	ID       dataplane.InterfaceID
-	Added    bool // the plane knows it
+	Port     dataplane.InterfaceID // whose queues it uses
+	Shared   bool                  // they, the ladder and the program are those of the device's first interface
+	Added    bool                  // the plane knows it
 	Up       bool
 	Starting bool   // taken a moment ago, its carrier not seen yet
 	Reason   string // why it is down or starting
@@ -94,10 +96,10 @@ type route struct {
 	set    bool // the plane has it
 }
 
+// port is a device: one XDP program, one set of queues.
 type port struct {
-	cfg      Interface
-	id       dataplane.InterfaceID
-	added    bool
+	name     string
+	subs     []*sub // the first has the queues in the plane
 	attached bool
 	device   xdp.Interface // as of the attach
 	mtu      int
@@ -111,7 +113,6 @@ type port struct {
 	retry    time.Time
 	pause    time.Duration
 	counters xdp.Counters // of programs that are gone
-	learned  []netip.Addr // addresses the stack made itself, steered to it
 	watching func()       // ends and awaits the reading of copies; nil none
 }
 
@@ -139,7 +140,8 @@ func MTU(cfg *Interface, d *xdp.Interface) int {
 }
 
 // Add takes an interface. A device that is not there, or refuses, is an error;
-// one that is down is taken when it comes up.
+// one that is down is taken when it comes up. Further VLANs of a device share
+// the queues and the program of the first.
 func (m *Manager) Add(ctx context.Context, cfg Interface) error {
 	d, err := m.sys.Inspect(cfg.Name)
 	if err != nil {
@@ -147,7 +149,10 @@ func (m *Manager) Add(ctx context.Context, cfg Interface) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	p := &port{cfg: cfg}
+	if p := m.port(cfg.Name); p != nil {
+		return m.join(ctx, p, &sub{cfg: cfg})
+	}
+	p := &port{name: cfg.Name, subs: []*sub{{cfg: cfg}}}
 	if !d.Up {
 		p.device, p.reason = d, downReason(&d)
 		m.say(p)
@@ -162,27 +167,22 @@ func downReason(d *xdp.Interface) string {
 	return fmt.Sprintf("link is down (ip link set %s up)", d.Name)
 }
 
-// attach opens an interface's queues on the best rung it can have and steers
-// its addresses there. m.mu is held.
+// attach opens a device's queues on the best rung it can have and steers the
+// addresses of its interfaces there. m.mu is held.
 func (m *Manager) attach(ctx context.Context, p *port, d xdp.Interface) error {
-	mtu := MTU(&p.cfg, &d)
-	prog, err := m.sys.Attach(p.cfg.Name, xdp.Options{Mode: p.cfg.Mode, Frags: d.MTU > mtuOneFrame})
+	first := p.subs[0]
+	mtu := MTU(&first.cfg, &d)
+	prog, err := m.sys.Attach(p.name, xdp.Options{Mode: first.cfg.Mode, Frags: d.MTU > mtuOneFrame})
 	if err != nil {
 		return err
 	}
-	if prog.Mode() != xdp.ModeNative && p.cfg.MTU == 0 {
+	if prog.Mode() != xdp.ModeNative && first.cfg.MTU == 0 {
 		mtu = min(mtu, mtuOneFrame) // generic mode hands over frames of one buffer only
 	}
-	cfg := &dataplane.InterfaceConfig{Name: p.cfg.Name, Index: d.Index, MAC: d.MAC, MTU: mtu, VLAN: p.cfg.VLAN, Queues: p.cfg.Queues,
-		Native: prog.Mode() == xdp.ModeNative, Addresses: p.cfg.Addresses,
-		DADTransmits: p.cfg.DADTransmits, ACD: p.cfg.ACD, AcceptRA: p.cfg.AcceptRA, Opaque: true, MLD: true, Announces: announces}
-	if cfg.Queues == 0 || cfg.Queues > d.RXQueues {
-		cfg.Queues = max(d.RXQueues, 1)
-	}
-	queues, err := m.climb(ctx, p, cfg, prog, &d)
+	queues, err := m.climb(ctx, p, first.planeConfig(&d, prog, mtu), prog, &d)
 	if err == nil {
-		if err = steer(prog, p, queues); err != nil && p.added {
-			_ = m.plane.DetachInterface(ctx, p.id) // the error that matters is the first
+		if err = m.takeAll(ctx, p, prog, &d, mtu, queues); err != nil {
+			_ = m.plane.DetachInterface(ctx, first.id) // the error that matters is the first
 		}
 	}
 	if err != nil {
@@ -190,11 +190,22 @@ func (m *Manager) attach(ctx context.Context, p *port, d xdp.Interface) error {
 	}
 	p.attached, p.prog, p.device, p.mtu, p.reason, p.said, p.pause = true, prog, d, mtu, "", "", 0
 	p.taken = m.now()
-	p.watching = m.watchCopies(p.id, prog)
+	p.watching = m.watchCopies(first.id, prog)
 	m.AddressesChanged() // the link-local one, at least
-	m.log.Info("interface up", "interface", p.cfg.Name, "backend", chosen(p.ladder), "xdp_mode", prog.Mode().String(),
-		"queues", len(queues), "mtu", mtu, "mac", d.MAC.String(), "driver", d.Driver)
+	m.log.Info("interface up", "interface", p.name, "backend", chosen(p.ladder), "xdp_mode", prog.Mode().String(),
+		"queues", len(queues), "mtu", mtu, "mac", d.MAC.String(), "driver", d.Driver, "vlans", p.vlans())
 	return m.addRoutes(ctx)
+}
+
+// takeAll does, once the queues are open, what is left: the other VLANs and the
+// steering. m.mu is held.
+func (m *Manager) takeAll(ctx context.Context, p *port, prog Program, d *xdp.Interface, mtu int, queues []dataplane.Queue) error {
+	for _, s := range p.subs[1:] {
+		if err := m.addSub(ctx, s, s.planeConfig(d, prog, mtu)); err != nil {
+			return err
+		}
+	}
+	return steer(prog, p, queues)
 }
 
 func chosen(ladder []Rung) string {
@@ -209,12 +220,13 @@ func chosen(ladder []Rung) string {
 // climb tries the rungs from the top.
 func (m *Manager) climb(ctx context.Context, p *port, cfg *dataplane.InterfaceConfig, prog Program, d *xdp.Interface) ([]dataplane.Queue, error) {
 	p.ladder = nil
-	if p.cfg.Backend == "auto" {
+	want := &p.subs[0].cfg
+	if want.Backend == "auto" {
 		p.ladder = append(p.ladder, Rung{Backend: RungDPDK, Reason: "not in this version"})
-		m.log.Info("backend refused", "interface", p.cfg.Name, "backend", RungDPDK, "reason", "not in this version")
+		m.log.Info("backend refused", "interface", p.name, "backend", RungDPDK, "reason", "not in this version")
 	}
 	var why error
-	if p.cfg.ZeroCopy != dataplane.ZeroCopyOff {
+	if want.ZeroCopy != dataplane.ZeroCopyOff {
 		if !cfg.Native {
 			why = fmt.Errorf("zero-copy needs the XDP program in native mode: %w", dataplane.CodeUnsupported)
 			if f := prog.Fallback(); f != nil {
@@ -230,20 +242,20 @@ func (m *Manager) climb(ctx context.Context, p *port, cfg *dataplane.InterfaceCo
 		}
 		r := Rung{Backend: RungZeroCopy, Reason: why.Error(), Cure: cure(why, d)}
 		p.ladder = append(p.ladder, r)
-		if p.cfg.ZeroCopy == dataplane.ZeroCopyMust || p.cfg.Strict || fatal(why) {
-			return nil, fmt.Errorf("interface %s: %s refused: %w", p.cfg.Name, RungZeroCopy, why)
+		if want.ZeroCopy == dataplane.ZeroCopyMust || want.Strict || fatal(why) {
+			return nil, fmt.Errorf("interface %s: %s refused: %w", p.name, RungZeroCopy, why)
 		}
 		level := slog.LevelWarn
-		if p.cfg.Quiet {
+		if want.Quiet {
 			level = slog.LevelInfo
 		}
-		m.log.Log(ctx, level, "backend refused", "interface", p.cfg.Name, "backend", RungZeroCopy, "reason", r.Reason, "cure", r.Cure)
+		m.log.Log(ctx, level, "backend refused", "interface", p.name, "backend", RungZeroCopy, "reason", r.Reason, "cure", r.Cure)
 	}
 	cfg.ZeroCopy = dataplane.ZeroCopyOff
 	qs, err := m.open(ctx, p, cfg)
 	if err != nil {
 		p.ladder = append(p.ladder, Rung{Backend: RungCopy, Reason: err.Error(), Cure: cure(err, d)})
-		return nil, fmt.Errorf("interface %s: %s refused: %w", p.cfg.Name, RungCopy, err)
+		return nil, fmt.Errorf("interface %s: %s refused: %w", p.name, RungCopy, err)
 	}
 	p.ladder, p.zeroCopy = append(p.ladder, Rung{Backend: RungCopy, Chosen: true}), false
 	return qs, nil
@@ -277,10 +289,10 @@ func (m *Manager) open(ctx context.Context, p *port, cfg *dataplane.InterfaceCon
 	for pause := 10 * time.Millisecond; ; pause *= 2 {
 		var qs []dataplane.Queue
 		var err error
-		if p.added {
-			qs, err = m.plane.ReattachInterface(ctx, p.id, cfg)
-		} else if p.id, qs, err = m.plane.AddInterface(ctx, cfg); err == nil {
-			p.added = true
+		if first := p.subs[0]; first.added {
+			qs, err = m.plane.ReattachInterface(ctx, first.id, cfg)
+		} else if first.id, qs, err = m.plane.AddInterface(ctx, cfg); err == nil {
+			first.added = true
 		}
 		if !errors.Is(err, dataplane.CodeBusy) || m.now().After(end) {
 			return qs, err
@@ -300,17 +312,6 @@ func steer(prog Program, p *port, queues []dataplane.Queue) error {
 		}
 	}
 	return prog.SetAddresses(p.addresses())
-}
-
-func (p *port) addresses() []xdp.Address {
-	out := make([]xdp.Address, 0, len(p.cfg.Addresses)+len(p.learned))
-	for _, a := range p.cfg.Addresses {
-		out = append(out, xdp.Address{Addr: a.Addr(), VLAN: p.cfg.VLAN})
-	}
-	for _, a := range p.learned {
-		out = append(out, xdp.Address{Addr: a, VLAN: p.cfg.VLAN})
-	}
-	return out
 }
 
 // Poke makes Run look at the links again; for reports of the data plane. It
@@ -379,23 +380,23 @@ func (m *Manager) reconcile(ctx context.Context) time.Duration {
 		if m.closed {
 			break
 		}
-		l, ok := m.links[p.cfg.Name]
+		l, ok := m.links[p.name]
 		if !ok {
 			// No report names a device that vanished before the watch began.
-			if _, err := m.sys.Inspect(p.cfg.Name); !errors.Is(err, dataplane.CodeNodev) {
+			if _, err := m.sys.Inspect(p.name); !errors.Is(err, dataplane.CodeNodev) {
 				continue
 			}
-			l = xdp.Link{Name: p.cfg.Name, Index: p.device.Index}
+			l = xdp.Link{Name: p.name, Index: p.device.Index}
 		}
-		if wait := m.port(ctx, p, l); wait > 0 {
+		if wait := m.follow(ctx, p, l); wait > 0 {
 			next = min(next, wait)
 		}
 	}
 	return next
 }
 
-// port does what one port's link asks for; more than 0: look again then.
-func (m *Manager) port(ctx context.Context, p *port, l xdp.Link) time.Duration {
+// follow does what one port's link asks for; more than 0: look again then.
+func (m *Manager) follow(ctx context.Context, p *port, l xdp.Link) time.Duration {
 	defer m.say(p)
 	p.starting = false
 	// Another MAC is as good as another device: the stack must send and take frames by it.
@@ -424,7 +425,7 @@ func (m *Manager) port(ctx context.Context, p *port, l xdp.Link) time.Duration {
 	if wait := p.retry.Sub(m.now()); wait > 0 {
 		return wait
 	}
-	d, err := m.sys.Inspect(p.cfg.Name)
+	d, err := m.sys.Inspect(p.name)
 	if err == nil {
 		err = m.attach(ctx, p, d)
 	}
@@ -443,22 +444,22 @@ func (m *Manager) say(p *port) {
 		return
 	}
 	if p.reason != "" {
-		m.log.Warn("interface down", "interface", p.cfg.Name, "reason", p.reason)
+		m.log.Warn("interface down", "interface", p.name, "reason", p.reason)
 	} else {
-		m.log.Info("interface up again", "interface", p.cfg.Name)
+		m.log.Info("interface up again", "interface", p.name)
 	}
 	p.said = p.reason
 }
 
 // detach closes the queues of a device that is gone. m.mu is held.
 func (m *Manager) detach(ctx context.Context, p *port) {
-	if err := m.plane.DetachInterface(ctx, p.id); err != nil && !errors.Is(err, dataplane.CodeState) {
-		m.log.Error("interface not detached", "interface", p.cfg.Name, "err", err)
+	if err := m.plane.DetachInterface(ctx, p.subs[0].id); err != nil && !errors.Is(err, dataplane.CodeState) {
+		m.log.Error("interface not detached", "interface", p.name, "err", err)
 	}
 	p.fold()
 	p.watching()
 	if err := p.prog.Close(); err != nil {
-		m.log.Debug("XDP program not closed", "interface", p.cfg.Name, "err", err)
+		m.log.Debug("XDP program not closed", "interface", p.name, "err", err)
 	}
 	p.attached, p.prog = false, nil
 }
@@ -475,22 +476,28 @@ func sum(a, b xdp.Counters) xdp.Counters {
 		Copied: a.Copied + b.Copied, CopyLost: a.CopyLost + b.CopyLost}
 }
 
-// Status lists the ports as they are, in the order they were added.
+// Status lists the interfaces as they are, those of a device together and the
+// one with the queues first.
 func (m *Manager) Status() []Status {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	out := make([]Status, len(m.ports))
-	for i, p := range m.ports {
-		s := Status{Config: p.cfg, ID: p.id, Added: p.added, Up: p.attached && p.reason == "", Starting: p.starting, Reason: p.reason, Device: p.device,
-			MTU: p.mtu, ZeroCopy: p.zeroCopy, Ladder: slices.Clone(p.ladder), Program: p.counters}
-		s.Config.Addresses = slices.Clone(p.cfg.Addresses)
-		if p.prog != nil {
-			s.Mode = p.prog.Mode()
-			if c, err := p.prog.Counters(); err == nil {
-				s.Program = sum(s.Program, c)
+	var out []Status
+	for _, p := range m.ports {
+		for n, one := range p.subs {
+			s := Status{Config: one.cfg, ID: one.id, Port: p.subs[0].id, Shared: n > 0, Added: one.added, Up: p.attached && p.reason == "",
+				Starting: p.starting, Reason: p.reason, Device: p.device, MTU: p.mtu, ZeroCopy: p.zeroCopy}
+			s.Config.Addresses = slices.Clone(one.cfg.Addresses)
+			if !s.Shared {
+				s.Ladder, s.Program = slices.Clone(p.ladder), p.counters
 			}
+			if p.prog != nil {
+				s.Mode = p.prog.Mode()
+				if c, err := p.prog.Counters(); err == nil && !s.Shared {
+					s.Program = sum(s.Program, c)
+				}
+			}
+			out = append(out, s)
 		}
-		out[i] = s
 	}
 	return out
 }
@@ -499,64 +506,10 @@ func (m *Manager) Status() []Status {
 func (m *Manager) ID(name string) (dataplane.InterfaceID, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if p := m.find(name); p != nil && p.added {
-		return p.id, true
+	if _, s := m.find(name); s != nil && s.added {
+		return s.id, true
 	}
 	return 0, false
-}
-
-func (m *Manager) find(name string) *port {
-	for _, p := range m.ports {
-		if p.cfg.Name == name {
-			return p
-		}
-	}
-	return nil
-}
-
-// AddAddress gives an interface another address, now.
-func (m *Manager) AddAddress(ctx context.Context, name string, a netip.Prefix) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	p := m.find(name)
-	if p == nil {
-		return fmt.Errorf("interface %s: %w", name, dataplane.CodeNotfound)
-	}
-	if p.added {
-		if err := m.plane.AddAddress(ctx, p.id, a); err != nil {
-			return fmt.Errorf("address %s on %s: %w", a, name, err)
-		}
-	}
-	if p.prog != nil {
-		if err := p.prog.AddAddress(xdp.Address{Addr: a.Addr(), VLAN: p.cfg.VLAN}); err != nil {
-			return errors.Join(err, m.plane.DelAddress(ctx, p.id, a))
-		}
-	}
-	p.cfg.Addresses = append(slices.Clone(p.cfg.Addresses), a)
-	return nil
-}
-
-// DelAddress takes an address from an interface, now.
-func (m *Manager) DelAddress(ctx context.Context, name string, a netip.Prefix) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	p := m.find(name)
-	if p == nil {
-		return fmt.Errorf("interface %s: %w", name, dataplane.CodeNotfound)
-	}
-	if p.added {
-		if err := m.plane.DelAddress(ctx, p.id, a); err != nil {
-			return fmt.Errorf("address %s on %s: %w", a, name, err)
-		}
-	}
-	if p.prog != nil {
-		if err := p.prog.DelAddress(xdp.Address{Addr: a.Addr(), VLAN: p.cfg.VLAN}); err != nil {
-			return err
-		}
-	}
-	m.forget(a.Addr())
-	p.cfg.Addresses = slices.DeleteFunc(slices.Clone(p.cfg.Addresses), func(o netip.Prefix) bool { return o == a })
-	return nil
 }
 
 // AddRoute adds a route; when its interface was never up yet, as soon as it is.
@@ -575,11 +528,11 @@ func (m *Manager) AddRoute(ctx context.Context, prefix netip.Prefix, via netip.A
 func (m *Manager) addRoutes(ctx context.Context) error {
 	for i := range m.routes {
 		r := &m.routes[i]
-		p := m.find(r.name)
-		if r.set || p == nil || !p.added {
+		_, s := m.find(r.name)
+		if r.set || s == nil || !s.added {
 			continue
 		}
-		if err := m.plane.AddRoute(ctx, dataplane.Route{Prefix: r.prefix, Via: r.via, Interface: p.id}); err != nil {
+		if err := m.plane.AddRoute(ctx, dataplane.Route{Prefix: r.prefix, Via: r.via, Interface: s.id}); err != nil {
 			return fmt.Errorf("route %s via %s on %s: %w", r.prefix, r.via, r.name, err)
 		}
 		r.set = true
@@ -595,8 +548,8 @@ func (m *Manager) DelRoute(ctx context.Context, prefix netip.Prefix, via netip.A
 	if at < 0 {
 		return fmt.Errorf("route %s: %w", prefix, dataplane.CodeNotfound)
 	}
-	if p := m.find(name); m.routes[at].set && p != nil {
-		if err := m.plane.DelRoute(ctx, dataplane.Route{Prefix: prefix, Via: via, Interface: p.id}); err != nil {
+	if _, s := m.find(name); m.routes[at].set && s != nil {
+		if err := m.plane.DelRoute(ctx, dataplane.Route{Prefix: prefix, Via: via, Interface: s.id}); err != nil {
 			return fmt.Errorf("route %s: %w", prefix, err)
 		}
 	}

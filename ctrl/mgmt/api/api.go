@@ -94,8 +94,10 @@ type Core struct {
 
 // Interface is one interface of the appliance.
 type Interface struct {
-	Name      string   `json:"name"`
-	State     string   `json:"state"` // up, starting, down
+	Name      string   `json:"name"`   // np0, or np0.100 for VLAN 100 of np0
+	Device    string   `json:"device"` // the kernel's
+	VLAN      uint16   `json:"vlan"`   // 0: untagged
+	State     string   `json:"state"`  // up, starting, down
 	Reason    string   `json:"reason,omitempty"`
 	MAC       string   `json:"mac"`
 	MTUBytes  int      `json:"mtu_bytes"`
@@ -104,7 +106,8 @@ type Interface struct {
 	AddressStates []Address `json:"address_states"`
 	XDPMode       string    `json:"xdp_mode"` // native, generic
 	ZeroCopy      bool      `json:"zero_copy"`
-	Queues        []Queue   `json:"queues"`
+	// of the device: with its first interface, as are the program's counters
+	Queues []Queue `json:"queues"`
 	// of the XDP program
 	Redirected   uint64 `json:"xdp_redirected_packets_total"`
 	PassedKernel uint64 `json:"xdp_passed_packets_total"`

@@ -1,11 +1,13 @@
 package portstest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"net"
+	"net/netip"
 	"slices"
 	"sync"
 
@@ -173,6 +175,7 @@ type Program struct {
 	fallback error
 
 	mu        sync.Mutex
+	refuse    map[netip.Addr]error
 	Addresses map[xdp.Address]bool
 	Sockets   map[int]int
 	Closed    bool
@@ -184,10 +187,35 @@ func (p *Program) Mode() xdp.Mode { return p.mode }
 // Fallback implements [ports.Program].
 func (p *Program) Fallback() error { return p.fallback }
 
+// RefuseAddress makes every change of an address fail, as a full map does; nil
+// ends that.
+func (p *Program) RefuseAddress(a netip.Addr, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.refuse == nil {
+		p.refuse = map[netip.Addr]error{}
+	}
+	p.refuse[a] = err
+}
+
+// Steered lists what the program steers, in order.
+func (p *Program) Steered() []xdp.Address {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.SortedFunc(maps.Keys(p.Addresses), func(a, b xdp.Address) int {
+		return cmp.Or(cmp.Compare(a.VLAN, b.VLAN), a.Addr.Compare(b.Addr))
+	})
+}
+
 // SetAddresses implements [ports.Program].
 func (p *Program) SetAddresses(list []xdp.Address) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	for _, a := range list {
+		if err := p.refuse[a.Addr]; err != nil && !p.Addresses[a] {
+			return err
+		}
+	}
 	clear(p.Addresses)
 	for _, a := range list {
 		p.Addresses[a] = true
@@ -199,6 +227,9 @@ func (p *Program) SetAddresses(list []xdp.Address) error {
 func (p *Program) AddAddress(a xdp.Address) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if err := p.refuse[a.Addr]; err != nil {
+		return err
+	}
 	p.Addresses[a] = true
 	return nil
 }
@@ -207,6 +238,9 @@ func (p *Program) AddAddress(a xdp.Address) error {
 func (p *Program) DelAddress(a xdp.Address) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if err := p.refuse[a.Addr]; err != nil {
+		return err
+	}
 	delete(p.Addresses, a)
 	return nil
 }
