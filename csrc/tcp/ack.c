@@ -29,15 +29,22 @@ static void trim_head(struct np_tcp_conn *c, struct np_buf *b, uint32_t n) {
   s->flags &= ~NP_TXS_SUM;
 }
 
-/* RFC 6298 §3: from a segment sent once; from the echoed timestamp when all were
- * sent again (RFC 7323 §4). Return: whether there was one. */
-static bool sample(struct np_tcp *tcp, struct np_tcp_conn *c, uint64_t sent_ns, uint32_t tsecr) {
+/* RFC 6298 §3: from a segment sent once; from the echoed timestamp when some were sent again, the
+ * first of them at again_ns (RFC 7323 §4). An echo from before that belongs to the first transmission,
+ * but a receiver that has the data answers what is sent again with the same: the first answer was late, or
+ * it was lost. After a timeout only one that comes within half the shortest round trip (paths change a
+ * little) is surely late, and a sample; before one, the wait was short and misleads nobody. Return:
+ * whether there was one. */
+static bool sample(struct np_tcp *tcp, struct np_tcp_conn *c, uint64_t sent_ns, uint64_t again_ns, uint32_t tsecr) {
   uint32_t us;
-  if (sent_ns != 0) {
+  if (again_ns == 0) {
     us = np_max_u32(1, (uint32_t)np_min_u64((tcp->now_ns - sent_ns) / 1000, UINT32_MAX));
     tcp->ack_rtt_us = us;
   } else {
     if (!(c->flags & NP_TF_TS) || tsecr == 0) return false;
+    uint32_t again_ts = (uint32_t)(again_ns / NP_TCP_NS_PER_MS) + c->ts_offset;
+    bool first = (int32_t)(tsecr - again_ts) < 0;
+    if (first && c->backoff != 0 && tcp->now_ns - again_ns >= (uint64_t)c->min_rtt_us * 500) return false;
     uint32_t ms = np_tcp_ts_now(tcp, c) - tsecr;
     if (ms >= 120000) return false;
     us = ms == 0 ? 1000 : ms * 1000;
@@ -47,17 +54,25 @@ static bool sample(struct np_tcp *tcp, struct np_tcp_conn *c, uint64_t sent_ns, 
   return true;
 }
 
+/* SND.UNA moved, and no sample came of it. Karn's rule, RFC 6298 §5: what was backed off stays until there is
+ * one, because the path may be slower than was known. It is when the ACK comes later than an RTO after
+ * each transmission that it may answer. Else nothing speaks for it but an outage that is over, and four
+ * times the RTO is enough; RFC 8961 §4 (4) has no more against it. */
+static NP_COLD void keep_backoff(const struct np_tcp *tcp, struct np_tcp_conn *c, uint64_t again_ns) {
+  if (tcp->now_ns - again_ns <= (uint64_t)c->rto_us * 1000) c->backoff = (uint8_t)np_min_u32(c->backoff, NP_TCP_BACKOFF_KEPT);
+}
+
 uint32_t np_tcp_ack_queue(struct np_tcp *tcp, struct np_tcp_conn *c, np_seq ack, uint32_t tsecr) {
   uint32_t acked = (uint32_t)np_seq_diff(ack, c->snd_una);
   uint64_t sent_ns = 0;
-  bool again = false;
+  uint64_t again_ns = 0; /* when the first of those sent again was; 0: none */
   tcp->ack_rtt_us = 0;
   struct np_buf *b = c->sndq_head;
   while (b != NULL && b != c->sndq_next && np_seq_le(np_txend(b), ack)) { /* bound: snd_segs */
     struct np_tcp_txseg *s = np_txseg(b);
     struct np_buf *next = s->next;
     if (NP_UNLIKELY(c->ca_state != NP_CA_OPEN) && !(s->flags & NP_TXS_SACKED)) np_tcp_rack_delivered(tcp, c, s, false);
-    if (s->flags & NP_TXS_EVER) again = true;
+    if (NP_UNLIKELY(s->flags & NP_TXS_EVER) && (again_ns == 0 || s->sent_ns < again_ns)) again_ns = s->sent_ns;
     if (!(s->flags & (NP_TXS_EVER | NP_TXS_SACKED))) sent_ns = s->sent_ns;
     if (NP_UNLIKELY(c->cc_flags & NP_CCF_RATE) && !(s->flags & NP_TXS_SACKED)) np_tcp_rate_delivered(tcp, c, s);
     remove_head(c, b);
@@ -67,13 +82,18 @@ uint32_t np_tcp_ack_queue(struct np_tcp *tcp, struct np_tcp_conn *c, np_seq ack,
     if (c->cc_flags & NP_CCF_RATE) np_tcp_rate_part(tcp, c, (uint32_t)np_seq_diff(ack, np_txseg(b)->seq));
     trim_head(c, b, (uint32_t)np_seq_diff(ack, np_txseg(b)->seq));
   }
-  if (NP_UNLIKELY(again)) tcp->told.again = true;
+  if (NP_UNLIKELY(again_ns != 0)) tcp->told.again = true;
   c->snd_una = ack;
   if (NP_UNLIKELY(c->cc_flags & NP_CCF_MTU)) np_tcp_pmtu_acked(tcp, c);
   c->progress_ns = tcp->now_ns;
   c->soft_err = 0;
-  /* Karn: until a sample says otherwise the path may be as slow as the backed-off RTO. */
-  if ((sent_ns != 0 || again) && sample(tcp, c, again ? 0 : sent_ns, tsecr)) c->backoff = 0;
+  if (sent_ns != 0 || again_ns != 0) {
+    if (sample(tcp, c, sent_ns, again_ns, tsecr)) {
+      c->backoff = 0;
+    } else if (c->backoff != 0) {
+      keep_backoff(tcp, c, again_ns);
+    }
+  }
   return acked;
 }
 

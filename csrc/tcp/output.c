@@ -143,6 +143,7 @@ static void send_fin(struct np_tcp *tcp, struct np_tcp_conn *c) {
   bool first = (c->flags & NP_TF_FIN_QUEUED) && !(c->flags & NP_TF_FIN_SENT) && c->sndq_next == NULL;
   if (!first && !(c->flags & NP_TF_FIN_RTX)) return;
   if (!np_tcp_send_empty(tcp, c, NP_TCP_FIN | NP_TCP_ACK, c->snd_end)) return;
+  if (c->rtx_due_ns == 0) np_tcp_rto_start(tcp, c);
   if (first) {
     if (np_tcp_flight(c) == 0) c->progress_ns = tcp->now_ns;
     c->snd_nxt = np_seq_add(c->snd_end, 1);
@@ -152,7 +153,6 @@ static void send_fin(struct np_tcp *tcp, struct np_tcp_conn *c) {
   }
   c->flags |= NP_TF_FIN_SENT;
   c->flags &= ~NP_TF_FIN_RTX;
-  if (c->rtx_due_ns == 0) c->rtx_due_ns = tcp->now_ns + np_tcp_rto_ns(tcp, c);
 }
 
 /* RFC 9293 §3.8.6.1: at least one octet of new data, the same again until it is

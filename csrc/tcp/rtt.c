@@ -35,3 +35,14 @@ uint64_t np_tcp_rto_ns(const struct np_tcp *tcp, const struct np_tcp_conn *c) {
   uint64_t us = (uint64_t)c->rto_us << np_min_u32(c->backoff, 20);
   return np_min_u64(us, (uint64_t)tcp->config.rto_ms_max * 1000) * 1000;
 }
+
+/* RFC 6298 §5.1. RFC 8961 §4 (4b): a whole RTO in which nothing was lost ends the back-off; what is
+ * sent after a pause does not wait for an outage that was before it. */
+void np_tcp_rto_start(const struct np_tcp *tcp, struct np_tcp_conn *c) {
+  uint64_t rto_ns = np_tcp_rto_ns(tcp, c);
+  if (NP_UNLIKELY(c->backoff != 0) && np_tcp_flight(c) == 0 && tcp->now_ns - c->progress_ns >= rto_ns) {
+    c->backoff = 0;
+    rto_ns = np_tcp_rto_ns(tcp, c);
+  }
+  c->rtx_due_ns = tcp->now_ns + rto_ns;
+}

@@ -91,7 +91,10 @@ static void account_data(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_bu
   struct np_tcp_txseg *s = np_txseg(b);
   c->last_tx_ns = tcp->now_ns;
   s->sent_ns = tcp->now_ns;
-  if (c->rtx_due_ns == 0 || (c->flags & NP_TF_ZERO_WND)) {
+  if (c->rtx_due_ns == 0) {
+    c->flags &= ~NP_TF_ZERO_WND;
+    np_tcp_rto_start(tcp, c);
+  } else if (c->flags & NP_TF_ZERO_WND) {
     c->flags &= ~NP_TF_ZERO_WND;
     c->rtx_due_ns = tcp->now_ns + np_tcp_rto_ns(tcp, c);
   }

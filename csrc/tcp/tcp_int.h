@@ -26,6 +26,7 @@
 #define NP_TCP_DUP_THRESH 3u       /* RFC 5681 §3.2, RFC 6675 §2 */
 #define NP_TCP_INIT_SEGS 10u       /* RFC 6928 */
 #define NP_TCP_MIN_RTT_MS 300000u  /* how long the shortest round trip stands (RFC 8985 §6.2: a windowed minimum) */
+#define NP_TCP_BACKOFF_KEPT 2u     /* doublings that outlive progress of which nothing says that the path got slower */
 #define NP_TCP_SACK_WALK 1024u     /* segments one ACK may make us look at */
 #define NP_TCP_TX_BUDGET 64u       /* segments a connection sends in one flush */
 #define NP_TCP_FLUSH_BUDGET 4096u  /* connections one flush serves */
@@ -680,6 +681,8 @@ void np_tcp_rtt_sample(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t rtt_u
 /* rto_us from srtt_us and rttvar_us. */
 void np_tcp_rto_update(const struct np_tcp *tcp, struct np_tcp_conn *c);
 uint64_t np_tcp_rto_ns(const struct np_tcp *tcp, const struct np_tcp_conn *c);
+/* Sets the timer of what is alone in flight. */
+void np_tcp_rto_start(const struct np_tcp *tcp, struct np_tcp_conn *c);
 
 /* recovery.c */
 uint32_t np_tcp_pipe(const struct np_tcp_conn *c);

@@ -25,10 +25,12 @@ void np_tcp_undo_dsack(struct np_tcp_conn *c, np_seq end, uint32_t segs) {
 /* RFC 5682 §3.1 step 1; a second timeout goes on with what the first began. */
 void np_tcp_frto_start(struct np_tcp_conn *c) { c->rack.flags |= NP_RK_FRTO | NP_RK_UNDO_RTO; }
 
-/* RFC 4015 §3.3: the path is at least as slow as the late ACK says. */
+/* RFC 4015 §3.3: the path is at least as slow as the late ACK says, if it surely was late (ack.c); else the
+ * back-off stays as it was kept there. */
 static void adapt_rto(struct np_tcp *tcp, struct np_tcp_conn *c) {
   uint32_t rtt_us = tcp->told.rtt_us;
   if (rtt_us == 0) return;
+  c->backoff = 0;
   c->srtt_us = np_max_u32(c->srtt_us, (uint32_t)np_min_u64((uint64_t)rtt_us * 8, UINT32_MAX));
   c->rttvar_us = np_max_u32(c->rttvar_us, (uint32_t)np_min_u64((uint64_t)rtt_us * 2, UINT32_MAX));
   np_tcp_rto_update(tcp, c);
@@ -50,7 +52,6 @@ static void undo(struct np_tcp *tcp, struct np_tcp_conn *c, bool timeout) {
   np_tcp_undo_disarm(c);
   if (timeout) {
     adapt_rto(tcp, c);
-    c->backoff = 0;
   } else if (c->flags & NP_TF_SACK) {
     np_tcp_rack_reordered(tcp, c);
   }

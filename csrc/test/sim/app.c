@@ -273,13 +273,6 @@ void pair_draw(struct sim *s, uint32_t index) {
   limit_pauses(&p->end[1]);
   p->end[0].expect = p->end[1].total;
   p->end[1].expect = p->end[0].total;
-  /* without timestamps nothing that was sent twice gives a sample, and a back-off stays (Karn); without SACK
-   * a lost ACK looks like a long round trip (RFC 4015 §3.3): where losses come in bursts two time-outs may
-   * be all that the user timeout has room for */
-  bool lossy = sim_has(s, F_BURST) || sim_has(s, F_LOSS) || sim_has(s, F_CHOSEN) || sim_has(s, F_CORRUPT);
-  const struct np_plane_config *a = &s->host[from].config;
-  const struct np_plane_config *b = &s->host[to].config;
-  if (lossy && (a->tcp_no_timestamps || b->tcp_no_timestamps || a->tcp_no_sack || b->tcp_no_sack)) p->may_time_out = true;
   /* who lets go, or stops sending first while the other still sends, makes it reset */
   if (p->end[0].ends >= E_ABORT || p->end[1].ends >= E_ABORT) p->may_fail = true;
 }
