@@ -77,6 +77,7 @@ type TCPConfig struct {
 	ChallengeAcks   int           // per second and core
 	ConnsPerSource  int           // 0: no limit
 	MinSndMSS       int
+	TTL             int // and IPv6 hop limit; 0: 64, or what a router says
 
 	CongestionControl CongestionControl // CongestionDefault: CUBIC
 	ECN               ECN

@@ -87,6 +87,7 @@ enum np_err np_plane_config_check(const struct np_plane_config *c, struct np_err
       {"tcp_challenge_per_s", c->tcp_challenge_per_s, 10, 1000000, false, true},
       {"tcp_conns_per_source", c->tcp_conns_per_source, 1, (1u << NP_HANDLE_SLOT_BITS) - 1u, false, true},
       {"tcp_min_snd_mss", c->tcp_min_snd_mss, 48, 1220, false, true},
+      {"tcp_ttl", c->tcp_ttl, 1, 255, false, true},
       {"tcp_delack_ms", c->tcp_delack_ms, 1, 500, false, true}, /* RFC 1122 §4.2.3.2: under 0.5 s */
   };
   for (size_t i = 0; i < NP_COUNT_OF(ranges); i++) {

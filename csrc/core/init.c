@@ -53,6 +53,7 @@ static void derive(const struct np_plane_config *c, uint32_t index, struct layou
       .icmp_echo_per_s = 10000,
       .udp_echo_port = c->udp_echo_port,
       .udp_discard_port = c->udp_discard_port,
+      .ttl = (uint8_t)c->tcp_ttl,
       .seed = seed_of(c, 32, index),
       .nonce = np_load_64(c->secret + 48), /* shared by all cores, used for nothing else */
       .silent = index != 0, /* queue 0 of every interface is core 0's */

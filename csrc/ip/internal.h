@@ -199,6 +199,7 @@ struct np_ip {
   struct np_ip_env env;
   struct np_ip_config config;
   uint32_t generation; /* of every np_path; never 0 */
+  uint8_t ttl;         /* of what np_ip_output sends; a path's hops come before it */
   uint32_t iface_key[NP_IFACE_MAX]; /* port << 16 | vlan of those in use, else IFACE_KEY_NONE */
   uint32_t iface_end; /* one past the last in use */
   struct np_iface iface[NP_IFACE_MAX];

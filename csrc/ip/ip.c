@@ -50,6 +50,7 @@ struct np_ip *np_ip_init(void *mem, const struct np_ip_config *config, const str
   ip->hash_key.k[0] = np_rng_u64(&ip->rng);
   ip->hash_key.k[1] = np_rng_u64(&ip->rng);
   ip->generation = 1;
+  ip->ttl = c->ttl != 0 ? c->ttl : NP_IP_TTL;
   for (uint32_t i = 0; i < NP_IFACE_MAX; i++) ip->iface_key[i] = NP_IFACE_KEY_NONE;
   uint8_t *at = (uint8_t *)mem + line_up(sizeof *ip);
   ip->neigh = (struct np_neigh *)(void *)at;

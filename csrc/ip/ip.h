@@ -57,6 +57,7 @@ struct np_ip_config {
   uint32_t icmp_echo_per_s;    /* echo requests answered per second, default 10,000; likewise */
   uint16_t udp_echo_port;      /* 0 off */
   uint16_t udp_discard_port;   /* 0 off */
+  uint8_t ttl;                 /* TTL and hop limit of what np_ip_output sends; 0: 64, and for IPv6 what a router told */
   uint64_t nonce;              /* random, the same on all cores: knows our own probes when they come back (RFC 7527) */
   bool silent;                 /* another core with this interface announces, probes and reports; here only listened */
   uint16_t reass_max;          /* datagrams put together at a time, 16 to 4,096; default 256 */
@@ -130,7 +131,7 @@ struct np_path {
   uint8_t link_len; /* 0: unresolved; else bytes of link[] */
   uint8_t is_v4;
   uint8_t link[18]; /* Ethernet header, VLAN tag included */
-  uint8_t hops;     /* of IPv6, as a router told; 0: NP_IP_TTL */
+  uint8_t hops;     /* of IPv6, as a router told; 0: the configured or usual one */
   uint32_t neigh;   /* index, to keep the neighbor fresh */
 };
 

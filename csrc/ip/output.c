@@ -28,7 +28,7 @@ static void push_ip(struct np_ip *ip, struct np_buf *buf, const struct np_addr *
     uint8_t *p = np_buf_push(buf, NP_IP4_BYTES);
     /* A packet that may not be fragmented can have any identification (RFC 6864 §4.1). A random
      * one does not tell how much we send, and serves where DF is cleared on the way. */
-    np_wire_put_ip4(p, src, dst, proto, tos, (uint16_t)np_rng_u64(&ip->rng), (uint16_t)(len + NP_IP4_BYTES));
+    np_wire_put_ip4_ttl(p, src, dst, proto, tos, hops, (uint16_t)np_rng_u64(&ip->rng), (uint16_t)(len + NP_IP4_BYTES));
   } else {
     uint8_t *p = np_buf_push(buf, NP_IP6_BYTES);
     np_wire_put_ip6(p, src, dst, proto, tos, hops, (uint16_t)len);
@@ -82,11 +82,16 @@ static struct np_iface *route_out(struct np_ip *ip, const struct np_addr *src, c
   return &ip->iface[route->iface];
 }
 
+/* The hop limit that a router told, where nothing was configured (RFC 4861 §6.3.4); 0 none. */
+static uint8_t router_hops(const struct np_ip *ip, const struct np_iface *ifc, bool v4) {
+  return v4 || ip->config.ttl != 0 ? 0 : ifc->ra.hops;
+}
+
 static void fill_path(struct np_ip *ip, const struct np_iface *ifc, struct np_neigh *n, bool v4, struct np_path *path) {
   path->generation = ip->generation;
   path->iface = ifc->index;
   path->mtu_bytes = (uint16_t)np_iface_mtu(ifc, v4);
-  path->hops = v4 ? 0 : ifc->ra.hops;
+  path->hops = router_hops(ip, ifc, v4);
   path->is_v4 = v4;
   path->neigh = (uint32_t)(n - ip->neigh);
   path->link_len = (uint8_t)np_wire_put_eth(path->link, &n->mac, &ifc->mac, ifc->vlan, v4 ? NP_ETHERTYPE_IP4 : NP_ETHERTYPE_IP6);
@@ -130,7 +135,8 @@ static enum np_err output_slow(struct np_ip *ip, struct np_buf *buf, const struc
     np_ip_drop(ip, buf, NP_DROP_TX_SOURCE);
     return NP_ERR_ADDRNOTAVAIL;
   }
-  if (!v4 && ifc->ra.hops != 0) np_buf_data(buf)[NP_IP6_HOPS] = ifc->ra.hops;
+  uint8_t hops = router_hops(ip, ifc, v4);
+  if (hops != 0) np_buf_data(buf)[NP_IP6_HOPS] = hops;
   if (packet_bytes(buf) > np_iface_mtu(ifc, v4)) {
     np_ip_drop(ip, buf, NP_DROP_TX_TOO_BIG);
     return NP_ERR_LIMIT;
@@ -166,7 +172,7 @@ int32_t np_ip_path_port(const struct np_ip *ip, const struct np_path *path) {
 enum np_err np_ip_output(struct np_ip *ip, struct np_buf *buf, const struct np_addr *src, const struct np_addr *dst,
                          uint8_t proto, uint8_t tos, struct np_path *path, uint64_t now_ns) {
   bool v4 = np_addr_is_v4(dst);
-  push_ip(ip, buf, src, dst, proto, tos, NP_IP_TTL, v4);
+  push_ip(ip, buf, src, dst, proto, tos, ip->ttl, v4);
   if (NP_UNLIKELY(path == NULL || path->link_len == 0 || path->generation != ip->generation)) {
     if (NP_UNLIKELY(buf->flags & (NP_BUF_GATHERED | NP_BUF_TX_CSUM))) return drop_gathered(ip, buf);
     return output_slow(ip, buf, src, dst, path, now_ns);

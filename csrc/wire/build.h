@@ -24,17 +24,23 @@ NP_INLINE uint32_t np_wire_put_eth(uint8_t *p, const struct np_mac *dst, const s
 /* IPv4 header without options, DF set, checksum filled. total_len: bytes, header included.
  * Put together in registers: a header built of small stores and then summed in wide loads
  * waits for each store to reach the cache, which cost more than all the rest. */
-NP_INLINE void np_wire_put_ip4(uint8_t *p, const struct np_addr *src, const struct np_addr *dst, uint8_t proto, uint8_t tos,
-                               uint16_t id, uint16_t total_len) {
+NP_INLINE void np_wire_put_ip4_ttl(uint8_t *p, const struct np_addr *src, const struct np_addr *dst, uint8_t proto, uint8_t tos,
+                                   uint8_t ttl, uint16_t id, uint16_t total_len) {
   uint64_t first = 0x45u | (uint64_t)tos << 8 | (uint64_t)__builtin_bswap16(total_len) << 16 |
                    (uint64_t)__builtin_bswap16(id) << 32 | (uint64_t)__builtin_bswap16(NP_IP4_DF) << 48;
-  uint64_t second = NP_IP_TTL | (uint64_t)proto << 8 | (uint64_t)np_load_32(src->b + 12) << 32;
+  uint64_t second = ttl | (uint64_t)proto << 8 | (uint64_t)np_load_32(src->b + 12) << 32;
   uint32_t third = np_load_32(dst->b + 12);
   uint64_t sum = np_cksum_add64(np_cksum_add64(first, second), third);
   second |= (uint64_t)np_cksum_finish(sum) << 16;
   np_store_64(p, first);
   np_store_64(p + 8, second);
   np_store_32(p + 16, third);
+}
+
+/* The same with the usual TTL. */
+NP_INLINE void np_wire_put_ip4(uint8_t *p, const struct np_addr *src, const struct np_addr *dst, uint8_t proto, uint8_t tos,
+                               uint16_t id, uint16_t total_len) {
+  np_wire_put_ip4_ttl(p, src, dst, proto, tos, NP_IP_TTL, id, total_len);
 }
 
 /* IPv6 header, flow label 0. payload_len: bytes behind it. */

@@ -135,6 +135,7 @@ type TCP struct {
 	PersistLimit  time.Duration `key:"persist_timeout" default:"0" doc:"a peer that keeps its window shut this long is reset though it answers; 0 never, but ten seconds will do while buffers are short"`
 	ChallengeAcks int           `key:"challenge_acks" default:"0" min:"0" max:"1000000" doc:"challenge ACKs of one core in a second, about (RFC 5961 §7); 1000 by default"`
 	MinSendMSS    int           `key:"min_send_mss" default:"0" min:"0" max:"1220" doc:"payload bytes of a full segment at least, whatever a peer asks for; 216 by default"`
+	TTL           int           `key:"ttl" default:"0" min:"0" max:"255" doc:"time to live and IPv6 hop limit of what TCP sends; 0: 64, and for IPv6 what a router says (accept_ra)"`
 	SYNCookies    bool          `key:"syn_cookies" default:"true" doc:"when a backlog is full (RFC 4987)"`
 
 	CongestionControl string `key:"congestion_control" default:"cubic" oneof:"cubic|newreno|bbr" doc:"RFC 9438; RFC 5681 and 6582; BBR version 3"`

@@ -51,7 +51,7 @@ func planeConfig(c *config.Config, mtu int) *dataplane.Config {
 	case "always":
 		p.TCP.MTUProbing = dataplane.MTUProbingAlways
 	}
-	p.TCP.PersistTimeout, p.TCP.ChallengeAcks, p.TCP.MinSndMSS = c.TCP.PersistLimit, c.TCP.ChallengeAcks, c.TCP.MinSendMSS
+	p.TCP.PersistTimeout, p.TCP.ChallengeAcks, p.TCP.MinSndMSS, p.TCP.TTL = c.TCP.PersistLimit, c.TCP.ChallengeAcks, c.TCP.MinSendMSS, c.TCP.TTL
 	p.TCP.ConnsPerSource = c.Limits.ConnsPerSource
 	if mtu > ports.MTUSmall {
 		p.ChunkBytes = 4096

@@ -118,6 +118,7 @@ func encodeConfig(cc *C.struct_np_plane_config, cfg *dataplane.Config) error {
 		{"TCP.ChallengeAcks", &cc.tcp_challenge_per_s, cfg.TCP.ChallengeAcks},
 		{"TCP.ConnsPerSource", &cc.tcp_conns_per_source, cfg.TCP.ConnsPerSource},
 		{"TCP.MinSndMSS", &cc.tcp_min_snd_mss, cfg.TCP.MinSndMSS},
+		{"TCP.TTL", &cc.tcp_ttl, cfg.TCP.TTL},
 	} {
 		if f.from < 0 || f.from > math.MaxInt32 {
 			return fmt.Errorf("%w: %s is %d", dataplane.CodeInvalid, f.name, f.from)

@@ -56,6 +56,7 @@ struct np_plane_config {
   uint32_t tcp_challenge_per_s;  /* 0: default */
   uint32_t tcp_conns_per_source; /* 0: no limit */
   uint32_t tcp_min_snd_mss;      /* 0: default */
+  uint32_t tcp_ttl;              /* 1 to 255; 0: 64, and for IPv6 what a router told */
   uint8_t secret[64];        /* random; wiped in the caller's copy by the caller */
 };
 

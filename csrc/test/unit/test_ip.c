@@ -541,6 +541,47 @@ static void test_routes(void **state) {
   rig_free(r);
 }
 
+/* MUST-49: TCP's TTL can be set; answers of the layer itself keep the usual one. */
+static void test_ttl(void **state) {
+  (void)state;
+  static const uint8_t ttl[] = {0, 1, 64, 200, 255};
+  for (size_t i = 0; i < NP_COUNT_OF(ttl); i++) {
+    struct np_ip_config config = {.seed = 14, .ttl = ttl[i]};
+    struct rig *r = rig_usual(&config);
+    uint8_t want = ttl[i] == 0 ? 64 : ttl[i];
+    for (int v6 = 0; v6 < 2; v6++) {
+      struct np_addr own = us(v6);
+      struct np_addr other = peer(v6);
+      struct np_path path = {0};
+      struct np_pkt pkt;
+      struct frame f;
+      ping(&f, RIG_US, 0, &other, &own, 8);
+      r->sent_count = 0;
+      assert_int_equal(rig_rx(r, 3, &f), RIG_DONE);
+      rig_parse(&r->sent[0], &pkt);
+      assert_int_equal(pkt.ttl, 64);
+      rig_send(r, &own, &other, &path); /* waits for the neighbor */
+      if (v6) {
+        rig_nd(&f, 136, RIG_US, RIG_PEER, &other, &own, &other, 0x60, 2);
+        assert_int_equal(rig_rx(r, 3, &f), RIG_DONE);
+      } else {
+        rig_arp(&f, 2, RIG_US, RIG_PEER, &other, &own);
+        assert_int_equal(rig_rx(r, 3, &f), RIG_DONE);
+      }
+      rig_send(r, &own, &other, &path); /* fills the path */
+      rig_send(r, &own, &other, &path); /* by the path */
+      assert_true(path.link_len != 0);
+      assert_true(r->sent_count >= 5);
+      for (uint32_t k = r->sent_count - 3; k < r->sent_count; k++) {
+        rig_parse(&r->sent[k], &pkt);
+        assert_int_equal(pkt.l4_proto, 253);
+        assert_int_equal(pkt.ttl, want);
+      }
+    }
+    rig_free(r);
+  }
+}
+
 static void test_route_table_full(void **state) {
   (void)state;
   struct np_ip_config config = {.seed = 14};
@@ -788,7 +829,7 @@ static void test_pmtu(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_echo),         cmocka_unit_test(test_echo_v6_special),
-      cmocka_unit_test(test_echo_rate),    cmocka_unit_test(test_not_for_us), cmocka_unit_test(test_bad_sources),
+      cmocka_unit_test(test_echo_rate),    cmocka_unit_test(test_not_for_us), cmocka_unit_test(test_bad_sources), cmocka_unit_test(test_ttl),
       cmocka_unit_test(test_tcp_comes_back), cmocka_unit_test(test_udp_services),
       cmocka_unit_test(test_port_unreachable), cmocka_unit_test(test_unknown_protocol),
       cmocka_unit_test(test_error_rate),   cmocka_unit_test(test_errors_in),

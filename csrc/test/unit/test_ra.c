@@ -71,14 +71,18 @@ static void ra_usual(struct rig *r, uint8_t from, uint16_t lifetime_s, uint8_t f
 }
 
 /* Interface 0 without a configured IPv6 address, up; nothing cleared. */
-static struct rig *start(bool accept, uint8_t dad, uint64_t seed) {
-  struct np_ip_config config = {.seed = seed, .neigh_max = 16};
-  struct rig *r = rig_new(&config);
+static struct rig *start_with(bool accept, uint8_t dad, const struct np_ip_config *config) {
+  struct rig *r = rig_new(config);
   struct np_iface_config c = {.port = 3, .mtu_bytes = 1500, .accept_ra = accept, .dad_transmits = dad};
   memcpy(c.mac.b, RIG_US, 6);
   assert_int_equal(np_ip_iface_add(r->ip, 0, &c), NP_ERR_OK);
   assert_int_equal(np_ip_iface_up(r->ip, 0, true, r->now_ns), NP_ERR_OK);
   return r;
+}
+
+static struct rig *start(bool accept, uint8_t dad, uint64_t seed) {
+  struct np_ip_config config = {.seed = seed, .neigh_max = 16};
+  return start_with(accept, dad, &config);
 }
 
 static struct np_addr_info info_of(struct rig *r, const struct np_addr *addr) {
@@ -366,6 +370,28 @@ static void test_parameters(void **state) {
   rig_free(r);
 }
 
+/* The operator's hop limit comes before a router's. */
+static void test_ra_hops_configured(void **state) {
+  (void)state;
+  struct np_ip_config config = {.seed = 9, .neigh_max = 16, .ttl = 77};
+  struct rig *r = start_with(true, 0, &config);
+  give_prefix(r, 1, 0xc0, 9000, 9000);
+  struct np_addr src = own(1);
+  struct np_path path = {0};
+  struct ra m;
+  ra_usual(r, 1, 1800, 0);
+  ra_begin(&m, 1, 1800, 0);
+  m.icmp[4] = 100;
+  assert_int_equal(ra_send(r, &m), RIG_DONE);
+  for (uint32_t k = 0; k < 2; k++) { /* without and with a path */
+    r->sent_count = 0;
+    assert_int_equal(rig_send(r, &src, &FAR, &path), NP_ERR_OK);
+    assert_int_equal(r->sent[0].b[14 + 7], 77);
+  }
+  assert_true(path.link_len != 0);
+  rig_free(r);
+}
+
 /* More routers and prefixes than are kept: the first ones stay, and nothing grows. */
 static void test_flood(void **state) {
   (void)state;
@@ -468,7 +494,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_solicits), cmocka_unit_test(test_slaac),      cmocka_unit_test(test_two_hours),
       cmocka_unit_test(test_prefix_refused), cmocka_unit_test(test_on_link), cmocka_unit_test(test_routers),
-      cmocka_unit_test(test_parameters), cmocka_unit_test(test_flood),    cmocka_unit_test(test_ra_malformed),
+      cmocka_unit_test(test_parameters), cmocka_unit_test(test_ra_hops_configured), cmocka_unit_test(test_flood),    cmocka_unit_test(test_ra_malformed),
       cmocka_unit_test(test_opaque),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
