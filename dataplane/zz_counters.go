@@ -69,6 +69,7 @@ const (
 	CounterTCPChallenge                       // challenge ACKs sent (RFC 5961)
 	CounterTCPChallengeLimited                // challenge ACKs and answers to segments outside the window not sent because of their limits
 	CounterTCPPersistEnded                    // connections reset because their peer kept its window shut
+	CounterTCPHalfRecycled                    // half-open connections given up for newer ones, the backlog being full and cookies off
 	CounterTCPLeavingEnded                    // connections that only waited for their peer to close, reset because the table was full
 	CounterTCPCookieTX                        // SYN cookies sent
 	CounterTCPCookieOK                        // connections made from a valid SYN cookie
@@ -160,7 +161,7 @@ const (
 	DropTCPDup                       // segment with data received before
 	DropTCPWindow                    // data beyond the window we offered
 	DropTCPOOOLimit                  // out-of-order data over the connection's limit
-	DropTCPBacklog                   // listen backlog full and cookies off
+	DropTCPBacklog                   // listen backlog full of the latest, and cookies off
 	DropTCPCookie                    // ACK that carries no valid SYN cookie
 	DropTCPConnLimit                 // max_connections reached
 	DropTCPSourceLimit               // too many connections, or half-open ones with cookies off, of one source
@@ -260,6 +261,7 @@ var counterMeta = [CounterCount]CounterMeta{
 	{Name: "tcp_challenge_acks_total", Help: "challenge ACKs sent (RFC 5961)"},
 	{Name: "tcp_challenge_acks_limited_total", Help: "challenge ACKs and answers to segments outside the window not sent because of their limits"},
 	{Name: "tcp_persist_ended_total", Help: "connections reset because their peer kept its window shut"},
+	{Name: "tcp_half_open_recycled_total", Help: "half-open connections given up for newer ones, the backlog being full and cookies off"},
 	{Name: "tcp_closing_ended_total", Help: "connections that only waited for their peer to close, reset because the table was full"},
 	{Name: "tcp_syn_cookies_sent_total", Help: "SYN cookies sent"},
 	{Name: "tcp_syn_cookies_accepted_total", Help: "connections made from a valid SYN cookie"},
@@ -348,7 +350,7 @@ var dropMeta = [DropCount]DropMeta{
 	{Reason: "tcp_duplicate", Layer: "tcp", Help: "segment with data received before"},
 	{Reason: "tcp_beyond_window", Layer: "tcp", Help: "data beyond the window we offered"},
 	{Reason: "tcp_out_of_order_limit", Layer: "tcp", Help: "out-of-order data over the connection's limit"},
-	{Reason: "tcp_backlog_full", Layer: "tcp", Help: "listen backlog full and cookies off"},
+	{Reason: "tcp_backlog_full", Layer: "tcp", Help: "listen backlog full of the latest, and cookies off"},
 	{Reason: "tcp_bad_cookie", Layer: "tcp", Help: "ACK that carries no valid SYN cookie"},
 	{Reason: "tcp_connection_limit", Layer: "tcp", Help: "max_connections reached"},
 	{Reason: "tcp_source_limit", Layer: "tcp", Help: "too many connections, or half-open ones with cookies off, of one source"},

@@ -85,7 +85,7 @@ struct np_tcp *np_tcp_init(void *mem, const struct np_tcp_config *config, const 
   np_assert(tcp->rcv_wscale <= 14);
   tcp->dirty_head = tcp->dirty_tail = NP_TCP_NIL;
   tcp->tw_head = tcp->tw_tail = NP_TCP_NIL;
-  tcp->leaving_head = tcp->leaving_tail = NP_TCP_NIL;
+  tcp->leaving = (struct np_tcp_list){NP_TCP_NIL, NP_TCP_NIL};
   tcp->free_head = NP_TCP_NIL;
   for (uint32_t i = config->conns_max; i-- > 0;) {
     struct np_tcp_conn *c = np_tcp_at(tcp, i);

@@ -12,29 +12,26 @@ static bool waits(const struct np_tcp_conn *c) {
   return (c->flags & NP_TF_DETACHED) && (c->state == NP_TCP_FIN_WAIT_1 || c->state == NP_TCP_FIN_WAIT_2);
 }
 
-static void link_last(struct np_tcp *tcp, struct np_tcp_conn *c) {
+void np_tcp_list_add(struct np_tcp *tcp, struct np_tcp_list *list, struct np_tcp_conn *c) {
   uint32_t slot = np_tcp_slot(tcp, c);
-  c->leaving = true;
-  c->leaving_ms = tcp->now_ms;
   c->tw_next = NP_TCP_NIL;
-  c->tw_prev = tcp->leaving_tail;
-  if (tcp->leaving_tail == NP_TCP_NIL) {
-    tcp->leaving_head = slot;
+  c->tw_prev = list->tail;
+  if (list->tail == NP_TCP_NIL) {
+    list->head = slot;
   } else {
-    np_tcp_at(tcp, tcp->leaving_tail)->tw_next = slot;
+    np_tcp_at(tcp, list->tail)->tw_next = slot;
   }
-  tcp->leaving_tail = slot;
+  list->tail = slot;
 }
 
-static void unlink(struct np_tcp *tcp, struct np_tcp_conn *c) {
-  c->leaving = false;
+void np_tcp_list_del(struct np_tcp *tcp, struct np_tcp_list *list, struct np_tcp_conn *c) {
   if (c->tw_prev == NP_TCP_NIL) {
-    tcp->leaving_head = c->tw_next;
+    list->head = c->tw_next;
   } else {
     np_tcp_at(tcp, c->tw_prev)->tw_next = c->tw_next;
   }
   if (c->tw_next == NP_TCP_NIL) {
-    tcp->leaving_tail = c->tw_prev;
+    list->tail = c->tw_prev;
   } else {
     np_tcp_at(tcp, c->tw_next)->tw_prev = c->tw_prev;
   }
@@ -44,16 +41,18 @@ static void unlink(struct np_tcp *tcp, struct np_tcp_conn *c) {
 void np_tcp_leaving(struct np_tcp *tcp, struct np_tcp_conn *c) {
   bool now = waits(c);
   if (now == c->leaving) return;
+  c->leaving = now;
   if (now) {
-    link_last(tcp, c);
+    c->leaving_ms = tcp->now_ms;
+    np_tcp_list_add(tcp, &tcp->leaving, c);
   } else {
-    unlink(tcp, c);
+    np_tcp_list_del(tcp, &tcp->leaving, c);
   }
 }
 
 /* What has a session is told of the end by the next flush, and its slot is free after that. */
 bool np_tcp_leaving_evict(struct np_tcp *tcp) {
-  uint32_t slot = tcp->leaving_head;
+  uint32_t slot = tcp->leaving.head;
   for (uint32_t n = 0; n < AT_ONCE && slot != NP_TCP_NIL; n++) { /* bound: AT_ONCE */
     struct np_tcp_conn *c = np_tcp_at(tcp, slot);
     slot = c->tw_next;

@@ -14,7 +14,7 @@ enum np_err np_tcp_listen(struct np_tcp *tcp, const struct np_tcp_listen *args, 
   }
   if (slot == tcp->config.listeners_max) return NP_ERR_FULL;
   struct np_tcp_listener *l = &tcp->listeners[slot];
-  *l = (struct np_tcp_listener){.args = *args, .used = true};
+  *l = (struct np_tcp_listener){.args = *args, .used = true, .half = {NP_TCP_NIL, NP_TCP_NIL}};
   if (l->args.backlog == 0) l->args.backlog = tcp->config.backlog_default;
   *out_listener = slot;
   return NP_ERR_OK;
@@ -54,6 +54,7 @@ void np_tcp_listener_ready(struct np_tcp *tcp, struct np_tcp_conn *c) {
   if (!(c->flags & NP_TF_PASSIVE)) return;
   c->flags &= ~NP_TF_PASSIVE;
   tcp->listeners[c->listener].backlog--;
+  np_tcp_list_del(tcp, &tcp->listeners[c->listener].half, c);
   np_tcp_guard_half(tcp, &c->flow.remote, -1);
 }
 
@@ -101,6 +102,7 @@ static enum np_drop open_passive(struct np_tcp *tcp, struct np_tcp_listener *l, 
   c->listener = (uint32_t)(l - tcp->listeners);
   l->conns++;
   l->backlog++;
+  np_tcp_list_add(tcp, &l->half, c);
   np_tcp_guard_half(tcp, &c->flow.remote, 1);
   c->flags |= NP_TF_PASSIVE | NP_TF_RTX_SYN;
   if (seg->retry) c->iss = np_seq_max(c->iss, seg->iss_min);
@@ -121,6 +123,20 @@ static enum np_drop open_passive(struct np_tcp *tcp, struct np_tcp_listener *l, 
   return NP_TCP_OK;
 }
 
+#define RECYCLE_MS 2u /* what a near peer needs to answer */
+
+/* A full backlog without cookies: the oldest half-open connection makes room for a new one (RFC 4987 §3.3),
+ * so that in a flood everybody has as long to answer as the flood takes to fill the backlog, instead of
+ * nobody getting in at all. Return: true when there is room. */
+static bool recycle(struct np_tcp *tcp, struct np_tcp_listener *l) {
+  if (l->half.head == NP_TCP_NIL) return false;
+  struct np_tcp_conn *c = np_tcp_at(tcp, l->half.head);
+  if (tcp->now_ns - c->created_ns < RECYCLE_MS * NP_TCP_NS_PER_MS) return false;
+  np_tcp_count(tcp, NP_C_TCP_HALF_RECYCLED);
+  np_tcp_close(tcp, c, NP_ERR_TIMEDOUT);
+  return true;
+}
+
 static enum np_drop listen_syn(struct np_tcp *tcp, struct np_tcp_listener *l, struct np_tcp_seg *seg) {
   /* No connection with a group (RFC 9293 §3.9.2.3, MUST-57). */
   if (seg->pkt->link_dst != NP_LINK_UNICAST) return NP_DROP_TCP_NO_LISTENER;
@@ -131,8 +147,9 @@ static enum np_drop listen_syn(struct np_tcp *tcp, struct np_tcp_listener *l, st
   }
   bool crowd = np_tcp_guard_half_full(tcp, &seg->pkt->flow.remote, l->args.backlog, l->args.cookies);
   if (l->backlog < l->args.backlog && !crowd) return open_passive(tcp, l, seg);
-  if (!l->args.cookies) return crowd ? NP_DROP_TCP_SOURCE_LIMIT : NP_DROP_TCP_BACKLOG;
-  return np_tcp_cookie_send(tcp, seg);
+  if (l->args.cookies) return np_tcp_cookie_send(tcp, seg);
+  if (crowd) return NP_DROP_TCP_SOURCE_LIMIT;
+  return recycle(tcp, l) ? open_passive(tcp, l, seg) : NP_DROP_TCP_BACKLOG;
 }
 
 /* RFC 9293 §3.10.7.2: LISTEN. An ACK may bring a cookie back. */

@@ -442,7 +442,7 @@ struct np_tcp_conn {
   uint32_t challenge_ms;
   uint32_t confirm_ms;
   uint32_t generation;
-  uint32_t tw_prev;         /* TIME-WAIT list, that of leaving.c, and free list */
+  uint32_t tw_prev;         /* np_tcp_list, TIME-WAIT list, free list */
   uint32_t tw_next;
   uint32_t listener;        /* index, NP_TCP_NIL for outgoing */
   uint32_t hash;
@@ -491,11 +491,19 @@ struct np_tcp_bucket {
 };
 _Static_assert(sizeof(struct np_tcp_bucket) == 64, "a bucket is a cache line");
 
+/* Slots in order of arrival, the oldest first, linked by tw_prev and tw_next: of connections that are in one
+ * list at most, being half open, leaving or in TIME-WAIT. */
+struct np_tcp_list {
+  uint32_t head;
+  uint32_t tail;
+};
+
 struct np_tcp_listener {
   struct np_tcp_listen args;
   bool used;
   uint32_t conns;   /* made by it and still there */
   uint32_t backlog; /* of them in SYN-RECEIVED */
+  struct np_tcp_list half; /* those */
   uint32_t generation;
 };
 
@@ -526,8 +534,7 @@ struct np_tcp {
   uint32_t tw_head;    /* oldest */
   uint32_t tw_tail;
   uint32_t tw_count;
-  uint32_t leaving_head; /* oldest; linked by tw_prev and tw_next, unused before TIME-WAIT */
-  uint32_t leaving_tail;
+  struct np_tcp_list leaving; /* leaving.c */
   uint32_t next_port;  /* RFC 6056 §3.3.3 */
   uint32_t tx_caps;    /* NP_PORT_* for what is sent now */
   uint32_t tx_bytes_max; /* with NP_PORT_TSO: payload of one packet */
@@ -628,6 +635,8 @@ void np_tcp_time_wait_touch(struct np_tcp *tcp, struct np_tcp_conn *c);
 bool np_tcp_time_wait_evict(struct np_tcp *tcp);
 
 /* leaving.c */
+void np_tcp_list_add(struct np_tcp *tcp, struct np_tcp_list *list, struct np_tcp_conn *c);
+void np_tcp_list_del(struct np_tcp *tcp, struct np_tcp_list *list, struct np_tcp_conn *c);
 /* After c's state or session changed. */
 void np_tcp_leaving(struct np_tcp *tcp, struct np_tcp_conn *c);
 /* Ends the oldest that only waits for its peer. Return: true when a slot is free now. */

@@ -139,6 +139,42 @@ static void test_cookie_guesses(void **state) {
   tp_free(tp);
 }
 
+/* Without cookies a flood of SYNs from everywhere pushes out its own: who answers sooner than the flood fills the
+ * backlog gets in, and no more is kept than the backlog. */
+static void test_flood_without_cookies(void **state) {
+  (void)state;
+  struct tp_args args;
+  tp_args_default(&args);
+  args.config[1].conns_max = 1024;
+  struct tp *tp = tp_new(&args);
+  struct np_tcp_listen l = {.port = TP_PORT, .backlog = 128};
+  uint32_t id;
+  assert_int_equal(np_tcp_listen(tp->end[1].tcp, &l, &id), NP_ERR_OK);
+  struct tp_sess *good[20] = {NULL};
+  uint32_t sent = 0;
+  for (uint32_t ms = 0; ms < 400; ms++) { /* 20,000 SYNs a second */
+    tp->cut = true;
+    for (uint32_t i = 0; i < 20; i++, sent++) {
+      struct tp_seg s = from_host(tp, 1 + sent % 5000, (uint16_t)(1000 + sent), NP_TCP_SYN);
+      s.seq = sent * 7919;
+      tp_inject(tp, 1, &s, NULL);
+      tp_flush(tp);
+    }
+    tp->cut = false;
+    if (ms % 20 == 0) good[ms / 20] = tp_connect(tp, 0, TP_PORT, NULL);
+    tp_run(tp, TP_MS);
+  }
+  for (uint32_t i = 0; i < NP_COUNT_OF(good); i++) assert_true(good[i]->established && !good[i]->closed);
+  assert_int_equal(np_tcp_conn_count(tp->end[1].tcp), 128 + NP_COUNT_OF(good));
+  assert_int_equal(tp->end[1].tcp->listeners[id].backlog, 128);
+  uint64_t n = tp_counter(tp, 1, NP_C_TCP_HALF_RECYCLED) + tp_drops(tp, 1, NP_DROP_TCP_BACKLOG);
+  assert_in_range(n, sent - 128, sent - 128 + NP_COUNT_OF(good));
+  assert_true(tp_counter(tp, 1, NP_C_TCP_HALF_RECYCLED) > sent / 2);
+  tp_run(tp, 100 * TP_S);
+  assert_int_equal(np_tcp_conn_count(tp->end[1].tcp), NP_COUNT_OF(good));
+  tp_free(tp);
+}
+
 /* ---- blind injection, RFC 5961 ---- */
 
 static void intact(struct tp *tp, struct tp_sess *a, struct tp_sess *b) {
@@ -597,7 +633,7 @@ static void test_blind_icmp(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_cookie_keeps),     cmocka_unit_test(test_cookie_guesses),   cmocka_unit_test(test_blind_attacker),
+      cmocka_unit_test(test_cookie_keeps),     cmocka_unit_test(test_cookie_guesses),   cmocka_unit_test(test_flood_without_cookies), cmocka_unit_test(test_blind_attacker),
       cmocka_unit_test(test_blind_ack),        cmocka_unit_test(test_no_side_channel),  cmocka_unit_test(test_desynchronised),
       cmocka_unit_test(test_ack_division),     cmocka_unit_test(test_false_duplicates), cmocka_unit_test(test_windows_of_a_byte),
       cmocka_unit_test(test_window_of_a_gigabyte), cmocka_unit_test(test_fin_wait_2_flood), cmocka_unit_test(test_fin_never_acked),
