@@ -432,6 +432,12 @@ static enum np_drop parse(struct np_pkt *pkt, struct np_tcp_seg *seg) {
   return NP_TCP_OK;
 }
 
+/* Was it the peer who sent it, as far as numbers can tell? Somebody who guesses must not keep a connection
+ * that has lost its peer: keep-alive and window probes are answered by what is in order. */
+static bool from_peer(enum np_drop out) {
+  return out == NP_TCP_OK || out == NP_DROP_TCP_WINDOW || out == NP_DROP_NO_BUFFER || out == NP_DROP_TCP_OOO_LIMIT || out == NP_DROP_TCP_CLOSED;
+}
+
 static void input_slow(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_pkt *pkt) {
   struct np_tcp_seg seg;
   enum np_drop out = parse(pkt, &seg);
@@ -439,9 +445,11 @@ static void input_slow(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_pkt 
     if (c != NULL) {
       tcp->env.counters->counter[NP_C_TCP_SEGS_RX] += seg.segs;
       c->segs_rx += seg.segs;
-      c->rx_ms = tcp->now_ms;
-      c->flags &= ~NP_TF_KEEPALIVE;
       out = np_tcp_dispatch(tcp, c, &seg);
+      if (from_peer(out) || c->state == NP_TCP_TIME_WAIT) {
+        c->rx_ms = tcp->now_ms;
+        c->flags &= ~NP_TF_KEEPALIVE;
+      }
     } else {
       out = no_conn(tcp, &seg);
     }

@@ -335,6 +335,44 @@ static void test_no_side_channel(void **state) {
   tp_free(tp);
 }
 
+/* A peer that is gone stays gone, whatever somebody else sends in its name: keep-alive and the probes of a
+ * shut window are answered by none of it. */
+static void test_blind_life_support(void **state) {
+  (void)state;
+  for (uint32_t shut = 0; shut < 2; shut++) {
+    struct tp_args args;
+    tp_args_default(&args);
+    args.config[1].keepalive_idle_ms = shut ? 0 : 10000;
+    args.config[1].keepalive_interval_ms = 5000;
+    args.config[1].keepalive_probes = 3;
+    args.config[1].user_timeout_ms = 30000;
+    struct tp *tp = tp_new(&args);
+    struct tp_sess *a;
+    struct tp_sess *b;
+    tp_establish(tp, &a, &b);
+    a->hold = true;
+    if (shut) tp_write(b, 1 << 20);
+    tp_run(tp, 5 * TP_S);
+    if (shut) assert_true(tp_conn(b)->flags & NP_TF_ZERO_WND);
+    tp->cut = true;
+    for (uint32_t i = 0; i < 1000 && !b->closed; i++) {
+      static const uint8_t kinds[] = {NP_TCP_RST, NP_TCP_SYN, NP_TCP_ACK, NP_TCP_ACK | NP_TCP_PSH, NP_TCP_ACK | NP_TCP_FIN, 0};
+      struct tp_seg s = tp_peer_seg(b, kinds[i % NP_COUNT_OF(kinds)]);
+      s.seq += i & 64 ? 1u << 30 : 0u - (1u << 20);
+      if (s.flags & NP_TCP_PSH) s.len = 1;
+      tp_inject(tp, 1, &s, NULL);
+      s = tp_peer_seg(b, NP_TCP_ACK | NP_TCP_PSH);
+      s.ack += 1u << 29;
+      s.len = 1;
+      tp_inject(tp, 1, &s, NULL);
+      tp_run(tp, 100 * TP_MS);
+    }
+    assert_true(b->closed);
+    assert_int_equal(b->err, NP_ERR_TIMEDOUT);
+    tp_free(tp);
+  }
+}
+
 /* ---- ends that disagree ---- */
 
 /* Each end thinks that the other has sent a million bytes less: every segment of one is outside the other's
@@ -467,6 +505,52 @@ static void test_windows_of_a_byte(void **state) {
     assert_int_equal(good->received, 1 << 20);
     tp_free(tp);
   }
+}
+
+/* ---- bytes one by one ---- */
+
+/* Twenty peers that each send thousands of bytes out of order, one a segment, from behind and from the front: what
+ * touches is joined or counted against limits, a good client is served, and at the end all of it is there. */
+static void test_bytes_out_of_order(void **state) {
+  (void)state;
+  struct tp_args args;
+  tp_args_default(&args);
+  args.bufs = 8192; /* ten times 512, and a quarter to spare */
+  struct tp *tp = tp_new(&args);
+  tp_listen(tp, 1, TP_PORT);
+  tp->cut = true;
+  struct tp_seg peer[20];
+  const struct tp_sess *sess[20];
+  for (uint32_t i = 0; i < NP_COUNT_OF(peer); i++) {
+    peer[i] = open_by_hand(tp, 1 + i, (uint16_t)(100 + i), 60000);
+    sess[i] = tp->end[1].last;
+    peer[i].len = 1;
+  }
+  uint32_t base = peer[0].seq;
+  for (uint32_t n = 0; n < 5000; n++) {
+    for (uint32_t i = 0; i < NP_COUNT_OF(peer); i++) {
+      peer[i].seq = base + (i % 2 == 0 ? 5000 - n : 1 + n);
+      tp_inject(tp, 1, &peer[i], NULL);
+      const struct np_tcp_conn *c = find(tp, &peer[i]);
+      assert_true(c->ooo_segs <= 512 && (i % 2 == 0 || c->ooo_segs <= 4));
+    }
+    tp_flush(tp);
+  }
+  assert_in_range(tp->end[1].pool.low_count, 8192 - 10 * (512 + 4) - 2, 8192 - 10 * 512);
+  assert_in_range(tp_drops(tp, 1, NP_DROP_TCP_OOO_LIMIT), 10 * 4400, 10 * 4500);
+  tp->cut = false;
+  struct tp_sess like = {.to_send = 300000};
+  tp_connect(tp, 0, TP_PORT, &like);
+  tp_run(tp, 10 * TP_S);
+  assert_int_equal(tp->end[1].last->received, 300000);
+  tp->cut = true;
+  for (uint32_t i = 1; i < NP_COUNT_OF(peer); i += 2) {
+    peer[i].seq = base;
+    tp_inject(tp, 1, &peer[i], NULL);
+    tp_flush(tp);
+    assert_int_equal(sess[i]->received, 5001);
+  }
+  tp_free(tp);
 }
 
 /* Window scale 14 and all of the window: what is queued is our own limit's affair, not the peer's. */
@@ -634,7 +718,7 @@ static void test_blind_icmp(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_cookie_keeps),     cmocka_unit_test(test_cookie_guesses),   cmocka_unit_test(test_flood_without_cookies), cmocka_unit_test(test_blind_attacker),
-      cmocka_unit_test(test_blind_ack),        cmocka_unit_test(test_no_side_channel),  cmocka_unit_test(test_desynchronised),
+      cmocka_unit_test(test_blind_ack),        cmocka_unit_test(test_no_side_channel),  cmocka_unit_test(test_blind_life_support), cmocka_unit_test(test_bytes_out_of_order), cmocka_unit_test(test_desynchronised),
       cmocka_unit_test(test_ack_division),     cmocka_unit_test(test_false_duplicates), cmocka_unit_test(test_windows_of_a_byte),
       cmocka_unit_test(test_window_of_a_gigabyte), cmocka_unit_test(test_fin_wait_2_flood), cmocka_unit_test(test_fin_never_acked),
       cmocka_unit_test(test_leaving_has_time), cmocka_unit_test(test_blind_icmp),
