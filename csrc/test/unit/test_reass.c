@@ -189,6 +189,36 @@ static void test_echo_sizes(void **state) {
   rig_free(r);
 }
 
+/* Identification of the first fragment of the answer to a large ping. */
+static uint32_t answer_id(struct rig *r, bool v6) {
+  static struct datagram d;
+  ping(&d, v6, 3000);
+  r->sent_count = 0;
+  assert_int_equal(all(r, &d, 5, 1440), RIG_DONE);
+  assert_true(r->sent_count > 1);
+  struct np_pkt pkt;
+  rig_parse(&r->sent[0], &pkt);
+  return v6 ? np_load_be32(r->sent[0].b + pkt.l4_off - 4) : np_load_be16(r->sent[0].b + 14 + 4);
+}
+
+/* RFC 7739 §5.3: identifications to one destination count up from where nobody outside can know. */
+static void test_identifications(void **state) {
+  (void)state;
+  for (int v6 = 0; v6 < 2; v6++) {
+    uint32_t first[4];
+    uint32_t mask = v6 ? UINT32_MAX : UINT16_MAX;
+    for (uint32_t seed = 0; seed < NP_COUNT_OF(first); seed++) {
+      struct np_ip_config config = {.seed = 100 + seed};
+      struct rig *r = rig_usual(&config);
+      first[seed] = answer_id(r, v6);
+      for (uint32_t i = 1; i < 4; i++) assert_int_equal(answer_id(r, v6), (first[seed] + i) & mask);
+      for (uint32_t i = 0; i < seed; i++) assert_int_not_equal(first[i], first[seed]);
+      idle(r);
+      rig_free(r);
+    }
+  }
+}
+
 static void test_udp_echo(void **state) {
   (void)state;
   static struct datagram d;
@@ -614,7 +644,7 @@ static void test_options4(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_options4),
-      cmocka_unit_test(test_echo_sizes), cmocka_unit_test(test_udp_echo), cmocka_unit_test(test_orders),
+      cmocka_unit_test(test_echo_sizes), cmocka_unit_test(test_identifications), cmocka_unit_test(test_udp_echo), cmocka_unit_test(test_orders),
       cmocka_unit_test(test_overlaps),   cmocka_unit_test(test_ends),     cmocka_unit_test(test_malformed),
       cmocka_unit_test(test_tiny),       cmocka_unit_test(test_atomic),   cmocka_unit_test(test_ecn),
       cmocka_unit_test(test_expiry),     cmocka_unit_test(test_limits),   cmocka_unit_test(test_pool_short),
