@@ -79,7 +79,7 @@ static void change_links(struct sim *s, struct host *h, const struct event *e) {
     struct core_rig *c = &h->core[i];
     struct np_sim_params *to = &c->params[0];
     switch (e->kind) {
-      case EV_PHASE: net_draw(s, &r, &c->params[e->arg & 1]); break;
+      case EV_PHASE: net_draw(s, &r, &c->params[e->arg & 1], (e->arg & 1) != 0); break;
       case EV_CUT: to[e->arg & 1].cut = to[0].cut = true; break;
       case EV_MENDED: to[0].cut = to[1].cut = false; break;
       case EV_MTU: to[1].mtu_bytes = e->arg % 5 == 0 ? 1280 : 1280 + (e->arg >> 4) % 200; break;

@@ -238,7 +238,7 @@ struct np_addr host_addr(uint32_t index, bool v6);
 /* net.c */
 bool net_open(struct sim *s);
 void net_close(struct sim *s);
-void net_draw(struct sim *s, struct np_rng *r, struct np_sim_params *p);
+void net_draw(struct sim *s, struct np_rng *r, struct np_sim_params *p, bool to_host);
 void net_set_now(struct sim *s);
 /* Frames that reached the switch go on. Return: whether there were any. */
 bool net_forward(struct sim *s);
