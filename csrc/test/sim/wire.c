@@ -137,7 +137,9 @@ static void check_syn(struct wire *w, struct wire_conn *c, uint32_t from, const 
   bool scale = g->opts.has_wscale;
   if (s->known && s->iss == g->seq) {
     if (s->mss != g->opts.mss) fault(w, g, "MSS changed in a SYN sent again", s->mss, g->opts.mss);
-    if (s->has_ts && g->opts.has_ts) s->tsval = g->opts.tsval;
+    /* the low bits of a cookie's timestamp are options (RFC 4987 §3.6): one for a SYN that was sent again
+     * without ECN may be less than the first, and either may be echoed */
+    if (s->has_ts && g->opts.has_ts && (int32_t)(g->opts.tsval - s->tsval) > 0) s->tsval = g->opts.tsval;
     return;
   }
   if (s->known && (g->flags & ACK)) { /* who gets it decides what it is worth */
