@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -18,7 +19,18 @@ struct cli {
   uint64_t from, count;
   double seconds;
   uint32_t jobs;
-  bool shrink;
+  bool shrink, keep_going;
+};
+
+#define JOBS_MAX 64u
+#define FAILED_MAX 1024u /* of a job; more are counted */
+
+/* Shared by a batch's processes; each writes its own. */
+struct job {
+  uint64_t next;   /* seed that it runs, or will */
+  uint64_t ran;
+  uint32_t failed;
+  uint64_t seed[FAILED_MAX];
 };
 
 static int usage(void) {
@@ -30,6 +42,7 @@ static int usage(void) {
           "  --count M         so many\n"
           "  --time S          for so many seconds\n"
           "  --jobs J          in so many processes\n"
+          "  --keep-going      not only until one fails: those that did are listed at the end\n"
           "options:\n"
           "  --without F,F     leave features out\n"
           "  --only F,F        exactly these features, whatever the seed drew (none: no feature)\n"
@@ -164,45 +177,92 @@ static double seconds_since(const struct timespec *t) {
   return (double)(now.tv_sec - t->tv_sec) + (double)(now.tv_nsec - t->tv_nsec) / 1e9;
 }
 
-/* Every step-th seed from first on. */
-static bool range(const struct cli *cli, struct sim *s, uint64_t first, uint64_t step) {
-  struct timespec start;
-  clock_gettime(CLOCK_MONOTONIC, &start);
-  uint64_t ran = 0;
-  struct sim_args args = cli->args;
-  bool ok = true;
-  for (args.seed = first; ok && (cli->count == 0 || args.seed < cli->from + cli->count); args.seed += step) {
-    if (cli->seconds > 0 && seconds_since(&start) >= cli->seconds) break;
-    ok = one(cli, s, &args);
-    ran++;
-  }
-  double took = seconds_since(&start);
-  printf("np-sim: %llu seeds%s up to %llu in %.1f s, %.0f a second\n", (unsigned long long)ran, ok ? " passed," : ", the last failed,",
-         (unsigned long long)(args.seed - step), took, (double)ran / (took > 0 ? took : 1));
-  return ok;
+static void note_failed(struct job *j) {
+  if (j->failed < FAILED_MAX) j->seed[j->failed] = j->next;
+  j->failed++;
 }
 
-static bool jobs(const struct cli *cli, struct sim *s) {
-  pid_t child[16];
-  uint32_t n = cli->jobs < 16 ? cli->jobs : 16;
-  if (n <= 1) return range(cli, s, cli->from, 1);
+/* Every step-th seed from the job's next on. */
+static void range(const struct cli *cli, struct sim *s, struct job *j, uint32_t step, const struct timespec *start) {
+  struct sim_args args = cli->args;
+  for (; cli->count == 0 || j->next < cli->from + cli->count; j->next += step) {
+    if (cli->seconds > 0 && seconds_since(start) >= cli->seconds) return;
+    args.seed = j->next;
+    bool ok = one(cli, s, &args);
+    j->ran++;
+    if (ok) continue;
+    note_failed(j);
+    if (!cli->keep_going) return;
+  }
+}
+
+static pid_t start_job(const struct cli *cli, struct sim *s, struct job *j, uint32_t step, const struct timespec *start) {
+  fflush(stdout);
+  pid_t pid = fork();
+  if (pid == 0) {
+    range(cli, s, j, step, start);
+    _exit(0);
+  }
+  if (pid < 0) {
+    perror("np-sim: fork");
+    note_failed(j);
+  }
+  return pid;
+}
+
+static bool summary(const struct cli *cli, const struct job *job, uint32_t n, double took) {
+  uint64_t ran = 0;
+  uint64_t failed = 0;
   for (uint32_t i = 0; i < n; i++) {
-    fflush(stdout);
-    child[i] = fork();
-    if (child[i] == 0) _exit(range(cli, s, cli->from + i, n) && fflush(stdout) == 0 ? 0 : (fflush(stdout), 1));
+    ran += job[i].ran;
+    failed += job[i].failed;
   }
-  bool ok = true;
-  for (uint32_t left = n; left > 0; left--) {
-    int status = 0;
-    pid_t who = wait(&status);
-    for (uint32_t i = 0; i < n; i++)
-      if (child[i] == who) child[i] = -1;
-    if (WIFEXITED(status) && WEXITSTATUS(status) == 0) continue;
-    if (ok)
-      for (uint32_t i = 0; i < n; i++)
-        if (child[i] > 0) kill(child[i], SIGTERM);
-    ok = false;
+  printf("np-sim: %llu seeds from %llu on in %.1f s, %.0f a second: ", (unsigned long long)ran, (unsigned long long)cli->from, took,
+         (double)ran / (took > 0 ? took : 1));
+  if (failed == 0) printf("all passed\n");
+  else printf("%llu failed:\n", (unsigned long long)failed);
+  for (uint32_t i = 0; i < n; i++)
+    for (uint32_t k = 0; k < job[i].failed && k < FAILED_MAX; k++) printf("%llu\n", (unsigned long long)job[i].seed[k]);
+  return failed == 0;
+}
+
+/* A process for each job, as a seed may end its own: by an assertion, or a sanitizer. */
+static bool jobs(const struct cli *cli, struct sim *s) {
+  pid_t child[JOBS_MAX];
+  uint32_t n = cli->jobs < 1 ? 1 : cli->jobs < JOBS_MAX ? cli->jobs : JOBS_MAX;
+  struct timespec start;
+  clock_gettime(CLOCK_MONOTONIC, &start);
+  struct job *job = mmap(NULL, n * sizeof *job, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (job == MAP_FAILED) {
+    perror("np-sim");
+    return false;
   }
+  for (uint32_t i = 0; i < n; i++) {
+    job[i].next = cli->from + i;
+    child[i] = start_job(cli, s, &job[i], n, &start);
+  }
+  bool stopping = false;
+  int status = 0;
+  for (pid_t who; (who = wait(&status)) > 0;) { /* bound: children, and one that dies has got on by a seed */
+    uint32_t i = 0;
+    while (i < n && child[i] != who) i++;
+    if (i == n) continue;
+    child[i] = -1;
+    bool died = !stopping && (!WIFEXITED(status) || WEXITSTATUS(status) != 0);
+    if (died) {
+      fprintf(stderr, "np-sim: seed %llu ended its process (status %#x)\n", (unsigned long long)job[i].next, (unsigned)status);
+      job[i].ran++;
+      note_failed(&job[i]);
+      job[i].next += n;
+    }
+    if (died && cli->keep_going) child[i] = start_job(cli, s, &job[i], n, &start);
+    if (job[i].failed == 0 || cli->keep_going || stopping) continue;
+    stopping = true;
+    for (uint32_t k = 0; k < n; k++)
+      if (child[k] > 0) kill(child[k], SIGTERM);
+  }
+  bool ok = summary(cli, job, n, seconds_since(&start));
+  munmap(job, n * sizeof *job);
   return ok;
 }
 
@@ -211,6 +271,10 @@ static bool parse(struct cli *cli, int argc, char **argv) {
     const char *o = argv[i];
     if (strcmp(o, "--shrink") == 0) {
       cli->shrink = true;
+      continue;
+    }
+    if (strcmp(o, "--keep-going") == 0) {
+      cli->keep_going = true;
       continue;
     }
     if (i + 1 >= argc) return false;
