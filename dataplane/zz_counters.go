@@ -163,6 +163,7 @@ const (
 	DropTCPOOOLimit                  // out-of-order data over the connection's limit
 	DropTCPBacklog                   // listen backlog full of the latest, and cookies off
 	DropTCPCookie                    // ACK that carries no valid SYN cookie
+	DropTCPCookieBehind              // segment that came before the one that brings its SYN cookie back
 	DropTCPConnLimit                 // max_connections reached
 	DropTCPSourceLimit               // too many connections, or half-open ones with cookies off, of one source
 	DropTCPClosed                    // data for a connection whose session is gone
@@ -352,6 +353,7 @@ var dropMeta = [DropCount]DropMeta{
 	{Reason: "tcp_out_of_order_limit", Layer: "tcp", Help: "out-of-order data over the connection's limit"},
 	{Reason: "tcp_backlog_full", Layer: "tcp", Help: "listen backlog full of the latest, and cookies off"},
 	{Reason: "tcp_bad_cookie", Layer: "tcp", Help: "ACK that carries no valid SYN cookie"},
+	{Reason: "tcp_behind_cookie", Layer: "tcp", Help: "segment that came before the one that brings its SYN cookie back"},
 	{Reason: "tcp_connection_limit", Layer: "tcp", Help: "max_connections reached"},
 	{Reason: "tcp_source_limit", Layer: "tcp", Help: "too many connections, or half-open ones with cookies off, of one source"},
 	{Reason: "tcp_after_close", Layer: "tcp", Help: "data for a connection whose session is gone"},

@@ -1,11 +1,12 @@
 /* SYN cookies, RFC 4987 §3.6: a listener whose backlog is full keeps nothing and
  * puts what it has to know into its sequence number:
  *
- *   | minute 5 | MSS index 3 | MAC 24 |   plus a keyed constant of the flow
+ *   | minute 5 | MSS index 3 | MAC 24 |   plus a keyed line of the flow at the peer's first number
  *
  * and, where the peer sent timestamps, window scale, SACK and ECN into the low bits of ours:
  *
  *   | clock ... | ECN 1 | SACK 1 | window scale 4 |                                     */
+#include "base/rng.h"
 #include "tcp/tcp_int.h"
 
 #define COOKIE_PERIOD_SHIFT 36 /* about 69 s; a cookie lives one to two of them */
@@ -16,25 +17,42 @@
 
 static const uint16_t mss_table[8] = {536, 1024, 1220, 1360, 1400, 1440, 1460, 8960};
 
-static uint64_t mac(const struct np_tcp *tcp, const struct np_flow *flow, np_seq irs, uint32_t period, uint32_t index) {
-  uint8_t in[sizeof *flow + 12];
+static uint64_t mac(const struct np_tcp *tcp, const struct np_flow *flow, uint32_t period) {
+  uint8_t in[sizeof *flow + 4];
   memcpy(in, flow, sizeof *flow);
-  np_store_be32(in + sizeof *flow, irs.v);
-  np_store_be32(in + sizeof *flow + 4, period);
-  np_store_be32(in + sizeof *flow + 8, index);
+  np_store_be32(in + sizeof *flow, period);
   return np_siphash(tcp->key_cookie, in, sizeof in);
 }
 
-/* Hides the plain bits: without it the top of the number would be a clock. */
-static uint32_t veil(const struct np_tcp *tcp, const struct np_flow *flow, np_seq irs) {
-  return (uint32_t)mac(tcp, flow, irs, UINT32_MAX, UINT32_MAX);
+/* Hides the plain bits, which are a clock, and ties them to the peer's first number, on a line that nobody
+ * else knows the slope of: a segment further on in the peer's stream is told by how far it is off, one
+ * whose both numbers went on by the same is not. */
+struct veil {
+  uint32_t base, slope; /* slope is odd */
+};
+
+static struct veil veil_of(const struct np_tcp *tcp, const struct np_flow *flow) {
+  uint64_t h = mac(tcp, flow, UINT32_MAX);
+  return (struct veil){(uint32_t)h, (uint32_t)(h >> 32) | 1u};
+}
+
+static uint32_t veil_at(const struct veil *v, np_seq irs) { return v->base + v->slope * irs.v; }
+
+/* What times the slope is 1 modulo 2^32: each step doubles the bits that are right, and an odd number is
+ * its own inverse in the lowest three. */
+static uint32_t inverse(uint32_t slope) {
+  uint32_t x = slope;
+  for (uint32_t bits = 3; bits < 32; bits *= 2) x *= 2u - slope * x;
+  return x;
 }
 
 static uint32_t period_now(const struct np_tcp *tcp) { return (uint32_t)(tcp->now_ns >> COOKIE_PERIOD_SHIFT); }
 
-static np_seq make(const struct np_tcp *tcp, const struct np_flow *flow, np_seq irs, uint32_t period, uint32_t index) {
-  uint32_t m = (uint32_t)mac(tcp, flow, irs, period, index) & 0xffffffu;
-  return np_seq_of(((period & 31u) << 27 | index << 24 | m) + veil(tcp, flow, irs));
+/* m is the MAC of the period. Another index has another 24 bits, without a MAC of its own: a stranger's
+ * number is held against all of them. */
+static uint32_t plain_of(uint64_t m, uint32_t period, uint32_t index) {
+  uint64_t x = m + index;
+  return (period & 31u) << 27 | index << 24 | (uint32_t)(np_splitmix64(&x) >> 40);
 }
 
 /* A timestamp not ahead of the clock whose low bits are ours to use. */
@@ -46,6 +64,8 @@ static uint32_t ts_with(uint32_t ts, uint32_t bits) {
 enum np_drop np_tcp_cookie_send(struct np_tcp *tcp, const struct np_tcp_seg *seg) {
   const struct np_flow *flow = &seg->pkt->flow;
   const struct np_tcp_config *cfg = &tcp->config;
+  struct veil veil = veil_of(tcp, flow);
+  uint32_t period = period_now(tcp);
   uint32_t index = 0;
   for (uint32_t i = 0; i < NP_COUNT_OF(mss_table); i++) {
     if (seg->opts.mss >= mss_table[i]) index = i;
@@ -55,7 +75,7 @@ enum np_drop np_tcp_cookie_send(struct np_tcp *tcp, const struct np_tcp_seg *seg
   bool wscale = ts && cfg->window_scaling && seg->opts.has_wscale;
   uint32_t mss = np_tcp_mss_local(tcp, &flow->remote);
   struct np_tcp_synack a = {
-      .seq = make(tcp, flow, seg->seq, period_now(tcp), index),
+      .seq = np_seq_of(plain_of(mac(tcp, flow, period), period, index) + veil_at(&veil, seg->seq)),
       .ack = np_seq_add(seg->seq, 1),
       .tsecr = seg->opts.tsval,
       .mss = (uint16_t)(mss == 0 ? NP_TCP_MSS_V4 : mss),
@@ -75,16 +95,24 @@ enum np_drop np_tcp_cookie_send(struct np_tcp *tcp, const struct np_tcp_seg *seg
   return NP_TCP_OK;
 }
 
-/* Return: the MSS index, or 8 when seq is no cookie of ours from the last two periods. */
-static uint32_t check(const struct np_tcp *tcp, const struct np_flow *flow, np_seq irs, np_seq seq) {
-  uint32_t plain = seq.v - veil(tcp, flow, irs);
-  uint32_t index = plain >> 24 & 7u;
+/* Where in the peer's stream a segment with these numbers begins that a cookie of the last two periods
+ * allowed. Return: 0: it is the first and brings the cookie back, *index is the MSS index in it; to 65,535,
+ * the most that a SYN's window allows: there is one before it; else: it knows no cookie of ours. */
+static uint32_t check(const struct np_tcp *tcp, const struct np_flow *flow, np_seq irs, np_seq iss, uint32_t *index) {
+  struct veil veil = veil_of(tcp, flow);
+  uint32_t plain = iss.v - veil_at(&veil, irs);
+  uint32_t per_octet = inverse(veil.slope);
+  uint32_t least = UINT32_MAX;
   for (uint32_t age = 0; age < 2; age++) {
     uint32_t period = period_now(tcp) - age;
-    if ((plain >> 27) != (period & 31u)) continue;
-    if (((uint32_t)mac(tcp, flow, irs, period, index) & 0xffffffu) == (plain & 0xffffffu)) return index;
+    uint64_t m = mac(tcp, flow, period);
+    for (uint32_t i = 0; i < NP_COUNT_OF(mss_table); i++) {
+      uint32_t ahead = (plain_of(m, period, i) - plain) * per_octet;
+      if (ahead < least) *index = i;
+      least = np_min_u32(least, ahead);
+    }
   }
-  return 8;
+  return least;
 }
 
 /* The options the SYN must have carried. */
@@ -108,8 +136,12 @@ struct np_tcp_conn *np_tcp_cookie_accept(struct np_tcp *tcp, struct np_tcp_liste
   const struct np_flow *flow = &seg->pkt->flow;
   np_seq irs = np_seq_sub(seg->seq, 1);
   np_seq iss = np_seq_sub(seg->ack, 1);
-  uint32_t index = check(tcp, flow, irs, iss);
-  if (index >= NP_COUNT_OF(mss_table)) return NULL;
+  uint32_t index = 0;
+  uint32_t ahead = check(tcp, flow, irs, iss, &index);
+  if (ahead != 0) {
+    if (ahead <= UINT16_MAX) *why = NP_DROP_TCP_COOKIE_BEHIND;
+    return NULL;
+  }
   if (np_tcp_listener_full(tcp, l, flow, why)) return NULL;
   *why = NP_DROP_TCP_CONN_LIMIT;
   struct np_tcp_conn *c = np_tcp_conn_new(tcp, flow, seg->pkt->hash);

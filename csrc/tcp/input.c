@@ -372,9 +372,13 @@ enum np_drop np_tcp_dispatch(struct np_tcp *tcp, struct np_tcp_conn *c, struct n
 }
 
 enum np_drop np_tcp_stray(struct np_tcp *tcp, const struct np_tcp_seg *seg, enum np_drop why) {
+  /* The segments before it are lost or late, and bring the cookie yet: a reset would end what has just
+   * begun. So on every core that it is handed on to. */
+  if (why == NP_DROP_TCP_COOKIE_BEHIND) seg->pkt->buf->flags |= NP_BUF_NO_RESET;
+  bool reset = !(seg->flags & NP_TCP_RST) && !(seg->pkt->buf->flags & NP_BUF_NO_RESET);
   enum np_tcp_stray what = tcp->env.stray == NULL ? NP_TCP_STRAY_OURS : tcp->env.stray(tcp->env.ctx, seg->pkt);
   if (what == NP_TCP_STRAY_TAKEN) return NP_TCP_OK;
-  if (what == NP_TCP_STRAY_OURS && !(seg->flags & NP_TCP_RST)) np_tcp_reply_rst(tcp, seg);
+  if (what == NP_TCP_STRAY_OURS && reset) np_tcp_reply_rst(tcp, seg);
   return why;
 }
 
