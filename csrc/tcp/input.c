@@ -487,8 +487,11 @@ static NP_COLD void input_apart(struct np_tcp *tcp, struct np_pkt *pkt) {
 
 void np_tcp_input(struct np_tcp *tcp, struct np_pkt *pkt, uint64_t now_ns) {
   np_tcp_set_now(tcp, now_ns);
-  if (pkt->hash == 0) pkt->hash = np_tcp_flow_hash(tcp, &pkt->flow);
-  struct np_tcp_conn *c = np_tcp_find(tcp, &pkt->flow, pkt->hash);
+  if (NP_UNLIKELY(pkt->hash == 0)) {
+    pkt->hash = np_tcp_flow_hash(tcp, &pkt->flow);
+    pkt->slot = NP_TCP_NIL;
+  }
+  struct np_tcp_conn *c = np_tcp_expected(tcp, pkt);
   if (NP_LIKELY(c != NULL) && np_tcp_fast(tcp, c, pkt)) return;
   if (NP_UNLIKELY(pkt->merged != 0 && c == NULL)) {
     input_apart(tcp, pkt);

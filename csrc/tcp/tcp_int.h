@@ -611,6 +611,8 @@ void np_tcp_set_now(struct np_tcp *tcp, uint64_t now_ns);
 /* table.c */
 uint32_t np_tcp_table_buckets(uint32_t conns_max);
 struct np_tcp_conn *np_tcp_find(struct np_tcp *tcp, const struct np_flow *flow, uint32_t hash);
+/* The same, looking first where np_tcp_prefetch expects it. */
+struct np_tcp_conn *np_tcp_expected(struct np_tcp *tcp, const struct np_pkt *pkt);
 void np_tcp_table_add(struct np_tcp *tcp, struct np_tcp_conn *c);
 void np_tcp_table_del(struct np_tcp *tcp, struct np_tcp_conn *c);
 uint32_t np_tcp_flow_hash(const struct np_tcp *tcp, const struct np_flow *flow);

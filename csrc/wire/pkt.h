@@ -40,6 +40,7 @@ struct np_pkt {
   uint16_t merged;      /* segments behind this one that were joined to it (tcp/gro.c); 0 from parsing */
   uint8_t fragmented;   /* it had an IPv6 fragment header, or was reassembled */
   uint16_t seg_bytes;   /* with merged: payload of the largest of them */
+  uint32_t slot;        /* with hash: where the lookup stage expects its connection; has to be looked at */
   const uint8_t *last_tcp; /* with merged: TCP header of the last one */
 };
 
