@@ -6,6 +6,7 @@
 #define NP_SESSION_INT_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -91,21 +92,23 @@ struct np_npro_limits {
 };
 
 struct np_sess {
+  /* One cache line: all that an echo touches. */
   struct np_session base;
   struct np_sessions *owner;
+  struct np_bufq rx;          /* received, in order, not handled */
+  uint64_t handle;            /* 0 until the stream is known */
+  uint32_t flags;             /* NP_SF_* */
+  uint8_t kind;               /* enum np_session_kind */
+  uint8_t state;              /* enum np_npro_state */
+  uint16_t close_err;         /* enum np_err, why we close */
+
   struct np_sess *dirty_next; /* also the free list's link */
   struct np_sess *tx_next;    /* also the reap list's link */
-  uint64_t handle;            /* 0 until the stream is known */
   uint64_t listener;
   uint32_t slot;
   uint32_t generation;        /* of the slot: who a buffer is charged to */
   uint32_t held;              /* buffers Go has */
-  uint32_t flags;             /* NP_SF_* */
-  uint8_t kind;               /* enum np_session_kind */
-  uint8_t state;              /* enum np_npro_state */
-
-  struct np_bufq rx;          /* received, in order, not handled */
-  uint32_t rx_ahead;          /* bytes at its front the stream was already told of as consumed */
+  uint32_t rx_ahead;          /* bytes at rx's front the stream was already told of as consumed */
   uint32_t rx_due;            /* bytes to tell the stream of at the end of the run */
   uint32_t rx_batched;        /* frames of this session in the open batch */
   struct np_bufq out;         /* frames on their way to the stream */
@@ -113,9 +116,8 @@ struct np_sess {
 
   /* from here on NPRO only */
   uint32_t close_code;        /* what the peer's DISCONNECT said */
-  uint16_t close_err;         /* enum np_err, why we close */
-  uint8_t pings_count;
   uint32_t pings;             /* bit i: the i-th PING in flight came from Go */
+  uint8_t pings_count;
   struct np_timer timer;
   struct np_record_dir rx_dir;
   struct np_record_dir tx_dir;
@@ -145,6 +147,9 @@ struct np_sess {
   uint8_t ready_mask;         /* bit p: ready_tail[p] is set */
   uint32_t ready_tail[8];     /* circular list per priority: streams with something to send */
 };
+
+_Static_assert(offsetof(struct np_sess, dirty_next) == NP_CACHE_LINE && sizeof(struct np_sess) % NP_CACHE_LINE == 0,
+               "what an echo touches is one line");
 
 /* flags of a stream */
 #define NP_STF_LOCAL 0x01u

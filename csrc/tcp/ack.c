@@ -86,7 +86,6 @@ uint32_t np_tcp_ack_queue(struct np_tcp *tcp, struct np_tcp_conn *c, np_seq ack,
   c->snd_una = ack;
   if (NP_UNLIKELY(c->cc_flags & NP_CCF_MTU)) np_tcp_pmtu_acked(tcp, c);
   c->progress_ns = tcp->now_ns;
-  c->soft_err = 0;
   if (sent_ns != 0 || again_ns != 0) {
     if (sample(tcp, c, sent_ns, again_ns, tsecr)) {
       c->backoff = 0;
@@ -203,6 +202,7 @@ enum np_drop np_tcp_ack(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tcp
   if (c->flags & NP_TF_ZERO_WND) window_opened(tcp, c);
   if (t->acked_bytes != 0) {
     np_tcp_ack_timers(tcp, c);
+    if (seg->len == 0) np_tcp_timer_rest(tcp, c);
     reneging(tcp, c);
     np_tcp_wake_writer(tcp, c);
   }

@@ -97,6 +97,7 @@ bool np_tcp_error(struct np_tcp *tcp, const struct np_flow *flow, uint32_t tcp_s
     np_tcp_close(tcp, c, err);
   } else {
     c->soft_err = (uint16_t)err;
+    c->soft_una = c->snd_una;
   }
   return true;
 }

@@ -52,6 +52,7 @@ bool np_tcp_fast(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_pkt *pkt) 
     c->reno_bytes = 0;
     np_tcp_cc_told(tcp, c, acked, acked + np_tcp_flight(c));
     np_tcp_ack_timers(tcp, c);
+    if (len == 0) np_tcp_timer_rest(tcp, c);
     np_tcp_wake_writer(tcp, c);
   }
   if (c->sndq_next != NULL) np_tcp_dirty(tcp, c);
@@ -61,6 +62,7 @@ bool np_tcp_fast(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_pkt *pkt) 
     np_buf_put_chain(pkt->buf);
     return true;
   }
+  NP_PREFETCH(c->stream.session); /* until the flush the burst's other segments take their turns */
   struct np_buf *b = np_tcp_cut(pkt->buf, pkt->payload_off, len);
   c->rcv_nxt = np_seq_add(c->rcv_nxt, len);
   c->bytes_rx += len;

@@ -28,7 +28,9 @@ static void restart_after_idle(struct np_tcp *tcp, struct np_tcp_conn *c) {
   if (np_tcp_flight(c) != 0 || c->last_tx_ns == 0) return;
   uint64_t idle_ns = tcp->now_ns - c->last_tx_ns;
   if (idle_ns <= (uint64_t)c->rto_us * 1000 || np_tcp_cc(c)->owns_cwnd) return;
-  c->cwnd = np_min_u32(c->cwnd, np_tcp_cc_initial_cwnd(c));
+  uint32_t initial = np_tcp_cc_initial_cwnd(c);
+  if (c->cwnd == initial) return; /* it never grew, or begins again already */
+  c->cwnd = np_min_u32(c->cwnd, initial);
   np_tcp_cc(c)->restart(tcp, c);
 }
 
@@ -176,8 +178,11 @@ static bool send_window_probe(struct np_tcp *tcp, struct np_tcp_conn *c) {
 
 static void send_acks(struct np_tcp *tcp, struct np_tcp_conn *c) {
   /* Without SACK each duplicate counts for the peer (RFC 5681 §4.2). */
-  uint32_t dups = c->flags & NP_TF_SACK ? 0 : c->dup_acks_due;
-  c->dup_acks_due = 0;
+  uint32_t dups = 0;
+  if (!(c->flags & NP_TF_SACK)) {
+    dups = c->dup_acks_due;
+    c->dup_acks_due = 0;
+  }
   while (dups > 1) { /* bound: a burst */
     if (!np_tcp_send_empty(tcp, c, NP_TCP_ACK, c->snd_nxt)) break;
     dups--;

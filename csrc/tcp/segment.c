@@ -102,7 +102,10 @@ static void account_data(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_bu
     np_tcp_rtx_sent(tcp, c, b);
     return;
   }
-  if (np_tcp_flight(c) == 0) c->progress_ns = tcp->now_ns;
+  if (np_tcp_flight(c) == 0) {
+    c->rare = tcp->now_ns - c->progress_ns >= NP_TCP_RARE_NS;
+    c->progress_ns = tcp->now_ns;
+  }
   c->sndq_next = s->next;
   c->snd_nxt = np_seq_add(np_txend(b), fin);
   c->bytes_tx += s->len;

@@ -42,7 +42,8 @@
 #define NP_TCP_CHALLENGE_MAX 10u   /* per connection and window (RFC 5961 §7) */
 #define NP_TCP_CHALLENGE_MS 5000u
 #define NP_TCP_PREFETCH 64u        /* packets looked ahead at once */
-#define NP_TCP_HOT_BYTES 384u      /* of a connection: what an ordinary segment touches */
+#define NP_TCP_HOT_BYTES 448u      /* of a connection: what an ordinary segment touches */
+#define NP_TCP_RARE_NS (64 * NP_TCP_NS_PER_MS)
 #define NP_TCP_PACE_SLOTS 64u
 #define NP_TCP_BUF_START 65536u    /* receive and send buffers begin with that (RFC 7323 §1.1: what needs no scaling) */
 #define NP_TCP_SPACE_BYTES 4096u
@@ -407,8 +408,8 @@ struct np_tcp_conn {
   uint16_t rcv_mss;       /* largest segment seen, at least 536 */
   uint8_t sack_count;
   uint8_t backoff;
+  bool rare;              /* data left after a pause (NP_TCP_RARE_NS): its timer comes off the wheel when all is acknowledged */
   uint8_t probes;         /* keep-alive probes or SYNs sent in vain */
-  uint8_t challenge_count;
   /* Line 5 */
   uint32_t srtt_us;       /* times 8 */
   uint32_t rttvar_us;     /* times 4 */
@@ -420,11 +421,18 @@ struct np_tcp_conn {
   uint64_t segs_tx;
   struct np_buf *rack_next; /* those before it are SACKed, lost or were sent again; NULL: the head */
   struct np_buf *sack_hint; /* segment with the highest SACKed sequence */
-  /* From here on: once per round trip, or less. */
+  /* Line 6: once per round trip, which is each segment of a connection that says little. */
   struct np_timer timer;
-  struct np_timer ack_timer;
   uint64_t misc_due_ns;     /* keep-alive, FIN-WAIT-2; 0 none */
   struct np_buf *ooo_head;
+  uint32_t rcv_rtt_us;      /* autotune.c: as the receiver sees it; 0 not known */
+  uint32_t tune_at_us;      /* when the running round trip began */
+  uint32_t tune_bytes;      /* consumed until then */
+  uint32_t tune_last;       /* consumed in the round trip before */
+  np_seq tune_edge;         /* right edge offered then */
+  uint32_t confirm_ms;      /* when the neighbor was last said to be reachable */
+  /* From here on: nothing that an ordinary segment touches. */
+  struct np_timer ack_timer;
   struct np_buf *ooo_last;  /* first piece of the last run; NULL: not known */
   uint32_t dup_acks_due;    /* duplicate ACKs owed to a peer without SACK */
   np_seq recover;
@@ -440,21 +448,17 @@ struct np_tcp_conn {
   struct np_tcp_block dsack;   /* to report once (RFC 2883); empty when start == end */
   struct np_tcp_block seen[2]; /* reported to us last: not walked again */
   uint32_t challenge_ms;
-  uint32_t confirm_ms;
   uint32_t generation;
   uint32_t tw_prev;         /* np_tcp_list, TIME-WAIT list, free list */
   uint32_t tw_next;
   uint32_t listener;        /* index, NP_TCP_NIL for outgoing */
   uint32_t hash;
   uint16_t err;             /* enum np_err to tell */
-  uint16_t soft_err;
+  uint16_t soft_err;        /* enum np_err; forgotten when snd_una is no longer soft_una */
+  np_seq soft_una;
+  uint32_t user_timeout_ms; /* 0: none */
   uint64_t created_ns;
   struct np_tcp_rack rack;
-  uint32_t rcv_rtt_us;      /* autotune.c: as the receiver sees it; 0 not known */
-  uint32_t tune_at_us;      /* when the running round trip began */
-  uint32_t tune_bytes;      /* consumed until then */
-  uint32_t tune_last;       /* consumed in the round trip before */
-  np_seq tune_edge;         /* right edge offered then */
   union np_tcp_cc_state cc;
   struct np_tcp_rate rate;
   uint64_t pace_ns;         /* when what was sent is paid for */
@@ -465,18 +469,19 @@ struct np_tcp_conn {
   uint32_t rtx_segs;
   uint64_t bytes_rtx;
   uint32_t rto_count;
-  uint32_t user_timeout_ms; /* 0: none */
   uint32_t shut_ms;         /* guard.c: since when the peer's window has let less than a segment through */
   np_seq shut_until;        /* until this is acknowledged */
   uint32_t leaving_ms;      /* since when it is in the list of leaving.c */
   uint8_t pacing;           /* enum np_pacing: what was asked for */
   bool shut_counts;         /* the two before are valid */
   bool leaving;             /* in that list */
+  uint8_t challenge_count;
   struct np_tcp_pmtu pmtu;
 };
 _Static_assert(sizeof(struct np_tcp_conn) <= NP_TCP_CONN_BYTES, "an idle connection costs less than 1 KiB with its table slot");
 _Static_assert(offsetof(struct np_tcp_conn, snd_una) == 64 && offsetof(struct np_tcp_conn, rcvq_head) == 128 &&
-                   offsetof(struct np_tcp_conn, progress_ns) == 256 && offsetof(struct np_tcp_conn, timer) == 384,
+                   offsetof(struct np_tcp_conn, progress_ns) == 256 && offsetof(struct np_tcp_conn, timer) == 384 &&
+                   offsetof(struct np_tcp_conn, ack_timer) == NP_TCP_HOT_BYTES,
                "hot fields lie on the lines their comments say");
 
 _Static_assert(NP_TCP_CONN_BYTES % NP_CACHE_LINE == 0, "connections start on a line");
@@ -879,6 +884,8 @@ bool np_tcp_send_synack_raw(struct np_tcp *tcp, const struct np_flow *flow, cons
 void np_tcp_timer_init(struct np_tcp *tcp);
 /* Makes sure the timer fires no later than the deadlines. */
 void np_tcp_timer_arm(struct np_tcp *tcp, struct np_tcp_conn *c);
+/* After an ACK that left nothing in flight. */
+void np_tcp_timer_rest(struct np_tcp *tcp, struct np_tcp_conn *c);
 void np_tcp_delack_arm(struct np_tcp *tcp, struct np_tcp_conn *c);
 void np_tcp_keepalive_start(struct np_tcp *tcp, struct np_tcp_conn *c);
 void np_tcp_timers_cancel(struct np_tcp *tcp, struct np_tcp_conn *c);

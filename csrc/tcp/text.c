@@ -51,7 +51,7 @@ void np_tcp_ack_in_order(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t len
 
 static void ack_duplicate(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tcp_seg *seg) {
   c->flags |= NP_TF_ACK_NOW;
-  c->dup_acks_due += seg->segs;
+  if (!(c->flags & NP_TF_SACK)) c->dup_acks_due += seg->segs;
   np_tcp_dirty(tcp, c);
 }
 

@@ -16,6 +16,17 @@ void np_tcp_timer_arm(struct np_tcp *tcp, struct np_tcp_conn *c) {
   np_timer_set(tcp->env.wheel, &c->timer, NP_TIMER_TCP, due);
 }
 
+/* A connection that speaks often leaves the timer where it is, for its next data: it fires once per RTO,
+ * finds that nothing is due so early, and moves on. One that speaks rarely would have it fire after each
+ * exchange, for nothing and from memory that is no longer in any cache. */
+void np_tcp_timer_rest(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  if (NP_LIKELY(!c->rare) || c->timer_due_ns == 0 || c->rtx_due_ns != 0 || c->sndq_next != NULL) return;
+  if (c->misc_due_ns != 0 && c->misc_due_ns <= c->timer_due_ns) return; /* set for that */
+  np_timer_cancel(tcp->env.wheel, &c->timer);
+  c->timer_due_ns = 0;
+  np_tcp_timer_arm(tcp, c);
+}
+
 /* Sets the second timer when an ACK, or anything that found no buffer, waits. */
 void np_tcp_delack_arm(struct np_tcp *tcp, struct np_tcp_conn *c) {
   if (np_timer_is_set(&c->ack_timer)) return;
@@ -36,7 +47,7 @@ void np_tcp_keepalive_start(struct np_tcp *tcp, struct np_tcp_conn *c) {
 }
 
 static enum np_err timeout_err(const struct np_tcp_conn *c) {
-  return c->soft_err != 0 ? (enum np_err)c->soft_err : NP_ERR_TIMEDOUT; /* RFC 1122 §4.2.3.9 */
+  return c->soft_err != 0 && np_seq_eq(c->soft_una, c->snd_una) ? (enum np_err)c->soft_err : NP_ERR_TIMEDOUT; /* RFC 1122 §4.2.3.9 */
 }
 
 /* The second timeout in a row, SYN or data: a neighbor with another MAC than before would explain it,
