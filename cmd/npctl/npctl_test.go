@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -70,6 +71,20 @@ np0        up     02:00:00:00:00:01  1500  native/copy       1        1000      
 	var back api.Status
 	if err := json.Unmarshal([]byte(out), &back); err != nil || back.Schema != "np/v1" || back.State != "ready" {
 		t.Errorf("json: %v\n%s", err, out)
+	}
+}
+
+// TestVLANColumns: VLANs are named as the kernel would, with columns for device and VLAN.
+func TestVLANColumns(t *testing.T) {
+	list := api.Interfaces{Schema: api.Schema, Interfaces: []api.Interface{
+		{Name: "np0", Device: "np0", State: "up", MTUBytes: 1500, Queues: []api.Queue{{RxPackets: 5}}},
+		{Name: "np0.100", Device: "np0", VLAN: 100, State: "up", MTUBytes: 1500}}}
+	sock := daemon(t, map[string]any{api.PathInterfaces: list})
+	out, _, code := npctl("-s", sock, "interface", "list")
+	lines := strings.Split(out, "\n")
+	if code != exitDone || len(lines) < 3 || !slices.Equal(strings.Fields(lines[0])[:4], []string{"INTERFACE", "DEVICE", "VLAN", "STATE"}) ||
+		!slices.Equal(strings.Fields(lines[2])[:4], []string{"np0.100", "np0", "100", "up"}) {
+		t.Errorf("code %d:\n%s", code, out)
 	}
 }
 

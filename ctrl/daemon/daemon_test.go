@@ -287,6 +287,15 @@ func TestManagement(t *testing.T) {
 	if !d.Ledger.Balanced || d.Ledger.Dropped != 2 || len(d.Drops) != int(dataplane.DropCount) {
 		t.Errorf("%+v", d.Ledger)
 	}
+	// Fragments that wait are neither.
+	waiting := c
+	waiting.Counter[dataplane.CounterRXPkts] += 3
+	waiting.Counter[dataplane.CounterIPFragsHeld] = 3
+	w.plane.SetCounters(1, waiting)
+	if d := get[api.Drops](w, api.PathDrops, nil); !d.Ledger.Balanced || d.Ledger.Held != 3 {
+		t.Errorf("with fragments held: %+v", d.Ledger)
+	}
+	w.plane.SetCounters(1, c)
 	if s := get[api.Stats](w, api.PathStats, nil); len(s.Counters) != int(dataplane.CounterCount) || s.Cores[1].Values[dataplane.CounterRXPkts] != 10 {
 		t.Errorf("%+v", s.Cores)
 	}

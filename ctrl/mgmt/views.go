@@ -336,8 +336,8 @@ func (s *Server) drops(*http.Request) (any, error) {
 	}
 	packets, frames, _ := dropSums(&sum)
 	l := api.Ledger{RxPackets: sum.Counter[dataplane.CounterRXPkts], Delivered: sum.Counter[dataplane.CounterDeliveredPkts], Dropped: packets,
-		FramesReceived: sum.Counter[dataplane.CounterNPROFramesRX], FramesDelivered: sum.Counter[dataplane.CounterNPROFramesDelivered], FramesDropped: frames}
-	l.Balanced = l.RxPackets == l.Delivered+l.Dropped && l.FramesReceived == l.FramesDelivered+l.FramesDropped
+		Held: sum.Counter[dataplane.CounterIPFragsHeld], FramesReceived: sum.Counter[dataplane.CounterNPROFramesRX], FramesDelivered: sum.Counter[dataplane.CounterNPROFramesDelivered], FramesDropped: frames}
+	l.Balanced = l.RxPackets == l.Delivered+l.Held+l.Dropped && l.FramesReceived == l.FramesDelivered+l.FramesDropped
 	out.Ledger = l
 	return out, nil
 }

@@ -216,8 +216,13 @@ func (w *world) from(src, dst string) (net.Conn, error) {
 
 // The kernel's TCP on two VLANs and untagged, at once, by one device: each interface has its own addresses, routes and
 // neighbors; the device's new MAC, and the device itself gone and back, bring all of them back.
-func TestVLANs(t *testing.T) {
-	w := newWorld(t, options{config: vlanConfig(usual100, usual200)})
+func TestVLANs(t *testing.T) { testVLANs(t, 1) }
+
+// The same with two queues, each on a core of its own: a flow's packets may come by another queue than its connection's.
+func TestVLANsTwoCores(t *testing.T) { testVLANs(t, 2) }
+
+func testVLANs(t *testing.T, queues int) {
+	w := newWorld(t, options{queues: queues, env: []string{fmt.Sprintf("NP_DATAPLANE_CORES=%d", queues)}, config: vlanConfig(usual100, usual200)})
 	s := newVLANSwitch(w, 100, 200)
 	s.echoes(200_000)
 
@@ -226,7 +231,7 @@ func TestVLANs(t *testing.T) {
 		name   string
 		vlan   uint16
 		queues int
-	}{{"np0", 0, 1}, {"np0.100", 100, 0}, {"np0.200", 200, 0}} {
+	}{{"np0", 0, queues}, {"np0.100", 100, 0}, {"np0.200", 200, 0}} {
 		if got := list[i]; got.Name != want.name || got.Device != "np0" || got.VLAN != want.vlan || len(got.Queues) != want.queues || got.State != "up" {
 			t.Errorf("%+v, want %+v", got, want)
 		}
@@ -291,16 +296,18 @@ func TestVLANs(t *testing.T) {
 		}
 		return nil
 	})
-	w.returnOf()
+	w.returnOf(queues)
 	s.plug()
 	s.echoes(10_000)
 	w.ready()
 }
 
 // returnOf makes np0 and c0 anew, as netns.sh made them.
-func (w *world) returnOf() {
+func (w *world) returnOf(queues int) {
 	w.t.Helper()
-	w.must(exec.Command("ip", "-n", w.name+"-s", "link", "add", "np0", "type", "veth", "peer", "name", "c0", "netns", w.name+"-c"))
+	q := fmt.Sprint(queues)
+	w.must(exec.Command("ip", "-n", w.name+"-s", "link", "add", "np0", "numtxqueues", q, "numrxqueues", q, "type", "veth",
+		"peer", "name", "c0", "netns", w.name+"-c", "numtxqueues", q, "numrxqueues", q))
 	w.must(w.in("c", "sysctl", "-qw", "net.ipv6.conf.c0.accept_dad=0"))
 	w.must(w.in("c", "ip", "link", "set", "c0", "up"))
 	w.must(w.in("s", "ip", "link", "set", "np0", "up"))

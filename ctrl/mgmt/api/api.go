@@ -269,6 +269,7 @@ type Ledger struct {
 	RxPackets       uint64 `json:"rx_packets"`
 	Delivered       uint64 `json:"delivered_packets"`
 	Dropped         uint64 `json:"dropped_packets"`
+	Held            uint64 `json:"held_fragments"` // wait for the rest of their datagrams
 	FramesReceived  uint64 `json:"npro_frames_received"`
 	FramesDelivered uint64 `json:"npro_frames_delivered"`
 	FramesDropped   uint64 `json:"npro_frames_dropped"`
