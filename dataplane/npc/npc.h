@@ -10,6 +10,8 @@
 #if defined(__has_include)
 #if __has_include("zz_stamp.h")
 #include "zz_stamp.h"
+/* In the package's objects: a package whose content stayed the same is not linked again. */
+__attribute__((used)) static const char np_source_stamp[] = NP_SOURCE_STAMP;
 #endif
 #endif
 
