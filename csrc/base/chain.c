@@ -79,3 +79,22 @@ struct np_buf *np_buf_linear(struct np_buf *b) {
   np_buf_put_chain(b);
   return to;
 }
+
+struct np_buf *np_buf_pack(struct np_buf *b) {
+  uint32_t room = b->pool->chunk_bytes - NP_BUF_DATA_OFF;
+  uint32_t total = np_buf_chain_len(b);
+  if (np_pool_avail(b->pool) < (total + room - 1) / room) return NULL;
+  struct np_buf *head = NULL;
+  struct np_buf *tail = NULL;
+  for (uint32_t off = 0; off < total; off += room) {
+    struct np_buf *to = np_pool_get(b->pool);
+    uint32_t n = np_min_u32(room, total - off);
+    np_assert(to != NULL); /* counted above */
+    np_buf_copy(b, off, np_buf_append(to, n), n);
+    if (tail != NULL) tail->next = to;
+    if (head == NULL) head = to;
+    tail = to;
+  }
+  np_buf_put_chain(b);
+  return head;
+}

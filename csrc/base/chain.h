@@ -29,5 +29,14 @@ void np_buf_copy(const struct np_buf *b, uint32_t off, void *out, uint32_t len);
  * along), and rx_ns of the first. b itself when it is one piece, when they fit nowhere, or without a buffer.
  * Owner: takes over b (refs 1), hands over what it returns. */
 struct np_buf *np_buf_linear(struct np_buf *b);
+/* Buffers of a chain. */
+NP_INLINE uint32_t np_buf_pieces(const struct np_buf *b) {
+  uint32_t n = 0;
+  for (; b != NULL; b = b->next) n++; /* bound: the chain */
+  return n;
+}
+/* The bytes of chain b, data only, in new buffers, each but the last full; b goes back to the pool.
+ * NULL: too few buffers, and b is as it was. */
+struct np_buf *np_buf_pack(struct np_buf *b);
 
 #endif

@@ -23,6 +23,9 @@
 #define NP_PORT_TSO 0x4u     /* cuts TCP payload into segments (NP_BUF_GSO); comes with TX_CSUM and SG */
 #define NP_PORT_SG 0x8u      /* chained buffers */
 
+/* Pieces that every port with NP_PORT_SG takes of one packet. One that the port cuts (NP_BUF_GSO) may have more. */
+#define NP_PORT_PIECES_MAX 16u
+
 struct np_port_queue;
 
 struct np_port_ops {

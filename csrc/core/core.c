@@ -3,6 +3,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/chain.h"
 #include "core/internal.h"
 #include "wire/hdr.h"
 
@@ -130,7 +131,8 @@ static void xmit(void *ctx, uint16_t iface, struct np_buf *frame) {
   uint32_t len = frame->len;
   if (NP_UNLIKELY(frame->next != NULL)) {
     len = np_buf_chain_len(frame);
-    if ((link->tx->caps & NP_PORT_SG) == 0) len = UINT32_MAX; /* too big for it, whatever its MTU says */
+    bool fits = (frame->flags & NP_BUF_GSO) != 0 || np_buf_pieces(frame) <= NP_PORT_PIECES_MAX;
+    if ((link->tx->caps & NP_PORT_SG) == 0 || !fits) len = UINT32_MAX; /* too big for it, whatever its MTU says */
   }
   uint32_t most = link->tx->mtu_bytes + 18u; /* Ethernet 14, VLAN 4 */
   if (NP_UNLIKELY(frame->flags & NP_BUF_GSO)) most = link->tx->tso_bytes_max;

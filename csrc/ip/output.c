@@ -1,4 +1,5 @@
 /* The way out. With a valid path: one comparison, two headers, transmit. */
+#include "base/port.h"
 #include "ip/internal.h"
 
 /* What somebody else holds as well is one piece, unless it says otherwise: its link may be in use for something else. */
@@ -56,6 +57,15 @@ void np_ip_send_to(struct np_ip *ip, const struct np_iface *ifc, struct np_buf *
     ip->env.counters->drop[NP_DROP_TX_NO_BUFFER]++; /* it would have fit one, if there had been one */
     np_buf_put_chain(buf);
     return;
+  }
+  if (NP_UNLIKELY(buf->next != NULL && np_buf_pieces(buf) > NP_PORT_PIECES_MAX)) { /* of many small fragments */
+    struct np_buf *packed = np_buf_pack(buf);
+    if (packed == NULL) {
+      ip->env.counters->drop[NP_DROP_TX_NO_BUFFER]++;
+      np_buf_put_chain(buf);
+      return;
+    }
+    buf = packed;
   }
   push_ip(ip, buf, src, dst, proto, tos, hops, v4);
   np_ip_send_frame(ip, ifc, buf, mac, v4 ? NP_ETHERTYPE_IP4 : NP_ETHERTYPE_IP6);

@@ -56,6 +56,13 @@ func TestLargePings(t *testing.T) {
 					}
 				}
 			}
+			if mtu == 9000 { // in so many small fragments that no port takes the answer in as many pieces
+				w.must(w.in("c", "ip", "route", "add", server4+"/32", "dev", "c0", "mtu", "lock", "300"))
+				out := w.must(w.in("c", "ping", "-n", "-c", "3", "-i", "0.2", "-W", "2", "-M", "dont", "-s", "7000", server4))
+				if !strings.Contains(out, " 0% packet loss") || strings.Contains(out, "wrong data") || w.stat("ip_reassembled_total") != 3 {
+					t.Errorf("ping in small fragments, %d reassembled:\n%s", w.stat("ip_reassembled_total"), out)
+				}
+			}
 			if mtu == 1500 && w.stat("ip_reassembled_total") < 12 {
 				t.Errorf("%d datagrams reassembled, want 12 at least", w.stat("ip_reassembled_total"))
 			}

@@ -18,6 +18,7 @@
 #define NP_XDP_USE_SG (1u << 4)
 #define NP_XDP_PKT_CONTD (1u << 0) /* the next descriptor goes on with this frame */
 #define NP_AFXDP_PIECES_MAX 18u    /* of a frame: what the kernel's own packets can hold */
+_Static_assert(NP_PORT_PIECES_MAX <= NP_AFXDP_PIECES_MAX, "what a packet may have");
 /* The largest MTU whose frames fit one buffer, by its size. 3,506: XDP's own limit of a page. */
 #define NP_AFXDP_MTU_2048 1536u
 #define NP_AFXDP_MTU_4096 3506u
