@@ -209,6 +209,12 @@ static uint32_t tcp_mtu(void *ctx, const struct np_addr *remote) {
   return np_ip_mtu(core->ip, remote);
 }
 
+static uint32_t tcp_route_caps(void *ctx, const struct np_addr *remote) {
+  struct np_core *core = ctx;
+  int32_t port = np_ip_route_port(core->ip, remote);
+  return port < 0 || core->link[port].tx == NULL ? 0 : core->link[port].tx->caps;
+}
+
 static uint32_t tcp_pmtu(void *ctx, const struct np_addr *remote) {
   struct np_core *core = ctx;
   return np_ip_pmtu(core->ip, remote, core->now_ns);
@@ -515,6 +521,7 @@ void np_core_join(struct np_core *core, const struct np_core_parts *parts, uint6
       .output = tcp_output,
       .mtu = tcp_mtu,
       .pmtu = tcp_pmtu,
+      .route_caps = tcp_route_caps,
       .caps_any = &core->caps_any,
       .path_caps = tcp_path_caps,
       .source = tcp_source,

@@ -150,6 +150,8 @@ int32_t np_ip_path_port(const struct np_ip *ip, const struct np_path *path);
  * MTU), NP_ERR_FULL (no neighbor entry to be had): counted, freed. */
 enum np_err np_ip_output(struct np_ip *ip, struct np_buf *buf, const struct np_addr *src, const struct np_addr *dst,
                          uint8_t proto, uint8_t tos, struct np_path *path, uint64_t now_ns);
+/* The port that packets to dst leave by, as routes say; -1 without a route. */
+int32_t np_ip_route_port(struct np_ip *ip, const struct np_addr *dst);
 /* MTU towards dst and the MSS it allows; 0 without a route. */
 uint32_t np_ip_mtu(struct np_ip *ip, const struct np_addr *dst);
 /* The same, and no more than what a packet-too-big message told within the last ten minutes. */

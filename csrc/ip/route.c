@@ -171,6 +171,11 @@ enum np_err np_ip_route_del(struct np_ip *ip, const struct np_addr *prefix, uint
   return NP_ERR_NOTFOUND;
 }
 
+int32_t np_ip_route_port(struct np_ip *ip, const struct np_addr *dst) {
+  const struct np_route *r = np_addr_is_host(dst) ? np_route_find(ip, dst) : NULL;
+  return r == NULL ? -1 : ip->iface[r->iface].port;
+}
+
 uint32_t np_ip_mtu(struct np_ip *ip, const struct np_addr *dst) {
   const struct np_route *r = np_addr_is_host(dst) ? np_route_find(ip, dst) : NULL;
   return r == NULL ? 0 : np_iface_mtu(&ip->iface[r->iface], np_addr_is_v4(dst));

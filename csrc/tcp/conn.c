@@ -233,7 +233,10 @@ void np_tcp_set_mss(struct np_tcp *tcp, struct np_tcp_conn *c) {
   uint32_t mss = np_tcp_mss_local(tcp, &c->flow.remote);
   if (mss == 0) mss = NP_TCP_MSS_V4;
   mss = np_min_u32(mss, c->mss_peer);
-  mss = np_min_u32(mss, tcp->env.pool->chunk_bytes - NP_BUF_DATA_OFF);
+  if (mss > np_tcp_piece_max(tcp)) { /* jumbo frames: of several buffers, where the port gathers */
+    uint32_t caps = tcp->env.route_caps == NULL ? 0 : tcp->env.route_caps(tcp->env.ctx, &c->flow.remote);
+    if ((caps & NP_PORT_SG) == 0) mss = np_tcp_piece_max(tcp);
+  }
   if (c->flags & NP_TF_TS) mss -= NP_TCP_TS_BYTES;
   c->mss = mss;
   np_tcp_pmtu_init(tcp, c);

@@ -3,6 +3,23 @@
 
 enum step { STEP_SENT, STEP_STOP };
 
+/* What left in one packet and is lost, all of it, from b on, goes out again as one, as far as most bytes: otherwise
+ * no retransmission would be as large as what got lost, and a path that carries no more never be noticed (pmtu.c). */
+static bool send_packet_again(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b, uint32_t most) {
+  uint32_t bytes = 0;
+  uint32_t n = 0;
+  for (struct np_buf *p = b; p != NULL && p != c->sndq_next && n < NP_PORT_PIECES_MAX; p = np_txnext(p)) {
+    struct np_tcp_txseg *s = np_txseg(p);
+    bool lost = (s->flags & (NP_TXS_LOST | NP_TXS_RTX)) == NP_TXS_LOST;
+    if ((p != b && !(s->flags & NP_TXS_WITH)) || !lost || p->refs != 1 || bytes + s->len > most) break;
+    bytes += s->len;
+    n++;
+  }
+  if (n < 2) return false;
+  np_tcp_send_gathered(tcp, c, b, n, bytes, NP_TCP_GATHER_AGAIN);
+  return true;
+}
+
 /* RFC 9293 §3.8.6.2.1 and RFC 6675 §5. */
 static enum step send_retransmission(struct np_tcp *tcp, struct np_tcp_conn *c) {
   struct np_buf *b = np_tcp_recovery_next(c);
@@ -18,7 +35,11 @@ static enum step send_retransmission(struct np_tcp *tcp, struct np_tcp_conn *c) 
       return STEP_STOP;
     }
   }
-  if (!np_tcp_send_data(tcp, c, b, true)) return STEP_STOP;
+  struct np_buf *next = np_txnext(b);
+  bool packet = NP_UNLIKELY(tcp->tx_caps & NP_PORT_SG) && next != NULL && (np_txseg(next)->flags & NP_TXS_WITH) != 0;
+  uint32_t pipe = np_tcp_pipe(c);
+  uint32_t most = c->flags & NP_TF_FORCE_RTX ? c->mss : np_min_u32(c->mss, c->cwnd > pipe ? c->cwnd - pipe : 0);
+  if ((!packet || !send_packet_again(tcp, c, b, most)) && !np_tcp_send_data(tcp, c, b, true)) return STEP_STOP;
   c->flags &= ~NP_TF_FORCE_RTX;
   return STEP_SENT;
 }
@@ -72,10 +93,11 @@ static uint32_t send_room(const struct np_tcp_conn *c) {
 
 /* Pieces from b on, none longer than a segment (recovery counts pieces), that make up at most so many
  * bytes. Return: how many, and where the last one is. */
-static uint32_t pieces_within(const struct np_tcp_conn *c, struct np_buf *b, uint32_t most, uint32_t *bytes, struct np_buf **last) {
+static uint32_t pieces_within(const struct np_tcp_conn *c, struct np_buf *b, uint32_t most, uint32_t count_max, uint32_t *bytes,
+                              struct np_buf **last) {
   uint32_t n = 0;
   *bytes = 0;
-  while (b != NULL && n < NP_TCP_GATHER_MAX && b->refs == 1 && np_txseg(b)->len <= c->mss &&
+  while (b != NULL && n < count_max && b->refs == 1 && np_txseg(b)->len <= c->mss &&
          *bytes + np_txseg(b)->len <= most) {
     *bytes += np_txseg(b)->len;
     *last = b;
@@ -94,7 +116,8 @@ static bool send_packet(struct np_tcp *tcp, struct np_tcp_conn *c) {
   uint32_t most = tso ? np_min_u32(room, np_min_u32(tcp->tx_bytes_max, NP_TCP_TX_BUDGET * c->mss)) : c->mss;
   struct np_buf *last = NULL;
   uint32_t bytes;
-  uint32_t n = pieces_within(c, c->sndq_next, most, &bytes, &last);
+  uint32_t count_max = tso ? NP_TCP_GATHER_MAX : NP_PORT_PIECES_MAX;
+  uint32_t n = pieces_within(c, c->sndq_next, most, count_max, &bytes, &last);
   if (n == 0) return false;
   struct np_buf *next = np_txnext(last);
   uint32_t over = bytes % c->mss;
@@ -108,14 +131,34 @@ static bool send_packet(struct np_tcp *tcp, struct np_tcp_conn *c) {
       if (n == 1) return false;
     } else if (bytes < c->mss) {
       uint32_t lack = c->mss - bytes;
-      if (n == NP_TCP_GATHER_MAX || next->refs != 1 || np_txseg(next)->len <= lack) return false;
+      if (n == count_max || next->refs != 1 || np_txseg(next)->len <= lack) return false;
       if (np_tcp_sendq_cut(tcp, c, next, lack) == NULL) return false;
       bytes += lack;
       n++;
     }
   }
   if (n == 1) return false;
-  np_tcp_send_gathered(tcp, c, c->sndq_next, n, bytes);
+  np_tcp_send_gathered(tcp, c, c->sndq_next, n, bytes, NP_TCP_GATHER_NEW);
+  return true;
+}
+
+bool np_tcp_send_whole(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t n) {
+  struct np_buf *b;
+  if (n <= np_tcp_piece_max(tcp)) {
+    b = np_tcp_sendq_join(tcp, c, n);
+    return b != NULL && np_tcp_send_data(tcp, c, b, false);
+  }
+  if ((tcp->tx_caps & NP_PORT_SG) == 0) return false;
+  uint32_t bytes = 0;
+  uint32_t count = 0;
+  for (b = c->sndq_next; b != NULL && bytes + np_txseg(b)->len <= n; b = np_txnext(b)) {
+    if (count++ == NP_PORT_PIECES_MAX || b->refs != 1) return false;
+    bytes += np_txseg(b)->len;
+  }
+  if (bytes < n) {
+    if (b == NULL || count++ == NP_PORT_PIECES_MAX || b->refs != 1 || np_tcp_sendq_cut(tcp, c, b, n - bytes) == NULL) return false;
+  }
+  np_tcp_send_gathered(tcp, c, c->sndq_next, count, n, NP_TCP_GATHER_WHOLE);
   return true;
 }
 

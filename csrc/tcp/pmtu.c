@@ -119,10 +119,8 @@ void np_tcp_pmtu_output(struct np_tcp *tcp, struct np_tcp_conn *c) {
     return;
   }
   if (!may_probe(c, n) || ((c->cc_flags & NP_CCF_PACED) && np_tcp_pace_hold(tcp, c))) return;
-  struct np_buf *b = np_tcp_sendq_join(tcp, c, n);
-  if (b == NULL) return;
-  np_seq seq = np_txseg(b)->seq;
-  if (!np_tcp_send_data(tcp, c, b, false)) return;
+  np_seq seq = np_txseg(c->sndq_next)->seq;
+  if (!np_tcp_send_whole(tcp, c, n)) return;
   p->probe_seq = seq;
   p->probe_len = (uint16_t)n;
   np_tcp_count(tcp, NP_C_TCP_PMTU_PROBES);
@@ -140,6 +138,29 @@ void np_tcp_pmtu_acked(struct np_tcp *tcp, struct np_tcp_conn *c) {
 
 /* ---- losses ---- */
 
+/* Where the packet that b left in last ends; *bytes: its payload from b on. */
+static struct np_buf *packet_end(const struct np_tcp_conn *c, struct np_buf *b, uint32_t *bytes) {
+  *bytes = np_txseg(b)->len;
+  for (b = np_txnext(b); b != NULL && b != c->sndq_next && (np_txseg(b)->flags & NP_TXS_WITH); b = np_txnext(b)) {
+    *bytes += np_txseg(b)->len; /* bound: NP_TCP_GATHER_MAX */
+  }
+  return b;
+}
+
+/* Payload of the segment that begins with b, as it left; what a port cut, it cut to mss. */
+static uint32_t sent_bytes(const struct np_tcp_conn *c, struct np_buf *b) {
+  uint32_t bytes;
+  (void)packet_end(c, b, &bytes);
+  return np_max_u32(np_txseg(b)->len, np_min_u32(bytes, c->mss));
+}
+
+/* All that is to be sent again is the probe, which is one packet of perhaps several pieces. */
+static bool probe_alone(const struct np_tcp_conn *c) {
+  np_seq first = np_txseg(np_tcp_seg_at(c, c->rack.due.head))->seq;
+  np_seq end = np_txend(np_tcp_seg_at(c, c->rack.due.tail));
+  return np_seq_ge(first, c->pmtu.probe_seq) && np_seq_le(end, np_seq_add(c->pmtu.probe_seq, c->pmtu.probe_len));
+}
+
 bool np_tcp_pmtu_excuses(struct np_tcp *tcp, struct np_tcp_conn *c) {
   struct np_tcp_pmtu *p = &c->pmtu;
   const struct np_buf *b = np_tcp_seg_at(c, c->rack.due.head);
@@ -151,10 +172,10 @@ bool np_tcp_pmtu_excuses(struct np_tcp *tcp, struct np_tcp_conn *c) {
     last = c->sndq_head;
   }
   const struct np_tcp_txseg *s = np_txseg(last);
-  if (p->probe_len != 0 && np_seq_eq(s->seq, p->probe_seq)) {
-    bool alone = c->lost_due == 1; /* with others gone too it is congestion, and the probe says nothing */
+  if (p->probe_len != 0 && np_seq_ge(s->seq, p->probe_seq) && np_seq_lt(s->seq, np_seq_add(p->probe_seq, p->probe_len))) {
+    bool alone = probe_alone(c); /* with others gone too it is congestion, and the probe says nothing */
     if (alone) {
-      p->excused = np_txend(last);
+      p->excused = np_seq_add(p->probe_seq, p->probe_len);
       probe_failed(tcp, c, p->probe_len - 1u);
     } else {
       p->probe_len = 0;
@@ -175,7 +196,7 @@ void np_tcp_pmtu_rto(struct np_tcp *tcp, struct np_tcp_conn *c) {
   const struct np_buf *b = c->sndq_head;
   if (p->probe_len != 0) probe_failed(tcp, c, p->probe_len - 1u);
   if (tcp->config.mtu_probing == NP_MTU_PROBING_OFF || b == NULL || b == c->sndq_next) return;
-  if (c->backoff + 1u < BLACKHOLE_RTOS || c->mss <= base_mss(c) || np_txseg(c->sndq_head)->len <= base_mss(c)) return;
+  if (c->backoff + 1u < BLACKHOLE_RTOS || c->mss <= base_mss(c) || sent_bytes(c, c->sndq_head) <= base_mss(c)) return;
   np_tcp_count(tcp, NP_C_TCP_PMTU_BLACKHOLES);
   uint32_t was = c->mss;
   set_mss(c, base_mss(c));
@@ -196,10 +217,15 @@ static struct np_buf *sent_at(struct np_tcp_conn *c, np_seq seq) {
 
 /* What is too large is lost, all of it: it goes out again in pieces now, and no episode begins. */
 static void resend(struct np_tcp *tcp, struct np_tcp_conn *c) {
-  for (struct np_buf *b = c->sndq_head; b != NULL && b != c->sndq_next; b = np_txnext(b)) { /* bound: snd_segs, once a message */
-    if (np_txseg(b)->len <= c->mss || (np_txseg(b)->flags & NP_TXS_SACKED)) continue;
-    np_tcp_mark_lost(tcp, c, b);
-    c->pmtu.excused = np_txend(b);
+  struct np_buf *b = c->sndq_head;
+  while (b != NULL && b != c->sndq_next) { /* bound: snd_segs, once a message */
+    uint32_t bytes;
+    struct np_buf *end = packet_end(c, b, &bytes);
+    for (; b != end; b = np_txnext(b)) {
+      if (bytes <= c->mss || (np_txseg(b)->flags & NP_TXS_SACKED)) continue;
+      np_tcp_mark_lost(tcp, c, b);
+      c->pmtu.excused = np_txend(b);
+    }
   }
   if (c->ca_state <= NP_CA_CWR) c->recover = c->snd_nxt;
   c->flags |= NP_TF_FORCE_RTX;
@@ -211,7 +237,7 @@ bool np_tcp_pmtu_error(struct np_tcp *tcp, struct np_tcp_conn *c, np_seq seq, ui
   mtu_bytes = np_max_u32(mtu_bytes, np_addr_is_v4(&c->flow.remote) ? MTU_MIN_V4 : MTU_MIN_V6);
   struct np_buf *b = c->state >= NP_TCP_ESTABLISHED ? sent_at(c, seq) : NULL;
   /* RFC 5927 §7.2: about something in flight, not yet acknowledged, that was indeed larger. */
-  if (b == NULL || (np_txseg(b)->flags & NP_TXS_SACKED) || np_txseg(b)->len + overhead(c) <= mtu_bytes) {
+  if (b == NULL || (np_txseg(b)->flags & NP_TXS_SACKED) || sent_bytes(c, b) + overhead(c) <= mtu_bytes) {
     np_tcp_count(tcp, NP_C_TCP_PMTU_REFUSED);
     return false;
   }

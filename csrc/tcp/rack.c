@@ -42,11 +42,14 @@ void np_tcp_rack_delivered(struct np_tcp *tcp, struct np_tcp_conn *c, const stru
   r->rtt_us = rtt_us;
 }
 
+/* Pieces that a full segment may lie in: so many are SACKed at once. */
+static uint32_t pieces(const struct np_tcp_conn *c) { return 1 + (c->mss - 1) / np_tcp_piece_max(np_tcp_owner(c)); }
+
 /* §6.2 step 4. Until reordering was seen, DupThresh segments above a hole, and any loss, do without
  * it. The byte rule of RFC 6675 stands beside the count of segments, which may differ in size. */
 uint32_t np_tcp_rack_reo_wnd_us(const struct np_tcp_conn *c) {
   if (!(c->rack.flags & NP_RK_REORD)) {
-    bool thresh = c->sacked_segs >= NP_TCP_DUP_THRESH || c->sacked_bytes > (NP_TCP_DUP_THRESH - 1) * c->mss;
+    bool thresh = c->sacked_segs >= NP_TCP_DUP_THRESH * pieces(c) || c->sacked_bytes > (NP_TCP_DUP_THRESH - 1) * c->mss;
     if (c->ca_state >= NP_CA_RECOVERY || thresh) return 0;
   }
   uint64_t us = (uint64_t)c->min_rtt_us * (1u + c->rack.reo_more) / 4;

@@ -112,6 +112,13 @@ static void account_data(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_bu
   tcp->env.counters->counter[NP_C_TCP_BYTES_TX] += s->len;
 }
 
+/* b leaves without those that it left with last time. */
+static void apart(struct np_buf *b) {
+  struct np_tcp_txseg *s = np_txseg(b);
+  s->flags &= ~NP_TXS_WITH;
+  if (s->next != NULL) np_txseg(s->next)->flags &= ~NP_TXS_WITH;
+}
+
 /* Sends queued b, for the first time or again. Return: false without a buffer. */
 bool np_tcp_send_data(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b, bool again) {
   struct np_tcp_txseg *s = np_txseg(b);
@@ -138,6 +145,7 @@ bool np_tcp_send_data(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *
   h.flags |= np_tcp_ecn_data(c, !again && !(c->flags & NP_TF_ZERO_WND), &tos);
   push_header(tcp, c, tx, &h, s->len, sum);
   account_data(tcp, c, b, again, fin);
+  if (again) apart(b);
   if (NP_UNLIKELY(c->cc_flags & (NP_CCF_RATE | NP_CCF_PACED))) {
     if (c->cc_flags & NP_CCF_RATE) np_tcp_rate_sent(tcp, c, s);
     np_tcp_pace_sent(c, s->len);
@@ -160,6 +168,11 @@ static struct np_buf *gather(struct np_tcp *tcp, struct np_buf *b, uint32_t coun
     }
     at += s->len;
     *push |= (s->flags & NP_TXS_PSH) != 0;
+    if (tail == NULL) {
+      s->flags &= ~NP_TXS_WITH;
+    } else {
+      s->flags |= NP_TXS_WITH;
+    }
     np_assert(b->refs == 1);
     b->refs++;
     b->data_off = s->off;
@@ -169,15 +182,18 @@ static struct np_buf *gather(struct np_tcp *tcp, struct np_buf *b, uint32_t coun
     if (tail != NULL) tail->next = b;
     tail = b;
   }
+  if (b != NULL) np_txseg(b)->flags &= ~NP_TXS_WITH; /* sent again without it */
   return tail;
 }
 
-void np_tcp_send_gathered(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b, uint32_t count, uint32_t bytes) {
+void np_tcp_send_gathered(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b, uint32_t count, uint32_t bytes,
+                          enum np_tcp_gather how) {
   uint64_t sum = 0;
   bool push = false;
+  bool again = how == NP_TCP_GATHER_AGAIN;
   struct np_buf *last = gather(tcp, b, count, &sum, &push);
   bool end = np_txnext(last) == NULL;
-  uint32_t fin = end && (c->flags & NP_TF_FIN_QUEUED) ? 1 : 0;
+  uint32_t fin = end && (c->flags & NP_TF_FIN_QUEUED) && !(again && !(c->flags & NP_TF_FIN_SENT)) ? 1 : 0;
   if (fin) {
     c->flags |= NP_TF_FIN_SENT;
     c->flags &= ~NP_TF_FIN_RTX;
@@ -189,10 +205,10 @@ void np_tcp_send_gathered(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_b
       .flags = (uint8_t)(NP_TCP_ACK | (push || end ? NP_TCP_PSH : 0) | (fin ? NP_TCP_FIN : 0)),
   };
   uint8_t tos = 0;
-  h.flags |= np_tcp_ecn_data(c, true, &tos);
+  h.flags |= np_tcp_ecn_data(c, !again, &tos);
   b->flags = NP_BUF_GATHERED;
   push_header(tcp, c, b, &h, bytes, sum);
-  if (bytes > c->mss) {
+  if (bytes > c->mss && how == NP_TCP_GATHER_NEW) {
     b->flags |= NP_BUF_GSO;
     b->gso_bytes = (uint16_t)c->mss;
     c->segs_tx += (bytes - 1) / c->mss; /* emit counts one */
@@ -201,7 +217,7 @@ void np_tcp_send_gathered(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_b
   struct np_buf *piece = b;
   for (uint32_t i = 0; i < count; i++) {
     struct np_buf *next = np_txnext(piece);
-    account_data(tcp, c, piece, false, piece == last ? fin : 0);
+    account_data(tcp, c, piece, again, piece == last ? fin : 0);
     if (NP_UNLIKELY(c->cc_flags & NP_CCF_RATE)) np_tcp_rate_sent(tcp, c, np_txseg(piece));
     piece = next;
   }

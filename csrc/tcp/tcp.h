@@ -50,6 +50,8 @@ struct np_tcp_env {
   uint32_t (*path_caps)(void *ctx, const struct np_tcp_path *path, uint32_t *tso_bytes_max);
   /* Bytes of IP packet the way to remote carries; 0: no route. */
   uint32_t (*mtu)(void *ctx, const struct np_addr *remote);
+  /* Capabilities of the port that the way to remote leaves by, as far as routes say. NULL: none. */
+  uint32_t (*route_caps)(void *ctx, const struct np_addr *remote);
   /* What the path to remote is known to carry, at most that. NULL: not known. */
   uint32_t (*pmtu)(void *ctx, const struct np_addr *remote);
   enum np_err (*source)(void *ctx, const struct np_addr *remote, struct np_addr *out);

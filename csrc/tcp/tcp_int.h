@@ -30,7 +30,7 @@
 #define NP_TCP_SACK_WALK 1024u     /* segments one ACK may make us look at */
 #define NP_TCP_TX_BUDGET 64u       /* segments a connection sends in one flush */
 #define NP_TCP_FLUSH_BUDGET 4096u  /* connections one flush serves */
-#define NP_TCP_GATHER_MAX 48u      /* pieces of a packet */
+#define NP_TCP_GATHER_MAX 48u      /* pieces of a packet that the port cuts; of another: NP_PORT_PIECES_MAX */
 #define NP_TCP_REAP_BUDGET 256u    /* TIME-WAIT ends in one timer */
 #define NP_TCP_MSS_V4 536u         /* RFC 9293 §3.7.1 when the peer says nothing */
 #define NP_TCP_MSS_V6 1220u
@@ -138,6 +138,7 @@ _Static_assert(sizeof(struct np_tcp_txseg) <= sizeof(((struct np_buf *)0)->priv)
 #define NP_TXS_SUM 0x10u
 #define NP_TXS_PSH 0x20u
 #define NP_TXS_APP_LIMITED 0x40u /* sent while the session had no more to send */
+#define NP_TXS_WITH 0x80u /* left last in one packet with the piece before it */
 
 /* A piece of out-of-order data. Pieces that touch form a run, linked by
  * np_buf.next; its first piece knows where it ends and where the next run is. */
@@ -855,10 +856,18 @@ bool np_tcp_pmtu_error(struct np_tcp *tcp, struct np_tcp_conn *c, np_seq seq, ui
 uint32_t np_tcp_pmtu_bytes(const struct np_tcp_conn *c);
 
 /* output.c, segment.c */
+/* Payload that one buffer takes. */
+NP_INLINE uint32_t np_tcp_piece_max(const struct np_tcp *tcp) { return tcp->env.pool->chunk_bytes - NP_BUF_DATA_OFF; }
 void np_tcp_output(struct np_tcp *tcp, struct np_tcp_conn *c);
 bool np_tcp_send_data(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b, bool again);
-/* Sends count pieces from b on, never sent, as one packet of bytes payload: one segment, or several that the port makes. */
-void np_tcp_send_gathered(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b, uint32_t count, uint32_t bytes);
+/* Sends count pieces from b on, of which nobody else holds any, as one packet of bytes payload. NEW: never sent; one segment,
+ * or several that the port makes. WHOLE: the same, but one segment whatever mss is. AGAIN: sent before; one segment. */
+enum np_tcp_gather { NP_TCP_GATHER_NEW, NP_TCP_GATHER_WHOLE, NP_TCP_GATHER_AGAIN };
+void np_tcp_send_gathered(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b, uint32_t count, uint32_t bytes,
+                          enum np_tcp_gather how);
+/* Sends n bytes of those never sent, which are as many, as one segment whatever mss is. False: no buffer, or they do
+ * not fit what this port takes at once; nothing was sent. */
+bool np_tcp_send_whole(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t n);
 bool np_tcp_send_empty(struct np_tcp *tcp, struct np_tcp_conn *c, uint8_t flags, np_seq seq);
 bool np_tcp_send_syn(struct np_tcp *tcp, struct np_tcp_conn *c);
 void np_tcp_send_rst(struct np_tcp *tcp, struct np_tcp_conn *c);

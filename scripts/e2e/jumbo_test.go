@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Frames of 9,000 bytes, which take several buffers: received whole from the kernel's TCP, and what
-// comes back is intact by hash.
+// Frames of 9,000 bytes, which take several buffers: received whole from the kernel's TCP, and sent
+// whole; what comes back is intact by hash.
 func TestJumboTransfer(t *testing.T) {
 	for _, addr := range []string{addr4(7), addr6(7)} {
 		t.Run(addr, func(t *testing.T) {
@@ -26,6 +26,10 @@ func TestJumboTransfer(t *testing.T) {
 			t.Logf("%d MiB each way in %v, %d bytes a received packet", n>>20, time.Since(begin).Round(time.Millisecond), bytes/rx)
 			if bytes/rx < 4000 {
 				t.Errorf("packets received have %d bytes on average: no jumbo frames among them", bytes/rx)
+			}
+			tx, sent := w.stat("tx_packets_total"), w.stat("tx_bytes_total")
+			if sent/tx < 4000 {
+				t.Errorf("packets sent have %d bytes on average: no jumbo frames among them", sent/tx)
 			}
 			for _, reason := range []string{"tcp_bad_checksum", "tcp_too_short", "ip_too_short", "no_buffer"} {
 				if d := w.drop(reason); d != 0 {

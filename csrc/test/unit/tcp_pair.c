@@ -180,7 +180,9 @@ static void end_offload(struct tp_end *e, struct np_buf *seg, uint32_t lower) {
   assert_non_null(flat);
   assert_true(len <= max);
   uint32_t at = 0;
+  uint32_t pieces = 0;
   for (const struct np_buf *b = seg; b != NULL; b = b->next) {
+    assert_true(++pieces <= ((seg->flags & NP_BUF_GSO) ? NP_TCP_GATHER_MAX : NP_PORT_PIECES_MAX));
     memcpy(flat + at, np_buf_cdata(b), b->len);
     at += b->len;
   }
@@ -229,6 +231,11 @@ static uint32_t end_caps(void *ctx, const struct np_tcp_path *path, uint32_t *ts
   (void)path;
   *tso_bytes_max = tp->tso_bytes_max;
   return tp->caps;
+}
+
+static uint32_t end_route_caps(void *ctx, const struct np_addr *remote) {
+  (void)remote;
+  return ((struct tp_end *)ctx)->tp->caps;
 }
 
 static uint32_t end_mtu(void *ctx, const struct np_addr *remote) {
@@ -447,6 +454,7 @@ static void end_init(struct tp *tp, uint32_t i, const struct tp_args *args) {
       .mtu = end_mtu,
       .caps_any = &tp->caps,
       .path_caps = end_caps,
+      .route_caps = end_route_caps,
       .source = end_source,
       .confirm = end_confirm,
       .doubt = end_doubt,
@@ -519,7 +527,7 @@ static bool split(struct tp_end *e, struct np_pkt *pkt) {
   const struct tp *tp = e->tp;
   struct np_buf *b = pkt->buf;
   uint32_t keep = pkt->payload_off + tp->rx_first;
-  if (tp->rx_piece == 0 || b->len <= keep) return true;
+  if (tp->rx_piece == 0 || b->len <= keep || b->next != NULL) return true;
   uint32_t len = b->len;
   b->len = keep;
   struct np_buf *tail = b;
@@ -545,11 +553,25 @@ static void take_burst(struct tp_end *e) {
 static void take_in(struct tp_end *e, const uint8_t *bytes, uint32_t len) {
   struct np_buf *b = np_pool_get(&e->pool);
   if (b == NULL) return; /* the port would have had none to receive into */
-  memcpy(np_buf_append(b, len), bytes, len);
+  uint32_t first = np_min_u32(len, np_buf_tailroom(b));
+  memcpy(np_buf_append(b, first), bytes, first);
+  struct np_buf *tail = b;
+  for (uint32_t at = first; at < len;) { /* a jumbo frame: of several buffers */
+    struct np_buf *piece = np_pool_get(&e->pool);
+    if (piece == NULL) {
+      np_buf_put_chain(b);
+      return;
+    }
+    uint32_t n = np_min_u32(len - at, np_buf_tailroom(piece));
+    memcpy(np_buf_append(piece, n), bytes + at, n);
+    at += n;
+    tail->next = piece;
+    tail = piece;
+  }
   struct np_pkt pkt;
   if (np_wire_parse(b, &pkt) != NP_WIRE_OK || pkt.l4_proto != NP_PROTO_TCP || !np_addr_eq(&pkt.flow.local, &e->addr)) {
     e->parse_drops++;
-    np_buf_put(b);
+    np_buf_put_chain(b);
     return;
   }
   if (!split(e, &pkt)) {

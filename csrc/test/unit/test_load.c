@@ -132,7 +132,7 @@ static void test_echo(void **state) {
     assert_int_equal(latencies(s), s->messages);
     assert_true(s->bytes_rx <= s->bytes_tx);
     assert_true(s->bytes_tx - s->bytes_rx <= UINT64_C(20) * 4 * sizes[i]);
-    assert_in_range(s->latency_ns_max, 200000, 250 * MS);
+    assert_in_range(s->latency_ns_max, 200000, 300 * MS); /* of the longest ones some wait for a retransmission timer: the wire's queue overflows */
   }
   world_close(&w);
 }
