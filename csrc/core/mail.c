@@ -134,7 +134,7 @@ enum np_tcp_stray np_mail_stray(struct np_core *core, const struct np_pkt *pkt) 
 }
 
 void np_mail_observe(struct np_core *core, uint16_t port, const void *frame, uint32_t bytes) {
-  struct np_buf *b = np_pool_get(&core->pool);
+  struct np_buf *b = np_pool_get_rx(&core->pool);
   if (b == NULL) return;
   if (bytes > np_buf_tailroom(b)) {
     np_buf_put(b);
@@ -168,7 +168,7 @@ static struct np_buf *stray_frame(struct np_core *core, const struct np_stray *m
   struct np_buf **at = &head;
   uint32_t left = m->bytes;
   do { /* bound: STRAY_BYTES */
-    struct np_buf *b = np_pool_get(&core->pool);
+    struct np_buf *b = np_pool_get_rx(&core->pool);
     if (b == NULL) {
       if (head != NULL) np_buf_put_chain(head);
       return NULL;

@@ -268,6 +268,9 @@ void wire_frame(struct wire *w, const uint8_t *frame, uint32_t len) {
   if (!s->known) return; /* of an earlier life */
   if (s->has_late && g.seq - s->late_iss <= 1) return; /* half open for a SYN that was old, or forged */
   if (!(g.flags & ACK)) fault(w, &g, "without ACK", 0, 0);
+  /* half open for a forged SYN, and its SYN-ACK was given up with what waited for a neighbor's address */
+  bool unheard = g.seq - s->iss > s->max_end && p->known && (int32_t)(g.ack - p->iss - p->max_end) > 0;
+  if (w->attacked && g.len == 0 && unheard) return;
   /* the ACK of a SYN cookie heard and sent again within two minutes opens what had ended (RFC 4987 §3.6) */
   if (w->attacked && s->acked && p->known && (int32_t)(g.ack - p->iss - s->ack) < 0) return;
   check_text(w, s, p, &g);

@@ -1,5 +1,6 @@
 /* The whole core: rings, layers and port joined, on a clock of the test's. */
 #include "io/sim/sim.h"
+#include "tcp/tcp_int.h"
 #include "test/unit/core_rig.h"
 
 static const uint8_t mac_us[6] = {2, 0, 0, 0, 0, 1};
@@ -504,6 +505,59 @@ static void test_segment_for_other_core(void **state) {
   two_free(r);
 }
 
+/* All buffers of the connection's core hold what waits for an acknowledgment: which comes by the other core. */
+static void test_segment_for_core_without_buffers(void **state) {
+  (void)state;
+  struct rig r[2];
+  two_cores(r);
+  (void)half_open(r);
+  struct np_pool *pool = np_core_pool(r[0].core);
+  pool->reserve_count = pool->free_count;
+  assert_null(np_pool_get(pool));
+  struct frame f = segment(0x04, 1001, 0, "", 0);
+  rig_in(&r[1], &f);
+  two_turns(r);
+  pool->reserve_count = 0;
+  assert_int_equal(rig_counter(&r[1], NP_C_HANDED_ON), 1);
+  assert_int_equal(np_tcp_conn_count(np_core_tcp(r[0].core)), 0);
+  two_free(r);
+}
+
+/* Behind the segment that brings core 0's cookie back: core 1, which knows of no cookie, answers it no more than core 0. */
+static void test_behind_cookie(void **state) {
+  (void)state;
+  struct rig r[2];
+  two_cores(r);
+  for (uint32_t i = 0; i < 2; i++) {
+    struct np_tcp_listen *l = &np_core_tcp(r[i].core)->listeners[0].args;
+    l->backlog = 1;
+    l->cookies = true;
+  }
+  (void)half_open(r);
+  struct frame f = segment(0x02, 1000, 0, "", 0);
+  np_store_be16(f.b + 14 + 20, 5001);
+  frame_finish(&f, 6);
+  rig_in(&r[0], &f);
+  rig_turn(&r[0], 1000);
+  assert_int_equal(rig_counter(&r[0], NP_C_TCP_COOKIE_TX), 1);
+  uint32_t ack = np_load_be32(r[0].port.out[0].b + 14 + 20 + 4) + 1;
+  r[0].port.out_count = 0;
+  f = segment(0x18, 1006, ack, "world", 5);
+  np_store_be16(f.b + 14 + 20, 5001);
+  frame_finish(&f, 6);
+  rig_in(&r[0], &f);
+  two_turns(r);
+  assert_int_equal(rig_counter(&r[0], NP_C_HANDED_ON), 1);
+  assert_int_equal(r[0].port.out_count + r[1].port.out_count, 0);
+  f = segment(0x18, 1001, ack, "hello", 5);
+  np_store_be16(f.b + 14 + 20, 5001);
+  frame_finish(&f, 6);
+  rig_in(&r[0], &f);
+  two_turns(r);
+  assert_int_equal(rig_counter(&r[0], NP_C_TCP_COOKIE_OK), 1);
+  two_free(r);
+}
+
 /* Nobody's: it goes round, and the core it came to resets it, once. */
 static void test_segment_for_no_core(void **state) {
   (void)state;
@@ -837,6 +891,8 @@ int main(void) {
       cmocka_unit_test(test_neighbor_answer_reaches_other_core),
       cmocka_unit_test(test_segment_for_other_core),
       cmocka_unit_test(test_segment_for_no_core),
+      cmocka_unit_test(test_segment_for_core_without_buffers),
+      cmocka_unit_test(test_behind_cookie),
       cmocka_unit_test(test_icmp_error_for_other_core),
       cmocka_unit_test(test_tcp_echo),
       cmocka_unit_test(test_tcp_echo_with_loss),
