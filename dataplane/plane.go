@@ -78,6 +78,10 @@ type TCPConfig struct {
 	ConnsPerSource  int           // 0: no limit
 	MinSndMSS       int
 	TTL             int // and IPv6 hop limit; 0: 64, or what a router says
+	MemPressure     int // percent of a core's buffers held, from which they are short
+	MemMax          int
+	MaxOOORuns      int
+	RcvStart        int // bytes the receive buffer begins with
 
 	CongestionControl CongestionControl // CongestionDefault: CUBIC
 	ECN               ECN

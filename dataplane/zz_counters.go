@@ -88,6 +88,13 @@ const (
 	CounterTCPPmtuBlackholes                  // paths on which full-sized segments vanished without a message
 	CounterTCPConns                           // connections now, TIME-WAIT included
 	CounterTCPTimewait                        // connections in TIME-WAIT now
+	CounterTCPMemLevel                        // how short of buffers: 0 not, 1 pressure, 2 at the maximum, 3 no data is taken
+	CounterTCPMemSend                         // bytes of buffers in send queues now
+	CounterTCPMemRecv                         // bytes of buffers handed up to sessions and not consumed now, at most
+	CounterTCPMemOOO                          // bytes of buffers held out of order now
+	CounterTCPMemPressures                    // times that buffers became short
+	CounterTCPMemPressureNS                   // time for which they were
+	CounterTCPMemShed                         // bytes of buffers with out-of-order data given up while short
 	CounterNPROSessions                       // NPRO sessions now
 	CounterNPROStreams                        // NPRO streams now
 	CounterNPROHsStarted                      // handshakes begun
@@ -166,6 +173,7 @@ const (
 	DropTCPCookieBehind              // segment that came before the one that brings its SYN cookie back
 	DropTCPConnLimit                 // max_connections reached
 	DropTCPSourceLimit               // too many connections, or half-open ones with cookies off, of one source
+	DropTCPMemory                    // new connection while buffers are too short for it
 	DropTCPClosed                    // data for a connection whose session is gone
 	DropTCPRSTChallenged             // RST or SYN answered by a challenge ACK (RFC 5961)
 	DropNoBuffer                     // buffer pool empty while the packet was processed
@@ -281,6 +289,13 @@ var counterMeta = [CounterCount]CounterMeta{
 	{Name: "tcp_mtu_black_holes_total", Help: "paths on which full-sized segments vanished without a message"},
 	{Name: "tcp_connections", Help: "connections now, TIME-WAIT included"},
 	{Name: "tcp_timewait_connections", Help: "connections in TIME-WAIT now"},
+	{Name: "tcp_memory_level", Help: "how short of buffers: 0 not, 1 pressure, 2 at the maximum, 3 no data is taken"},
+	{Name: "tcp_memory_send_bytes", Help: "bytes of buffers in send queues now"},
+	{Name: "tcp_memory_receive_bytes", Help: "bytes of buffers handed up to sessions and not consumed now, at most"},
+	{Name: "tcp_memory_out_of_order_bytes", Help: "bytes of buffers held out of order now"},
+	{Name: "tcp_memory_pressures_total", Help: "times that buffers became short"},
+	{Name: "tcp_memory_pressure_nanoseconds_total", Help: "time for which they were"},
+	{Name: "tcp_memory_shed_bytes_total", Help: "bytes of buffers with out-of-order data given up while short"},
 	{Name: "npro_sessions", Help: "NPRO sessions now"},
 	{Name: "npro_streams", Help: "NPRO streams now"},
 	{Name: "npro_handshakes_started_total", Help: "handshakes begun"},
@@ -356,6 +371,7 @@ var dropMeta = [DropCount]DropMeta{
 	{Reason: "tcp_behind_cookie", Layer: "tcp", Help: "segment that came before the one that brings its SYN cookie back"},
 	{Reason: "tcp_connection_limit", Layer: "tcp", Help: "max_connections reached"},
 	{Reason: "tcp_source_limit", Layer: "tcp", Help: "too many connections, or half-open ones with cookies off, of one source"},
+	{Reason: "tcp_memory", Layer: "tcp", Help: "new connection while buffers are too short for it"},
 	{Reason: "tcp_after_close", Layer: "tcp", Help: "data for a connection whose session is gone"},
 	{Reason: "tcp_reset_challenged", Layer: "tcp", Help: "RST or SYN answered by a challenge ACK (RFC 5961)"},
 	{Reason: "no_buffer", Layer: "ip", Help: "buffer pool empty while the packet was processed"},

@@ -88,6 +88,11 @@ enum np_err np_plane_config_check(const struct np_plane_config *c, struct np_err
       {"tcp_conns_per_source", c->tcp_conns_per_source, 1, (1u << NP_HANDLE_SLOT_BITS) - 1u, false, true},
       {"tcp_min_snd_mss", c->tcp_min_snd_mss, 48, 1220, false, true},
       {"tcp_ttl", c->tcp_ttl, 1, 255, false, true},
+      {"tcp_mem_pressure_pct", c->tcp_mem_pressure_pct, 10, 90, false, true},
+      {"tcp_mem_max_pct", c->tcp_mem_max_pct, c->tcp_mem_pressure_pct == 0 ? 50 : c->tcp_mem_pressure_pct, 95, false,
+       c->tcp_mem_pressure_pct <= 75},
+      {"tcp_ooo_runs_max", c->tcp_ooo_runs_max, 8, 4096, false, true},
+      {"tcp_rcv_start_bytes", c->tcp_rcv_start_bytes, 4096, 1u << 20, false, true},
       {"tcp_delack_ms", c->tcp_delack_ms, 1, 500, false, true}, /* RFC 1122 §4.2.3.2: under 0.5 s */
   };
   for (size_t i = 0; i < NP_COUNT_OF(ranges); i++) {

@@ -417,9 +417,10 @@ static uint32_t rx_queue(struct np_core *core, struct np_port_queue *q) {
 /* ---- ports ---- */
 
 static void gauges(struct np_core *core) {
-  uint32_t empty = core->pool.free_count + core->loans_out;
-  for (uint32_t i = 0; i < core->queue_count; i++) empty += core->queue[i].port->posted_count;
-  core->counters->counter[NP_C_BUF_FREE] = empty;
+  uint32_t idle = core->loans_out;
+  for (uint32_t i = 0; i < core->queue_count; i++) idle += core->queue[i].port->posted_count;
+  core->counters->counter[NP_C_BUF_FREE] = core->pool.free_count + idle;
+  np_tcp_mem_turn(core->tcp, idle);
 }
 
 static void ifaces_up(struct np_core *core, uint16_t port, bool up) {

@@ -85,6 +85,10 @@ static void derive(const struct np_plane_config *c, uint32_t index, struct layou
   t->challenge_per_s = or_default(c->tcp_challenge_per_s, t->challenge_per_s);
   t->conns_per_source = c->tcp_conns_per_source;
   t->min_snd_mss = or_default(c->tcp_min_snd_mss, t->min_snd_mss);
+  t->mem_pressure_pct = or_default(c->tcp_mem_pressure_pct, t->mem_pressure_pct);
+  t->mem_max_pct = or_default(c->tcp_mem_max_pct, t->mem_max_pct);
+  t->ooo_runs_max = or_default(c->tcp_ooo_runs_max, t->ooo_runs_max);
+  t->rcv_start_bytes = or_default(c->tcp_rcv_start_bytes, t->rcv_start_bytes);
   memcpy(t->secret, c->secret, sizeof t->secret);
   l->sessions_config = (struct np_sessions_config){
       .sessions_max = c->conns_max,

@@ -68,6 +68,7 @@ uint32_t np_tcp_ack_queue(struct np_tcp *tcp, struct np_tcp_conn *c, np_seq ack,
   uint64_t again_ns = 0; /* when the first of those sent again was; 0: none */
   tcp->ack_rtt_us = 0;
   struct np_buf *b = c->sndq_head;
+  uint32_t before = c->snd_segs;
   while (b != NULL && b != c->sndq_next && np_seq_le(np_txend(b), ack)) { /* bound: snd_segs */
     struct np_tcp_txseg *s = np_txseg(b);
     struct np_buf *next = s->next;
@@ -82,6 +83,7 @@ uint32_t np_tcp_ack_queue(struct np_tcp *tcp, struct np_tcp_conn *c, np_seq ack,
     if (c->cc_flags & NP_CCF_RATE) np_tcp_rate_part(tcp, c, (uint32_t)np_seq_diff(ack, np_txseg(b)->seq));
     trim_head(c, b, (uint32_t)np_seq_diff(ack, np_txseg(b)->seq));
   }
+  tcp->mem.send -= before - c->snd_segs;
   if (NP_UNLIKELY(again_ns != 0)) tcp->told.again = true;
   c->snd_una = ack;
   if (NP_UNLIKELY(c->cc_flags & NP_CCF_MTU)) np_tcp_pmtu_acked(tcp, c);

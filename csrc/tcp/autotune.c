@@ -1,16 +1,16 @@
 /* Buffers as large as the path needs, and no larger.
  *
- * Receiving: the buffer begins at NP_TCP_BUF_START and grows to twice what the
+ * Receiving: the buffer begins at rcv_start_bytes and grows to twice what the
  * session consumed in one round trip, which is what lets a sender in congestion
  * avoidance grow by one more; four times while that still doubles, so that slow
- * start is not held up. It never shrinks: what was offered stays offered. A round
- * trip is over when data comes back that echoes a timestamp of ours which left
+ * start is not held up. It shrinks under pressure only, to what is used: what was offered
+ * stays offered. A round trip is over when data comes back that echoes a timestamp of ours which left
  * after it began (RFC 7323 §4); without timestamps when data fills the window that
  * was offered as it began.
  *
  * Sending: the queue holds twice the congestion window, what was SACKed above a hole
  * and a little, so that an ACK always finds something to send, and a slow peer does not
- * make us keep megabytes. */
+ * make us keep megabytes; under pressure once the window must do. */
 #include "tcp/tcp_int.h"
 
 #define SLACK_SEGS 16u
@@ -33,7 +33,7 @@ static void begin(const struct np_tcp *tcp, struct np_tcp_conn *c) {
 }
 
 void np_tcp_tune_init(const struct np_tcp *tcp, struct np_tcp_conn *c) {
-  uint32_t start = tcp->config.autotune ? np_min_u32(NP_TCP_BUF_START, tcp->config.rcv_buf_bytes) : tcp->config.rcv_buf_bytes;
+  uint32_t start = np_tcp_rcv_start(tcp);
   c->stream.own[NP_TCP_OWN_SPACE] = (uint16_t)np_min_u32((start + NP_TCP_SPACE_BYTES - 1) / NP_TCP_SPACE_BYTES, UINT16_MAX);
 }
 
@@ -48,7 +48,12 @@ static void adjust(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t rtt_us) {
   uint64_t most = tcp->config.rcv_buf_bytes;
   uint64_t want = bytes * (bytes > c->tune_last + (uint64_t)c->tune_last / 2 ? 4 : 2) + SLACK_SEGS * c->mss;
   c->tune_last = (uint32_t)np_min_u64(bytes, UINT32_MAX);
-  if (!tcp->config.autotune || want <= np_tcp_rcv_buf(tcp, c) || np_tcp_pool_below(tcp, NP_TCP_PARTS_SEND)) return;
+  if (!tcp->config.autotune) return;
+  if (NP_UNLIKELY(np_tcp_mem_below(tcp, NP_TCP_MEM_PRESSURE))) {
+    want = np_min_u64(np_max_u64(want, tcp->config.rcv_start_bytes), np_tcp_rcv_buf(tcp, c));
+  } else if (want <= np_tcp_rcv_buf(tcp, c)) {
+    return;
+  }
   want = (np_min_u64(want, most) + NP_TCP_SPACE_BYTES - 1) / NP_TCP_SPACE_BYTES;
   c->stream.own[NP_TCP_OWN_SPACE] = (uint16_t)np_min_u64(want, UINT16_MAX);
 }
@@ -83,7 +88,8 @@ void np_tcp_tune_filled(struct np_tcp *tcp, struct np_tcp_conn *c) {
 uint32_t np_tcp_snd_limit(const struct np_tcp *tcp, const struct np_tcp_conn *c) {
   uint32_t most = tcp->config.snd_buf_bytes;
   if (!tcp->config.autotune) return most;
-  uint64_t want = 2 * (uint64_t)c->cwnd + c->sacked_bytes + SLACK_SEGS * c->mss;
+  uint64_t windows = NP_UNLIKELY(np_tcp_mem_below(tcp, NP_TCP_MEM_PRESSURE)) ? 1 : 2;
+  uint64_t want = windows * c->cwnd + c->sacked_bytes + SLACK_SEGS * c->mss;
   return (uint32_t)np_min_u64(np_max_u64(want, NP_TCP_BUF_START), most);
 }
 
@@ -106,20 +112,21 @@ uint32_t np_tcp_room(struct np_tcp *tcp, struct np_tcp_conn *c) {
   if (nearly_full(tcp, c, limit)) c->flags |= NP_TF_ROOM_SAID_NO;
   /* Short of buffers, one that has little queued may still send: what it sends may be
    * what it received, and nothing else would ever free that. */
-  if (NP_UNLIKELY(np_tcp_pool_below(tcp, NP_TCP_PARTS_SEND)) && c->snd_segs >= NP_TCP_SEND_ANYWAY) {
+  if (np_tcp_mem_send_full(tcp, c)) {
     c->flags |= NP_TF_ROOM_SAID_NO | NP_TF_NO_BUF;
     np_tcp_dirty(tcp, c);
     return 0;
   }
   uint32_t queued = (uint32_t)np_seq_diff(c->snd_end, c->snd_una);
-  return queued >= limit || c->snd_segs >= segs_limit(limit) ? 0 : limit - queued;
+  if (queued >= limit || c->snd_segs >= segs_limit(limit)) return 0;
+  return np_min_u32(limit - queued, np_tcp_mem_send_bytes(tcp, c));
 }
 
 /* A session that saw little room, or none, hears of it when there is more. */
 void np_tcp_wake_writer(struct np_tcp *tcp, struct np_tcp_conn *c) {
   if (!(c->flags & NP_TF_ROOM_SAID_NO) || c->stream.session == NULL || !np_tcp_sends(c->state)) return;
   if (nearly_full(tcp, c, np_tcp_snd_limit(tcp, c))) return;
-  if (np_tcp_pool_below(tcp, NP_TCP_PARTS_SEND) && c->snd_segs >= NP_TCP_SEND_ANYWAY) {
+  if (np_tcp_mem_send_full(tcp, c)) {
     c->flags |= NP_TF_NO_BUF; /* looks again by timer */
     np_tcp_dirty(tcp, c);
     return;

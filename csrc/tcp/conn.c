@@ -8,6 +8,7 @@ void np_tcp_config_default(struct np_tcp_config *config) {
       .conns_max = 4096,
       .listeners_max = 64,
       .rcv_buf_bytes = 4096 * 1024,
+      .rcv_start_bytes = NP_TCP_BUF_START,
       .snd_buf_bytes = 4096 * 1024,
       .ooo_segs_max = 512,
       .backlog_default = 1024,
@@ -22,6 +23,8 @@ void np_tcp_config_default(struct np_tcp_config *config) {
       .challenge_per_s = 1000,
       .conns_per_source = 0,
       .min_snd_mss = 216,
+      .mem_pressure_pct = 50,
+      .mem_max_pct = 75,
       .ooo_runs_max = 128,
       .timewait_ms = 60000,
       .syn_retries = 7,
@@ -93,6 +96,7 @@ struct np_tcp *np_tcp_init(void *mem, const struct np_tcp_config *config, const 
     tcp->free_head = i;
   }
   np_tcp_set_now(tcp, now_ns);
+  np_tcp_mem_init(tcp);
   np_tcp_timer_init(tcp);
   np_tcp_pace_init(tcp);
   return tcp;
@@ -170,6 +174,7 @@ void np_tcp_conn_free(struct np_tcp *tcp, struct np_tcp_conn *c) {
   np_assert(c->sndq_head == NULL && c->ooo_head == NULL);
   np_assert(!np_timer_is_set(&c->timer) && !np_timer_is_set(&c->ack_timer));
   c->tw_next = tcp->free_head;
+  np_tcp_mem_consumed_all(tcp, c); /* its session gave back what it had */
   tcp->free_head = np_tcp_slot(tcp, c);
   tcp->conn_count--;
   tcp->env.counters->counter[NP_C_TCP_CONNS] = tcp->conn_count;
@@ -216,7 +221,7 @@ void np_tcp_close(struct np_tcp *tcp, struct np_tcp_conn *c, enum np_err err) {
   c->flags &= ~(NP_TF_ACK_NOW | NP_TF_ACK_LATER | NP_TF_EV_WRITABLE | NP_TF_EV_ACCEPT | NP_TF_PROBE | NP_TF_RTX_SYN);
   if (err != NP_ERR_EOF) c->flags &= ~(NP_TF_EV_EOF | NP_TF_EV_ESTABLISHED);
   if (c->stream.session != NULL && !(c->flags & NP_TF_EV_CLOSED)) {
-    c->err = (uint16_t)err;
+    c->err = (uint8_t)err;
     c->flags |= NP_TF_EV_CLOSED;
   }
   np_tcp_dirty(tcp, c);

@@ -96,7 +96,7 @@ bool np_tcp_error(struct np_tcp *tcp, const struct np_flow *flow, uint32_t tcp_s
   if (!soft && (c->state == NP_TCP_SYN_SENT || c->state == NP_TCP_SYN_RECEIVED)) {
     np_tcp_close(tcp, c, err);
   } else {
-    c->soft_err = (uint16_t)err;
+    c->soft_err = (uint8_t)err;
     c->soft_una = c->snd_una;
   }
   return true;

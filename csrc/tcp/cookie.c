@@ -61,6 +61,11 @@ static uint32_t ts_with(uint32_t ts, uint32_t bits) {
   return (int32_t)(v - ts) > 0 ? v - (TS_MASK + 1) : v;
 }
 
+/* What a peer sends first at most (RFC 6928). It must be the same when the ACK comes, so buffers have no say. */
+static uint32_t window_of(const struct np_tcp *tcp, uint32_t index) {
+  return np_min_u32(NP_TCP_INIT_SEGS * (uint32_t)mss_table[index], np_min_u32(np_tcp_rcv_start(tcp), UINT16_MAX));
+}
+
 enum np_drop np_tcp_cookie_send(struct np_tcp *tcp, const struct np_tcp_seg *seg) {
   const struct np_flow *flow = &seg->pkt->flow;
   const struct np_tcp_config *cfg = &tcp->config;
@@ -79,7 +84,7 @@ enum np_drop np_tcp_cookie_send(struct np_tcp *tcp, const struct np_tcp_seg *seg
       .ack = np_seq_add(seg->seq, 1),
       .tsecr = seg->opts.tsval,
       .mss = (uint16_t)(mss == 0 ? NP_TCP_MSS_V4 : mss),
-      .wnd = (uint16_t)np_min_u32(cfg->rcv_buf_bytes, UINT16_MAX),
+      .wnd = (uint16_t)window_of(tcp, index),
       .wscale = wscale ? tcp->rcv_wscale : 0xff,
       .sack = ts && cfg->sack && seg->opts.sack_ok,
       .ts = ts,
@@ -143,6 +148,7 @@ struct np_tcp_conn *np_tcp_cookie_accept(struct np_tcp *tcp, struct np_tcp_liste
     return NULL;
   }
   if (np_tcp_listener_full(tcp, l, flow, why)) return NULL;
+  /* However short buffers are: it costs none, and without it what the peer sends next would be nobody's. */
   *why = NP_DROP_TCP_CONN_LIMIT;
   struct np_tcp_conn *c = np_tcp_conn_new(tcp, flow, seg->pkt->hash);
   if (c == NULL) return NULL;
@@ -155,7 +161,7 @@ struct np_tcp_conn *np_tcp_cookie_accept(struct np_tcp *tcp, struct np_tcp_liste
   c->snd_nxt = c->snd_end = seg->ack;
   c->irs = irs;
   c->rcv_nxt = c->last_ack = seg->seq;
-  c->rcv_adv = np_seq_add(seg->seq, np_min_u32(tcp->config.rcv_buf_bytes, UINT16_MAX));
+  c->rcv_adv = np_seq_add(seg->seq, window_of(tcp, index));
   c->snd_wl1 = irs;
   np_tcp_agree(tcp, c, &opts);
   if (opts.has_ts && tcp->config.ecn != NP_ECN_OFF && (seg->opts.tsecr & ECN_BIT)) c->ecn |= NP_ECN_OK;

@@ -25,7 +25,7 @@ bool np_tcp_fast(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_pkt *pkt) 
   /* its window is older than ours, or opens */
   if (NP_UNLIKELY(acked == 0 && (np_seq_lt(seq, c->snd_wl1) || c->snd_wnd == 0))) return false;
   int32_t room = np_seq_diff(c->rcv_adv, seq);
-  if (len != 0 && (room < 0 || (uint32_t)room < len || np_tcp_pool_below(tcp, NP_TCP_PARTS_DATA))) return false;
+  if (len != 0 && (room < 0 || (uint32_t)room < len || np_tcp_mem_below(tcp, NP_TCP_MEM_MAX))) return false;
   uint32_t tsecr = 0;
   if (c->flags & NP_TF_TS) {
     uint32_t tsval = np_load_be32(p + 24);

@@ -24,8 +24,11 @@ static void accept_session(struct np_tcp *tcp, struct np_tcp_conn *c) {
  * hold a buffer for each. Once it holds many, what comes is kept here until a
  * buffer is full, at most the delayed-ACK time, in which small pieces join. */
 static bool crowded(struct np_tcp *tcp, struct np_tcp_conn *c) {
-  if (c->unconsumed == 0) c->handed_segs = 0;
-  if (NP_LIKELY(c->handed_segs < np_tcp_rcv_segs(tcp, c))) return false;
+  if (NP_LIKELY(np_tcp_handed(c) < np_tcp_rcv_segs(tcp, c))) return false;
+  if (c->rcvq_due) {
+    c->rcvq_due = false;
+    return false;
+  }
   if (c->rcvq_segs > 1 || c->rcvq_bytes >= 1024 || (c->flags & NP_TF_EV_EOF) || c->state == NP_TCP_CLOSED) return false;
   np_tcp_delack_arm(tcp, c);
   return true;
@@ -35,7 +38,7 @@ static void hand_up(struct np_tcp *tcp, struct np_tcp_conn *c) {
   if (c->stream.session != NULL && crowded(tcp, c)) return;
   struct np_buf *chain = c->rcvq_head;
   uint32_t bytes = c->rcvq_bytes;
-  c->handed_segs = (uint16_t)np_min_u32((uint32_t)c->handed_segs + c->rcvq_segs, UINT16_MAX);
+  uint32_t segs = c->rcvq_segs;
   c->rcvq_head = c->rcvq_tail = NULL;
   c->rcvq_bytes = c->rcvq_segs = 0;
   struct np_session *session = c->stream.session;
@@ -44,6 +47,7 @@ static void hand_up(struct np_tcp *tcp, struct np_tcp_conn *c) {
     return;
   }
   c->unconsumed += bytes;
+  np_tcp_mem_hand(tcp, c, segs);
   tcp->env.counters->counter[NP_C_TCP_BYTES_RX] += bytes;
   session->ops->data(session, chain, bytes);
 }
@@ -110,6 +114,7 @@ static bool flush_one(struct np_tcp *tcp, struct np_tcp_conn *c) {
 
 bool np_tcp_flush(struct np_tcp *tcp, uint64_t now_ns) {
   np_tcp_set_now(tcp, now_ns);
+  if (NP_UNLIKELY(np_tcp_mem_below(tcp, NP_TCP_MEM_PRESSURE) || tcp->mem.level != NP_TCP_MEM_EASY)) np_tcp_mem_pressed(tcp);
   if (NP_UNLIKELY(tcp->pace_mask != 0)) np_tcp_pace_run(tcp);
   /* Those noted while this runs wait for the next call. */
   uint32_t n = np_min_u32(tcp->dirty_count, NP_TCP_FLUSH_BUDGET);

@@ -95,7 +95,8 @@ void np_tcp_guard_shut(struct np_tcp *tcp, struct np_tcp_conn *c) {
 bool np_tcp_guard_persist(struct np_tcp *tcp, struct np_tcp_conn *c) {
   uint32_t shut_ms = tcp->now_ms - c->shut_ms;
   uint32_t limit_ms = tcp->config.persist_ms;
-  bool pressed = np_tcp_pool_below(tcp, NP_TCP_PARTS_SEND) && shut_ms >= PERSIST_PRESSED_MS;
+  bool more = np_tcp_mem_below(tcp, NP_TCP_MEM_MAX) || c->snd_segs > np_tcp_mem_least(tcp);
+  bool pressed = np_tcp_mem_below(tcp, NP_TCP_MEM_PRESSURE) && more && shut_ms >= PERSIST_PRESSED_MS;
   if (!pressed && (limit_ms == 0 || shut_ms < limit_ms)) return false;
   np_tcp_count(tcp, NP_C_TCP_PERSIST_ENDED);
   return true;

@@ -277,10 +277,11 @@ static enum np_drop sent_ack(struct np_tcp *tcp, struct np_tcp_conn *c, struct n
 }
 
 static void take_syn(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tcp_seg *seg) {
+  uint32_t offered = (uint32_t)np_seq_diff(c->rcv_adv, c->rcv_nxt); /* by our SYN */
   c->irs = seg->seq;
   c->rcv_nxt = np_seq_add(seg->seq, 1);
   c->last_ack = c->rcv_nxt;
-  c->rcv_adv = np_seq_add(c->rcv_nxt, np_min_u32(tcp->config.rcv_buf_bytes, UINT16_MAX));
+  c->rcv_adv = np_seq_add(c->rcv_nxt, offered);
   c->snd_wl1 = seg->seq;
   c->snd_wnd = c->max_wnd = seg->wnd;
   np_tcp_agree(tcp, c, &seg->opts);

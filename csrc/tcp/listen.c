@@ -123,6 +123,8 @@ static enum np_drop open_passive(struct np_tcp *tcp, struct np_tcp_listener *l, 
   return NP_TCP_OK;
 }
 
+#define PRESSED_PARTS 8u /* of a backlog, while buffers are short */
+
 #define RECYCLE_MS 2u /* what a near peer needs to answer */
 
 /* A full backlog without cookies: the oldest half-open connection makes room for a new one (RFC 4987 §3.3),
@@ -145,8 +147,13 @@ static enum np_drop listen_syn(struct np_tcp *tcp, struct np_tcp_listener *l, st
     np_tcp_reply_rst(tcp, seg); /* a quick no: who retries for minutes is served no better */
     return why;
   }
+  /* Short of buffers, what may be somebody who never comes gets no state, or little. */
+  if (np_tcp_mem_below(tcp, l->args.cookies ? NP_TCP_MEM_HARD : NP_TCP_MEM_MAX)) return NP_DROP_TCP_MEMORY;
+  uint32_t backlog = np_min_u32(l->args.backlog, tcp->env.pool->count);
+  if (np_tcp_mem_below(tcp, NP_TCP_MEM_PRESSURE)) backlog = np_max_u32(backlog / PRESSED_PARTS, 1);
+  if (np_tcp_mem_below(tcp, NP_TCP_MEM_MAX)) backlog = 0;
   bool crowd = np_tcp_guard_half_full(tcp, &seg->pkt->flow.remote, l->args.backlog, l->args.cookies);
-  if (l->backlog < l->args.backlog && !crowd) return open_passive(tcp, l, seg);
+  if (l->backlog < backlog && !crowd) return open_passive(tcp, l, seg);
   if (l->args.cookies) return np_tcp_cookie_send(tcp, seg);
   if (crowd) return NP_DROP_TCP_SOURCE_LIMIT;
   return recycle(tcp, l) ? open_passive(tcp, l, seg) : NP_DROP_TCP_BACKLOG;

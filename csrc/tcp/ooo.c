@@ -12,6 +12,7 @@ static void forget_run(struct np_tcp_conn *c, struct np_buf *first) {
 }
 
 void np_tcp_ooo_free(struct np_tcp_conn *c) {
+  uint32_t before = c->ooo_segs;
   struct np_buf *run = c->ooo_head;
   while (run != NULL) { /* bound: ooo_segs_max */
     struct np_buf *next = np_rxseg(run)->run_next;
@@ -23,6 +24,51 @@ void np_tcp_ooo_free(struct np_tcp_conn *c) {
   c->ooo_bytes = 0;
   c->ooo_segs = c->ooo_runs = 0;
   c->sack_count = 0;
+  if (before != 0) np_tcp_mem_ooo(np_tcp_owner(c), c, before);
+}
+
+/* Cuts run, which has more, down to its first n buffers: n > 0. */
+static void cut_run(struct np_tcp_conn *c, struct np_buf *run, uint32_t n) {
+  struct np_tcp_rxseg *r = np_rxseg(run);
+  struct np_buf *last = run;
+  np_seq end = np_seq_add(r->seq, run->len);
+  for (uint32_t i = 1; i < n; i++) { /* bound: n */
+    last = last->next;
+    end = np_seq_add(end, last->len);
+  }
+  np_buf_put_chain(last->next);
+  last->next = NULL;
+  c->ooo_bytes -= (uint32_t)np_seq_diff(r->run_end, end);
+  c->ooo_segs = (uint16_t)(c->ooo_segs - (r->run_segs - n));
+  r->run_end = end;
+  r->run_tail = last;
+  r->run_segs = n;
+}
+
+/* What is nearest to rcv_nxt stays: it is of use soonest. A peer that relies on what we reported sees
+ * its acknowledgments stop at something SACKed, and sends it again after a timeout. */
+uint32_t np_tcp_ooo_shed(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t keep) {
+  uint32_t before = c->ooo_segs;
+  if (before <= keep || keep == 0) return 0;
+  struct np_buf *run = c->ooo_head;
+  uint32_t left = keep;
+  while (np_rxseg(run)->run_segs < left) { /* bound: keep */
+    left -= np_rxseg(run)->run_segs;
+    run = np_rxseg(run)->run_next;
+  }
+  if (np_rxseg(run)->run_segs > left) cut_run(c, run, left);
+  struct np_buf *gone = np_rxseg(run)->run_next;
+  np_rxseg(run)->run_next = NULL;
+  while (gone != NULL) { /* bound: ooo_runs_max */
+    struct np_buf *next = np_rxseg(gone)->run_next;
+    forget_run(c, gone);
+    np_buf_put_chain(gone);
+    gone = next;
+  }
+  c->ooo_last = run;
+  np_tcp_sack_cut(c, np_rxseg(run)->run_end);
+  np_tcp_mem_ooo(tcp, c, before);
+  return before - c->ooo_segs;
 }
 
 static uint32_t pieces(const struct np_buf *b) {
@@ -86,9 +132,10 @@ static struct np_buf *place(struct np_tcp_conn *c, struct np_buf *prev, struct n
   return b;
 }
 
-/* A window's worth of full segments, when the window is large. */
+/* A window's worth of full segments, when the window is large; under pressure the pool is for what is in order. */
 static uint32_t segs_max(const struct np_tcp *tcp, const struct np_tcp_conn *c) {
-  return np_min_u32(np_max_u32(tcp->config.ooo_segs_max, np_tcp_rcv_buf(tcp, c) / 1024), UINT16_MAX / 2);
+  uint32_t n = np_min_u32(np_max_u32(tcp->config.ooo_segs_max, np_tcp_rcv_buf(tcp, c) / 1024), UINT16_MAX / 2);
+  return np_min_u32(n, np_tcp_mem_ooo_max(tcp));
 }
 
 enum np_drop np_tcp_ooo_add(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tcp_seg *seg) {
@@ -109,8 +156,7 @@ enum np_drop np_tcp_ooo_add(struct np_tcp *tcp, struct np_tcp_conn *c, struct np
     np_tcp_sack_report(c, np_rxseg(prev)->seq, np_rxseg(prev)->run_end);
     return NP_DROP_TCP_DUP;
   }
-  /* Under pressure the pool is for what is in order. */
-  if (c->ooo_segs + pieces(seg->buf) > segs_max(tcp, c) || np_tcp_pool_below(tcp, NP_TCP_PARTS_WND)) return NP_DROP_TCP_OOO_LIMIT;
+  if (c->ooo_segs + pieces(seg->buf) > segs_max(tcp, c)) return NP_DROP_TCP_OOO_LIMIT;
   bool extends = prev != NULL && np_seq_ge(np_rxseg(prev)->run_end, seq);
   if (!extends && c->ooo_runs >= tcp->config.ooo_runs_max) return NP_DROP_TCP_OOO_LIMIT;
   uint32_t off = seg->off;
@@ -143,7 +189,7 @@ enum np_drop np_tcp_ooo_add(struct np_tcp *tcp, struct np_tcp_conn *c, struct np
 
 /* rcv_nxt moved: hands over the runs it reached. */
 void np_tcp_ooo_drain(struct np_tcp *tcp, struct np_tcp_conn *c) {
-  (void)tcp;
+  uint32_t before = c->ooo_segs;
   while (c->ooo_head != NULL && np_seq_le(np_rxseg(c->ooo_head)->seq, c->rcv_nxt)) { /* bound: runs */
     struct np_buf *b = c->ooo_head;
     struct np_tcp_rxseg *r = np_rxseg(b);
@@ -169,5 +215,6 @@ void np_tcp_ooo_drain(struct np_tcp *tcp, struct np_tcp_conn *c) {
     }
     np_assert(np_seq_ge(c->rcv_nxt, run_end));
   }
+  np_tcp_mem_ooo(tcp, c, before);
   np_tcp_sack_trim(c);
 }

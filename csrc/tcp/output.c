@@ -296,7 +296,7 @@ void np_tcp_output(struct np_tcp *tcp, struct np_tcp_conn *c) {
         c->ca_state == NP_CA_RECOVERY) {
       send_queue(tcp, c);
     }
-    if ((c->flags & NP_TF_WND_HELD) && !np_tcp_pool_below(tcp, NP_TCP_PARTS_WND)) c->flags |= NP_TF_ACK_NOW;
+    if ((c->flags & NP_TF_WND_HELD) && np_tcp_window_released(tcp, c)) c->flags |= NP_TF_ACK_NOW;
     send_acks(tcp, c);
   }
   if (c->rtx_due_ns != 0) np_tcp_timer_arm(tcp, c);

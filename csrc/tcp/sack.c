@@ -272,6 +272,17 @@ void np_tcp_sack_report(struct np_tcp_conn *c, np_seq start, np_seq end) {
   c->sack_count = (uint8_t)n;
 }
 
+void np_tcp_sack_cut(struct np_tcp_conn *c, np_seq edge) {
+  uint32_t n = 0;
+  for (uint32_t i = 0; i < c->sack_count; i++) {
+    struct np_tcp_block k = c->sack[i];
+    if (!np_seq_lt(k.start, edge)) continue;
+    if (np_seq_gt(k.end, edge)) k.end = edge;
+    c->sack[n++] = k;
+  }
+  c->sack_count = (uint8_t)n;
+}
+
 /* rcv_nxt moved: what it passed is no news. */
 void np_tcp_sack_trim(struct np_tcp_conn *c) {
   uint32_t n = 0;

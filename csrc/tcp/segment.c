@@ -268,7 +268,7 @@ bool np_tcp_send_syn(struct np_tcp *tcp, struct np_tcp_conn *c) {
       .tsval = np_tcp_ts_now(tcp, c),
       .tsecr = c->ts_recent,
       .mss = (uint16_t)np_tcp_mss_local(tcp, &c->flow.remote),
-      .wnd = (uint16_t)np_min_u32(cfg->rcv_buf_bytes, UINT16_MAX),
+      .wnd = (uint16_t)np_tcp_mem_syn_window(tcp, c->mss),
       .wscale = 0xff,
   };
   bool offer = out && !reply;
@@ -291,10 +291,8 @@ bool np_tcp_send_syn(struct np_tcp *tcp, struct np_tcp_conn *c) {
   uint8_t *p = np_buf_append(b, h.bytes);
   memcpy(p + NP_TCP_HDR_BYTES, opts, n);
   put_header(p, &h, np_cksum_add(c->csum_base + pseudo_len(h.bytes), opts, n));
-  if (reply) {
-    c->rcv_adv = np_seq_max(c->rcv_adv, np_seq_add(c->rcv_nxt, a.wnd));
-    ack_left(c);
-  }
+  c->rcv_adv = np_seq_max(c->rcv_adv, np_seq_add(c->rcv_nxt, a.wnd)); /* without the peer's number: counted from 0 */
+  if (reply) ack_left(c);
   emit(tcp, c, b, 0);
   return true;
 }

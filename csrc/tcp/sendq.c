@@ -36,7 +36,8 @@ static bool joined(struct np_tcp_conn *c, const struct np_buf *b) {
   return true;
 }
 
-void np_tcp_sendq_add(struct np_tcp_conn *c, struct np_buf *chain) {
+void np_tcp_sendq_add(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *chain) {
+  uint32_t before = c->snd_segs;
   while (chain != NULL) { /* bound: the chain, which send's caller keeps within room */
     struct np_buf *b = chain;
     chain = b->next;
@@ -49,6 +50,7 @@ void np_tcp_sendq_add(struct np_tcp_conn *c, struct np_buf *chain) {
     append(c, b);
   }
   if (c->sndq_tail != NULL) np_txseg(c->sndq_tail)->flags |= NP_TXS_PSH;
+  tcp->mem.send += c->snd_segs - before;
 }
 
 void np_tcp_sendq_free(struct np_tcp_conn *c) {
@@ -60,6 +62,7 @@ void np_tcp_sendq_free(struct np_tcp_conn *c) {
   }
   c->sndq_head = c->sndq_tail = c->sndq_next = NULL;
   c->rack_next = c->sack_hint = NULL;
+  if (c->snd_segs != 0) np_tcp_owner(c)->mem.send -= c->snd_segs;
   c->snd_segs = 0;
   c->sacked_segs = c->sacked_bytes = 0;
   c->lost_bytes = c->lost_due = c->rtx_bytes = c->reno_bytes = 0;
@@ -107,6 +110,7 @@ static void taken(struct np_tcp_conn *c, struct np_buf *before, struct np_buf *b
     if (c->sndq_tail == b) c->sndq_tail = before;
     np_txseg(before)->flags |= s->flags & NP_TXS_PSH;
     c->snd_segs--;
+    np_tcp_owner(c)->mem.send--;
     np_buf_put(b);
     return;
   }
@@ -154,6 +158,7 @@ struct np_buf *np_tcp_sendq_cut(struct np_tcp *tcp, struct np_tcp_conn *c, struc
   s->len -= n;
   s->seq = np_seq_add(s->seq, n);
   c->snd_segs++;
+  tcp->mem.send++;
   if (c->sndq_next == b) c->sndq_next = nb;
   np_tcp_seg_cut(c, nb, b);
   return nb;

@@ -19,7 +19,7 @@ static enum np_err stream_send(struct np_stream *s, struct np_buf *chain, uint32
     np_buf_put_chain(chain);
     return NP_ERR_STATE;
   }
-  np_tcp_sendq_add(c, chain);
+  np_tcp_sendq_add(tcp, c, chain);
   np_assert(queued_bytes(c) <= tcp->config.snd_buf_bytes);
   np_tcp_queued(tcp, c);
   c->flags &= ~NP_TF_MORE;
@@ -33,9 +33,15 @@ static void stream_consumed(struct np_stream *s, uint32_t bytes) {
   struct np_tcp *tcp = np_tcp_owner(c);
   np_assert(bytes <= c->unconsumed);
   c->unconsumed -= bytes;
+  if (NP_LIKELY(c->unconsumed == 0)) {
+    np_tcp_mem_consumed_all(tcp, c);
+  } else if (bytes != 0) {
+    np_tcp_mem_partly_consumed(tcp, c);
+  }
   if (!np_tcp_receives(c->state)) return;
   if (!(c->flags & NP_TF_TS) && np_seq_ge(c->rcv_nxt, c->tune_edge)) np_tcp_tune_filled(tcp, c);
   if (!np_tcp_window_update_due(tcp, c)) return;
+  if (NP_UNLIKELY(c->flags & NP_TF_WND_HELD) && !np_tcp_window_released(tcp, c)) return; /* the timer looks again */
   c->flags |= NP_TF_ACK_NOW;
   np_tcp_dirty(tcp, c);
 }
@@ -75,6 +81,7 @@ static void stream_detach(struct np_stream *s) {
   c->flags |= NP_TF_DETACHED;
   c->flags &= ~NP_TF_EV_CLOSED;
   c->unconsumed = 0;
+  np_tcp_mem_consumed_all(tcp, c);
   np_tcp_rcvq_free(c);
   np_tcp_ooo_free(c);
   np_tcp_dirty(tcp, c);
@@ -145,7 +152,7 @@ static void info_numbers(const struct np_tcp *tcp, const struct np_tcp_conn *c, 
   out->recvq_bytes = c->unconsumed + c->rcvq_bytes;
   out->ooo_bytes = c->ooo_bytes;
   out->retrans_segs_total = c->rtx_segs;
-  out->rto_total = c->rto_count;
+  out->rto_total = c->rack.rtos;
   out->created_ns = c->created_ns;
   /* Kept in milliseconds that wrap after 49 days. */
   out->last_rx_ns = tcp->now_ns - (uint64_t)(tcp->now_ms - c->rx_ms) * NP_TCP_NS_PER_MS;

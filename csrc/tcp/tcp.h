@@ -72,6 +72,7 @@ struct np_tcp_config {
   uint32_t conns_max;             /* connections, TIME-WAIT included; memory is taken for all */
   uint32_t listeners_max;         /* default 64 */
   uint32_t rcv_buf_bytes;         /* window offered at most per connection, to 256 MiB; default 4 MiB */
+  uint32_t rcv_start_bytes;       /* what it begins with, to 64 KiB less one in the SYN; default 64 KiB */
   uint32_t snd_buf_bytes;         /* queued and unacknowledged at most; default 4 MiB */
   uint32_t ooo_segs_max;          /* out-of-order buffers held per connection, more where its window is larger; default 512 */
   uint32_t backlog_default;       /* SYN_RECEIVED per listener before cookies; default 1,024 */
@@ -87,6 +88,8 @@ struct np_tcp_config {
   uint32_t conns_per_source;      /* open ones accepted from one address (IPv6: /64); 0: no limit (default) */
   uint32_t min_snd_mss;           /* a peer that asks for less gets so much; default 216 */
   uint32_t ooo_runs_max;          /* pieces of out-of-order data with holes between them, per connection; default 128 */
+  uint32_t mem_pressure_pct;      /* of the pool held, from which buffers are short (mem.c); default 50 */
+  uint32_t mem_max_pct;           /* at least that, below 100; default 75 */
   uint32_t timewait_ms;           /* default 60,000 */
   uint32_t syn_retries;           /* of a connection we open; default 7: three minutes, RFC 9293 §3.8.3 */
   uint32_t synack_retries;        /* of one that is opened to us; default 5: a minute */
@@ -125,6 +128,9 @@ void np_tcp_on_drop(struct np_tcp *tcp, void (*fn)(void *ctx, struct np_buf *buf
  * window updates, acknowledgments. Once or more per turn; cheap when idle.
  * Return: true when something is left for another call (budget used up). */
 bool np_tcp_flush(struct np_tcp *tcp, uint64_t now_ns);
+
+/* Once a turn: how many buffers are free though not in the pool (posted by ports, lent). Publishes gauges. */
+void np_tcp_mem_turn(struct np_tcp *tcp, uint32_t idle_bufs);
 
 /* An ICMP error for flow; see np_ip_env.l4_error. */
 bool np_tcp_error(struct np_tcp *tcp, const struct np_flow *flow, uint32_t tcp_seq, enum np_err err, bool soft, uint32_t mtu_bytes);

@@ -45,7 +45,7 @@
 #define NP_TCP_HOT_BYTES 448u      /* of a connection: what an ordinary segment touches */
 #define NP_TCP_RARE_NS (64 * NP_TCP_NS_PER_MS)
 #define NP_TCP_PACE_SLOTS 64u
-#define NP_TCP_BUF_START 65536u    /* receive and send buffers begin with that (RFC 7323 §1.1: what needs no scaling) */
+#define NP_TCP_BUF_START 65536u    /* the send queue's least, and what the receive buffer begins with by default */
 #define NP_TCP_SPACE_BYTES 4096u
 #define NP_TCP_OWN_SPACE 0u        /* stream.own: receive buffer now, in NP_TCP_SPACE_BYTES */
 #define NP_TCP_OWN_TUNE_TS 1u      /* stream.own: data that echoes this timestamp or a later one ends a round trip */
@@ -315,6 +315,7 @@ struct np_tcp_rack {
   uint16_t flags;         /* NP_RK_* */
   uint8_t reo_more;       /* RACK.reo_wnd_mult - 1 */
   uint8_t reo_persist;
+  uint32_t rtos;          /* for people: timeouts */
 };
 
 /* What the ACK being processed told; lives as long as np_tcp_ack runs. */
@@ -380,7 +381,7 @@ struct np_tcp_conn {
   struct np_buf *rcvq_tail;
   uint32_t rcvq_bytes;
   uint16_t rcvq_segs;
-  uint16_t handed_segs;   /* buffers handed up since the session had consumed all */
+  uint16_t handed;        /* buffers handed up and not consumed, at most so many: np_tcp_handed (mem.c) */
   uint32_t unconsumed;    /* handed up, not yet consumed */
   uint32_t dirty_next;    /* slot */
   uint32_t ts_offset;
@@ -445,17 +446,20 @@ struct np_tcp_conn {
   uint16_t ooo_segs;
   uint16_t mss_peer;
   uint16_t ooo_runs;
+  uint8_t pacing;           /* enum np_pacing: what was asked for */
+  bool rcvq_due;            /* held back for a crowded session long enough (flush.c) */
   struct np_tcp_block sack[4]; /* what we report, latest first (RFC 2018 §4) */
   struct np_tcp_block dsack;   /* to report once (RFC 2883); empty when start == end */
   struct np_tcp_block seen[2]; /* reported to us last: not walked again */
   uint32_t challenge_ms;
   uint32_t generation;
-  uint32_t tw_prev;         /* np_tcp_list, TIME-WAIT list, free list */
+  uint32_t tw_prev;         /* np_tcp_list, TIME-WAIT list, out-of-order lists (mem.c), free list */
   uint32_t tw_next;
   uint32_t listener;        /* index, NP_TCP_NIL for outgoing */
   uint32_t hash;
-  uint16_t err;             /* enum np_err to tell */
-  uint16_t soft_err;        /* enum np_err; forgotten when snd_una is no longer soft_una */
+  uint8_t err;              /* enum np_err to tell */
+  uint8_t soft_err;         /* enum np_err; forgotten when snd_una is no longer soft_una */
+  uint16_t old_segs;        /* of handed, with NP_TCP_HANDED_OLD: those that are consumed when old_edge is */
   np_seq soft_una;
   uint32_t user_timeout_ms; /* 0: none */
   uint64_t created_ns;
@@ -469,14 +473,13 @@ struct np_tcp_conn {
   uint32_t pace_next;       /* slot */
   uint32_t rtx_segs;
   uint64_t bytes_rtx;
-  uint32_t rto_count;
   uint32_t shut_ms;         /* guard.c: since when the peer's window has let less than a segment through */
   np_seq shut_until;        /* until this is acknowledged */
   uint32_t leaving_ms;      /* since when it is in the list of leaving.c */
-  uint8_t pacing;           /* enum np_pacing: what was asked for */
   bool shut_counts;         /* the two before are valid */
   bool leaving;             /* in that list */
   uint8_t challenge_count;
+  np_seq old_edge;
   struct np_tcp_pmtu pmtu;
 };
 _Static_assert(sizeof(struct np_tcp_conn) <= NP_TCP_CONN_BYTES, "an idle connection costs less than 1 KiB with its table slot");
@@ -498,7 +501,7 @@ struct np_tcp_bucket {
 _Static_assert(sizeof(struct np_tcp_bucket) == 64, "a bucket is a cache line");
 
 /* Slots in order of arrival, the oldest first, linked by tw_prev and tw_next: of connections that are in one
- * list at most, being half open, leaving or in TIME-WAIT. */
+ * list at most, being half open, holding data out of order, leaving or in TIME-WAIT. */
 struct np_tcp_list {
   uint32_t head;
   uint32_t tail;
@@ -522,6 +525,33 @@ struct np_tcp_guard {
   uint32_t width;           /* of open's rows; 0: not counted */
   uint32_t *open;           /* connections per source */
   uint32_t half[NP_TCP_GUARD_ROWS * 1024u]; /* half-open ones per source */
+};
+
+/* How short of buffers the core is. Each level takes away more. */
+enum np_tcp_level {
+  NP_TCP_MEM_EASY,
+  NP_TCP_MEM_PRESSURE, /* nobody gets more than a share, buffers shrink, out-of-order data goes, backlogs are short */
+  NP_TCP_MEM_MAX,      /* nobody gets more than the least; connections come by cookie */
+  NP_TCP_MEM_HARD,     /* no data at all: ACKs, ARP and ND only */
+  NP_TCP_MEM_LEVELS
+};
+#define NP_TCP_MEM_LEAST 4u      /* buffers each way that a connection may have however short they are */
+#define NP_TCP_OOO_CLASSES 16u   /* of out-of-order buffers held: 1, 2 to 3, 4 to 7, ... */
+#define NP_TCP_HANDED_OLD 0x8000u
+
+/* mem.c. In buffers. */
+struct np_tcp_mem {
+  uint32_t floor[NP_TCP_MEM_LEVELS]; /* with fewer free a level is reached */
+  uint32_t idle;                     /* free, but not in the pool: posted by ports, lent */
+  uint32_t pressure;                 /* held: marks */
+  uint32_t max;
+  uint32_t send;                     /* held now, by kind */
+  uint32_t ooo;
+  uint32_t handed;
+  uint32_t ooo_classes;              /* bit per list that is not empty */
+  struct np_tcp_list ooo_list[NP_TCP_OOO_CLASSES];
+  uint8_t level;                     /* at the last flush */
+  uint64_t since_ns;
 };
 
 struct np_tcp {
@@ -562,6 +592,7 @@ struct np_tcp {
   void *drop_ctx;
   struct np_tcp_told told;
   struct np_tcp_guard guard;
+  struct np_tcp_mem mem;
 };
 
 /* A segment being processed. */
@@ -597,16 +628,9 @@ NP_INLINE bool np_tcp_sends(uint8_t state) {
   return state == NP_TCP_ESTABLISHED || state == NP_TCP_CLOSE_WAIT || state == NP_TCP_SYN_SENT ||
          state == NP_TCP_SYN_RECEIVED;
 }
-/* Who gets what while buffers are short. Sending stops first, so that what is queued
- * never keeps out what would free it: acknowledgments, and the peer's data, without
- * which two ends with full queues would wait for each other. */
-NP_INLINE bool np_tcp_pool_below(const struct np_tcp *tcp, uint32_t parts) {
-  return tcp->env.pool->free_count < tcp->env.pool->count / parts;
+NP_INLINE bool np_tcp_mem_below(const struct np_tcp *tcp, enum np_tcp_level level) {
+  return tcp->env.pool->free_count < tcp->mem.floor[level];
 }
-#define NP_TCP_PARTS_SEND 4u  /* below a quarter: room() says none */
-#define NP_TCP_SEND_ANYWAY 4u /* segments queued that room() grants all the same */
-#define NP_TCP_PARTS_WND 8u   /* below an eighth: the window does not grow, nothing out of order is kept */
-#define NP_TCP_PARTS_DATA 16u /* below a sixteenth: only what brings no data, so ACKs, ARP and ND */
 /* True while the peer may still send data. */
 NP_INLINE bool np_tcp_receives(uint8_t state) {
   return state == NP_TCP_ESTABLISHED || state == NP_TCP_FIN_WAIT_1 || state == NP_TCP_FIN_WAIT_2;
@@ -731,6 +755,11 @@ void np_tcp_guard_shut(struct np_tcp *tcp, struct np_tcp_conn *c);
 /* window.c */
 uint32_t np_tcp_window(struct np_tcp *tcp, struct np_tcp_conn *c);
 bool np_tcp_window_update_due(const struct np_tcp *tcp, const struct np_tcp_conn *c);
+bool np_tcp_window_released(const struct np_tcp *tcp, const struct np_tcp_conn *c);
+/* The receive buffer as it begins. */
+NP_INLINE uint32_t np_tcp_rcv_start(const struct np_tcp *tcp) {
+  return tcp->config.autotune ? np_min_u32(tcp->config.rcv_start_bytes, tcp->config.rcv_buf_bytes) : tcp->config.rcv_buf_bytes;
+}
 /* The receive buffer as large as it is now. */
 NP_INLINE uint32_t np_tcp_rcv_buf(const struct np_tcp *tcp, const struct np_tcp_conn *c) {
   return np_min_u32((uint32_t)c->stream.own[NP_TCP_OWN_SPACE] * NP_TCP_SPACE_BYTES, tcp->config.rcv_buf_bytes);
@@ -738,6 +767,35 @@ NP_INLINE uint32_t np_tcp_rcv_buf(const struct np_tcp *tcp, const struct np_tcp_
 /* Buffers a session may have unconsumed before small pieces are joined. */
 NP_INLINE uint32_t np_tcp_rcv_segs(const struct np_tcp *tcp, const struct np_tcp_conn *c) {
   return np_min_u32(np_max_u32(64, np_tcp_rcv_buf(tcp, c) / 512), UINT16_MAX);
+}
+
+/* mem.c */
+void np_tcp_mem_init(struct np_tcp *tcp);
+/* Each flush while buffers are short, and once when they no longer are. */
+void np_tcp_mem_pressed(struct np_tcp *tcp);
+/* Buffers that a connection may have each way: the share of each, and what each has in any case. */
+uint32_t np_tcp_mem_share(const struct np_tcp *tcp);
+uint32_t np_tcp_mem_least(const struct np_tcp *tcp);
+/* c has as much queued for sending as it may. */
+bool np_tcp_mem_send_full(const struct np_tcp *tcp, const struct np_tcp_conn *c);
+/* Bytes that c may queue now, with all others' in mind; not called when send_full. */
+uint32_t np_tcp_mem_send_bytes(const struct np_tcp *tcp, const struct np_tcp_conn *c);
+/* Bytes of window that c may have; UINT32_MAX: no limit of memory's. */
+uint32_t np_tcp_mem_window(const struct np_tcp *tcp, const struct np_tcp_conn *c);
+/* The window of a SYN, or of its answer. */
+uint32_t np_tcp_mem_syn_window(const struct np_tcp *tcp, uint32_t mss);
+/* Bytes of data that came for c that may be kept; UINT32_MAX: no limit. */
+uint32_t np_tcp_mem_takes(const struct np_tcp *tcp, const struct np_tcp_conn *c);
+/* Out-of-order buffers that c may hold. */
+uint32_t np_tcp_mem_ooo_max(const struct np_tcp *tcp);
+/* c held before of them until now. */
+void np_tcp_mem_ooo(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t before);
+NP_INLINE uint32_t np_tcp_handed(const struct np_tcp_conn *c) { return c->handed & ~NP_TCP_HANDED_OLD; }
+void np_tcp_mem_hand(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t segs);
+void np_tcp_mem_partly_consumed(struct np_tcp *tcp, struct np_tcp_conn *c);
+NP_INLINE void np_tcp_mem_consumed_all(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  tcp->mem.handed -= np_tcp_handed(c);
+  c->handed = 0;
 }
 
 /* autotune.c */
@@ -821,15 +879,19 @@ void np_tcp_sack_forget(struct np_tcp_conn *c, struct np_buf *b);
 void np_tcp_sack_clear(struct np_tcp_conn *c);
 void np_tcp_sack_report(struct np_tcp_conn *c, np_seq start, np_seq end);
 void np_tcp_sack_trim(struct np_tcp_conn *c);
+/* Nothing from edge on is held any more. */
+void np_tcp_sack_cut(struct np_tcp_conn *c, np_seq edge);
 
 /* ooo.c */
 /* Takes seg's data, which lies beyond rcv_nxt; sets kept. NP_TCP_OK, or why not: then seg's buffers are as they were. */
 enum np_drop np_tcp_ooo_add(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tcp_seg *seg);
 void np_tcp_ooo_drain(struct np_tcp *tcp, struct np_tcp_conn *c);
 void np_tcp_ooo_free(struct np_tcp_conn *c);
+/* Keeps the first keep buffers, takes back what was reported of the rest (RFC 2018 §8). Return: buffers given back. */
+uint32_t np_tcp_ooo_shed(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t keep);
 
 /* sendq.c */
-void np_tcp_sendq_add(struct np_tcp_conn *c, struct np_buf *chain);
+void np_tcp_sendq_add(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *chain);
 void np_tcp_sendq_free(struct np_tcp_conn *c);
 /* Cuts b so that it carries n bytes, the rest in the piece behind it. Return: the piece with n bytes; NULL: no buffer. */
 struct np_buf *np_tcp_sendq_cut(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b, uint32_t n);

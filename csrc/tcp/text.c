@@ -42,6 +42,8 @@ void np_tcp_ack_in_order(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t len
   c->ack_bytes += len;
   if (c->ack_bytes >= 2u * c->rcv_mss) {
     c->flags |= NP_TF_ACK_NOW;
+  } else if (np_tcp_mem_below(tcp, NP_TCP_MEM_MAX)) {
+    c->flags |= NP_TF_ACK_NOW; /* its window may be one segment: waiting for a second would be in vain */
   } else if (!(c->flags & NP_TF_ACK_LATER)) {
     c->flags |= NP_TF_ACK_LATER;
     c->ack_due_ms = tcp->now_ms + tcp->config.delack_ms;
@@ -81,7 +83,6 @@ enum np_drop np_tcp_text(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tc
     ack_duplicate(tcp, c, seg);
     return out;
   }
-  if (np_tcp_pool_below(tcp, NP_TCP_PARTS_DATA)) return NP_DROP_NO_BUFFER; /* the peer sends it again */
   if (c->flags & NP_TF_DETACHED) {
     /* Taken and thrown away, so that the peer gets to its FIN. */
     if (!np_seq_eq(seg->seq, c->rcv_nxt)) {
@@ -92,8 +93,15 @@ enum np_drop np_tcp_text(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tc
     np_tcp_ack_in_order(tcp, c, seg->len, np_min_u32(seg->len, seg->largest));
     return NP_DROP_TCP_CLOSED;
   }
+  uint32_t most = np_tcp_mem_takes(tcp, c);
+  if (NP_UNLIKELY(most < seg->len)) {
+    if (most == 0) return NP_DROP_NO_BUFFER; /* the peer sends it again */
+    seg->len = most;
+  }
   if (!np_seq_eq(seg->seq, c->rcv_nxt)) {
+    uint32_t before = c->ooo_segs;
     out = np_tcp_ooo_add(tcp, c, seg);
+    np_tcp_mem_ooo(tcp, c, before);
     ack_duplicate(tcp, c, seg);
     return out;
   }

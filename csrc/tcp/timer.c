@@ -116,7 +116,7 @@ static void on_rtx_timeout(struct np_tcp *tcp, struct np_tcp_conn *c) {
     return;
   }
   np_tcp_count(tcp, NP_C_TCP_RTO);
-  c->rto_count++;
+  c->rack.rtos++;
   np_tcp_pmtu_rto(tcp, c);
   np_tcp_recovery_rto(tcp, c);
   if (c->backoff < 30) c->backoff++;
@@ -205,7 +205,7 @@ static void on_ack_timer(void *ctx, struct np_timer *timer, uint64_t now_ns) {
   }
   if (c->flags & NP_TF_WND_HELD) np_tcp_dirty(tcp, c);
   if (c->rcvq_head != NULL) { /* held back by a crowded session: long enough */
-    c->handed_segs = 0;
+    c->rcvq_due = true;
     np_tcp_dirty(tcp, c);
   }
   if (!(c->flags & NP_TF_ACK_LATER)) return;

@@ -122,7 +122,8 @@ type Route struct {
 type TCP struct {
 	ReceiveBuffer Size          `key:"receive_buffer" default:"0" min:"0" max:"64MiB" doc:"per connection at most"`
 	SendBuffer    Size          `key:"send_buffer" default:"0" min:"0" max:"64MiB" doc:"per connection at most"`
-	AutoTuning    bool          `key:"auto_tuning" default:"true" doc:"buffers begin at 64 KiB and grow to what the path needs; false: as large as they may be from the start"`
+	AutoTuning    bool          `key:"auto_tuning" default:"true" doc:"buffers begin small and grow to what the path needs; false: as large as they may be from the start"`
+	InitialWindow Size          `key:"initial_receive_window" default:"64KiB" min:"4KiB" max:"1MiB" doc:"what the receive buffer begins with, and a peer may send unasked; of more than 64 KiB it hears after the handshake"`
 	KeepaliveIdle time.Duration `key:"keepalive_idle" default:"0" doc:"silence before keep-alive probes"`
 	UserTimeout   time.Duration `key:"user_timeout" default:"0" doc:"unacknowledged data older than this ends a connection"`
 	TimeWait      time.Duration `key:"time_wait" default:"0" doc:"length of TIME-WAIT"`
@@ -136,6 +137,7 @@ type TCP struct {
 	ChallengeAcks int           `key:"challenge_acks" default:"0" min:"0" max:"1000000" doc:"challenge ACKs of one core in a second, about (RFC 5961 §7); 1000 by default"`
 	MinSendMSS    int           `key:"min_send_mss" default:"0" min:"0" max:"1220" doc:"payload bytes of a full segment at least, whatever a peer asks for; 216 by default"`
 	TTL           int           `key:"ttl" default:"0" min:"0" max:"255" doc:"time to live and IPv6 hop limit of what TCP sends; 0: 64, and for IPv6 what a router says (accept_ra)"`
+	OOORuns       int           `key:"out_of_order_runs" default:"128" min:"8" max:"4096" doc:"pieces of out-of-order data with holes between them that a connection holds"`
 	SYNCookies    bool          `key:"syn_cookies" default:"true" doc:"when a backlog is full (RFC 4987)"`
 
 	CongestionControl string `key:"congestion_control" default:"cubic" oneof:"cubic|newreno|bbr" doc:"RFC 9438; RFC 5681 and 6582; BBR version 3"`
@@ -209,6 +211,8 @@ type Metrics struct {
 type Limits struct {
 	BuffersPerCore     int  `key:"buffers_per_core" default:"16384" min:"1024" max:"4194304" doc:"packet buffers of each core"`
 	LoansPerCore       int  `key:"loans_per_core" default:"2048" min:"64" max:"1048576" doc:"of these, for messages from Go"`
+	MemoryPressure     int  `key:"tcp_memory_pressure" default:"50" min:"10" max:"90" doc:"percent of a core's buffers held from which they are short: each connection keeps to its share"`
+	MemoryMax          int  `key:"tcp_memory_max" default:"75" min:"10" max:"95" doc:"percent held from which each keeps to four buffers each way"`
 	StreamsPerCore     int  `key:"streams_per_core" default:"65536" min:"64" max:"16777216" doc:"NPRO streams of each core"`
 	ConnectionsPerCore int  `key:"connections_per_core" default:"0" min:"0" max:"8388608" doc:"0: the sum of the listeners' max_connections, and room for TIME-WAIT"`
 	ConnsPerSource     int  `key:"connections_per_source" default:"0" min:"0" max:"8388608" doc:"accepted connections of one address (IPv6: one /64) on one core at a time; 0 no limit"`

@@ -45,6 +45,9 @@ func (l *loader) validate() {
 	if c.Management.Socket == c.Management.ROSocket {
 		l.fail(c.Pos("management.ro_socket"), "management.ro_socket is the same as socket, expected another path")
 	}
+	if c.Limits.MemoryMax < c.Limits.MemoryPressure {
+		l.fail(c.Pos("limits.tcp_memory_max"), "limits.tcp_memory_max: got %d, expected at least tcp_memory_pressure (%d)", c.Limits.MemoryMax, c.Limits.MemoryPressure)
+	}
 	if c.Limits.LoansPerCore > c.Limits.BuffersPerCore/2 {
 		l.fail(c.Pos("limits.loans_per_core"), "limits.loans_per_core: got %d, expected at most half of buffers_per_core (%d)", c.Limits.LoansPerCore, c.Limits.BuffersPerCore)
 	}

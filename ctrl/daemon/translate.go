@@ -53,6 +53,8 @@ func planeConfig(c *config.Config, mtu int) *dataplane.Config {
 	}
 	p.TCP.PersistTimeout, p.TCP.ChallengeAcks, p.TCP.MinSndMSS, p.TCP.TTL = c.TCP.PersistLimit, c.TCP.ChallengeAcks, c.TCP.MinSendMSS, c.TCP.TTL
 	p.TCP.ConnsPerSource = c.Limits.ConnsPerSource
+	p.TCP.MemPressure, p.TCP.MemMax, p.TCP.MaxOOORuns = c.Limits.MemoryPressure, c.Limits.MemoryMax, c.TCP.OOORuns
+	p.TCP.RcvStart = int(c.TCP.InitialWindow)
 	if mtu > ports.MTUSmall {
 		p.ChunkBytes = 4096
 	}

@@ -119,6 +119,10 @@ func encodeConfig(cc *C.struct_np_plane_config, cfg *dataplane.Config) error {
 		{"TCP.ConnsPerSource", &cc.tcp_conns_per_source, cfg.TCP.ConnsPerSource},
 		{"TCP.MinSndMSS", &cc.tcp_min_snd_mss, cfg.TCP.MinSndMSS},
 		{"TCP.TTL", &cc.tcp_ttl, cfg.TCP.TTL},
+		{"TCP.MemPressure", &cc.tcp_mem_pressure_pct, cfg.TCP.MemPressure},
+		{"TCP.MemMax", &cc.tcp_mem_max_pct, cfg.TCP.MemMax},
+		{"TCP.MaxOOORuns", &cc.tcp_ooo_runs_max, cfg.TCP.MaxOOORuns},
+		{"TCP.RcvStart", &cc.tcp_rcv_start_bytes, cfg.TCP.RcvStart},
 	} {
 		if f.from < 0 || f.from > math.MaxInt32 {
 			return fmt.Errorf("%w: %s is %d", dataplane.CodeInvalid, f.name, f.from)

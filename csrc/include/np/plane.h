@@ -57,6 +57,10 @@ struct np_plane_config {
   uint32_t tcp_conns_per_source; /* 0: no limit */
   uint32_t tcp_min_snd_mss;      /* 0: default */
   uint32_t tcp_ttl;              /* 1 to 255; 0: 64, and for IPv6 what a router told */
+  uint32_t tcp_mem_pressure_pct; /* of bufs_per_core held, from which they are short; 0: default */
+  uint32_t tcp_mem_max_pct;      /* 0: default */
+  uint32_t tcp_ooo_runs_max;     /* 0: default */
+  uint32_t tcp_rcv_start_bytes;  /* 0: default */
   uint8_t secret[64];        /* random; wiped in the caller's copy by the caller */
 };
 

@@ -146,6 +146,8 @@ NP_INLINE const char *np_inv_conn(struct np_tcp_conn *c) {
 NP_INLINE const char *np_inv_tcp(const struct np_tcp *tcp, uint32_t *slot) {
   uint32_t conns = 0;
   uint32_t waiting = 0;
+  uint32_t send = 0;
+  uint32_t ooo = 0;
   for (uint32_t i = 0; i < tcp->config.conns_max && conns < tcp->conn_count; i++) {
     struct np_tcp_conn *c = np_tcp_at(tcp, i);
     /* closed and still dirty: freed, and counted off, in the next flush */
@@ -155,6 +157,8 @@ NP_INLINE const char *np_inv_tcp(const struct np_tcp *tcp, uint32_t *slot) {
     }
     conns++;
     if (c->state == NP_TCP_TIME_WAIT) waiting++;
+    send += c->snd_segs;
+    ooo += c->ooo_segs;
     const char *wrong = np_inv_conn(c);
     if (wrong == NULL) continue;
     *slot = i;
@@ -163,6 +167,8 @@ NP_INLINE const char *np_inv_tcp(const struct np_tcp *tcp, uint32_t *slot) {
   *slot = UINT32_MAX;
   if (conns != tcp->conn_count) return "count of connections is wrong";
   if (waiting != tcp->tw_count) return "count in TIME-WAIT is wrong";
+  if (send != tcp->mem.send || ooo != tcp->mem.ooo) return "buffers are not accounted for";
+  if ((ooo == 0) != (tcp->mem.ooo_classes == 0)) return "out-of-order data that is in no list";
   if (waiting != 0 && !np_timer_is_set(&tcp->tw_timer)) return "TIME-WAIT without a timer";
   return NULL;
 }

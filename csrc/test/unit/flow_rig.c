@@ -90,6 +90,12 @@ static void open_services(struct flow *f) {
 }
 
 struct flow *flow_new(const struct np_plane_config *config, const struct np_sim_params *params, uint32_t clients) {
+  /* what so many hold must be the other end's problem */
+  const uint32_t bufs[2] = {config->bufs_per_core * (clients > 100 ? 4 : 1), config->bufs_per_core};
+  return flow_new_pools(config, params, clients, bufs);
+}
+
+struct flow *flow_new_pools(const struct np_plane_config *config, const struct np_sim_params *params, uint32_t clients, const uint32_t bufs[2]) {
   struct flow *f = calloc(1, sizeof *f);
   assert_non_null(f);
   f->now_ns = UINT64_C(1000000000);
@@ -101,10 +107,11 @@ struct flow *flow_new(const struct np_plane_config *config, const struct np_sim_
   f->link = np_sim_new(&sim);
   assert_non_null(f->link);
   np_sim_set_now(f->link, f->now_ns);
-  struct np_plane_config many = *config;
-  if (clients > 100) many.bufs_per_core *= 4; /* what so many hold must be the other end's problem */
-  open_host(f, 0, &many);
-  open_host(f, 1, config);
+  for (uint32_t i = 0; i < 2; i++) {
+    struct np_plane_config c = *config;
+    c.bufs_per_core = bufs[i];
+    open_host(f, i, &c);
+  }
   open_services(f);
   return f;
 }
@@ -147,6 +154,14 @@ struct flow_client *flow_connect(struct flow *f, uint32_t i, uint16_t port, uint
   struct np_stream *stream = NULL;
   assert_int_equal(np_tcp_connect(flow_tcp(f, 0), &flow, &c->session, f->now_ns, &stream), NP_ERR_OK);
   return c;
+}
+
+void flow_release(struct flow_client *c) {
+  uint32_t bytes = np_buf_chain_len(c->kept);
+  c->hold = false;
+  np_buf_put_chain(c->kept);
+  c->kept = NULL;
+  if (c->session.stream != NULL && bytes != 0) c->session.stream->ops->consumed(c->session.stream, bytes);
 }
 
 struct np_tcp_conn *flow_conn(const struct flow_client *c) { return np_tcp_of(c->session.stream); }

@@ -51,6 +51,8 @@ struct flow {
 
 /* config: both ends', end 0 with four times the buffers for more than 100 clients. clients: how many there may be. */
 struct flow *flow_new(const struct np_plane_config *config, const struct np_sim_params *params, uint32_t clients);
+/* The same with pools of so many buffers each. */
+struct flow *flow_new_pools(const struct np_plane_config *config, const struct np_sim_params *params, uint32_t clients, const uint32_t bufs[2]);
 /* Aborts, checks that pools are full again. */
 void flow_free(struct flow *f);
 void flow_run(struct flow *f, uint64_t ns);
@@ -59,6 +61,8 @@ struct flow_client *flow_connect(struct flow *f, uint32_t i, uint16_t port, uint
 struct np_tcp_conn *flow_conn(const struct flow_client *c);
 struct np_tcp *flow_tcp(const struct flow *f, uint32_t end);
 uint64_t flow_counter(const struct flow *f, uint32_t end, enum np_counter which);
+/* Consumes what was kept, and all that comes. */
+void flow_release(struct flow_client *c);
 /* The other end of a client's connection, on end 1. */
 struct np_tcp_conn *flow_peer(const struct flow_client *c);
 

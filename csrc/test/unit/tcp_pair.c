@@ -437,14 +437,15 @@ static void end_init(struct tp *tp, uint32_t i, const struct tp_args *args) {
   uint8_t v4[4] = {198, 18, 0, (uint8_t)(i + 1)};
   uint8_t v6[16] = {0x20, 0x01, 0x0d, 0xb8, [15] = (uint8_t)(i + 1)};
   e->addr = args->v6 ? np_addr_from_v6(v6) : np_addr_from_v4_be(v4);
-  e->pool_mem = aligned_alloc(2048, (size_t)args->bufs * 2048);
-  e->pool_stack = malloc(np_pool_stack_bytes(args->bufs));
+  uint32_t bufs = i == 1 && args->bufs_of_1 != 0 ? args->bufs_of_1 : args->bufs;
+  e->pool_mem = aligned_alloc(2048, (size_t)bufs * 2048);
+  e->pool_stack = malloc(np_pool_stack_bytes(bufs));
   size_t bytes = (np_tcp_bytes(&e->config) + 63) & ~(size_t)63;
   e->tcp_mem = aligned_alloc(64, bytes);
   assert_non_null(e->pool_mem);
   assert_non_null(e->pool_stack);
   assert_non_null(e->tcp_mem);
-  np_pool_init(&e->pool, e->pool_mem, args->bufs, 2048, e->pool_stack, &e->counters);
+  np_pool_init(&e->pool, e->pool_mem, bufs, 2048, e->pool_stack, &e->counters);
   np_wheel_init(&e->wheel, tp->now_ns);
   struct np_tcp_env env = {
       .pool = &e->pool,

@@ -145,7 +145,8 @@ struct tp {
 
 struct tp_args {
   uint64_t seed;
-  uint32_t bufs;
+  uint32_t bufs;        /* of each end's pool */
+  uint32_t bufs_of_1;   /* of end 1's, when not 0 */
   bool v6;
   uint64_t start_ns;
   struct np_tcp_config config[2];

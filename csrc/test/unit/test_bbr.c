@@ -100,7 +100,7 @@ static void test_random_loss(void **state) {
     assert_in_range(got, 800, 1000);
     sum += got;
     assert_true(tp->queue_most_bytes < 3 * bdp(&p));
-    assert_int_equal(tp_conn(s)->rto_count, 0);
+    assert_int_equal(tp_conn(s)->rack.rtos, 0);
     tp_free(tp);
   }
   assert_in_range(sum / 6, 900, 1000);

@@ -487,7 +487,7 @@ static void test_windows_of_a_byte(void **state) {
     tp->cut = true;
     struct tp_seg miser[MISERS];
     for (uint32_t i = 0; i < MISERS; i++) miser[i] = open_by_hand(tp, 1 + i, (uint16_t)(100 + i), kind == 0 ? 0 : 1);
-    assert_true(np_tcp_pool_below(tp->end[1].tcp, NP_TCP_PARTS_SEND));
+    assert_true(np_tcp_mem_below(tp->end[1].tcp, NP_TCP_MEM_PRESSURE));
     uint64_t before = tp->end[1].data_segs;
     for (uint32_t step = 0; step < 1200; step++) { /* two minutes */
       for (uint32_t i = 0; i < MISERS; i++) {
@@ -501,7 +501,7 @@ static void test_windows_of_a_byte(void **state) {
     }
     assert_true(tp->end[1].data_segs - before <= 5 * 120 * MISERS);
     assert_true(tp_counter(tp, 1, NP_C_TCP_PERSIST_ENDED) > 0);
-    assert_true(tp->end[1].pool.free_count >= tp->end[1].pool.count / NP_TCP_PARTS_SEND - MISERS);
+    assert_true(tp->end[1].pool.free_count >= tp->end[1].tcp->mem.floor[NP_TCP_MEM_PRESSURE] - MISERS);
     tp->cut = false;
     struct tp_sess *good = tp_connect(tp, 0, TP_PORT, NULL);
     tp_run(tp, 2 * TP_S);
@@ -518,7 +518,7 @@ static void test_bytes_out_of_order(void **state) {
   (void)state;
   struct tp_args args;
   tp_args_default(&args);
-  args.bufs = 8192; /* ten times 512, and a quarter to spare */
+  args.bufs = 16384; /* ten times 512 is less than half of it */
   struct tp *tp = tp_new(&args);
   tp_listen(tp, 1, TP_PORT);
   tp->cut = true;
@@ -539,7 +539,7 @@ static void test_bytes_out_of_order(void **state) {
     }
     tp_flush(tp);
   }
-  assert_in_range(tp->end[1].pool.low_count, 8192 - 10 * (512 + 4) - 2, 8192 - 10 * 512);
+  assert_in_range(tp->end[1].pool.low_count, 16384 - 10 * (512 + 4) - 2, 16384 - 10 * 512);
   assert_in_range(tp_drops(tp, 1, NP_DROP_TCP_OOO_LIMIT), 10 * 4400, 10 * 4500);
   tp->cut = false;
   struct tp_sess like = {.to_send = 300000};

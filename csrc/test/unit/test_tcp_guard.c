@@ -221,10 +221,10 @@ static void test_shut_windows_give_way(void **state) {
     a[i] = tp_connect(tp, 0, TP_PORT, &hold);
     tp_run(tp, 20 * TP_MS);
   }
-  assert_true(np_tcp_pool_below(tp->end[1].tcp, NP_TCP_PARTS_SEND));
+  assert_true(np_tcp_mem_below(tp->end[1].tcp, NP_TCP_MEM_PRESSURE));
   tp_run(tp, 60 * TP_S);
   assert_true(tp_counter(tp, 1, NP_C_TCP_PERSIST_ENDED) > 0);
-  assert_false(np_tcp_pool_below(tp->end[1].tcp, NP_TCP_PARTS_SEND));
+  assert_false(np_tcp_mem_below(tp->end[1].tcp, NP_TCP_MEM_PRESSURE));
   struct tp_sess *good = tp_connect(tp, 0, TP_PORT, NULL);
   tp_run(tp, 2 * TP_S);
   assert_int_equal(good->received, 1 << 20);

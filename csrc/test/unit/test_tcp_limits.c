@@ -88,7 +88,7 @@ static void test_window_waits_for_pool(void **state) {
   tp_run(tp, 30 * TP_S);
   struct np_pool *pool = &tp->end[1].pool;
   struct np_buf *taken = NULL;
-  while (pool->free_count >= pool->count / NP_TCP_PARTS_WND) {
+  while (!np_tcp_mem_below(tp->end[1].tcp, NP_TCP_MEM_HARD)) {
     struct np_buf *n = np_pool_get(pool);
     n->next = taken;
     taken = n;
