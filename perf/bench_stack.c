@@ -131,7 +131,8 @@ static struct np_buf *segment(struct bench *b, uint32_t conn, uint8_t flags, uin
   t[12] = 0x80;
   t[13] = flags;
   np_store_be16(t + 14, 65535);
-  t[20] = t[21] = 1;
+  t[20] = flags & 2 ? 4 : 1; /* SACK permitted, as everybody says; NOP NOP */
+  t[21] = flags & 2 ? 2 : 1;
   t[22] = 8;
   t[23] = 10;
   np_store_be32(t + 24, (uint32_t)(b->now_ns / 1000000u));

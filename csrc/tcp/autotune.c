@@ -32,6 +32,12 @@ static void begin(const struct np_tcp *tcp, struct np_tcp_conn *c) {
   c->stream.own[NP_TCP_OWN_TUNE_TS] = (uint16_t)(np_tcp_ts_now(tcp, c) + (c->rcv_rtt_us < FAR_US ? 1u : 0u));
 }
 
+/* The least limit of a send queue, less what nearly_full wants free. */
+uint32_t np_tcp_snd_calm(const struct np_tcp *tcp) {
+  uint32_t least = np_min_u32(NP_TCP_BUF_START, tcp->config.snd_buf_bytes);
+  return least - np_min_u32(np_max_u32(least / 4, tcp->env.pool->chunk_bytes), least);
+}
+
 void np_tcp_tune_init(const struct np_tcp *tcp, struct np_tcp_conn *c) {
   uint32_t start = np_tcp_rcv_start(tcp);
   c->stream.own[NP_TCP_OWN_SPACE] = (uint16_t)np_min_u32((start + NP_TCP_SPACE_BYTES - 1) / NP_TCP_SPACE_BYTES, UINT16_MAX);
@@ -103,13 +109,19 @@ static bool nearly_full(const struct np_tcp *tcp, const struct np_tcp_conn *c, u
   return queued > limit - gap || c->snd_segs > segs_limit(limit) / 4 * 3;
 }
 
+/* So little is queued that whatever the limit is, the queue is not nearly full. */
+NP_INLINE bool calm(const struct np_tcp *tcp, const struct np_tcp_conn *c) {
+  return (uint32_t)np_seq_diff(c->snd_end, c->snd_una) <= tcp->snd_calm_bytes && c->snd_segs <= 64 / 4 * 3;
+}
+
 void np_tcp_queued(const struct np_tcp *tcp, struct np_tcp_conn *c) {
+  if (NP_LIKELY(calm(tcp, c))) return;
   if (nearly_full(tcp, c, np_tcp_snd_limit(tcp, c))) c->flags |= NP_TF_ROOM_SAID_NO;
 }
 
 uint32_t np_tcp_room(struct np_tcp *tcp, struct np_tcp_conn *c) {
   uint32_t limit = np_tcp_snd_limit(tcp, c);
-  if (nearly_full(tcp, c, limit)) c->flags |= NP_TF_ROOM_SAID_NO;
+  if (NP_UNLIKELY(!calm(tcp, c)) && nearly_full(tcp, c, limit)) c->flags |= NP_TF_ROOM_SAID_NO;
   /* Short of buffers, one that has little queued may still send: what it sends may be
    * what it received, and nothing else would ever free that. */
   if (np_tcp_mem_send_full(tcp, c)) {

@@ -97,6 +97,7 @@ struct np_tcp *np_tcp_init(void *mem, const struct np_tcp_config *config, const 
   }
   np_tcp_set_now(tcp, now_ns);
   np_tcp_mem_init(tcp);
+  tcp->snd_calm_bytes = np_tcp_snd_calm(tcp);
   np_tcp_timer_init(tcp);
   np_tcp_pace_init(tcp);
   return tcp;

@@ -219,10 +219,11 @@ static bool send_window_probe(struct np_tcp *tcp, struct np_tcp_conn *c) {
   return true;
 }
 
-static void send_acks(struct np_tcp *tcp, struct np_tcp_conn *c) {
+/* owed: an ACK had to be sent before data went out. */
+static void send_acks(struct np_tcp *tcp, struct np_tcp_conn *c, bool owed) {
   /* Without SACK each duplicate counts for the peer (RFC 5681 §4.2). */
   uint32_t dups = 0;
-  if (!(c->flags & NP_TF_SACK)) {
+  if (owed && !(c->flags & NP_TF_SACK)) {
     dups = c->dup_acks_due;
     c->dup_acks_due = 0;
   }
@@ -282,7 +283,16 @@ static void send_queue(struct np_tcp *tcp, struct np_tcp_conn *c) {
   if (budget == 0) c->flags |= NP_TF_AGAIN;
 }
 
+/* Known at a glance, for one that just sent: the timer fires no later than any deadline. Only a tail probe's
+ * counts from now, and its wait is this long at least. */
+NP_INLINE bool timer_set(const struct np_tcp *tcp, const struct np_tcp_conn *c) {
+  uint64_t wait_ns = c->snd_segs == 1 ? NP_TCP_TLP_ALONE_NS : NP_TCP_TLP_FLOOR_NS;
+  return c->timer_due_ns - 1 < c->rtx_due_ns && c->timer_due_ns <= tcp->now_ns + wait_ns && c->last_tx_ns == tcp->now_ns &&
+         c->ca_state == NP_CA_OPEN;
+}
+
 void np_tcp_output(struct np_tcp *tcp, struct np_tcp_conn *c) {
+  bool owed = (c->flags & NP_TF_ACK_NOW) != 0;
   c->flags &= ~NP_TF_NO_BUF;
   if (c->flags & NP_TF_ROOM_SAID_NO) np_tcp_wake_writer(tcp, c);
   if (c->state == NP_TCP_SYN_SENT || c->state == NP_TCP_SYN_RECEIVED) {
@@ -297,8 +307,8 @@ void np_tcp_output(struct np_tcp *tcp, struct np_tcp_conn *c) {
       send_queue(tcp, c);
     }
     if ((c->flags & NP_TF_WND_HELD) && np_tcp_window_released(tcp, c)) c->flags |= NP_TF_ACK_NOW;
-    send_acks(tcp, c);
+    send_acks(tcp, c, owed);
   }
-  if (c->rtx_due_ns != 0) np_tcp_timer_arm(tcp, c);
+  if (c->rtx_due_ns != 0 && !timer_set(tcp, c)) np_tcp_timer_arm(tcp, c);
   if (c->flags & (NP_TF_ACK_LATER | NP_TF_NO_BUF | NP_TF_WND_HELD)) np_tcp_delack_arm(tcp, c);
 }

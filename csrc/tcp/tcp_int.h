@@ -573,6 +573,7 @@ struct np_tcp {
   struct np_tcp_list leaving; /* leaving.c */
   uint32_t next_port;  /* RFC 6056 §3.3.3 */
   uint32_t tx_caps;    /* NP_PORT_* for what is sent now */
+  uint32_t snd_calm_bytes; /* no send queue with less is nearly full */
   uint32_t tx_bytes_max; /* with NP_PORT_TSO: payload of one packet */
   uint8_t rcv_wscale;
   uint64_t cookie_ns;  /* when the last cookie left; 0 never */
@@ -799,6 +800,7 @@ NP_INLINE void np_tcp_mem_consumed_all(struct np_tcp *tcp, struct np_tcp_conn *c
 }
 
 /* autotune.c */
+uint32_t np_tcp_snd_calm(const struct np_tcp *tcp);
 void np_tcp_tune_init(const struct np_tcp *tcp, struct np_tcp_conn *c);
 void np_tcp_tune_start(const struct np_tcp *tcp, struct np_tcp_conn *c);
 void np_tcp_tune_echo(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t tsecr);
@@ -992,6 +994,7 @@ NP_INLINE bool np_tcp_ecn_marked(const struct np_tcp_conn *c, const struct np_pk
 NP_INLINE uint8_t np_tcp_ecn_ack(const struct np_tcp_conn *c) { return c->ecn & NP_ECN_ECHO ? NP_TCP_ECE : 0; }
 /* Flags of data, and its IP header's bits in *tos. fresh: sent for the first time, not as a probe. */
 NP_INLINE uint8_t np_tcp_ecn_data(struct np_tcp_conn *c, bool fresh, uint8_t *tos) {
+  if (NP_LIKELY(c->ecn == 0)) return 0;
   uint8_t flags = np_tcp_ecn_ack(c);
   if (!(c->ecn & NP_ECN_OK) || !fresh) return flags;
   *tos = NP_ECN_ECT0;

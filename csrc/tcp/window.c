@@ -37,13 +37,13 @@ uint32_t np_tcp_window(struct np_tcp *tcp, struct np_tcp_conn *c) {
  * to stop for want of it, and the room is worth it; otherwise the next ACK shows it. */
 bool np_tcp_window_update_due(const struct np_tcp *tcp, const struct np_tcp_conn *c) {
   uint32_t buf = np_tcp_rcv_buf(tcp, c);
-  uint32_t held = c->unconsumed + c->rcvq_bytes;
-  uint32_t free_bytes = np_min_u32(held < buf ? buf - held : 0, (uint32_t)UINT16_MAX << c->rcv_wscale);
   int32_t edge = np_seq_diff(c->rcv_adv, c->rcv_nxt);
   uint32_t offered = edge > 0 ? (uint32_t)edge : 0;
-  uint32_t low = np_max_u32(2 * c->mss, buf / 16);
+  if (NP_LIKELY(offered >= np_max_u32(2 * c->mss, buf / 16))) return false;
+  uint32_t held = c->unconsumed + c->rcvq_bytes;
+  uint32_t free_bytes = np_min_u32(held < buf ? buf - held : 0, (uint32_t)UINT16_MAX << c->rcv_wscale);
   uint32_t gain = offered < 2 * c->mss ? np_min_u32(c->mss, buf / 2) : buf / 4;
-  return offered < low && free_bytes >= offered + gain;
+  return free_bytes >= offered + gain;
 }
 
 /* A window that stayed shut for want of buffers may open. */
