@@ -682,6 +682,72 @@ static void test_nagle(void **state) {
   }
 }
 
+/* One that speaks rarely takes its timer off the wheel when all is acknowledged; one that speaks often leaves it. */
+static void test_timer_rests(void **state) {
+  (void)state;
+  struct world w = {0};
+  tp_args_default(&w.args);
+  w.args.config[0].keepalive_idle_ms = 0; /* which the timer would be set for */
+  w.tp = tp_new(&w.args);
+  tp_establish(w.tp, &w.a, &w.b);
+  struct np_tcp_conn *c = tp_conn(w.a);
+  tp_run(w.tp, TP_S);
+  for (uint32_t i = 0; i < 3; i++) {
+    tp_write(w.a, 10);
+    tp_flush(w.tp);
+    assert_true(np_timer_is_set(&c->timer));
+    tp_run(w.tp, 100 * TP_MS); /* a delayed ACK came */
+    assert_int_equal(np_tcp_flight(c), 0);
+    assert_false(np_timer_is_set(&c->timer));
+    assert_int_equal(c->timer_due_ns, 0);
+    tp_run(w.tp, 30 * TP_MS);
+  }
+  for (uint32_t i = 0; i < 2; i++) {
+    tp_write(w.a, 10);
+    tp_run(w.tp, 60 * TP_MS);
+    assert_int_equal(np_tcp_flight(c), 0);
+  }
+  assert_false(c->rare);
+  assert_true(np_timer_is_set(&c->timer));
+  tp_run(w.tp, TP_S);
+  assert_false(np_timer_is_set(&c->timer));
+  /* and what it took off comes back when it is needed */
+  w.tp->cut = true;
+  tp_write(w.a, 10);
+  tp_run(w.tp, TP_S);
+  assert_true(tp_counter(w.tp, 0, NP_C_TCP_RTO) + tp_counter(w.tp, 0, NP_C_TCP_TLP) > 0);
+  w.tp->cut = false;
+  tp_run(w.tp, 5 * TP_S);
+  assert_int_equal(w.b->received, 60);
+  assert_int_equal(w.b->wrong, 0);
+  tp_free(w.tp);
+}
+
+/* What ICMP said is told when the connection gives up, unless the peer was heard since (RFC 1122 §4.2.3.9). */
+static void test_icmp_error_forgotten(void **state) {
+  (void)state;
+  for (uint32_t heard = 0; heard < 2; heard++) {
+    struct world w = established();
+    w.tp->cut = true;
+    tp_write(w.a, 10);
+    tp_flush(w.tp);
+    struct np_tcp_conn *c = tp_conn(w.a);
+    struct np_flow f = c->flow;
+    assert_true(np_tcp_error(w.tp->end[0].tcp, &f, c->snd_una.v, NP_ERR_UNREACHABLE, true, 0));
+    if (heard) {
+      w.tp->cut = false;
+      tp_run(w.tp, 5 * TP_S);
+      assert_int_equal(np_tcp_flight(c), 0);
+      w.tp->cut = true;
+      tp_write(w.a, 10);
+    }
+    tp_run(w.tp, 3600 * TP_S);
+    assert_true(w.a->closed);
+    assert_int_equal(w.a->err, heard ? NP_ERR_TIMEDOUT : NP_ERR_UNREACHABLE);
+    tp_free(w.tp);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_open_options),      cmocka_unit_test(test_open_closed_port),
@@ -699,6 +765,7 @@ int main(void) {
       cmocka_unit_test(test_out_of_window),     cmocka_unit_test(test_stray_segments),
       cmocka_unit_test(test_wrap),              cmocka_unit_test(test_user_timeout),
       cmocka_unit_test(test_rto_backs_off),     cmocka_unit_test(test_keepalive),
+      cmocka_unit_test(test_timer_rests),      cmocka_unit_test(test_icmp_error_forgotten),
       cmocka_unit_test(test_delayed_ack),       cmocka_unit_test(test_nagle),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
