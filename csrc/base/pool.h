@@ -56,6 +56,16 @@ NP_INLINE struct np_buf *np_pool_get(struct np_pool *pool) {
   return np_pool_pop(pool);
 }
 
+/* For what is sent at once, takes a header's room and makes others give buffers back: an acknowledgment, a
+ * question for a neighbor's address. It may have half the reserve. NULL (counted) when that is gone too. */
+NP_INLINE struct np_buf *np_pool_get_control(struct np_pool *pool) {
+  if (NP_UNLIKELY(pool->free_count <= pool->reserve_count / 2)) {
+    pool->counters->counter[NP_C_BUF_EMPTY]++;
+    return NULL;
+  }
+  return np_pool_pop(pool);
+}
+
 /* For a port's receive side, which may have the reserve too: when all else is held by data on its
  * way, what comes in (acknowledgments) is what gives buffers back. NULL when empty. */
 NP_INLINE struct np_buf *np_pool_get_rx(struct np_pool *pool) {

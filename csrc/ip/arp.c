@@ -24,7 +24,7 @@ static void send_new(struct np_ip *ip, struct np_iface *ifc, const struct np_add
                      const struct np_mac *to) {
   static const struct np_mac none = {{0}};
   if (!ifc->up) return;
-  struct np_buf *buf = np_pool_get(ip->env.pool);
+  struct np_buf *buf = np_pool_get_control(ip->env.pool);
   if (buf == NULL) return; /* asked again by the timer */
   put_arp(np_buf_append(buf, NP_ARP_BYTES), NP_ARP_REQUEST, &ifc->mac, sender, to == NULL ? &none : to, target);
   np_ip_send_frame(ip, ifc, buf, to == NULL ? &broadcast : to, NP_ETHERTYPE_ARP);

@@ -41,7 +41,7 @@ static void send_nd(struct np_ip *ip, struct np_iface *ifc, struct np_buf *buf, 
 void np_nd_solicit(struct np_ip *ip, struct np_iface *ifc, const struct np_addr *target, const struct np_mac *to) {
   struct np_addr src;
   if (!ifc->up || !np_iface_ask_source(ifc, target, &src)) return;
-  struct np_buf *buf = np_pool_get(ip->env.pool);
+  struct np_buf *buf = np_pool_get_control(ip->env.pool);
   if (buf == NULL) return; /* asked again by the timer */
   struct np_addr dst = to == NULL ? np_nd_solicited_node(target) : *target;
   struct np_mac mac = to == NULL ? multicast_mac(&dst) : *to;

@@ -228,7 +228,7 @@ void np_tcp_send_gathered(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_b
 }
 
 bool np_tcp_send_empty(struct np_tcp *tcp, struct np_tcp_conn *c, uint8_t flags, np_seq seq) {
-  struct np_buf *b = np_pool_get(tcp->env.pool);
+  struct np_buf *b = np_pool_get_control(tcp->env.pool);
   if (b == NULL) {
     c->flags |= NP_TF_NO_BUF;
     return false;

@@ -372,8 +372,20 @@ struct np_session *app_accept(void *ctx, void *listener_ctx, struct np_stream *s
 
 /* ---- what may have become of it ---- */
 
+/* A host short of buffers ends connections whose peer has not read for ten seconds (RFC 6429 §4). */
+static bool gave_up_on_reader(const struct pair *p) {
+  if (p->end[0].reads == R_FAST && p->end[1].reads == R_FAST) return false;
+  uint64_t n = 0;
+  for (uint32_t k = 0; k < 2; k++) {
+    const struct host *h = &p->end[0].sim->host[p->end[k].host];
+    for (uint32_t i = 0; h->on && i < h->cores; i++) n += np_core_shared(h->core[i].core)->counters->counter[NP_C_TCP_PERSIST_ENDED];
+  }
+  return n != 0;
+}
+
 static bool failed_as_allowed(const struct pair *p, const struct app *a) {
   if (p->may_fail) return true;
+  if ((a->err == NP_ERR_TIMEDOUT || a->err == NP_ERR_RESET) && gave_up_on_reader(p)) return true;
   return p->may_time_out && (a->err == NP_ERR_TIMEDOUT || a->err == NP_ERR_RESET || a->err == NP_ERR_UNREACHABLE);
 }
 

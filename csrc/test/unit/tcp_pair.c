@@ -533,7 +533,7 @@ static bool split(struct tp_end *e, struct np_pkt *pkt) {
   b->len = keep;
   struct np_buf *tail = b;
   for (uint32_t at = keep; at < len; at += tp->rx_piece) {
-    struct np_buf *piece = np_pool_get(&e->pool);
+    struct np_buf *piece = np_pool_get_rx(&e->pool);
     if (piece == NULL) return false;
     uint32_t n = np_min_u32(tp->rx_piece, len - at);
     memcpy(np_buf_append(piece, n), np_buf_cdata(b) + at, n);
@@ -552,13 +552,13 @@ static void take_burst(struct tp_end *e) {
 
 /* One frame into a stack, as the core does it. */
 static void take_in(struct tp_end *e, const uint8_t *bytes, uint32_t len) {
-  struct np_buf *b = np_pool_get(&e->pool);
+  struct np_buf *b = np_pool_get_rx(&e->pool);
   if (b == NULL) return; /* the port would have had none to receive into */
   uint32_t first = np_min_u32(len, np_buf_tailroom(b));
   memcpy(np_buf_append(b, first), bytes, first);
   struct np_buf *tail = b;
   for (uint32_t at = first; at < len;) { /* a jumbo frame: of several buffers */
-    struct np_buf *piece = np_pool_get(&e->pool);
+    struct np_buf *piece = np_pool_get_rx(&e->pool);
     if (piece == NULL) {
       np_buf_put_chain(b);
       return;
@@ -692,7 +692,7 @@ void tp_inject(struct tp *tp, uint32_t to, const struct tp_seg *seg, const void 
 void tp_packet(struct tp *tp, uint32_t to, const struct tp_seg *seg, const void *data, struct np_pkt *out) {
   uint8_t frame[2048] = {0};
   uint32_t len = make_frame(frame, seg, data);
-  struct np_buf *b = np_pool_get(&tp->end[to].pool);
+  struct np_buf *b = np_pool_get_rx(&tp->end[to].pool);
   assert_non_null(b);
   memcpy(np_buf_append(b, len), frame, len);
   assert_int_equal(np_wire_parse(b, out), NP_WIRE_OK);

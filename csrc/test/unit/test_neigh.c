@@ -39,6 +39,24 @@ static void resolve(struct rig *r, const struct family *f, struct np_path *path)
   r->sent_count = 0;
 }
 
+/* All else is held by what waits to be sent: the question for its way takes of the reserve. */
+static void test_question_from_reserve(void **state) {
+  (void)state;
+  for (int v6 = 0; v6 < 2; v6++) {
+    struct np_ip_config config = {.seed = 1};
+    struct rig *r = rig_usual(&config);
+    struct family f = family(v6);
+    struct np_path path = {0};
+    r->pool.reserve_count = r->pool.free_count - 1; /* one is what is to be sent */
+    assert_int_equal(rig_send(r, &f.us, &f.peer, &path), NP_ERR_OK);
+    assert_null(np_pool_get(&r->pool));
+    assert_int_equal(r->sent_count, 1);
+    assert_true(is_question(&r->sent[0], &f, false));
+    r->pool.reserve_count = 0;
+    rig_free(r);
+  }
+}
+
 static void test_resolve_queue(void **state) {
   (void)state;
   for (int v6 = 0; v6 < 2; v6++) {
@@ -532,7 +550,7 @@ static void test_asks_from_own_address(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_resolve_queue),  cmocka_unit_test(test_resolve_fails),
+      cmocka_unit_test(test_question_from_reserve), cmocka_unit_test(test_resolve_queue),  cmocka_unit_test(test_resolve_fails),
       cmocka_unit_test(test_queue_copies_shared), cmocka_unit_test(test_nud),
       cmocka_unit_test(test_stale_ages_out), cmocka_unit_test(test_arp_reply),
       cmocka_unit_test(test_gratuitous),     cmocka_unit_test(test_na_rules),

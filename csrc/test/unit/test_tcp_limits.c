@@ -48,6 +48,29 @@ static void test_zero_window(void **state) {
   tp_free(tp);
 }
 
+/* Everything but the receive reserve is held: acknowledgments, which give the peer its buffers back, still leave. */
+static void test_ack_from_reserve(void **state) {
+  (void)state;
+  struct tp *tp = fresh();
+  struct tp_sess *a;
+  struct tp_sess *b;
+  tp_establish(tp, &a, &b);
+  struct np_pool *pool = &tp->end[1].pool;
+  pool->reserve_count = pool->free_count;
+  assert_null(np_pool_get(pool));
+  const struct np_tcp_conn *c = tp_conn(b);
+  struct tp_seg again = {.flow = tp_conn(a)->flow, .flags = NP_TCP_ACK, .seq = c->rcv_nxt.v - 100, .ack = c->snd_nxt.v, .len = 100, .wnd = 1000};
+  again.opt_bytes = (uint8_t)np_tcp_opts_put_ts(again.opt, c->ts_recent, c->ts_recent);
+  uint8_t data[100] = {0};
+  uint32_t before = tp->end[1].log_count;
+  tp_inject(tp, 1, &again, data);
+  tp_flush(tp);
+  pool->reserve_count = 0;
+  assert_int_equal(tp->end[1].log_count, before + 1);
+  assert_int_equal(tp_sent(tp, 1, 0)->ack, c->rcv_nxt.v);
+  tp_free(tp);
+}
+
 static bool lose_window_update(struct tp *tp, uint32_t from, const struct tp_seg *seg) {
   return from == 1 && seg->wnd != 0 && *(bool *)tp->drop_ctx;
 }
@@ -746,7 +769,7 @@ int main(void) {
       cmocka_unit_test(test_ooo_bounded),       cmocka_unit_test(test_ooo_overlaps),
       cmocka_unit_test(test_sack_blocks),       cmocka_unit_test(test_sack_recovery),
       cmocka_unit_test(test_sack_lies),         cmocka_unit_test(test_syn_flood),
-      cmocka_unit_test(test_cookie_options),    cmocka_unit_test(test_cookie_expires),
+      cmocka_unit_test(test_ack_from_reserve), cmocka_unit_test(test_cookie_options),    cmocka_unit_test(test_cookie_expires),
       cmocka_unit_test(test_listener_limits),   cmocka_unit_test(test_half_open_not_counted),
       cmocka_unit_test(test_small_pool),
       cmocka_unit_test(test_empty_pool),        cmocka_unit_test(test_10000_connections),
