@@ -79,7 +79,7 @@ uint32_t np_tcp_mem_send_bytes(const struct np_tcp *tcp, const struct np_tcp_con
   bool pressed = np_tcp_mem_below(tcp, NP_TCP_MEM_PRESSURE);
   uint32_t spare = less(tcp->env.pool->free_count, tcp->mem.floor[NP_TCP_MEM_PRESSURE]);
   uint32_t bufs = pressed ? send_quota(tcp) - c->snd_segs : np_max_u32(spare, NP_TCP_MEM_LEAST);
-  return (uint32_t)np_min_u64((uint64_t)bufs * c->mss, UINT32_MAX);
+  return (uint32_t)np_min_u64((uint64_t)bufs * tcp->env.pool->chunk_bytes, UINT32_MAX); /* a piece of any size at least */
 }
 
 /* ---- receiving ---- */
