@@ -29,7 +29,7 @@ static enum step send_retransmission(struct np_tcp *tcp, struct np_tcp_conn *c) 
     return STEP_STOP;
   }
   if (np_txseg(b)->len > c->mss) {
-    b = np_tcp_sendq_cut(tcp, c, b, c->mss);
+    b = np_tcp_sendq_cut(tcp, c, NULL, b, c->mss);
     if (b == NULL) {
       c->flags |= NP_TF_NO_BUF;
       return STEP_STOP;
@@ -126,13 +126,13 @@ static bool send_packet(struct np_tcp *tcp, struct np_tcp_conn *c) {
     if (over != 0 && wait && !(c->flags & NP_TF_FIN_QUEUED)) return false;
   } else if (over != 0) { /* more is queued: it ends with a full segment, if need be inside a piece */
     if (bytes > c->mss && over < np_txseg(last)->len) {
-      if (np_tcp_sendq_cut(tcp, c, last, np_txseg(last)->len - over) == NULL) return false;
+      if (np_tcp_sendq_cut(tcp, c, NULL, last, np_txseg(last)->len - over) == NULL) return false;
       bytes -= over;
       if (n == 1) return false;
     } else if (bytes < c->mss) {
       uint32_t lack = c->mss - bytes;
       if (n == count_max || next->refs != 1 || np_txseg(next)->len <= lack) return false;
-      if (np_tcp_sendq_cut(tcp, c, next, lack) == NULL) return false;
+      if (np_tcp_sendq_cut(tcp, c, last, next, lack) == NULL) return false;
       bytes += lack;
       n++;
     }
@@ -156,7 +156,7 @@ bool np_tcp_send_whole(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t n) {
     bytes += np_txseg(b)->len;
   }
   if (bytes < n) {
-    if (b == NULL || count++ == NP_PORT_PIECES_MAX || b->refs != 1 || np_tcp_sendq_cut(tcp, c, b, n - bytes) == NULL) return false;
+    if (b == NULL || count++ == NP_PORT_PIECES_MAX || b->refs != 1 || np_tcp_sendq_cut(tcp, c, NULL, b, n - bytes) == NULL) return false;
   }
   np_tcp_send_gathered(tcp, c, c->sndq_next, count, n, NP_TCP_GATHER_WHOLE);
   return true;
@@ -175,7 +175,7 @@ static enum step send_new(struct np_tcp *tcp, struct np_tcp_conn *c) {
   if (NP_UNLIKELY(tcp->tx_caps & NP_PORT_SG) && n >= np_txseg(b)->len && send_packet(tcp, c)) return STEP_SENT;
   if (n > np_txseg(b)->len) np_tcp_sendq_fill(c, b, n);
   if (n < np_txseg(b)->len) {
-    b = np_tcp_sendq_cut(tcp, c, b, n);
+    b = np_tcp_sendq_cut(tcp, c, NULL, b, n);
     if (b == NULL) {
       c->flags |= NP_TF_NO_BUF;
       return STEP_STOP;
@@ -209,7 +209,7 @@ static bool send_window_probe(struct np_tcp *tcp, struct np_tcp_conn *c) {
   if (b == NULL) return false;
   if (!again) {
     uint32_t n = np_max_u32(1, np_min_u32(c->snd_wnd, c->mss));
-    if (n < np_txseg(b)->len) b = np_tcp_sendq_cut(tcp, c, b, n);
+    if (n < np_txseg(b)->len) b = np_tcp_sendq_cut(tcp, c, NULL, b, n);
   }
   if (b == NULL || !np_tcp_send_data(tcp, c, b, again)) return false;
   c->flags |= NP_TF_ZERO_WND;

@@ -95,14 +95,16 @@ void np_tcp_seg_unlink(struct np_tcp_conn *c, struct np_buf *b) {
   s->flags &= ~(NP_TXS_LOST | NP_TXS_RTX);
 }
 
-void np_tcp_seg_cut(struct np_tcp_conn *c, struct np_buf *nb, struct np_buf *b) {
-  struct np_tcp_txseg *ns = np_txseg(nb);
-  if (c->rack_next == b) c->rack_next = nb;
-  if (ns->flags & NP_TXS_SACKED) c->sacked_segs++; /* the run goes on where it went on */
-  if (ns->flags & NP_TXS_RTX) {
-    list_add(c, &c->rack.rtx, nb, ns->link_prev);
-  } else if (ns->flags & NP_TXS_LOST) {
-    list_add(c, &c->rack.due, nb, ns->link_prev);
+void np_tcp_seg_cut(struct np_tcp_conn *c, struct np_buf *b, struct np_buf *nb) {
+  struct np_tcp_txseg *s = np_txseg(b);
+  if (s->flags & NP_TXS_SACKED) { /* the run goes on where it went on */
+    c->sacked_segs++;
+    s->link_next = 0;
+    if (c->sack_hint == b) c->sack_hint = nb;
+  } else if (s->flags & NP_TXS_RTX) {
+    list_add(c, &c->rack.rtx, nb, ref_of(b));
+  } else if (s->flags & NP_TXS_LOST) {
+    list_add(c, &c->rack.due, nb, ref_of(b));
     c->lost_due++;
   }
 }

@@ -32,6 +32,7 @@ static bool joined(struct np_tcp_conn *c, const struct np_buf *b) {
   if (s->len + b->len > c->mss || s->off + s->len + b->len > tail->cap_bytes) return false;
   memcpy((uint8_t *)tail + s->off + s->len, np_buf_cdata(b), b->len);
   s->len += b->len;
+  s->flags &= ~NP_TXS_SUM; /* what a cut left behind has one */
   c->snd_end = np_seq_add(c->snd_end, b->len);
   return true;
 }
@@ -68,18 +69,6 @@ void np_tcp_sendq_free(struct np_tcp_conn *c) {
   c->lost_bytes = c->lost_due = c->rtx_bytes = c->reno_bytes = 0;
   c->rack.due = c->rack.rtx = (struct np_tcp_seglist){0, 0};
   c->rack.due_hint = c->rack.run_first = 0;
-}
-
-static void link_before(struct np_tcp_conn *c, struct np_buf *nb, struct np_buf *b) {
-  np_txseg(nb)->next = b;
-  if (c->sndq_head == b) {
-    c->sndq_head = nb;
-    return;
-  }
-  /* Cut pieces are the first unsent or lie near the head: a short walk. */
-  struct np_buf *p = c->sndq_head;
-  while (np_txnext(p) != b) p = np_txnext(p);
-  np_txseg(p)->next = nb;
 }
 
 /* Of two sums that make one, the second beginning after first_len bytes. */
@@ -141,27 +130,62 @@ void np_tcp_sendq_fill(struct np_tcp_conn *c, struct np_buf *b, uint32_t n) {
   }
 }
 
-struct np_buf *np_tcp_sendq_cut(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b, uint32_t n) {
+/* The first n bytes of b, never sent, move to nb, which takes the place before it. */
+static void cut_front(struct np_tcp_conn *c, struct np_buf *before, struct np_buf *b, struct np_buf *nb, uint32_t n) {
+  struct np_tcp_txseg *s = np_txseg(b);
+  struct np_tcp_txseg *ns = np_txseg(nb);
+  ns->len = n;
+  ns->sum = np_cksum_fold(np_cksum_copy(0, np_buf_append(nb, n), (const uint8_t *)b + s->off, n));
+  ns->flags = (ns->flags & ~NP_TXS_PSH) | NP_TXS_SUM;
+  ns->next = b;
+  if (s->flags & NP_TXS_SUM) s->sum = sum_rest((uint16_t)s->sum, (uint16_t)ns->sum, n);
+  s->off += n;
+  s->len -= n;
+  s->seq = np_seq_add(s->seq, n);
+  if (before == NULL) {
+    c->sndq_head = nb;
+  } else {
+    np_txseg(before)->next = nb;
+  }
+  if (c->sndq_next == b) c->sndq_next = nb;
+}
+
+/* What follows the first n bytes of b moves to nb, which takes the place behind it. */
+static void cut_rest(struct np_tcp_conn *c, struct np_buf *b, struct np_buf *nb, uint32_t n) {
+  struct np_tcp_txseg *s = np_txseg(b);
+  struct np_tcp_txseg *ns = np_txseg(nb);
+  ns->len = s->len - n;
+  ns->seq = np_seq_add(s->seq, n);
+  ns->sum = np_cksum_fold(np_cksum_copy(0, np_buf_append(nb, ns->len), (const uint8_t *)b + s->off + n, ns->len));
+  ns->flags |= NP_TXS_SUM;
+  if (s->flags & NP_TXS_SUM) { /* the rest's, as it counts where it was, off the whole */
+    uint16_t rest = n & 1 ? np_cksum_swap((uint16_t)ns->sum) : (uint16_t)ns->sum;
+    s->sum = np_cksum_fold((uint64_t)s->sum + (uint16_t)~rest);
+  }
+  s->flags &= ~NP_TXS_PSH;
+  s->len = n;
+  s->next = nb;
+  if (c->sndq_tail == b) c->sndq_tail = nb;
+  np_tcp_seg_cut(c, b, nb);
+}
+
+struct np_buf *np_tcp_sendq_cut(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *before, struct np_buf *b, uint32_t n) {
   struct np_tcp_txseg *s = np_txseg(b);
   np_assert(n > 0 && n < s->len);
   struct np_buf *nb = np_pool_get(tcp->env.pool);
   if (nb == NULL) return NULL;
-  struct np_tcp_txseg *ns = np_txseg(nb);
-  *ns = *s;
-  ns->off = nb->data_off;
-  ns->len = n;
-  ns->sum = np_cksum_fold(np_cksum_copy(0, np_buf_append(nb, n), (const uint8_t *)b + s->off, n));
-  ns->flags = (ns->flags & ~NP_TXS_PSH) | NP_TXS_SUM;
-  if (s->flags & NP_TXS_SUM) s->sum = sum_rest((uint16_t)s->sum, (uint16_t)ns->sum, n);
-  link_before(c, nb, b);
-  s->off += n;
-  s->len -= n;
-  s->seq = np_seq_add(s->seq, n);
+  *np_txseg(nb) = *s;
+  np_txseg(nb)->off = nb->data_off;
   c->snd_segs++;
   tcp->mem.send++;
-  if (c->sndq_next == b) c->sndq_next = nb;
-  np_tcp_seg_cut(c, nb, b);
-  return nb;
+  /* The smaller end is copied, if the piece before is known: nobody walks to find it. */
+  bool front = n < s->len / 2 && np_seq_ge(s->seq, c->snd_nxt) && (before != NULL || b == c->sndq_head);
+  if (front) {
+    cut_front(c, before, b, nb, n);
+    return nb;
+  }
+  cut_rest(c, b, nb, n);
+  return b;
 }
 
 struct np_buf *np_tcp_sendq_join(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t n) {
@@ -169,13 +193,8 @@ struct np_buf *np_tcp_sendq_join(struct np_tcp *tcp, struct np_tcp_conn *c, uint
   const struct np_tcp_txseg *s = np_txseg(b);
   np_assert((uint32_t)np_seq_diff(c->snd_end, s->seq) >= n);
   if (s->len == n) return b;
-  if (s->len > n) return np_tcp_sendq_cut(tcp, c, b, n);
-  if (b->refs != 1 || s->off + n > b->cap_bytes) {
-    /* Another buffer, with more room: cut off as much as can be, so that it takes b's place. */
-    if (s->len < 2 || n > tcp->env.pool->chunk_bytes - NP_BUF_DATA_OFF) return NULL;
-    b = np_tcp_sendq_cut(tcp, c, b, s->len - 1);
-    if (b == NULL) return NULL;
-  }
+  if (s->len > n) return np_tcp_sendq_cut(tcp, c, NULL, b, n);
+  if (b->refs != 1 || n > b->cap_bytes - NP_BUF_DATA_OFF) return NULL;
   np_tcp_sendq_fill(c, b, n);
   np_assert(np_txseg(b)->len == n);
   return b;

@@ -26,6 +26,8 @@
 #define NP_TCP_DUP_THRESH 3u       /* RFC 5681 §3.2, RFC 6675 §2 */
 #define NP_TCP_INIT_SEGS 10u       /* RFC 6928 */
 #define NP_TCP_MIN_RTT_MS 300000u  /* how long the shortest round trip stands (RFC 8985 §6.2: a windowed minimum) */
+#define NP_TCP_RTO_FIRST_US 1000000u   /* RFC 6298 §2.1 */
+#define NP_TCP_RTO_UNKNOWN_US 3000000u /* §5.7 */
 #define NP_TCP_BACKOFF_KEPT 2u     /* doublings that outlive progress of which nothing says that the path got slower */
 #define NP_TCP_SACK_WALK 1024u     /* segments one ACK may make us look at */
 #define NP_TCP_TX_BUDGET 64u       /* segments a connection sends in one flush */
@@ -833,9 +835,13 @@ void np_tcp_rack_dsack(struct np_tcp_conn *c);
 void np_tcp_rack_recovered(struct np_tcp_conn *c);
 
 /* tlp.c */
-#define NP_TCP_TLP_FLOOR_NS (2 * NP_TCP_NS_PER_MS) /* for the wheel's tick and the peer's own turns */
+#define NP_TCP_TLP_TICK_NS (2 * NP_TCP_NS_PER_MS)  /* for the wheel's tick and the peer's own turns */
+#define NP_TCP_TLP_FLOOR_NS (8 * NP_TCP_NS_PER_MS) /* a peer whose thread waits for a core answers after a time slice or two */
 /* RFC 8985 §7.2, without what one segment alone is waited for longer. */
-NP_INLINE uint64_t np_tcp_tlp_wait_ns(const struct np_tcp_conn *c) { return (uint64_t)c->srtt_us / 4 * 1000 + NP_TCP_TLP_FLOOR_NS; }
+NP_INLINE uint64_t np_tcp_tlp_wait_ns(const struct np_tcp_conn *c) {
+  uint64_t ns = (uint64_t)c->srtt_us / 4 * 1000 + NP_TCP_TLP_TICK_NS;
+  return ns > NP_TCP_TLP_FLOOR_NS ? ns : NP_TCP_TLP_FLOOR_NS;
+}
 #define NP_TCP_TLP_ALONE_NS (200 * NP_TCP_NS_PER_MS) /* TLP.max_ack_delay: one segment alone may have its ACK delayed */
 /* When the tail probe is due, RFC 8985 §7.2; 0: none may be sent. */
 NP_INLINE uint64_t np_tcp_tlp_due_ns(const struct np_tcp_conn *c) {
@@ -871,8 +877,8 @@ struct np_buf *np_tcp_seg_at(const struct np_tcp_conn *c, uint32_t ref);
 void np_tcp_seg_unlink(struct np_tcp_conn *c, struct np_buf *b);
 void np_tcp_due_add(struct np_tcp_conn *c, struct np_buf *b);
 void np_tcp_rtx_add(struct np_tcp_conn *c, struct np_buf *b);
-/* nb, a copy of b's notes but for its range, was cut off in front of b. */
-void np_tcp_seg_cut(struct np_tcp_conn *c, struct np_buf *nb, struct np_buf *b);
+/* nb, a copy of b's notes but for its range, is what was cut off behind b. */
+void np_tcp_seg_cut(struct np_tcp_conn *c, struct np_buf *b, struct np_buf *nb);
 /* Takes in the blocks of an ACK; tells tcp->told. */
 void np_tcp_sack_in(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tcp_opts *opts, np_seq ack);
 /* The last of the run of SACKed segments that b is in, as far as budget steps lead. */
@@ -895,8 +901,9 @@ uint32_t np_tcp_ooo_shed(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t kee
 /* sendq.c */
 void np_tcp_sendq_add(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *chain);
 void np_tcp_sendq_free(struct np_tcp_conn *c);
-/* Cuts b so that it carries n bytes, the rest in the piece behind it. Return: the piece with n bytes; NULL: no buffer. */
-struct np_buf *np_tcp_sendq_cut(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b, uint32_t n);
+/* Cuts b so that it carries n bytes, the rest in the piece behind it. before: the piece in front of b; NULL: there is
+ * none, or it is not known. Return: the piece with n bytes, b or a new one; NULL: no buffer. */
+struct np_buf *np_tcp_sendq_cut(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *before, struct np_buf *b, uint32_t n);
 /* Moves bytes of the pieces behind b, none of them sent yet, to b until it has n or no room. */
 void np_tcp_sendq_fill(struct np_tcp_conn *c, struct np_buf *b, uint32_t n);
 /* The sum of a queued piece's payload, kept with it. */

@@ -11,7 +11,7 @@ static bool probe_new(struct np_tcp *tcp, struct np_tcp_conn *c) {
   if (b == NULL) return false;
   uint32_t len = np_min_u32(np_txseg(b)->len, c->mss);
   if (c->snd_wnd < flight || c->snd_wnd - flight < len) return false;
-  if (len < np_txseg(b)->len) b = np_tcp_sendq_cut(tcp, c, b, len);
+  if (len < np_txseg(b)->len) b = np_tcp_sendq_cut(tcp, c, NULL, b, len);
   return b != NULL && np_tcp_send_data(tcp, c, b, false);
 }
 

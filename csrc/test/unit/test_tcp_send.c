@@ -1,6 +1,9 @@
 /* Sending: full segments whatever sizes the session writes, pieces gathered, checksums and segmentation
  * left to the port. */
 #include "base/port.h"
+#include <time.h>
+
+#include "test/sim/invariants.h"
 #include "test/unit/cmocka_np.h"
 #include "test/unit/tcp_pair.h"
 
@@ -125,11 +128,53 @@ static void test_part_lost(void **state) {
   tp_free(tp);
 }
 
+static uint64_t clock_ns(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (uint64_t)t.tv_sec * TP_S + (uint64_t)t.tv_nsec;
+}
+
+/* Pieces longer than a segment, so that each is cut, and nothing acknowledged. What a segment costs must not
+ * depend on what is in flight: times are printed, for people. */
+static void test_cut_behind_a_flight(void **state) {
+  (void)state;
+  struct tp_args args;
+  tp_args_default(&args);
+  args.bufs = 32768;
+  for (uint32_t k = 0; k < 2; k++) {
+    args.config[k].autotune = false;
+    args.config[k].snd_buf_bytes = args.config[k].rcv_buf_bytes = 16u << 20;
+  }
+  struct tp *tp = tp_new(&args);
+  struct tp_sess *a;
+  struct tp_sess *b;
+  tp_establish(tp, &a, &b);
+  struct np_tcp_conn *c = tp_conn(a);
+  c->cwnd = c->snd_wnd = 64u << 20;
+  a->piece = 1700;
+  tp->cut = true;
+  for (uint32_t i = 0; i < 9; i++) {
+    uint64_t segs = c->segs_tx;
+    uint32_t before = c->snd_segs;
+    uint64_t began = clock_ns();
+    tp_write(a, 1700 * 512);
+    for (uint32_t n = 0; n < 20; n++) tp_flush(tp);
+    uint64_t took = clock_ns() - began;
+    assert_in_range(c->segs_tx - segs, 512, 1200);
+    print_message("%u pieces in flight: %llu ns a segment\n", before, (unsigned long long)(took / (c->segs_tx - segs)));
+  }
+  assert_true(c->snd_segs > 4500);
+  uint32_t slot;
+  assert_null(np_inv_tcp(tp->end[0].tcp, &slot));
+  tp_free(tp);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_full_segments),
       cmocka_unit_test(test_bad_wires),
       cmocka_unit_test(test_part_lost),
+      cmocka_unit_test(test_cut_behind_a_flight),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
