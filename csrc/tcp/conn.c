@@ -157,7 +157,7 @@ struct np_tcp_conn *np_tcp_conn_new(struct np_tcp *tcp, const struct np_flow *fl
   c->ts_offset = np_tcp_ts_offset(secret);
   c->cc_id = tcp->config.congestion_control;
   c->pacing = tcp->config.pacing;
-  c->rto_us = 1000000; /* RFC 6298 §2.1 */
+  c->rto_us = NP_TCP_RTO_FIRST_US;
   c->rcv_mss = NP_TCP_MSS_V4;
   c->created_ns = c->progress_ns = tcp->now_ns;
   c->rx_ms = tcp->now_ms;
@@ -268,7 +268,9 @@ enum np_err np_tcp_set_user_timeout(struct np_tcp *tcp, uint64_t handle, uint32_
   if (ms != 0 && (ms < 1000 || ms > 86400000)) return NP_ERR_INVALID;
   struct np_stream *s = np_tcp_stream(tcp, handle);
   if (s == NULL) return NP_ERR_STALE;
-  np_tcp_of(s)->user_timeout_ms = ms;
+  struct np_tcp_conn *c = np_tcp_of(s);
+  c->user_timeout_ms = ms;
+  if (c->rtx_due_ns != 0) np_tcp_timer_arm(tcp, c);
   return NP_ERR_OK;
 }
 

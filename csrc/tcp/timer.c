@@ -3,8 +3,27 @@
  * that sends and is acknowledged a thousand times moves its timer once per RTO. */
 #include "tcp/cc.h"
 
+/* When the user timeout ends c, RFC 9293 §3.8.3; UINT64_MAX: never, as things are. What a window that shrank to
+ * zero holds back is not overdue while the peer answers (§3.8.6, MUST-35, SHLD-17), unless nobody waits for
+ * it any more; a window probe is answered as long as the peer lives (§3.8.6.1). */
+static uint64_t gives_up_ns(const struct np_tcp *tcp, const struct np_tcp_conn *c) {
+  bool persist = (c->flags & NP_TF_ZERO_WND) != 0;
+  if (c->user_timeout_ms == 0 || c->state < NP_TCP_ESTABLISHED || (np_tcp_flight(c) == 0 && !persist)) return UINT64_MAX;
+  uint32_t silent_ms = tcp->now_ms - c->rx_ms;
+  uint64_t silence = tcp->now_ns + (c->user_timeout_ms - (uint64_t)np_min_u32(silent_ms, c->user_timeout_ms)) * NP_TCP_NS_PER_MS;
+  uint64_t progress = c->progress_ns + c->user_timeout_ms * NP_TCP_NS_PER_MS;
+  bool orphan = (c->flags & NP_TF_DETACHED) != 0;
+  if (persist) return orphan ? np_min_u64(progress, silence) : silence;
+  return c->snd_wnd == 0 && !orphan ? np_max_u64(progress, silence) : progress;
+}
+
+static bool gave_up(const struct np_tcp *tcp, const struct np_tcp_conn *c) { return tcp->now_ns >= gives_up_ns(tcp, c); }
+
 void np_tcp_timer_arm(struct np_tcp *tcp, struct np_tcp_conn *c) {
   uint64_t due = c->rtx_due_ns;
+  /* No user timeout is below a second, and it counts from where the first RTO does. */
+  bool odd = c->backoff != 0 || c->ca_state != NP_CA_OPEN || due > tcp->now_ns + NP_TCP_NS_PER_S;
+  if (due != 0 && NP_UNLIKELY(odd)) due = np_min_u64(due, gives_up_ns(tcp, c));
   if (due == 0 || (c->misc_due_ns != 0 && c->misc_due_ns < due)) due = c->misc_due_ns;
   uint64_t tlp = np_tcp_tlp_due_ns(c);
   if (tlp != 0 && tlp < due) due = tlp;
@@ -76,10 +95,7 @@ static void on_syn_timeout(struct np_tcp *tcp, struct np_tcp_conn *c) {
 /* RFC 9293 §3.8.6.1: as long as the peer answers, a closed window is no reason
  * to give up (MUST-35..37); silence is, and so is a session that has gone. */
 static void on_persist(struct np_tcp *tcp, struct np_tcp_conn *c) {
-  uint32_t limit_ms = c->user_timeout_ms;
-  bool silent = tcp->now_ms - c->rx_ms >= limit_ms;
-  bool orphan = (c->flags & NP_TF_DETACHED) && tcp->now_ns - c->progress_ns >= limit_ms * NP_TCP_NS_PER_MS;
-  if ((limit_ms != 0 && (silent || orphan)) || np_tcp_guard_persist(tcp, c)) {
+  if (gave_up(tcp, c) || np_tcp_guard_persist(tcp, c)) {
     np_tcp_send_rst(tcp, c);
     np_tcp_close(tcp, c, timeout_err(c));
     return;
@@ -89,15 +105,6 @@ static void on_persist(struct np_tcp *tcp, struct np_tcp_conn *c) {
   c->rtx_due_ns = tcp->now_ns + np_tcp_rto_ns(tcp, c);
   np_tcp_count(tcp, NP_C_TCP_PROBE);
   np_tcp_dirty(tcp, c);
-}
-
-/* RFC 9293 §3.8.3. What a window that shrank to zero holds back is not overdue while the
- * peer answers (§3.8.6, MUST-35, SHLD-17), unless nobody waits for it any more. */
-static bool gave_up(const struct np_tcp *tcp, const struct np_tcp_conn *c) {
-  uint32_t limit_ms = c->user_timeout_ms;
-  if (limit_ms == 0 || tcp->now_ns - c->progress_ns < limit_ms * NP_TCP_NS_PER_MS) return false;
-  bool held_back = c->snd_wnd == 0 && tcp->now_ms - c->rx_ms < limit_ms;
-  return !held_back || (c->flags & NP_TF_DETACHED) != 0;
 }
 
 static void on_rtx_timeout(struct np_tcp *tcp, struct np_tcp_conn *c) {
@@ -178,7 +185,7 @@ static void on_send_timers(struct np_tcp *tcp, struct np_tcp_conn *c) {
   if (c->ca_state != NP_CA_OPEN && c->rack.reo_due_ns != 0 && c->rack.reo_due_ns <= tcp->now_ns) np_tcp_recovery_lost(tcp, c);
   uint64_t tlp = np_tcp_tlp_due_ns(c);
   if (tlp != 0 && tlp <= tcp->now_ns) np_tcp_tlp_fire(tcp, c);
-  if (c->rtx_due_ns != 0 && c->rtx_due_ns <= tcp->now_ns) on_rtx_timeout(tcp, c);
+  if (c->rtx_due_ns != 0 && (c->rtx_due_ns <= tcp->now_ns || gave_up(tcp, c))) on_rtx_timeout(tcp, c);
 }
 
 static void on_timer(void *ctx, struct np_timer *timer, uint64_t now_ns) {
