@@ -154,7 +154,6 @@ static void window_opened(struct np_tcp *tcp, struct np_tcp_conn *c) {
 static void told_start(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tcp_seg *seg) {
   uint32_t flight = np_tcp_flight(c);
   uint32_t gone = c->sacked_bytes + c->reno_bytes;
-  if (c->ca_state == NP_CA_OPEN) c->rack.fack = c->snd_una; /* not kept while header prediction takes the ACKs */
   tcp->told = (struct np_tcp_told){
       .fack = c->rack.fack,
       .tsecr = seg->opts.has_ts ? seg->opts.tsecr : 0,
@@ -188,6 +187,7 @@ enum np_drop np_tcp_ack(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tcp
   if (np_seq_lt(seg->ack, c->snd_una)) return NP_TCP_OK; /* overtaken by a later one */
   bool window_moved = update_window(tcp, c, seg);
   uint32_t flight = np_tcp_flight(c);
+  if (c->ca_state == NP_CA_OPEN) c->rack.fack = c->snd_una; /* not kept while header prediction takes the ACKs */
   /* Before anything leaves the flight, which is what the reduction goes by. */
   if ((seg->flags & NP_TCP_ECE) && (c->ecn & NP_ECN_OK)) np_tcp_ecn_echoed(tcp, c);
   told_start(tcp, c, seg);

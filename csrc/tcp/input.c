@@ -103,19 +103,44 @@ static enum np_drop sync_syn(struct np_tcp *tcp, struct np_tcp_conn *c, struct n
   return NP_DROP_TCP_RST_CHALLENGED;
 }
 
+/* What the handshake says of the path. A SYN or SYN-ACK that was sent again gives no sample but where the peer's
+ * echo names one that was (RFC 7323 §4); RFC 6298 §5.7's three seconds stand for what was not measured. Return:
+ * whether it was lost: that the first came through the echo says as well (RFC 3522); without timestamps one
+ * that was sent again once may have been late (RFC 6928 §2). */
+static bool opening_lost(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tcp_seg *seg) {
+  uint64_t took_ns = tcp->now_ns - c->created_ns;
+  if (c->flags & NP_TF_COOKIE) return false;
+  if (c->probes == 0) {
+    np_tcp_rtt_sample(tcp, c, (uint32_t)np_min_u64(took_ns / 1000, UINT32_MAX));
+    return false;
+  }
+  c->rto_us = np_max_u32(c->rto_us, NP_TCP_RTO_UNKNOWN_US);
+  if (!(c->flags & NP_TF_TS) || !seg->opts.has_ts || seg->opts.tsecr == 0) return c->probes > 1;
+  uint32_t first_ts = (uint32_t)(c->created_ns / NP_TCP_NS_PER_MS) + c->ts_offset;
+  uint32_t after_ms = seg->opts.tsecr - first_ts;
+  uint32_t age_ms = np_tcp_ts_now(tcp, c) - seg->opts.tsecr;
+  if (after_ms > took_ns / NP_TCP_NS_PER_MS) return c->probes > 1; /* neither: it means nothing */
+  if (after_ms < NP_TCP_RTO_FIRST_US / 2000) {
+    np_tcp_count(tcp, NP_C_TCP_SPURIOUS_RTO);
+    return false;
+  }
+  np_tcp_rtt_sample(tcp, c, np_max_u32(age_ms, 1) * 1000);
+  return true;
+}
+
 static void enter_established(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tcp_seg *seg) {
+  bool lost = opening_lost(tcp, c, seg);
   np_tcp_set_state(tcp, c, NP_TCP_ESTABLISHED);
   c->snd_wl1 = seg->seq;
   c->snd_wl2 = seg->ack;
   c->recover = c->iss;
-  if (c->probes != 0) c->rto_us = 3000000; /* RFC 6298 §5.7 */
   c->probes = 0;
   c->backoff = 0;
   c->rtx_due_ns = 0;
   c->flags &= ~NP_TF_RTX_SYN;
   np_tcp_cc_start(tcp, c);
   np_tcp_tune_start(tcp, c);
-  if (c->rto_us == 3000000) c->cwnd = c->mss; /* RFC 5681 §3.1: the SYN was lost */
+  if (lost) c->cwnd = c->mss; /* RFC 5681 §3.1 */
   if (c->flags & NP_TF_OUTGOING) {
     c->flags |= NP_TF_EV_ESTABLISHED;
     np_tcp_count(tcp, NP_C_TCP_OPEN_ACTIVE);
@@ -143,9 +168,6 @@ static enum np_drop ack_of_syn(struct np_tcp *tcp, struct np_tcp_conn *c, struct
   /* The window of what is not a SYN is scaled. */
   c->snd_wnd = seg->wnd << c->snd_wscale;
   c->max_wnd = np_max_u32(c->max_wnd, c->snd_wnd);
-  if (c->probes == 0 && !(c->flags & NP_TF_COOKIE)) {
-    np_tcp_rtt_sample(tcp, c, (uint32_t)np_min_u64((tcp->now_ns - c->created_ns) / 1000, UINT32_MAX));
-  }
   c->snd_una = np_seq_add(c->iss, 1);
   c->progress_ns = tcp->now_ns;
   enter_established(tcp, c, seg);
@@ -294,9 +316,6 @@ static enum np_drop sent_syn_ack(struct np_tcp *tcp, struct np_tcp_conn *c, stru
     return NP_DROP_TCP_ACK;
   }
   take_syn(tcp, c, seg);
-  if (c->probes == 0) {
-    np_tcp_rtt_sample(tcp, c, (uint32_t)np_min_u64((tcp->now_ns - c->created_ns) / 1000, UINT32_MAX));
-  }
   c->snd_una = seg->ack;
   c->progress_ns = tcp->now_ns;
   enter_established(tcp, c, seg);
