@@ -340,6 +340,9 @@ type Conn struct {
 	TailProbes uint16
 	Undos      uint16 // recoveries and timeouts that were for nothing
 
+	UserTimeout time.Duration // 0: none
+	Unacked     time.Duration // so long nothing of what is in flight was acknowledged
+
 	CongestionControl CongestionControl
 	ECN               bool      // agreed in the handshake
 	CESeen            bool      // marks came

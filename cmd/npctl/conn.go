@@ -166,7 +166,8 @@ func tcpInfo(c *api.Conn) string {
 		value uint32
 	}{{"unacked_bytes", t.InflightBytes}, {"sacked_bytes", t.SackedBytes}, {"lost_bytes", t.LostBytes}, {"rcv_ooo_bytes", t.OutOfOrderBytes},
 		{"retrans", t.Retrans}, {"timeouts", t.Timeouts}, {"backoff", uint32(t.Backoff)}, {"dsack_dups", t.DSACKs},
-		{"reord_seen", uint32(t.Reordering)}, {"tail_probes", uint32(t.TailProbes)}, {"undos", uint32(t.Undos)}} {
+		{"reord_seen", uint32(t.Reordering)}, {"tail_probes", uint32(t.TailProbes)}, {"undos", uint32(t.Undos)},
+		{"user_timeout", uint32(t.UserTimeoutMs)}, {"unacked_ms", uint32(t.UnackedMs)}} {
 		if e.value > 0 {
 			add("%s:%d", e.name, e.value)
 		}

@@ -137,7 +137,7 @@ func TestConnListSortsAndShows(t *testing.T) {
 func TestConnSetAndCongestionInfo(t *testing.T) {
 	var got api.SetRequest
 	conn := api.Conn{ID: "a2", Protocol: "echo", State: "established", TCP: api.TCP{CongestionControl: "bbr", ECN: true, CESeen: true, PacingBps: 41250000, DeliveryBps: 9600,
-		CAState: "recovery", Backoff: 2, ReoWndMs: 10, DSACKs: 3, Reordering: 4, TailProbes: 5, Undos: 6,
+		CAState: "recovery", Backoff: 2, ReoWndMs: 10, DSACKs: 3, Reordering: 4, TailProbes: 5, Undos: 6, UserTimeoutMs: 120000, UnackedMs: 7,
 		BBR: &api.BBR{Phase: "PROBE_BW_CRUISE", BandwidthBps: 1250000000, MinRTTMs: 40.031, PacingGain: 1, CwndGain: 2, InflightHiBytes: 5000}}}
 	sock := daemon(t, map[string]any{
 		api.PathConn + "a2": api.ConnAnswer{Schema: api.Schema, Connection: conn},
@@ -161,7 +161,7 @@ func TestConnSetAndCongestionInfo(t *testing.T) {
 		t.Errorf("code %d, stderr %q", code, errOut)
 	}
 	out, _, _ := npctl("-s", sock, "conn", "show", "a2", "-i")
-	for _, want := range []string{" bbr bbr:(PROBE_BW_CRUISE,bw:1.25Gbps,mrtt:40.031,pacing_gain:1,cwnd_gain:2,inflight_hi:5000) ", "ecn ecn_ce_seen", "backoff:2 dsack_dups:3 reord_seen:4 tail_probes:5 undos:6 ca_state:recovery reo_wnd:10.000", "pacing_rate 41.25Mbps", "delivery_rate 9.6kbps"} {
+	for _, want := range []string{" bbr bbr:(PROBE_BW_CRUISE,bw:1.25Gbps,mrtt:40.031,pacing_gain:1,cwnd_gain:2,inflight_hi:5000) ", "ecn ecn_ce_seen", "backoff:2 dsack_dups:3 reord_seen:4 tail_probes:5 undos:6 user_timeout:120000 unacked_ms:7 ca_state:recovery reo_wnd:10.000", "pacing_rate 41.25Mbps", "delivery_rate 9.6kbps"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("%q is missing in\n%s", want, out)
 		}

@@ -123,7 +123,9 @@ static void info_cc(const struct np_tcp_conn *c, struct np_conn_info *out) {
   if ((c->cc_flags & NP_CCF_STARTED) && np_tcp_cc(c)->info != NULL) np_tcp_cc(c)->info(c, out);
 }
 
-static void info_recovery(const struct np_tcp_conn *c, struct np_conn_info *out) {
+static void info_recovery(const struct np_tcp *tcp, const struct np_tcp_conn *c, struct np_conn_info *out) {
+  out->user_timeout_ms = c->user_timeout_ms;
+  if (np_tcp_flight(c) != 0) out->unacked_ms = (uint32_t)((tcp->now_ns - c->progress_ns) / NP_TCP_NS_PER_MS);
   out->ca_state = c->ca_state;
   out->backoff = c->backoff;
   out->reo_wnd_us = c->flags & NP_TF_SACK ? np_tcp_rack_reo_wnd_us(c) : 0;
@@ -185,7 +187,7 @@ static void stream_info(const struct np_stream *s, struct np_conn_info *out) {
   out->options = options_of(c);
   info_numbers(tcp, c, out);
   info_cc(c, out);
-  info_recovery(c, out);
+  info_recovery(tcp, c, out);
 }
 
 const struct np_stream_ops np_tcp_stream_ops = {

@@ -240,7 +240,7 @@ func (s *Server) view(c *dataplane.Conn, names map[dataplane.ListenerID]string) 
 			RTOMs: ms(c.RTO), MinRTTMs: ms(c.MinRTT), InflightBytes: c.Inflight, SackedBytes: c.Sacked, LostBytes: c.Lost,
 			OutOfOrderBytes: c.OutOfOrder, Retrans: c.Retrans, Timeouts: c.Timeouts, Limited: c.Limited,
 			CAState: c.CAState, Backoff: c.Backoff, ReoWndMs: ms(c.ReoWnd), DSACKs: c.DSACKs, Reordering: c.Reordering,
-			TailProbes: c.TailProbes, Undos: c.Undos,
+			TailProbes: c.TailProbes, Undos: c.Undos, UserTimeoutMs: ms(c.UserTimeout), UnackedMs: ms(c.Unacked),
 			CongestionControl: c.CongestionControl.String(), ECN: c.ECN, CESeen: c.CESeen, ECESeen: c.ECESeen,
 			PacingBps: c.PacingRate * 8, DeliveryBps: c.DeliveryRate * 8}}
 	if b := c.BBR; b != nil {

@@ -194,6 +194,7 @@ func (p *Plane) decodeConn(i *C.struct_np_conn_info) dataplane.Conn {
 	c.CAState, c.Backoff, c.ReoWnd = caState(i.ca_state), uint8(i.backoff), micros(i.reo_wnd_us)
 	c.DSACKs, c.Reordering = uint32(i.dsacks_total), uint16(i.reordering_total)
 	c.TailProbes, c.Undos = uint16(i.tail_probes_total), uint16(i.undos_total)
+	c.UserTimeout, c.Unacked = time.Duration(i.user_timeout_ms)*time.Millisecond, time.Duration(i.unacked_ms)*time.Millisecond
 	if i.ssthresh_bytes == 1<<32-1 {
 		c.Ssthresh = 0
 	}

@@ -164,6 +164,8 @@ struct np_conn_info {
   uint16_t undos_total;       /* recoveries and timeouts that were for nothing */
   uint8_t ca_state;           /* enum np_ca_state */
   uint8_t backoff;            /* times the RTO is doubled */
+  uint32_t user_timeout_ms;   /* 0: none */
+  uint32_t unacked_ms;        /* so long nothing of what is in flight was acknowledged */
 };
 
 #define NP_CONN_OPT_TIMESTAMPS 0x01u

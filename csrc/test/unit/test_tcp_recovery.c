@@ -236,7 +236,27 @@ static void test_user_timeout_own(void **state) {
   tp_run(w.tp, 600 * TP_S);
   assert_false(w.a->closed);
   assert_int_equal(np_tcp_set_user_timeout(tcp, handle, 5000), NP_ERR_OK);
-  tp_run(w.tp, 61 * TP_S); /* looked at when the RTO, 60 s by now, expires */
+  tp_run(w.tp, 5 * TP_MS); /* over long ago, and the RTO, 60 s by now, is not waited for */
+  assert_true(w.a->closed);
+  assert_int_equal(w.a->err, NP_ERR_TIMEDOUT);
+  tp_free(w.tp);
+}
+
+/* It ends when it is over, within a tick, and `conn show -i` says what it is and how far. */
+static void test_user_timeout_exact(void **state) {
+  (void)state;
+  struct wire w = wired(TP_MS, MSS);
+  struct np_conn_info info;
+  assert_int_equal(np_tcp_set_user_timeout(w.tp->end[0].tcp, w.c->stream.handle, 20000), NP_ERR_OK);
+  w.tp->cut = true;
+  tp_write(w.a, MSS);
+  tp_run(w.tp, 19990 * TP_MS);
+  assert_false(w.a->closed);
+  w.c->stream.ops->info(&w.c->stream, &info);
+  assert_int_equal(info.user_timeout_ms, 20000);
+  assert_in_range(info.unacked_ms, 10000, 20000);
+  assert_true(info.backoff >= 5);
+  tp_run(w.tp, 13 * TP_MS);
   assert_true(w.a->closed);
   assert_int_equal(w.a->err, NP_ERR_TIMEDOUT);
   tp_free(w.tp);
@@ -277,6 +297,7 @@ int main(void) {
       cmocka_unit_test(test_reordering_only), cmocka_unit_test(test_many_in_flight),
       cmocka_unit_test(test_sack_chaos),      cmocka_unit_test(test_info),
       cmocka_unit_test(test_longer_path),     cmocka_unit_test(test_user_timeout_own),
+      cmocka_unit_test(test_user_timeout_exact),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

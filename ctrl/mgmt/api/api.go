@@ -215,6 +215,9 @@ type TCP struct {
 	TailProbes uint16  `json:"tail_probes_total"`
 	Undos      uint16  `json:"undos_total"` // recoveries and timeouts that were for nothing
 
+	UserTimeoutMs float64 `json:"user_timeout_ms"`      // 0: none
+	UnackedMs     float64 `json:"unacked_ms,omitempty"` // so long nothing of what is in flight was acknowledged
+
 	CongestionControl string `json:"congestion_control"`
 	ECN               bool   `json:"ecn"`                       // agreed (RFC 3168)
 	CESeen            bool   `json:"ecn_ce_seen,omitempty"`     // marks came
