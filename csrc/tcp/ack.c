@@ -59,6 +59,7 @@ static bool sample(struct np_tcp *tcp, struct np_tcp_conn *c, uint64_t sent_ns, 
  * each transmission that it may answer. Else nothing speaks for it but an outage that is over, and four
  * times the RTO is enough; RFC 8961 §4 (4) has no more against it. */
 static NP_COLD void keep_backoff(const struct np_tcp *tcp, struct np_tcp_conn *c, uint64_t again_ns) {
+  c->rack.vain = 0;
   if (tcp->now_ns - again_ns <= (uint64_t)c->rto_us * 1000) c->backoff = (uint8_t)np_min_u32(c->backoff, NP_TCP_BACKOFF_KEPT);
 }
 
@@ -90,7 +91,7 @@ uint32_t np_tcp_ack_queue(struct np_tcp *tcp, struct np_tcp_conn *c, np_seq ack,
   c->progress_ns = tcp->now_ns;
   if (sent_ns != 0 || again_ns != 0) {
     if (sample(tcp, c, sent_ns, again_ns, tsecr)) {
-      c->backoff = 0;
+      if (NP_UNLIKELY(c->backoff != 0)) c->backoff = c->rack.vain = 0;
     } else if (c->backoff != 0) {
       keep_backoff(tcp, c, again_ns);
     }
@@ -141,7 +142,7 @@ static void window_opened(struct np_tcp *tcp, struct np_tcp_conn *c) {
   uint32_t flight = np_tcp_flight(c);
   if (c->snd_wnd <= flight) return;
   c->flags &= ~(NP_TF_ZERO_WND | NP_TF_PROBE);
-  c->backoff = 0;
+  c->backoff = c->rack.vain = 0;
   c->rtx_due_ns = flight == 0 ? 0 : tcp->now_ns + np_tcp_rto_ns(tcp, c);
   if (flight != 0 && c->sndq_head != NULL && c->sndq_head != c->sndq_next) {
     np_tcp_mark_lost(tcp, c, c->sndq_head);

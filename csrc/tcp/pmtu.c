@@ -196,7 +196,7 @@ void np_tcp_pmtu_rto(struct np_tcp *tcp, struct np_tcp_conn *c) {
   const struct np_buf *b = c->sndq_head;
   if (p->probe_len != 0) probe_failed(tcp, c, p->probe_len - 1u);
   if (tcp->config.mtu_probing == NP_MTU_PROBING_OFF || b == NULL || b == c->sndq_next) return;
-  if (c->backoff + 1u < BLACKHOLE_RTOS || c->mss <= base_mss(c) || sent_bytes(c, c->sndq_head) <= base_mss(c)) return;
+  if (c->rack.vain + 1u < BLACKHOLE_RTOS || c->mss <= base_mss(c) || sent_bytes(c, c->sndq_head) <= base_mss(c)) return;
   np_tcp_count(tcp, NP_C_TCP_PMTU_BLACKHOLES);
   uint32_t was = c->mss;
   set_mss(c, base_mss(c));

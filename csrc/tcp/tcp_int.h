@@ -317,6 +317,7 @@ struct np_tcp_rack {
   uint16_t flags;         /* NP_RK_* */
   uint8_t reo_more;       /* RACK.reo_wnd_mult - 1 */
   uint8_t reo_persist;
+  uint8_t vain;           /* timeouts in a row, snd_una where it was; the back-off may outlive progress */
   uint32_t rtos;          /* for people: timeouts */
 };
 

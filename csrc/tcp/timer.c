@@ -72,8 +72,8 @@ static enum np_err timeout_err(const struct np_tcp_conn *c) {
 /* The second timeout in a row, SYN or data: a neighbor with another MAC than before would explain it,
  * and the network layer would else find that out much later. */
 #define DOUBT_AT 2u
-static void doubt(struct np_tcp *tcp, struct np_tcp_conn *c) {
-  if (c->backoff == DOUBT_AT && tcp->env.doubt != NULL) tcp->env.doubt(tcp->env.ctx, &c->path, tcp->now_ns);
+static void doubt(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t timeouts) {
+  if (timeouts == DOUBT_AT && tcp->env.doubt != NULL) tcp->env.doubt(tcp->env.ctx, &c->path, tcp->now_ns);
 }
 
 static void on_syn_timeout(struct np_tcp *tcp, struct np_tcp_conn *c) {
@@ -85,7 +85,7 @@ static void on_syn_timeout(struct np_tcp *tcp, struct np_tcp_conn *c) {
   }
   c->probes++;
   c->backoff++;
-  doubt(tcp, c);
+  doubt(tcp, c, c->probes);
   c->flags |= NP_TF_RTX_SYN;
   c->rtx_due_ns = tcp->now_ns + np_tcp_rto_ns(tcp, c);
   np_tcp_count(tcp, NP_C_TCP_RTO);
@@ -127,7 +127,8 @@ static void on_rtx_timeout(struct np_tcp *tcp, struct np_tcp_conn *c) {
   np_tcp_pmtu_rto(tcp, c);
   np_tcp_recovery_rto(tcp, c);
   if (c->backoff < 30) c->backoff++;
-  doubt(tcp, c);
+  if (c->rack.vain < UINT8_MAX) c->rack.vain++;
+  doubt(tcp, c, c->rack.vain);
   c->rtx_due_ns = tcp->now_ns + np_tcp_rto_ns(tcp, c);
   np_tcp_dirty(tcp, c);
 }
