@@ -286,6 +286,7 @@ static void transmit(struct end *e, const struct np_buf *b, uint32_t len) {
     return;
   }
   np_assert(len <= FLAT_BYTES);
+  np_assert((b->flags & NP_BUF_GSO) != 0 || np_buf_pieces(b) <= NP_PORT_PIECES_MAX);
   uint32_t at = 0;
   for (const struct np_buf *piece = b; piece; piece = piece->next) {
     memcpy(l->flat + at, np_buf_cdata(piece), piece->len);

@@ -4,6 +4,7 @@
 
 #include <stdlib.h>
 
+#include "base/chain.h"
 #include "ip/ip.h"
 #include "test/unit/cmocka_np.h"
 #include "test/unit/frame.h"
@@ -22,8 +23,10 @@ static const uint8_t RIG_PEER[6] = {0x02, 0, 0, 0, 0, 2};
 static const uint8_t RIG_ALL[6] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
 
 struct rig_frame {
-  uint8_t b[2048];
+  uint8_t b[2048]; /* its first buffer */
   uint32_t len;
+  uint32_t total;  /* all of them */
+  uint32_t pieces;
   uint16_t port;
 };
 
@@ -55,10 +58,12 @@ static inline void rig_xmit(void *ctx, uint16_t port, struct np_buf *frame) {
   assert_true(r->sent_count < RIG_SENT);
   struct rig_frame *f = &r->sent[r->sent_count++];
   f->len = frame->len;
+  f->total = np_buf_chain_len(frame);
+  f->pieces = np_buf_pieces(frame);
   f->port = port;
   assert_true(frame->len <= sizeof f->b);
   memcpy(f->b, np_buf_data(frame), frame->len);
-  np_buf_put(frame);
+  np_buf_put_chain(frame);
 }
 
 static inline bool rig_l4_error(void *ctx, const struct np_flow *flow, uint32_t tcp_seq, enum np_err err, bool soft, uint32_t mtu_bytes) {
@@ -99,9 +104,9 @@ static inline struct rig *rig_new(const struct np_ip_config *config) {
 }
 
 /* Interface 0: port 3, 198.18.0.1/24 and 2001:db8::1/64, up, nothing sent so far. */
-static inline struct rig *rig_usual(const struct np_ip_config *config) {
+static inline struct rig *rig_mtu(const struct np_ip_config *config, uint32_t mtu_bytes) {
   struct rig *r = rig_new(config);
-  struct np_iface_config c = {.port = 3, .mtu_bytes = 1500};
+  struct np_iface_config c = {.port = 3, .mtu_bytes = mtu_bytes};
   memcpy(c.mac.b, RIG_US, 6);
   assert_int_equal(np_ip_iface_add(r->ip, 0, &c), NP_ERR_OK);
   struct np_addr a4 = frame_v4(198, 18, 0, 1);
@@ -112,6 +117,8 @@ static inline struct rig *rig_usual(const struct np_ip_config *config) {
   r->sent_count = 0;
   return r;
 }
+
+static inline struct rig *rig_usual(const struct np_ip_config *config) { return rig_mtu(config, 1500); }
 
 /* Every buffer is back and no timer is left. */
 static inline void rig_free(struct rig *r) {

@@ -1,5 +1,6 @@
 /* Reassembly and fragments of ours: what is put together, what is refused, and that every
  * fragment and every buffer is accounted for. */
+#include "base/port.h"
 #include "ip/internal.h"
 #include "test/unit/ip_rig.h"
 
@@ -217,6 +218,26 @@ static void test_identifications(void **state) {
       rig_free(r);
     }
   }
+}
+
+/* On a jumbo link an answer leaves whole, but in no more pieces than a port takes, however many fragments asked. */
+static void test_jumbo_answers(void **state) {
+  (void)state;
+  static struct datagram d;
+  struct np_ip_config config = {.seed = 1};
+  struct rig *r = rig_mtu(&config, 9000);
+  for (int v6 = 0; v6 < 2; v6++) {
+    for (uint32_t each = 1440; each >= 240; each -= 120) {
+      ping(&d, v6, 7000);
+      r->sent_count = 0;
+      assert_int_equal(all(r, &d, each, each), RIG_DONE);
+      assert_int_equal(r->sent_count, 1);
+      assert_int_equal(r->sent[0].total, 14u + (v6 ? 40u : 20u) + d.len);
+      assert_in_range(r->sent[0].pieces, 2, NP_PORT_PIECES_MAX);
+      idle(r);
+    }
+  }
+  rig_free(r);
 }
 
 static void test_udp_echo(void **state) {
@@ -644,6 +665,7 @@ static void test_options4(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_options4),
+      cmocka_unit_test(test_jumbo_answers),
       cmocka_unit_test(test_echo_sizes), cmocka_unit_test(test_identifications), cmocka_unit_test(test_udp_echo), cmocka_unit_test(test_orders),
       cmocka_unit_test(test_overlaps),   cmocka_unit_test(test_ends),     cmocka_unit_test(test_malformed),
       cmocka_unit_test(test_tiny),       cmocka_unit_test(test_atomic),   cmocka_unit_test(test_ecn),
