@@ -49,7 +49,8 @@ func npctl(args ...string) (stdout, stderr string, code int) {
 
 var status = api.Status{Schema: api.Schema, State: "ready", UptimeSeconds: 3725, Backend: "af_xdp", CryptoEngine: "ipsec-mb avx512",
 	Connections: 3, Sessions: 2, Streams: 1, BuffersFree: 16000, Buffers: 16384, RxPackets: 1000, TxPackets: 900, Dropped: 2,
-	Cores:      []api.Core{{Core: 0, CPU: 1, BusyRatio: 0.251, Turns: 5, Sleeps: 2}},
+	Cores: []api.Core{{Core: 0, CPU: 1, BusyRatio: 0.251, Turns: 5, Sleeps: 2,
+		Memory: api.Memory{State: "pressure", SendBytes: 2 << 20, ReceiveBytes: 2048, PressureNanoseconds: 1500e6}}},
 	Interfaces: []api.Interface{{Name: "np0", State: "up", MAC: "02:00:00:00:00:01", MTUBytes: 1500, XDPMode: "native", Addresses: []string{"198.18.0.1/24", "2001:db8::1/64"}, Queues: []api.Queue{{RxPackets: 1000, TxPackets: 900}}, PassedKernel: 7}}}
 
 func TestStatus(t *testing.T) {
@@ -58,8 +59,8 @@ func TestStatus(t *testing.T) {
 	want := `STATE  UPTIME  BACKEND  CRYPTO           CONNS  SESSIONS  STREAMS  BUFFERS FREE  RX PACKETS  TX PACKETS  DROPPED
 ready  1h02m   af_xdp   ipsec-mb avx512      3         2        1   16000/16384        1000         900        2
 
-CORE  CPU   BUSY  TURNS  SLEEPS
-0     1    25.1%      5       2
+CORE  CPU   BUSY  TURNS  SLEEPS  MEMORY    SENDING  RECEIVED  OUT OF ORDER  SHORT FOR
+0     1    25.1%      5       2  pressure   2.0MiB    2.0KiB            0B       1.5s
 
 INTERFACE  STATE  MAC                 MTU  MODE         QUEUES  RX PACKETS  TX PACKETS  TO KERNEL  ADDRESSES
 np0        up     02:00:00:00:00:01  1500  native/copy       1        1000         900          7  198.18.0.1/24,2001:db8::1/64

@@ -48,13 +48,15 @@ func statusTables(a *app, s *api.Status) []*table {
 	top := newTable("state", "uptime", "backend", "crypto", ">conns", ">sessions", ">streams", ">buffers free", ">rx packets", ">tx packets", ">dropped")
 	top.row(s.State, ago(time.Duration(s.UptimeSeconds*float64(time.Second))), s.Backend, s.CryptoEngine, s.Connections, s.Sessions, s.Streams,
 		fmt.Sprintf("%d/%d", s.BuffersFree, s.Buffers), s.RxPackets, s.TxPackets, s.Dropped)
-	cores := newTable("core", "cpu", ">busy", ">turns", ">sleeps")
+	cores := newTable("core", "cpu", ">busy", ">turns", ">sleeps", "memory", ">sending", ">received", ">out of order", ">short for")
 	for _, c := range s.Cores {
 		cpu := fmt.Sprint(c.CPU)
 		if c.CPU < 0 {
 			cpu = "any"
 		}
-		cores.row(c.Core, cpu, fmt.Sprintf("%.1f%%", 100*c.BusyRatio), c.Turns, c.Sleeps)
+		m := &c.Memory
+		cores.row(c.Core, cpu, fmt.Sprintf("%.1f%%", 100*c.BusyRatio), c.Turns, c.Sleeps, m.State, bytesText(m.SendBytes), bytesText(m.ReceiveBytes),
+			bytesText(m.OutOfOrderBytes), ago(time.Duration(m.PressureNanoseconds)))
 	}
 	tables := []*table{top, cores, interfaceTable(s.Interfaces, false)}
 	if a.output == "wide" {

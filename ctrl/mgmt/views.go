@@ -102,6 +102,14 @@ func (s *Server) status(r *http.Request) (any, error) {
 	return out, nil
 }
 
+func memory(c *dataplane.Counters) api.Memory {
+	states := [...]string{"ample", "pressure", "maximum", "exhausted"}
+	return api.Memory{State: states[min(c.Counter[dataplane.CounterTCPMemLevel], uint64(len(states)-1))], SendBytes: c.Counter[dataplane.CounterTCPMemSend],
+		ReceiveBytes: c.Counter[dataplane.CounterTCPMemRecv], OutOfOrderBytes: c.Counter[dataplane.CounterTCPMemOOO],
+		ShedBytes: c.Counter[dataplane.CounterTCPMemShed], Pressures: c.Counter[dataplane.CounterTCPMemPressures],
+		PressureNanoseconds: c.Counter[dataplane.CounterTCPMemPressureNS]}
+}
+
 func (s *Server) cores(cpus []int, per []dataplane.Counters) []api.Core {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -110,6 +118,7 @@ func (s *Server) cores(cpus []int, per []dataplane.Counters) []api.Core {
 	for i := range per {
 		c := &per[i].Counter
 		out[i] = api.Core{Core: i, CPU: -1, BusyNanoseconds: c[dataplane.CounterBusyNS], Turns: c[dataplane.CounterTurns], Sleeps: c[dataplane.CounterIdleSleeps]}
+		out[i].Memory = memory(&per[i])
 		if i < len(cpus) {
 			out[i].CPU = cpus[i]
 		}

@@ -90,6 +90,18 @@ type Core struct {
 	Turns           uint64  `json:"turns_total"`
 	Sleeps          uint64  `json:"sleeps_total"`
 	BusyRatio       float64 `json:"busy_ratio"`
+	Memory          Memory  `json:"memory"`
+}
+
+// Memory is what TCP holds of a core's buffers, in bytes of whole buffers, and how short they are.
+type Memory struct {
+	State               string `json:"state"` // ample, pressure, maximum, exhausted
+	SendBytes           uint64 `json:"send_bytes"`
+	ReceiveBytes        uint64 `json:"receive_bytes"` // handed up and not consumed, at most
+	OutOfOrderBytes     uint64 `json:"out_of_order_bytes"`
+	ShedBytes           uint64 `json:"shed_bytes_total"` // out-of-order data given up under pressure
+	Pressures           uint64 `json:"pressures_total"`
+	PressureNanoseconds uint64 `json:"pressure_nanoseconds_total"`
 }
 
 // Interface is one interface of the appliance.
