@@ -140,6 +140,7 @@ static void check_syn(struct wire *w, struct wire_conn *c, uint32_t from, const 
     /* the low bits of a cookie's timestamp are options (RFC 4987 §3.6): one for a SYN that was sent again
      * without ECN may be less than the first, and either may be echoed */
     if (s->has_ts && g->opts.has_ts && (int32_t)(g->opts.tsval - s->tsval) > 0) s->tsval = g->opts.tsval;
+    if ((int32_t)(1 + g->wnd - s->edge) > 0) s->edge = 1 + g->wnd; /* buffers were short when the first one left */
     return;
   }
   if (s->known && (g->flags & ACK)) { /* who gets it decides what it is worth */
