@@ -208,6 +208,7 @@ void np_icmp_send_error(struct np_ip *ip, const struct np_pkt *about, uint8_t ty
   bool v4 = np_addr_is_v4(&about->flow.local);
   const struct np_iface *ifc = np_iface_find(ip, about->buf->iface, about->vlan);
   if (ifc == NULL || !ifc->up || !may_complain(about, v4)) return;
+  if (np_ip_is_local(ip, &about->flow.remote)) return; /* who says he is us */
   /* One destination first, so that it alone cannot use up what is for all. */
   struct np_rate *dest = &ip->error_dest[np_hash_addr(&about->flow.remote, &ip->hash_key) % NP_ERROR_DESTS];
   bool one = ip->config.icmp_dest_per_s == 0 || np_rate_take(dest, now_ns);

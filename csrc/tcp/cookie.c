@@ -132,11 +132,20 @@ static void recall(const struct np_tcp *tcp, const struct np_tcp_seg *seg, uint3
   opts->wscale = (uint8_t)(bits & 15u);
 }
 
+/* Nobody guesses at cookies while none are out. */
+static bool awaited(const struct np_tcp *tcp, const struct np_tcp_listener *l) {
+  return l->args.cookies && tcp->cookie_ns != 0 && tcp->now_ns - tcp->cookie_ns < UINT64_C(2) << COOKIE_PERIOD_SHIFT;
+}
+
+uint32_t np_tcp_cookie_ahead(const struct np_tcp *tcp, const struct np_tcp_listener *l, const struct np_tcp_seg *seg) {
+  uint32_t index = 0;
+  if (!awaited(tcp, l)) return UINT32_MAX;
+  return check(tcp, &seg->pkt->flow, np_seq_sub(seg->seq, 1), np_seq_sub(seg->ack, 1), &index);
+}
+
 struct np_tcp_conn *np_tcp_cookie_accept(struct np_tcp *tcp, struct np_tcp_listener *l, struct np_tcp_seg *seg,
                                          enum np_drop *why) {
-  /* Nobody guesses at cookies while none are out. */
-  bool out = tcp->cookie_ns != 0 && tcp->now_ns - tcp->cookie_ns < UINT64_C(2) << COOKIE_PERIOD_SHIFT;
-  if (!l->args.cookies || !out) return NULL;
+  if (!awaited(tcp, l)) return NULL;
   *why = NP_DROP_TCP_COOKIE;
   const struct np_flow *flow = &seg->pkt->flow;
   np_seq irs = np_seq_sub(seg->seq, 1);

@@ -153,12 +153,23 @@ static void enter_established(struct np_tcp *tcp, struct np_tcp_conn *c, const s
   np_tcp_dirty(tcp, c);
 }
 
+/* In SYN-RECEIVED an ACK of what was never sent. A SYN that was sent again may have found room where
+ * the first one got a cookie, and the peer may answer either: what brings a cookie back takes the place
+ * of what is half open, and what follows it in the stream is left for the peer to send again. */
+static enum np_drop ack_of_another(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tcp_seg *seg) {
+  struct np_tcp_listener *l = c->flags & NP_TF_PASSIVE ? &tcp->listeners[c->listener] : NULL;
+  uint32_t ahead = l == NULL ? UINT32_MAX : np_tcp_cookie_ahead(tcp, l, seg);
+  if (ahead == 0) {
+    np_tcp_close(tcp, c, NP_ERR_REFUSED);
+    return np_tcp_listen_input(tcp, l, seg);
+  }
+  if (ahead <= UINT16_MAX) return NP_DROP_TCP_COOKIE_BEHIND;
+  np_tcp_reply_rst(tcp, seg);
+  return NP_DROP_TCP_ACK;
+}
+
 /* SYN-RECEIVED to ESTABLISHED, the first half of the fifth check. */
 static enum np_drop ack_of_syn(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_tcp_seg *seg) {
-  if (!np_seq_gt(seg->ack, c->snd_una) || np_seq_gt(seg->ack, c->snd_nxt)) {
-    np_tcp_reply_rst(tcp, seg);
-    return NP_DROP_TCP_ACK;
-  }
   enum np_drop why;
   if ((c->flags & NP_TF_PASSIVE) && np_tcp_listener_full(tcp, &tcp->listeners[c->listener], &c->flow, &why)) {
     np_tcp_send_rst(tcp, c); /* others were faster */
@@ -250,6 +261,7 @@ static enum np_drop sync_ack(struct np_tcp *tcp, struct np_tcp_conn *c, struct n
   enum np_drop out = check_sequence(tcp, c, seg);
   if (out != NP_TCP_OK) return out;
   if (c->state == NP_TCP_SYN_RECEIVED) {
+    if (!np_seq_gt(seg->ack, c->snd_una) || np_seq_gt(seg->ack, c->snd_nxt)) return ack_of_another(tcp, c, seg);
     out = ack_of_syn(tcp, c, seg);
   } else {
     out = np_tcp_ack(tcp, c, seg);

@@ -899,6 +899,9 @@ np_seq np_tcp_isn(const struct np_tcp *tcp, uint64_t flow_secret);
 uint32_t np_tcp_ts_offset(uint64_t flow_secret);
 uint32_t np_tcp_port_offset(const struct np_tcp *tcp, const struct np_flow *flow);
 enum np_drop np_tcp_cookie_send(struct np_tcp *tcp, const struct np_tcp_seg *seg);
+/* How far behind the segment that brings a cookie of ours back seg is: 0 is that one, to 65,535 one that
+ * follows it; else: it knows none. */
+uint32_t np_tcp_cookie_ahead(const struct np_tcp *tcp, const struct np_tcp_listener *l, const struct np_tcp_seg *seg);
 /* A connection from the ACK of a cookie, NULL with *why when it is none. */
 struct np_tcp_conn *np_tcp_cookie_accept(struct np_tcp *tcp, struct np_tcp_listener *l, struct np_tcp_seg *seg, enum np_drop *why);
 

@@ -78,7 +78,7 @@ static void env_output(void *ctx, struct np_buf *seg, const struct np_flow *flow
       memcpy(o->bytes + o->len, np_buf_cdata(b), b->len);
       o->len += b->len;
     }
-    if ((o->bytes[13] & 2) && flow->remote_port == 40000) {
+    if ((o->bytes[13] & 2) && flow->remote_port == 40000 && !(s->first_isn && s->our_isn_known)) {
       s->our_isn = np_load_be32(o->bytes + 4);
       s->our_isn_known = true;
       s->our_port = flow->local_port;
@@ -359,7 +359,7 @@ static int act_config(struct script *s, const char *key, const char *value) {
                 FIELD(keepalive_probes), FIELD(user_timeout_ms), FIELD(timewait_ms), FIELD(syn_retries),
                 FIELD(synack_retries), FIELD(persist_ms), FIELD(challenge_per_s), FIELD(min_snd_mss), FIELD(ooo_runs_max),
                 {"mtu", &s->mtu_bytes}, {"pmtu", &s->pmtu_bytes}, {"backlog", &s->backlog},
-                {"dscp", &s->dscp}};
+                {"dscp", &s->dscp}, {"first_isn", &s->first_isn}};
   const struct {
     const char *name;
     bool *p;

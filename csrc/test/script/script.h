@@ -33,6 +33,7 @@ struct script {
   bool skip;           /* for the other family only */
   uint32_t backlog;
   uint32_t dscp; /* of the listener */
+  uint32_t first_isn; /* our numbers count from our first SYN, whatever others follow */
   bool cookies;
   bool consume_auto;
   uint64_t tolerance_ns;
