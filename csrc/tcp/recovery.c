@@ -26,13 +26,16 @@ void np_tcp_mark_lost(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *
 void np_tcp_rtx_sent(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b) {
   struct np_tcp_txseg *s = np_txseg(b);
   uint32_t lost = s->flags & NP_TXS_LOST;
+  bool sacked = (s->flags & NP_TXS_SACKED) != 0; /* a probe of what the peer says it has: nothing is awaited of it */
   np_tcp_seg_unlink(c, b);
   if (lost) c->lost_bytes += s->len;
-  s->flags |= lost | NP_TXS_RTX | NP_TXS_EVER;
+  s->flags |= lost | (sacked ? 0 : NP_TXS_RTX) | NP_TXS_EVER;
   s->sent_ns = tcp->now_ns;
-  c->rtx_bytes += s->len;
   if (b == c->sndq_head) c->rtx_due_ns = tcp->now_ns + np_tcp_rto_ns(tcp, c); /* it gets its whole time, as the first did */
-  np_tcp_rtx_add(c, b);
+  if (!sacked) {
+    c->rtx_bytes += s->len;
+    np_tcp_rtx_add(c, b);
+  }
   c->rtx_segs++;
   c->bytes_rtx += s->len;
   np_tcp_count(tcp, NP_C_TCP_RETRANS);
