@@ -27,7 +27,35 @@ const (
 	SessionNPRO
 	SessionChargen
 	SessionLoad // of a [Loader]
+	SessionPipe // bytes to Go and back
 )
+
+// Carrier says what brings a connection's bytes; the numbers are those of enum
+// np_carrier_kind in csrc/include/np/info.h.
+type Carrier uint8
+
+// Carriers.
+const (
+	CarrierStack Carrier = iota // the appliance's own TCP over its interfaces
+	CarrierEpoll                // kernel sockets on the poll cores, TCP or Unix
+	CarrierUring                // the same by io_uring
+	CarrierRDMA
+)
+
+// String returns the carrier's name as a rung of the ladder and in listings.
+func (c Carrier) String() string {
+	switch c {
+	case CarrierStack:
+		return "stack"
+	case CarrierEpoll:
+		return "epoll"
+	case CarrierUring:
+		return "io_uring"
+	case CarrierRDMA:
+		return "rdma"
+	}
+	return fmt.Sprintf("Carrier(%d)", uint8(c))
+}
 
 // Config is what a Plane is made from. Zero values mean defaults.
 type Config struct {
@@ -109,12 +137,41 @@ type InterfaceConfig struct {
 	Native    bool // the XDP program is attached in native mode
 	Addresses []netip.Prefix
 
-	DADTransmits int  // probes before an IPv6 address is used (RFC 4862), 0 none
-	ACD          bool // probe before an IPv4 address is used (RFC 5227)
-	AcceptRA     bool // take addresses and default routes from routers (RFC 4861, RFC 4862)
-	MLD          bool // report the groups of IPv6 addresses (RFC 3810)
-	Opaque       bool // IPv6 addresses of the stack's own making differ from those the kernel makes of the MAC
-	Announces    int  // announcements of an address that came up; 0 means 1
+	DADTransmits int     // probes before an IPv6 address is used (RFC 4862), 0 none
+	ACD          bool    // probe before an IPv4 address is used (RFC 5227)
+	Backend      Backend // what opens its queues
+	Device       string  // BackendDPDK: a PCI address, or a virtual device with its arguments
+
+	AcceptRA  bool // take addresses and default routes from routers (RFC 4861, RFC 4862)
+	MLD       bool // report the groups of IPv6 addresses (RFC 3810)
+	Opaque    bool // IPv6 addresses of the stack's own making differ from those the kernel makes of the MAC
+	Announces int  // announcements of an address that came up; 0 means 1
+}
+
+// Backend says what opens an interface's queues.
+type Backend uint8
+
+// Backends of interfaces.
+const (
+	BackendAFXDP    Backend = iota
+	BackendAFPacket         // AF_PACKET sockets with TPACKET_V3 rings
+	BackendTAP              // a TAP device that the plane makes
+	BackendDPDK
+)
+
+// String returns the backend's name as the configuration and listings have it.
+func (b Backend) String() string {
+	switch b {
+	case BackendAFXDP:
+		return "af_xdp"
+	case BackendAFPacket:
+		return "af_packet"
+	case BackendTAP:
+		return "tap"
+	case BackendDPDK:
+		return "dpdk"
+	}
+	return fmt.Sprintf("Backend(%d)", uint8(b))
 }
 
 // ZeroCopy says how AF_XDP binds.
@@ -155,6 +212,25 @@ type ListenConfig struct {
 
 	CongestionControl CongestionControl // of its connections; CongestionDefault: TCPConfig's
 	DSCP              int               // of what its connections send, 0 to 63
+
+	Carrier Carrier
+	// Sockets are listening kernel sockets of a carrier other than CarrierStack, one per
+	// core and in their order. The plane owns them from the call on, on errors too.
+	Sockets []int
+}
+
+// ConnectConfig opens a connection.
+type ConnectConfig struct {
+	Local, Remote netip.AddrPort // Local may be invalid, or have port 0: chosen
+	Kind          SessionKind
+
+	CongestionControl CongestionControl
+
+	Carrier Carrier
+	// Socket is a kernel socket on which connect was called, with CarrierEpoll or
+	// CarrierUring. The plane owns it from the call on, on errors too.
+	Socket int
+	Core   int // that gets it; -1: the plane chooses
 }
 
 // ListenerID names a listener on all cores.
@@ -175,14 +251,18 @@ const (
 	EventGoAway                       // Stream: last one the peer serves
 	EventPort                         // Interface, Err: CodePortdown when its device is gone, CodeOK when it is back
 	EventAddresses                    // Interface: its addresses changed by themselves (state, conflict); Addresses tells
+	EventData                         // a pipe: Body. Room returns to the peer by Credit
+	EventEOF                          // a pipe: the peer sent its last byte; sending may go on
+	EventDatagram                     // Conn: the socket of BindUDP, Local, Remote, Body
 )
 
 // Event is one thing that happened on a core. Body is valid until Release is
 // called for the event; it lies in the core's memory and must not be written.
 type Event struct {
 	Op        EventOp
-	Type      uint8 // NPRO frame type
-	Flags     uint8 // NPRO flags
+	Kind      SessionKind // of Conn
+	Type      uint8       // NPRO frame type
+	Flags     uint8       // NPRO flags
 	Priority  uint8
 	Conn      Handle
 	Listener  ListenerID
@@ -275,6 +355,15 @@ type Core interface {
 	// CloseConn says DISCONNECT with code and reason, then closes in good order.
 	CloseConn(conn Handle, code uint32, reason string) error
 	Abort(conn Handle) error
+	// Write queues bytes on a pipe; parts are copied before it returns. EventSent
+	// returns their number to the writer's budget once they left the queue. Errors
+	// as Send; all or nothing.
+	Write(conn Handle, parts [][]byte) error
+	// CloseWrite half-closes a pipe after what is queued.
+	CloseWrite(conn Handle) error
+	// SendTo sends one datagram from a socket of BindUDP. An invalid address in
+	// local lets the route choose. CodeFull: dropped for lack of room here.
+	SendTo(socket Handle, local netip.Addr, remote netip.AddrPort, parts [][]byte) error
 	// Flush publishes what was queued since the last Flush and wakes the core.
 	Flush()
 }
@@ -340,6 +429,9 @@ type Conn struct {
 	TailProbes uint16
 	Undos      uint16 // recoveries and timeouts that were for nothing
 
+	Carrier Carrier
+	Unix    *UnixPeer // nil: not a Unix socket
+
 	UserTimeout time.Duration // 0: none
 	Unacked     time.Duration // so long nothing of what is in flight was acknowledged
 
@@ -351,6 +443,9 @@ type Conn struct {
 	DeliveryRate      uint64    // bytes per second, 0 not measured
 	BBR               *BBRState // nil: another algorithm
 }
+
+// UnixPeer is who is at the other end of a Unix socket.
+type UnixPeer struct{ PID, UID, GID uint32 }
 
 // BBRState is what BBR knows of a connection's path.
 type BBRState struct {
@@ -499,6 +594,14 @@ type Plane interface {
 
 	Listen(ctx context.Context, cfg *ListenConfig) (ListenerID, error)
 	Unlisten(ctx context.Context, id ListenerID) error
+	// Connect begins a connection: EventOpen or EventClosed follows for the handle.
+	// A refusal known at once (no route, no port left, no room) is the error.
+	Connect(ctx context.Context, cfg *ConnectConfig) (Handle, error)
+	// BindUDP opens a UDP socket on every core; port 0 chooses one. The handles are
+	// by core, local is the address it got. Datagrams come as EventDatagram to the
+	// core they arrive on.
+	BindUDP(ctx context.Context, local netip.AddrPort, dscp int) (handles []Handle, bound netip.AddrPort, err error)
+	CloseUDP(ctx context.Context, handles []Handle) error
 	// Drain refuses new connections and says GOAWAY on every NPRO session.
 	Drain(ctx context.Context) error
 

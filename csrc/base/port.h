@@ -1,9 +1,9 @@
-/* A port: packets in and out in bursts. Each implementation (afxdp, sim; dpdk
- * and raw later) fills one vtable; layers above ask for capabilities and never
- * for a kind. One np_port_queue belongs to one core.
+/* A port: packets in and out in bursts. Each implementation (io/afxdp, io/sim, ...) fills
+ * one vtable; layers above ask for capabilities and never for a kind. One np_port_queue
+ * belongs to one core.
  *
- * Thread: the owning core for everything here; opening and closing happen on
- * the control thread before attach and after detach. */
+ * Thread: the owning core, but for what the vtable says is the control thread's: that
+ * happens before attach and after detach. */
 #ifndef NP_BASE_PORT_H
 #define NP_BASE_PORT_H
 
@@ -50,6 +50,17 @@ struct np_port_ops {
   /* About ten times a second: looks whether the device is still (or again) there and sets
    * down accordingly. NULL when it cannot vanish. May make one system call. */
   void (*check)(struct np_port_queue *q);
+
+  /* The rest is for ports that a plane opened (core/queue.c); NULL in others. */
+
+  /* Control thread, also while the core polls: the counters, the kernel's or device's own included. */
+  void (*statistics)(struct np_port_queue *q, struct np_queue_stats *out);
+  /* Closing, in three steps. First, control thread: the device touches no buffer from now on. */
+  void (*shut)(struct np_port_queue *q);
+  /* Second, the core's thread: gives back every buffer that the device held. */
+  void (*reclaim)(struct np_port_queue *q);
+  /* Third, control thread: frees the rest, q included. */
+  void (*free)(struct np_port_queue *q);
 };
 
 struct np_port_queue {

@@ -8,8 +8,6 @@
 #include "core/internal.h"
 #include "np/plane.h"
 
-struct np_afxdp;
-
 /* Memory mapped for a core. */
 struct np_plane_map {
   void *base;
@@ -33,7 +31,7 @@ struct np_worker {
 /* A queue that was opened, in a list of the plane's. */
 struct np_plane_queue {
   struct np_plane_queue *next;
-  struct np_afxdp *afxdp;
+  struct np_port_queue *port;
   uint32_t core;
 };
 
@@ -49,6 +47,12 @@ struct np_plane {
 void np_worker_call(struct np_worker *worker, void (*fn)(void *arg), void *arg);
 /* CLOCK_MONOTONIC. */
 uint64_t np_clock_ns(void);
+/* Whoever opens a queue of a core hands it to the plane with this; np_plane_queue_close and
+ * np_plane_queue_stats know it from then on. Return: NP_ERR_OK, NP_ERR_NOMEM (port is freed). */
+enum np_err np_plane_queue_own(struct np_plane *plane, struct np_port_queue *port, uint32_t core,
+                               struct np_err_detail *detail);
+/* The pool of a core, for a port to be opened on it; NULL, with detail filled, when there is no such core. */
+struct np_pool *np_plane_queue_pool(struct np_plane *plane, uint32_t core, struct np_err_detail *detail);
 /* Closes what the caller left open. */
 void np_plane_queues_close(struct np_plane *plane);
 

@@ -76,6 +76,7 @@ static const struct np_session_ops *ops_of(enum np_session_kind kind) {
     case NP_SESSION_CHARGEN: return &np_chargen_ops;
     case NP_SESSION_NONE:
     case NP_SESSION_LOAD: /* made by the load generator alone */
+    case NP_SESSION_PIPE: /* not yet */
     case NP_SESSION_KIND_COUNT: break;
   }
   return NULL;
@@ -131,6 +132,7 @@ void np_sess_event(struct np_sess *s, struct np_event *ev) {
   struct np_sessions *ss = s->owner;
   ev->handle = s->handle;
   ev->listener = s->listener;
+  ev->kind = s->kind;
   ev->at_ns = ss->now_ns;
   if (ss->ev_known > 0) ss->ev_known--;
   ss->env.event(ss->env.ctx, ev);

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net/netip"
 
 	"github.com/np-appliance/np/dataplane"
 )
@@ -247,4 +248,15 @@ func (c *Core) CloseConn(conn dataplane.Handle, code uint32, reason string) erro
 // Abort implements [dataplane.Core].
 func (c *Core) Abort(conn dataplane.Handle) error {
 	return c.queue(Command{Op: OpAbort, Conn: conn})
+}
+
+// Write implements [dataplane.Core].
+func (c *Core) Write(dataplane.Handle, [][]byte) error { return dataplane.CodeUnsupported }
+
+// CloseWrite implements [dataplane.Core].
+func (c *Core) CloseWrite(dataplane.Handle) error { return dataplane.CodeUnsupported }
+
+// SendTo implements [dataplane.Core].
+func (c *Core) SendTo(dataplane.Handle, netip.Addr, netip.AddrPort, [][]byte) error {
+	return dataplane.CodeUnsupported
 }

@@ -443,3 +443,16 @@ func (p *Plane) Close() error {
 	}
 	return nil
 }
+
+// Connect implements [dataplane.Plane].
+func (p *Plane) Connect(context.Context, *dataplane.ConnectConfig) (dataplane.Handle, error) {
+	return 0, dataplane.CodeUnsupported
+}
+
+// BindUDP implements [dataplane.Plane].
+func (p *Plane) BindUDP(context.Context, netip.AddrPort, int) ([]dataplane.Handle, netip.AddrPort, error) {
+	return nil, netip.AddrPort{}, dataplane.CodeUnsupported
+}
+
+// CloseUDP implements [dataplane.Plane].
+func (p *Plane) CloseUDP(context.Context, []dataplane.Handle) error { return dataplane.CodeUnsupported }

@@ -6,6 +6,7 @@ package npc
 import "C"
 
 import (
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -328,4 +329,15 @@ func (c *core) publish() {
 		// EAGAIN: the counter is far from 0 and the core wakes anyway.
 		_, _ = syscall.Write(c.wakeFD, c.wakeup[:])
 	}
+}
+
+// Write implements [dataplane.Core].
+func (c *core) Write(dataplane.Handle, [][]byte) error { return dataplane.CodeUnsupported }
+
+// CloseWrite implements [dataplane.Core].
+func (c *core) CloseWrite(dataplane.Handle) error { return dataplane.CodeUnsupported }
+
+// SendTo implements [dataplane.Core].
+func (c *core) SendTo(dataplane.Handle, netip.Addr, netip.AddrPort, [][]byte) error {
+	return dataplane.CodeUnsupported
 }

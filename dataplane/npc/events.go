@@ -89,7 +89,7 @@ func (c *core) answer(ev *C.struct_np_event) bool {
 // decode translates an event; false when there is nothing to tell. rmu is held.
 func (c *core) decode(ev *C.struct_np_event, out *dataplane.Event) bool {
 	*out = dataplane.Event{
-		Op: eventOp(ev.op), Type: uint8(ev._type), Flags: uint8(ev.flags), Priority: uint8(ev.priority),
+		Op: eventOp(ev.op), Kind: dataplane.SessionKind(ev.kind), Type: uint8(ev._type), Flags: uint8(ev.flags), Priority: uint8(ev.priority),
 		Conn: dataplane.Handle(ev.handle), Stream: uint32(ev.stream), Err: dataplane.Code(ev.err), At: time.Duration(ev.at_ns),
 	}
 	switch ev.op {

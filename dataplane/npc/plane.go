@@ -253,11 +253,11 @@ func (p *Plane) Close() error {
 			continue
 		}
 		for _, q := range i.queues {
-			C.np_plane_afxdp_close(p.c, q.c)
+			C.np_plane_queue_close(p.c, q.c)
 		}
 	}
 	for _, q := range p.lost {
-		C.np_plane_afxdp_close(p.c, q)
+		C.np_plane_queue_close(p.c, q)
 	}
 	C.np_plane_destroy(p.c)
 	p.c = nil

@@ -83,7 +83,7 @@ func (p *Plane) openQueues(cfg *dataplane.InterfaceConfig) ([]queue, error) {
 
 func (p *Plane) closeQueues(qs []queue) {
 	for _, q := range qs {
-		C.np_plane_afxdp_close(p.c, q.c)
+		C.np_plane_queue_close(p.c, q.c)
 	}
 }
 
@@ -540,3 +540,16 @@ func (p *Plane) Drain(ctx context.Context) error {
 	}
 	return nil
 }
+
+// Connect implements [dataplane.Plane].
+func (p *Plane) Connect(context.Context, *dataplane.ConnectConfig) (dataplane.Handle, error) {
+	return 0, dataplane.CodeUnsupported
+}
+
+// BindUDP implements [dataplane.Plane].
+func (p *Plane) BindUDP(context.Context, netip.AddrPort, int) ([]dataplane.Handle, netip.AddrPort, error) {
+	return nil, netip.AddrPort{}, dataplane.CodeUnsupported
+}
+
+// CloseUDP implements [dataplane.Plane].
+func (p *Plane) CloseUDP(context.Context, []dataplane.Handle) error { return dataplane.CodeUnsupported }

@@ -47,19 +47,23 @@ enum np_cmd_op {
   NP_CMD_OBSERVE,      /* arg: iface; body: a frame that the kernel got, ARP or ICMPv6: learned from, never answered */
   NP_CMD_LOAD,         /* body: struct np_cmd_load; NP_ERR_UNSUPPORTED without load_conns */
   NP_CMD_CONN_SET,     /* handle: connection, stream: enum np_conn_setting, arg: its value from now on */
+  NP_CMD_UDP_BIND,     /* body: struct np_cmd_udp; DONE.handle: UDP socket. On each core, for datagrams come to any */
+  NP_CMD_UDP_CLOSE,    /* handle: UDP socket */
+  NP_CMD_UDP_SEND,     /* handle: UDP socket, body: struct np_udp_meta, then the datagram. DONE only on error */
   /* connections; DONE only on error, or when NP_CMD_F_ACK asks for it */
   NP_CMD_CLOSE,        /* handle: connection. arg: enum np_code; NPRO says DISCONNECT (body: reason text), then FIN */
   NP_CMD_ABORT,        /* handle: connection: RST */
   NP_CMD_HANDSHAKE,    /* handle, type: 0x10..0x12, body: frame body. NP_CMD_F_MORE: a further handshake frame is awaited */
   NP_CMD_KEYS,         /* handle, body: struct np_npro_keys; wiped by the core */
-  NP_CMD_SEND,         /* handle, stream, type REQUEST RESPONSE MESSAGE DATA, flags NP_NPRO_F_*, priority, body.
+  NP_CMD_SEND,         /* a pipe: handle, body. NPRO: handle, stream, type REQUEST RESPONSE MESSAGE DATA, flags NP_NPRO_F_*, priority, body.
                           stream 0 with REQUEST/MESSAGE: the core picks one and tells it in DONE.stream */
   NP_CMD_RESET,        /* handle, stream, arg: code */
   NP_CMD_PING,         /* handle, body: 0 to 64 bytes; answered by NP_EV_PONG */
-  NP_CMD_CREDIT,       /* handle, stream, arg: bytes of body the handler is done with: WINDOW may be sent */
+  NP_CMD_CREDIT,       /* handle, stream, arg: bytes of body the handler is done with: WINDOW may be sent. A pipe: of NP_EV_DATA */
   NP_CMD_FREE,         /* body: chain that an event brought; arg ignored */
   NP_CMD_REKEY,        /* handle */
   NP_CMD_GOAWAY,       /* handle: one connection */
+  NP_CMD_SHUTDOWN,     /* handle, a pipe: no more will be sent; FIN after what is queued */
   NP_CMD_OP_COUNT
 };
 
@@ -92,7 +96,7 @@ _Static_assert(sizeof(struct np_cmd) == 64, "np_cmd is one cache line");
 enum np_event_op {
   NP_EV_NONE,
   NP_EV_DONE,      /* token, err, handle, arg, stream as the command says */
-  NP_EV_OPEN,      /* an accepted (arg: 1) or outgoing (arg: 0) NPRO session exists; handle, listener. body: one buffer holding struct np_conn_info */
+  NP_EV_OPEN,      /* an accepted (arg: 1) or outgoing (arg: 0) NPRO or pipe session exists; handle, listener. body: one buffer holding struct np_conn_info */
   NP_EV_CLOSED,    /* handle, err; the last event of a connection. arg: code the peer gave, 0 none */
   NP_EV_HANDSHAKE, /* handle, type, body: frame body in the clear */
   NP_EV_MESSAGE,   /* handle, stream, type REQUEST RESPONSE MESSAGE DATA, flags (END MORE CTX), priority, body (decrypted,
@@ -102,6 +106,9 @@ enum np_event_op {
   NP_EV_PONG,      /* handle, body */
   NP_EV_GOAWAY,    /* handle, arg: last stream the peer serves */
   NP_EV_PORT,      /* arg: iface; err: NP_ERR_PORTDOWN when its device is gone, 0 when it is back */
+  NP_EV_DATA,      /* a pipe: handle, body: received bytes. Room returns to the peer by NP_CMD_CREDIT */
+  NP_EV_EOF,       /* a pipe: handle: the peer sent its last byte; sending may go on */
+  NP_EV_DATAGRAM,  /* handle: UDP socket, body: struct np_udp_meta, then the datagram */
   NP_EV_ADDRS,     /* arg: iface; its addresses changed by themselves (state, conflict): ask with NP_CMD_ADDRS */
   NP_EV_OP_COUNT
 };
@@ -116,7 +123,8 @@ struct np_event {
   uint32_t arg;
   uint32_t err; /* enum np_err */
   uint8_t priority;
-  uint8_t pad0[3];
+  uint8_t kind;    /* enum np_session_kind of a connection's event */
+  uint8_t pad0[2];
   uint64_t listener;
   struct np_buf *body;
   uint32_t body_bytes;
@@ -162,7 +170,9 @@ struct np_cmd_listen {
   uint32_t conns_max;
   uint8_t congestion_control; /* enum np_cc plus 1; 0: the plane's */
   uint8_t dscp;               /* 0 to 63 */
-  uint8_t pad[2];
+  uint8_t carrier;            /* enum np_carrier_kind; 0: our own TCP */
+  uint8_t pad;
+  int32_t fd;                 /* of another carrier: a listening socket, the core's from now on */
 };
 struct np_cmd_connect {
   uint8_t local[16];
@@ -171,8 +181,26 @@ struct np_cmd_connect {
   uint16_t remote_port;
   uint8_t session_kind;
   uint8_t congestion_control; /* enum np_cc plus 1; 0: the plane's */
-  uint8_t pad[2];
+  uint8_t carrier;            /* enum np_carrier_kind; 0: our own TCP */
+  uint8_t pad;
+  int32_t fd;                 /* of another carrier: a socket that connects, the core's from now on */
 };
+struct np_cmd_udp {
+  uint8_t local[16]; /* zero: any of ours */
+  uint16_t port;
+  uint8_t dscp;
+  uint8_t pad[5];
+};
+/* In front of each datagram, either way. */
+struct np_udp_meta {
+  uint8_t local[16]; /* received: where it was sent to. To send: zero lets the route choose */
+  uint8_t remote[16];
+  uint16_t remote_port;
+  uint16_t local_port;
+  uint8_t ecn;  /* of the IP header */
+  uint8_t pad[3];
+};
+_Static_assert(sizeof(struct np_udp_meta) == 40, "np_udp_meta has no holes");
 
 /* Loan ring item: a buffer now Go's to write. Go's reader that waits for one sets
  * cons_sleeping of this ring too: event_fd is written for both. */

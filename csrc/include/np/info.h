@@ -31,7 +31,17 @@ enum np_session_kind {
   NP_SESSION_NPRO,
   NP_SESSION_CHARGEN,
   NP_SESSION_LOAD, /* nppktgen's; no listener has it */
+  NP_SESSION_PIPE, /* bytes to Go and back: a net.Conn */
   NP_SESSION_KIND_COUNT
+};
+
+/* What brings a connection's bytes. */
+enum np_carrier_kind {
+  NP_CARRIER_STACK, /* our own TCP over ports */
+  NP_CARRIER_EPOLL, /* kernel sockets, TCP or Unix */
+  NP_CARRIER_URING, /* the same by io_uring */
+  NP_CARRIER_RDMA,
+  NP_CARRIER_COUNT
 };
 
 enum np_limited { /* what keeps the sender from sending more, as `ss -ti` says */
@@ -166,6 +176,12 @@ struct np_conn_info {
   uint8_t backoff;            /* times the RTO is doubled */
   uint32_t user_timeout_ms;   /* 0: none */
   uint32_t unacked_ms;        /* so long nothing of what is in flight was acknowledged */
+  uint8_t carrier;            /* enum np_carrier_kind */
+  uint8_t is_unix;            /* a Unix socket: addresses are zero, the three below are the peer's */
+  uint8_t pad3[2];
+  uint32_t peer_uid;
+  uint32_t peer_gid;
+  uint32_t peer_pid;
 };
 
 #define NP_CONN_OPT_TIMESTAMPS 0x01u

@@ -91,7 +91,7 @@ uint64_t np_plane_huge_page_bytes(struct np_plane *plane);
 
 /* AF_XDP: opens the socket of one queue on one core's memory and binds it. Not yet polled:
  * attach with NP_CMD_PORT_ATTACH, which posts the first buffers for receiving. The caller puts the fd
- * into the XSKMAP after that. queue belongs to the plane until np_plane_afxdp_close.
+ * into the XSKMAP after that. queue belongs to the plane until np_plane_queue_close.
  * Blocks: two seconds at most, while a socket closed before still holds the queue.
  * Errors: NP_ERR_NODEV, NP_ERR_PERM (detail names the capabilities), NP_ERR_BUSY, NP_ERR_SYS. */
 struct np_afxdp_args {
@@ -108,10 +108,10 @@ struct np_afxdp_args {
 struct np_port_queue;
 enum np_err np_plane_afxdp_open(struct np_plane *plane, const struct np_afxdp_args *args, struct np_port_queue **out,
                                 int32_t *out_fd, uint8_t *out_zero_copy, struct np_err_detail *detail);
-/* Closes a queue that is not (or no longer) attached: after NP_CMD_PORT_DETACH was DONE, or after
- * np_plane_stop. Ends the socket, then has the core take back every buffer the kernel held: when it
- * returns they are in the pool. Blocks: some milliseconds. queue is invalid afterwards. */
-void np_plane_afxdp_close(struct np_plane *plane, struct np_port_queue *queue);
+/* Closes a queue, whatever opened it, that is not (or no longer) attached: after NP_CMD_PORT_DETACH was DONE, or after
+ * np_plane_stop. Ends the socket or device queue, then has the core take back every buffer that was held
+ * there: when it returns they are in the pool. Blocks: some milliseconds. queue is invalid afterwards. */
+void np_plane_queue_close(struct np_plane *plane, struct np_port_queue *queue);
 /* Copies a queue's statistics, the kernel's own included. */
 void np_plane_queue_stats(struct np_plane *plane, struct np_port_queue *queue, struct np_queue_stats *out);
 

@@ -310,6 +310,11 @@ static void afxdp_check(struct np_port_queue *q) {
   }
 }
 
+static void port_statistics(struct np_port_queue *q, struct np_queue_stats *out) { np_afxdp_stats(of(q), out); }
+static void port_shut(struct np_port_queue *q) { np_afxdp_shut(of(q)); }
+static void port_reclaim(struct np_port_queue *q) { np_afxdp_reclaim(of(q)); }
+static void port_free(struct np_port_queue *q) { np_afxdp_free(of(q)); }
+
 const struct np_port_ops np_afxdp_ops = {
     .name = "af_xdp",
     .rx = afxdp_rx,
@@ -318,6 +323,10 @@ const struct np_port_ops np_afxdp_ops = {
     .fd = afxdp_poll_fd,
     .busy = afxdp_busy,
     .check = afxdp_check,
+    .statistics = port_statistics,
+    .shut = port_shut,
+    .reclaim = port_reclaim,
+    .free = port_free,
 };
 
 /* bound: the pool's buffers, each at most 128 references */
