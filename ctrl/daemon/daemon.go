@@ -22,6 +22,7 @@ import (
 	"github.com/np-appliance/np/ctrl/ports"
 	"github.com/np-appliance/np/ctrl/session"
 	"github.com/np-appliance/np/dataplane"
+	"github.com/np-appliance/np/dataplane/events"
 )
 
 // Options are what a daemon is made of.
@@ -287,10 +288,12 @@ func (d *Daemon) makeSessions(key handshake.PrivateKey, psk *[32]byte) error {
 	sc.Static, sc.PSK = key, psk
 	sc.OnPort = func(dataplane.InterfaceID, dataplane.Code) { d.ports.Poke() }
 	sc.OnAddresses = func() { d.ports.AddressesChanged() }
+	sc.Events = events.New(d.plane)
 	if d.session, err = session.New(sc); err != nil {
 		return err
 	}
 	d.part("sessions", d.session.Run)
+	d.part("events", sc.Events.Run)
 	return nil
 }
 

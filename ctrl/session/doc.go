@@ -5,8 +5,8 @@
 //
 // # Goroutines
 //
-// One reader for each core takes events, and runs inline handlers on bodies in
-// place. A few goroutines do the arithmetic of handshakes. Handlers that may
+// The reader of each core ([events.Reader], shared with pipes when Config.Events
+// is set) brings events, and runs inline handlers on bodies in place. A few goroutines do the arithmetic of handshakes. Handlers that may
 // block run on at most Config.Workers goroutines; byte streams have one each,
 // at most Config.StreamHandlers. All end before [Manager.Run] returns.
 //

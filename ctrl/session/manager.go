@@ -17,11 +17,14 @@ import (
 	"github.com/np-appliance/np/ctrl/logs"
 	"github.com/np-appliance/np/ctrl/npro"
 	"github.com/np-appliance/np/dataplane"
+	"github.com/np-appliance/np/dataplane/events"
 )
 
 // Config is what a Manager needs.
 type Config struct {
-	Plane    dataplane.Plane
+	Plane dataplane.Plane
+	// Events reads the plane's cores for others too; nil: the manager reads them alone.
+	Events   *events.Reader
 	Registry *dispatch.Registry
 	Policy   *Policy
 	Log      *slog.Logger
@@ -61,6 +64,8 @@ type Manager struct {
 	cfg    Config
 	policy atomic.Pointer[Policy]
 	shards []*shard
+	reader *events.Reader
+	alone  bool // the reader is our own
 	stats  stats
 	codes  [256]byte // every status byte, to send slices of
 
@@ -106,9 +111,6 @@ type shard struct {
 	starved atomic.Bool // a Send found no room since the last look of the janitor
 }
 
-// eventBatch is how many events are taken at a time.
-const eventBatch = 256
-
 // New checks cfg and makes a manager; Run starts it.
 func New(cfg Config) (*Manager, error) {
 	m := &Manager{cfg: cfg, replays: map[dataplane.ListenerID]*handshake.ReplayWindow{}}
@@ -128,6 +130,13 @@ func New(cfg Config) (*Manager, error) {
 	}
 	for i, c := range cfg.Plane.Cores() {
 		m.shards = append(m.shards, &shard{m: m, core: c, index: i, conns: map[dataplane.Handle]*conn{}})
+	}
+	if m.reader = cfg.Events; m.reader == nil {
+		m.reader, m.alone = events.New(cfg.Plane), true
+	}
+	// Before Run, so that a reader that runs already loses nothing.
+	if err := m.reader.Add(m, dataplane.SessionNPRO); err != nil {
+		return nil, fmt.Errorf("session set-up: %w", err)
 	}
 	return m, nil
 }
@@ -162,8 +171,8 @@ func (m *Manager) SetPolicy(p *Policy) {
 	}
 }
 
-// Run reads events until ctx ends or the plane closes. When it returns every
-// goroutine of the manager has ended.
+// Run serves until ctx ends or, where the manager reads by itself, the plane
+// closes. When it returns every goroutine of the manager has ended.
 func (m *Manager) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -172,28 +181,34 @@ func (m *Manager) Run(ctx context.Context) error {
 		m.wg.Go(m.handshakes)
 	}
 	m.wg.Go(func() { m.janitor(ctx) })
-	errs := make([]error, len(m.shards))
-	var readers sync.WaitGroup
-	for i, sh := range m.shards {
-		readers.Go(func() {
-			errs[i] = sh.read(ctx)
-			cancel() // one reader's end is everyone's
-		})
+	var err error
+	if m.alone {
+		err = m.reader.Run(ctx)
+		cancel()
+	} else {
+		<-ctx.Done()
 	}
-	readers.Wait()
+	m.reader.Remove(m)
 	m.stop()
 	close(m.hsJobs)
 	for _, c := range m.all() {
 		c.gone(dataplane.CodeShutdown)
 	}
 	m.wg.Wait()
-	for _, err := range errs {
-		if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, dataplane.CodeShutdown) {
-			return fmt.Errorf("read events: %w", err)
-		}
-	}
-	return nil
+	return err
 }
+
+// Event implements [events.Sink]. No body is kept.
+func (m *Manager) Event(core int, ev *dataplane.Event) bool {
+	m.shards[core].event(ev)
+	return false
+}
+
+// Turn implements [events.Sink].
+func (m *Manager) Turn(core int) { m.shards[core].again() }
+
+// Ended implements [events.Sink]. Run cleans up.
+func (m *Manager) Ended() {}
 
 // all lists the connections.
 func (m *Manager) all() []*conn {
@@ -227,27 +242,6 @@ func (m *Manager) ForgetListener(id dataplane.ListenerID) {
 	m.stats.mu.Lock()
 	delete(m.stats.accepted, id)
 	m.stats.mu.Unlock()
-}
-
-func (sh *shard) read(ctx context.Context) error {
-	events := make([]dataplane.Event, eventBatch)
-	for {
-		n := sh.core.Poll(events)
-		for i := range n {
-			sh.event(&events[i])
-		}
-		if n > 0 {
-			sh.core.Release(events[:n])
-		}
-		sh.again()
-		sh.core.Flush()
-		if n == len(events) && ctx.Err() == nil {
-			continue
-		}
-		if err := sh.core.Wait(ctx); err != nil {
-			return err
-		}
-	}
 }
 
 // again wakes senders that found no room and repeats commands that found none.

@@ -67,7 +67,7 @@ func (p *Plane) Dial(core int, id dataplane.ListenerID, remote netip.AddrPort) (
 	peer := &Peer{p: p, core: p.cores[core], handle: h, listener: id, kind: l.Config.Kind, local: l.Config.Address,
 		remote: remote, created: p.now(), notify: make(chan struct{}, 1), credit: map[uint32]uint64{}}
 	p.peers[h] = peer
-	peer.core.push(dataplane.Event{Op: dataplane.EventOpen, Conn: h, Listener: id, Incoming: true,
+	peer.core.push(dataplane.Event{Op: dataplane.EventOpen, Kind: peer.kind, Conn: h, Listener: id, Incoming: true,
 		Local: peer.local, Remote: remote}, nil)
 	return peer, nil
 }
@@ -137,10 +137,10 @@ func (e *Peer) obey(cmd Command) {
 			e.state = draining
 		}
 	case OpClose:
-		e.core.push(dataplane.Event{Op: dataplane.EventClosed, Conn: e.handle}, nil)
+		e.core.push(dataplane.Event{Op: dataplane.EventClosed, Kind: e.kind, Conn: e.handle}, nil)
 		e.end()
 	case OpAbort:
-		e.core.push(dataplane.Event{Op: dataplane.EventClosed, Conn: e.handle, Err: dataplane.CodeAborted}, nil)
+		e.core.push(dataplane.Event{Op: dataplane.EventClosed, Kind: e.kind, Conn: e.handle, Err: dataplane.CodeAborted}, nil)
 		e.end()
 	}
 }
@@ -151,7 +151,7 @@ func (e *Peer) sent(stream, n uint32) {
 	if e.p.room >= 0 {
 		e.p.room++
 	}
-	e.core.push(dataplane.Event{Op: dataplane.EventSent, Conn: e.handle, Stream: stream, Bytes: n}, nil)
+	e.core.push(dataplane.Event{Op: dataplane.EventSent, Kind: e.kind, Conn: e.handle, Stream: stream, Bytes: n}, nil)
 }
 
 func (e *Peer) event(ev dataplane.Event, body []byte) error {
@@ -160,7 +160,7 @@ func (e *Peer) event(ev dataplane.Event, body []byte) error {
 	if e.state == ended {
 		return dataplane.CodeStale
 	}
-	ev.Conn = e.handle
+	ev.Conn, ev.Kind = e.handle, e.kind
 	e.core.push(ev, body)
 	if ev.Op == dataplane.EventHandshake {
 		e.state = awaitControl
