@@ -96,6 +96,7 @@ type TCPConfig struct {
 	TimeWait        time.Duration
 	MinRTO          time.Duration
 	DelayedAck      time.Duration
+	QuickAcks       int // full segments at a connection's begin that are acknowledged each; -1: none
 	Nagle           bool
 	NoSACK          bool
 	NoTimestamps    bool

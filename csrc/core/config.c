@@ -93,6 +93,7 @@ enum np_err np_plane_config_check(const struct np_plane_config *c, struct np_err
        c->tcp_mem_pressure_pct <= 75},
       {"tcp_ooo_runs_max", c->tcp_ooo_runs_max, 8, 4096, false, true},
       {"tcp_rcv_start_bytes", c->tcp_rcv_start_bytes, 4096, 1u << 20, false, true},
+      {"tcp_quick_acks", c->tcp_quick_acks, 1, 256, false, true},
       {"tcp_delack_ms", c->tcp_delack_ms, 1, 500, false, true}, /* RFC 1122 §4.2.3.2: under 0.5 s */
   };
   for (size_t i = 0; i < NP_COUNT_OF(ranges); i++) {

@@ -69,6 +69,7 @@ static void derive(const struct np_plane_config *c, uint32_t index, struct layou
   t->timewait_ms = or_default(c->tcp_timewait_ms, t->timewait_ms);
   t->rto_ms_min = or_default(c->tcp_rto_ms_min, t->rto_ms_min);
   t->delack_ms = or_default(c->tcp_delack_ms, t->delack_ms);
+  t->quick_acks = c->tcp_no_quick_acks ? 0 : or_default(c->tcp_quick_acks, t->quick_acks);
   t->core_index = (uint8_t)index;
   t->cores = (uint8_t)c->cores;
   t->nagle = c->tcp_nagle != 0;

@@ -15,6 +15,7 @@ void np_tcp_config_default(struct np_tcp_config *config) {
       .rto_ms_min = 200,
       .rto_ms_max = 60000,
       .delack_ms = 40,
+      .quick_acks = 16,
       .keepalive_idle_ms = 0,
       .keepalive_interval_ms = 75000,
       .keepalive_probes = 9,

@@ -79,6 +79,7 @@ struct np_tcp_config {
   uint32_t rto_ms_min;            /* default 200 (RFC 6298 says 1 s; see README) */
   uint32_t rto_ms_max;            /* default 60,000 */
   uint32_t delack_ms;             /* default 40 */
+  uint32_t quick_acks;            /* full segments at a connection's begin that are acknowledged each; default 16 */
   uint32_t keepalive_idle_ms;     /* 0 off */
   uint32_t keepalive_interval_ms;
   uint32_t keepalive_probes;

@@ -97,6 +97,7 @@
 #define NP_ECN_CWR_DUE 0x08u /* the window was reduced: CWR on the next new data */
 #define NP_ECN_CE_SEEN 0x10u /* for people: marks came, or were echoed, once at least */
 #define NP_ECN_ECE_SEEN 0x20u
+#define NP_EB_ONE_BY_ONE 0x40u /* no mark: a bit of text.c's in the same byte */
 
 /* conn->cc_flags */
 #define NP_CCF_RATE 0x01u    /* delivery-rate samples are taken (rate.c), and each ACK is told */
@@ -303,7 +304,7 @@ struct np_tcp_conn {
   uint32_t unconsumed;    /* handed up, not yet consumed */
   uint32_t dirty_next;    /* slot */
   uint32_t ts_offset;
-  uint8_t ecn;            /* NP_ECN_* */
+  uint8_t ecn;            /* NP_ECN_*, NP_EB_* */
   uint8_t cc_id;          /* enum np_cc */
   uint8_t cc_flags;       /* NP_CCF_* */
   uint8_t tos;            /* DSCP in the upper six bits of the IP header's field; ECN's two come by segment */

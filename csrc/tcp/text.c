@@ -36,11 +36,24 @@ void np_tcp_rcvq_add(struct np_tcp_conn *c, struct np_buf *b) {
   add_piece(c, b);
 }
 
+/* A sender in its first slow start grows by what is acknowledged and has little in flight: each full
+ * segment is acknowledged at once until it has sent a few (RFC 5681 §4.2 leaves that open). Small ones
+ * are not: their answer carries the acknowledgment. The same for a sender that once had to wait for our
+ * timer with a full segment out: its window or its memory may hold one segment, and then it would wait
+ * each time. It ends with the first two that come together. */
+static bool quick(const struct np_tcp *tcp, const struct np_tcp_conn *c, uint32_t largest) {
+  if (largest < c->rcv_mss) return false;
+  return (c->ecn & NP_EB_ONE_BY_ONE) || c->bytes_rx <= (uint64_t)tcp->config.quick_acks * c->rcv_mss;
+}
+
 /* RFC 5681 §4.2, RFC 1122 §4.2.3.2: every second full segment at once, others soon. */
 void np_tcp_ack_in_order(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t len, uint32_t largest) {
   if (largest > c->rcv_mss) c->rcv_mss = (uint16_t)np_min_u32(largest, UINT16_MAX);
   c->ack_bytes += len;
   if (c->ack_bytes >= 2u * c->rcv_mss) {
+    c->flags |= NP_TF_ACK_NOW;
+    c->ecn &= (uint8_t)~NP_EB_ONE_BY_ONE;
+  } else if (NP_UNLIKELY(quick(tcp, c, largest))) {
     c->flags |= NP_TF_ACK_NOW;
   } else if (np_tcp_mem_below(tcp, NP_TCP_MEM_MAX)) {
     c->flags |= NP_TF_ACK_NOW; /* its window may be one segment: waiting for a second would be in vain */

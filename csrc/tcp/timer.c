@@ -222,6 +222,7 @@ static void on_ack_timer(void *ctx, struct np_timer *timer, uint64_t now_ns) {
                  now_ns + (uint64_t)(c->ack_due_ms - tcp->now_ms) * NP_TCP_NS_PER_MS);
     return;
   }
+  if (c->ack_bytes >= c->rcv_mss && tcp->config.quick_acks != 0) c->ecn |= NP_EB_ONE_BY_ONE;
   c->flags |= NP_TF_ACK_NOW;
   np_tcp_dirty(tcp, c);
 }

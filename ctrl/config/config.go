@@ -129,6 +129,7 @@ type TCP struct {
 	TimeWait      time.Duration `key:"time_wait" default:"0" doc:"length of TIME-WAIT"`
 	MinRTO        time.Duration `key:"min_rto" default:"0" doc:"shortest retransmission timeout"`
 	DelayedAck    time.Duration `key:"delayed_ack" default:"0" max:"500ms" doc:"longest delay of an acknowledgment"`
+	QuickAcks     int           `key:"quick_acks" default:"16" min:"0" max:"256" doc:"full segments at a connection's begin that are acknowledged each"`
 	Nagle         bool          `key:"nagle" default:"false" doc:"collect small segments (RFC 9293 §3.7.4)"`
 	SACK          bool          `key:"sack" default:"true" doc:"RFC 2018"`
 	Timestamps    bool          `key:"timestamps" default:"true" doc:"RFC 7323"`

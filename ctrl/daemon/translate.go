@@ -29,7 +29,7 @@ func planeConfig(c *config.Config, mtu int) *dataplane.Config {
 		MaxConns: c.Limits.ConnectionsPerCore, MaxStreams: c.Limits.StreamsPerCore, IdleSpin: c.Dataplane.Idle.Spin, HandshakeLimit: c.Handshake.Timeout,
 		PortableCrypto: c.Dataplane.Crypto == "portable", NoGRO: !c.Dataplane.GRO, UDPEchoPort: uint16(c.Dataplane.UDPEchoPort), UDPDiscardPort: uint16(c.Dataplane.UDPDiscardPort),
 		TCP: dataplane.TCPConfig{RcvBuf: int(c.TCP.ReceiveBuffer), SndBuf: int(c.TCP.SendBuffer), KeepaliveIdle: c.TCP.KeepaliveIdle,
-			UserTimeout: c.TCP.UserTimeout, TimeWait: c.TCP.TimeWait, MinRTO: c.TCP.MinRTO, DelayedAck: c.TCP.DelayedAck, Nagle: c.TCP.Nagle,
+			UserTimeout: c.TCP.UserTimeout, TimeWait: c.TCP.TimeWait, MinRTO: c.TCP.MinRTO, DelayedAck: c.TCP.DelayedAck, QuickAcks: c.TCP.QuickAcks, Nagle: c.TCP.Nagle,
 			NoSACK: !c.TCP.SACK, NoTimestamps: !c.TCP.Timestamps, NoWindowScaling: !c.TCP.WindowScaling}}
 	p.TCP.CongestionControl = congestion(c.TCP.CongestionControl)
 	switch c.TCP.ECN {
@@ -43,6 +43,9 @@ func planeConfig(c *config.Config, mtu int) *dataplane.Config {
 		p.TCP.Pacing = dataplane.PacingOn
 	case "off":
 		p.TCP.Pacing = dataplane.PacingOff
+	}
+	if c.TCP.QuickAcks == 0 {
+		p.TCP.QuickAcks = -1
 	}
 	p.TCP.NoAutoTuning = !c.TCP.AutoTuning
 	switch c.TCP.MTUProbing {

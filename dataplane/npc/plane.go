@@ -123,6 +123,7 @@ func encodeConfig(cc *C.struct_np_plane_config, cfg *dataplane.Config) error {
 		{"TCP.MemMax", &cc.tcp_mem_max_pct, cfg.TCP.MemMax},
 		{"TCP.MaxOOORuns", &cc.tcp_ooo_runs_max, cfg.TCP.MaxOOORuns},
 		{"TCP.RcvStart", &cc.tcp_rcv_start_bytes, cfg.TCP.RcvStart},
+		{"TCP.QuickAcks", &cc.tcp_quick_acks, max(cfg.TCP.QuickAcks, 0)},
 	} {
 		if f.from < 0 || f.from > math.MaxInt32 {
 			return fmt.Errorf("%w: %s is %d", dataplane.CodeInvalid, f.name, f.from)
@@ -171,6 +172,7 @@ func encodeConfig(cc *C.struct_np_plane_config, cfg *dataplane.Config) error {
 	cc.tcp_ecn, cc.tcp_pacing = C.uint8_t(cfg.TCP.ECN), C.uint8_t(cfg.TCP.Pacing)
 	cc.tcp_mtu_probing = C.uint8_t(cfg.TCP.MTUProbing)
 	cc.tcp_no_timestamps, cc.tcp_no_wscale = flag(cfg.TCP.NoTimestamps), flag(cfg.TCP.NoWindowScaling)
+	cc.tcp_no_quick_acks = flag(cfg.TCP.QuickAcks < 0)
 	cc.tcp_no_autotune = flag(cfg.TCP.NoAutoTuning)
 	secret := bytesOf(&cc.secret)
 	if copy(secret, cfg.Secret[:]); cfg.Secret == [64]byte{} {

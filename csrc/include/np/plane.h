@@ -51,7 +51,8 @@ struct np_plane_config {
   uint32_t load_conns;       /* connections of the load generator per core; 0: there is none */
   uint32_t load_depth;       /* its messages in flight per connection at most */
   uint8_t tcp_no_autotune;
-  uint8_t pad_tcp[3];
+  uint8_t tcp_no_quick_acks;
+  uint8_t pad_tcp[2];
   uint32_t tcp_persist_ms;       /* 0: a shut window may stay so as long as its owner answers */
   uint32_t tcp_challenge_per_s;  /* 0: default */
   uint32_t tcp_conns_per_source; /* 0: no limit */
@@ -61,6 +62,7 @@ struct np_plane_config {
   uint32_t tcp_mem_max_pct;      /* 0: default */
   uint32_t tcp_ooo_runs_max;     /* 0: default */
   uint32_t tcp_rcv_start_bytes;  /* 0: default */
+  uint32_t tcp_quick_acks;       /* full segments at a connection's begin that are acknowledged each; 0: default */
   uint8_t secret[64];        /* random; wiped in the caller's copy by the caller */
 };
 

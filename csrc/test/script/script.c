@@ -355,7 +355,7 @@ static int act_config(struct script *s, const char *key, const char *value) {
     const char *name;
     uint32_t *p;
   } fields[] = {FIELD(conns_max), FIELD(rcv_buf_bytes), FIELD(snd_buf_bytes), FIELD(ooo_segs_max), FIELD(rto_ms_min),
-                FIELD(rto_ms_max), FIELD(delack_ms), FIELD(keepalive_idle_ms), FIELD(keepalive_interval_ms),
+                FIELD(rto_ms_max), FIELD(delack_ms), FIELD(quick_acks), FIELD(keepalive_idle_ms), FIELD(keepalive_interval_ms),
                 FIELD(keepalive_probes), FIELD(user_timeout_ms), FIELD(timewait_ms), FIELD(syn_retries),
                 FIELD(synack_retries), FIELD(persist_ms), FIELD(challenge_per_s), FIELD(min_snd_mss), FIELD(ooo_runs_max),
                 {"mtu", &s->mtu_bytes}, {"pmtu", &s->pmtu_bytes}, {"backlog", &s->backlog},

@@ -661,6 +661,27 @@ static void test_delayed_ack(void **state) {
   tp_free(w.tp);
 }
 
+/* Full segments that come alone wait for the timer once, then no more, until two come together. */
+static void test_quick_acks(void **state) {
+  (void)state;
+  struct world w = established();
+  w.tp->end[1].tcp->config.quick_acks = 1;
+  w.a->piece = 1448;
+  static const struct {
+    uint32_t segs;
+    uint32_t acks_at_once;
+  } steps[] = {{1, 1}, {1, 0}, {1, 1}, {1, 1}, {2, 1}, {1, 0}, {1, 1}};
+  for (size_t i = 0; i < NP_COUNT_OF(steps); i++) {
+    uint32_t before = w.tp->end[1].log_count;
+    tp_write(w.a, steps[i].segs * 1448);
+    tp_run(w.tp, 5 * TP_MS);
+    assert_int_equal(w.tp->end[1].log_count - before, steps[i].acks_at_once);
+    tp_run(w.tp, TP_S);
+    assert_int_equal(w.tp->end[1].log_count - before, 1);
+  }
+  tp_free(w.tp);
+}
+
 static void test_nagle(void **state) {
   (void)state;
   for (uint32_t nagle = 0; nagle < 2; nagle++) {
@@ -767,6 +788,7 @@ int main(void) {
       cmocka_unit_test(test_rto_backs_off),     cmocka_unit_test(test_keepalive),
       cmocka_unit_test(test_timer_rests),      cmocka_unit_test(test_icmp_error_forgotten),
       cmocka_unit_test(test_delayed_ack),       cmocka_unit_test(test_nagle),
+      cmocka_unit_test(test_quick_acks),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
