@@ -2,8 +2,10 @@ package dataplane
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -66,6 +68,14 @@ type Properties struct {
 	SegmentationOffload bool
 	TLSOffload          bool
 	Latency             LatencyClass
+
+	Unix *UnixPeer // who is at the other end of a Unix socket's connection, nil not one
+}
+
+// UnknownNetwork is the error of a [Transport] asked for a network that it lacks: it
+// names those it has, and errors.As finds a [net.UnknownNetworkError].
+func UnknownNetwork(op, network string, have []string) error {
+	return &net.OpError{Op: op, Net: network, Err: fmt.Errorf("%w: there are %s", net.UnknownNetworkError(network), strings.Join(have, ", "))}
 }
 
 // StreamConn is what a [Transport]'s connections have beyond net.Conn.
