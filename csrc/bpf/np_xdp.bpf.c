@@ -14,31 +14,32 @@
  * ARP whose sender claims an own address, neighbor and router advertisements,
  * multicast listener queries. A redirect cannot do that: it gives a frame away.
  *
- * dataplane/xdp loads the object and fills the maps. */
+ * Before that verdict is carried out a frame may be dropped by its source: the
+ * lists and limits of np_filter.h. dataplane/xdp loads the object and fills the
+ * maps. */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#include "np_filter.h"
+
 #define QUEUES_MAX 64
 #define ADDRS_MAX 4096
 
 #define VLAN_ID_MASK 0x0fff
-#define NEXT_ICMPV6 58
 #define ND_SOLICIT 135
 #define ND_ADVERT 136
 #define ND_ROUTER 134
 #define MLD_QUERY 130
-#define ND_HOPS 255
-#define NEXT_HOP_BY_HOP 0
 
 #define COPY_WORDS 64                /* of eight bytes: frames up to 512 bytes are copied */
 #define COPY_RING_BYTES (1 << 17)    /* some 240 of them; a full ring loses further ones */
 
-/* Indices of counters; dataplane/xdp names them. A frame counts once in
- * the first four; the last two count copies. */
-enum counter { REDIRECTED, PASSED, NO_SOCKET, MALFORMED, COPIED, COPY_LOST, COUNTERS };
+/* Indices of counters; dataplane/xdp names them. A frame counts in exactly one
+ * of them, but that COPIED and COPY_LOST count copies of frames passed. */
+enum counter { REDIRECTED, PASSED, NO_SOCKET, MALFORMED, COPIED, COPY_LOST, DENIED, LIMITED, SYN_LIMITED, STEERED, COUNTERS };
 
 /* An own address on an own VLAN. IPv4 as ::ffff:a.b.c.d, as everywhere else. */
 struct own {
@@ -95,26 +96,14 @@ struct arp4 {
   __u8 target_mac[6];
   __u8 target[4];
 };
-struct ip4 {
-  __u8 head[16];
-  __be32 dst;
-};
-struct ip6 {
-  __u8 head[6];
-  __u8 next;
-  __u8 hops;
-  __be32 src[4];
-  __be32 dst[4];
-};
 struct nd_solicit {
   __u8 type;
   __u8 head[7];
   __be32 target[4];
 };
-_Static_assert(sizeof(struct arp4) == 28 && sizeof(struct ip4) == 20 && sizeof(struct ip6) == 40 &&
-                 sizeof(struct nd_solicit) == 24 && sizeof(struct own) == 20, "layouts");
+_Static_assert(sizeof(struct arp4) == 28 && sizeof(struct nd_solicit) == 24 && sizeof(struct own) == 20, "layouts");
 
-enum verdict { TO_KERNEL, OURS, SHORT, TO_BOTH };
+enum verdict { TO_KERNEL, OURS, SHORT, TO_BOTH, DROP };
 
 static __always_inline enum verdict look_up(const struct own *key) {
   return bpf_map_lookup_elem(&np_own, key) ? OURS : TO_KERNEL;
@@ -176,7 +165,8 @@ static __always_inline enum verdict choose_ip6(struct own *key, const void *at, 
   return look_up6(key, nd->target);
 }
 
-static __always_inline enum verdict choose(const void *data, const void *end) {
+/* p becomes where the packet begins, if the frame holds one of a kind known here. */
+static __always_inline enum verdict choose(const void *data, const void *end, struct packet *p) {
   const struct ethhdr *eth = data;
   const void *at = eth + 1;
   struct own key = {0};
@@ -191,12 +181,24 @@ static __always_inline enum verdict choose(const void *data, const void *end) {
     proto = tag->proto;
   }
   if (proto == bpf_htons(ETH_P_IP)) {
-    const struct ip4 *ip = at;
-    if ((const void *)(ip + 1) > end) return SHORT;
-    return look_up4(&key, ip->dst);
+    const struct ip4 *h = at;
+    if ((const void *)(h + 1) > end) return SHORT;
+    p->at = at;
+    p->family = IP4;
+    return look_up4(&key, h->dst);
   }
-  if (proto == bpf_htons(ETH_P_IPV6)) return choose_ip6(&key, at, end);
-  if (proto == bpf_htons(ETH_P_ARP)) return choose_arp(&key, at, end);
+  if (proto == bpf_htons(ETH_P_IPV6)) {
+    if (at + sizeof(struct ip6) > end) return SHORT;
+    p->at = at;
+    p->family = IP6;
+    return choose_ip6(&key, at, end);
+  }
+  if (proto == bpf_htons(ETH_P_ARP)) {
+    if (at + sizeof(struct arp4) > end) return SHORT;
+    p->at = at;
+    p->family = ARP;
+    return choose_arp(&key, at, end);
+  }
   return TO_KERNEL;
 }
 
@@ -244,14 +246,59 @@ static __always_inline void copy(const void *data, const void *end) {
   count(COPIED);
 }
 
+/* The verdict on a frame once the settings have had their say, and what it counts as
+ * unless it is redirected. */
+static __always_inline enum verdict filter(const struct settings *set, enum verdict v, const struct packet *p, const void *end,
+                                           enum counter *why) {
+  struct upper up = {0};
+  __u32 told;
+  if (v == SHORT || p->family == NO_PACKET) return v;
+  if (p->family == ARP) {
+    const struct arp4 *arp = p->at;
+    if (v != OURS || !(set->flags & KERNEL_PORTS) || (const void *)(arp + 1) > end) return v;
+    return arp->op == bpf_htons(ARP_REPLY) ? TO_BOTH : v; /* the kernel may have asked */
+  }
+  told = discovery(p, end);
+  if (told) return v == OURS && told == ND_TOLD && (set->flags & KERNEL_PORTS) ? TO_BOTH : v;
+  if (set->flags & (LIMIT_SYNS | KERNEL_PORTS)) find_upper(p, end, &up);
+  if (v == OURS && (set->flags & KERNEL_PORTS) && kernels(&up)) {
+    v = TO_KERNEL;
+    *why = STEERED;
+  }
+  if (v != OURS && !(set->flags & ALL_TRAFFIC)) return v;
+  switch (judge(set, p, &up, end)) {
+  case DENY_SOURCE:
+    *why = DENIED;
+    return DROP;
+  case OVER_PACKETS:
+    *why = LIMITED;
+    return DROP;
+  case OVER_SYNS:
+    *why = SYN_LIMITED;
+    return DROP;
+  case FINE:
+    break;
+  }
+  return v;
+}
+
 static __always_inline int run(struct xdp_md *ctx) {
   const void *data = (const void *)(long)ctx->data;
   const void *end = (const void *)(long)ctx->data_end;
-  enum verdict v = choose(data, end);
+  const __u32 zero = 0;
+  struct settings *set = bpf_map_lookup_elem(&np_settings, &zero);
+  struct packet p = {0};
+  enum verdict v = choose(data, end, &p);
+  enum counter why = v == SHORT ? MALFORMED : PASSED;
   long action;
+  if (set && set->flags) v = filter(set, v, &p, end, &why);
+  if (v == DROP) {
+    count(why);
+    return XDP_DROP;
+  }
   if (v != OURS) {
     if (v == TO_BOTH) copy(data, end);
-    count(v == SHORT ? MALFORMED : PASSED);
+    count(why);
     return XDP_PASS;
   }
   /* Without a socket on this queue the frame is dropped and counted: the kernel

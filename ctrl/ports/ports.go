@@ -34,9 +34,11 @@ type Interface struct {
 	DADTransmits int // see dataplane.InterfaceConfig
 	ACD          bool
 	AcceptRA     bool
-	Backend      string // "auto" or "af_xdp"
-	Strict       bool   // a lower rung than asked for is an error
-	Quiet        bool   // a lower rung is no warning
+	Filter       xdp.Filter // of the device: its first interface tells
+	KernelPorts  xdp.Ports  // of own addresses, left to the kernel; likewise
+	Backend      string     // "auto" or "af_xdp"
+	Strict       bool       // a lower rung than asked for is an error
+	Quiet        bool       // a lower rung is no warning
 }
 
 // Rung is one backend tried on an interface.
@@ -67,6 +69,7 @@ type Status struct {
 	Device   xdp.Interface
 	MTU      int
 	Mode     xdp.Mode
+	Fallback string // why the program does not run in native mode
 	ZeroCopy bool
 	Ladder   []Rung
 	Program  xdp.Counters
@@ -104,6 +107,7 @@ type port struct {
 	device   xdp.Interface // as of the attach
 	mtu      int
 	prog     Program
+	filter   filter
 	zeroCopy bool
 	ladder   []Rung
 	reason   string
@@ -152,7 +156,7 @@ func (m *Manager) Add(ctx context.Context, cfg Interface) error {
 	if p := m.port(cfg.Name); p != nil {
 		return m.join(ctx, p, &sub{cfg: cfg})
 	}
-	p := &port{name: cfg.Name, subs: []*sub{{cfg: cfg}}}
+	p := &port{name: cfg.Name, subs: []*sub{{cfg: cfg}}, filter: configured(&cfg.Filter, cfg.KernelPorts)}
 	if !d.Up {
 		p.device, p.reason = d, downReason(&d)
 		m.say(p)
@@ -192,7 +196,7 @@ func (m *Manager) attach(ctx context.Context, p *port, d xdp.Interface) error {
 	p.taken = m.now()
 	p.watching = m.watchCopies(first.id, prog)
 	m.AddressesChanged() // the link-local one, at least
-	m.log.Info("interface up", "interface", p.name, "backend", chosen(p.ladder), "xdp_mode", prog.Mode().String(),
+	m.log.Info("interface up", "interface", p.name, "backend", chosen(p.ladder), "xdp_mode", modeText(prog),
 		"queues", len(queues), "mtu", mtu, "mac", d.MAC.String(), "driver", d.Driver, "vlans", p.vlans())
 	return m.addRoutes(ctx)
 }
@@ -305,7 +309,22 @@ func (m *Manager) open(ctx context.Context, p *port, cfg *dataplane.InterfaceCon
 	}
 }
 
+// modeText names the mode, and why it is not the better one.
+func modeText(prog Program) string {
+	if why := prog.Fallback(); why != nil {
+		return fmt.Sprintf("%s (native refused: %v)", prog.Mode(), why)
+	}
+	return prog.Mode().String()
+}
+
+// steer puts the filter in force before the first packet can come.
 func steer(prog Program, p *port, queues []dataplane.Queue) error {
+	if err := prog.SetKernelPorts(p.filter.kernel); err != nil {
+		return err
+	}
+	if err := prog.SetFilter(p.filter.program()); err != nil {
+		return err
+	}
 	for _, q := range queues {
 		if err := prog.SetSocket(q.Queue, q.FD); err != nil {
 			return err
@@ -467,13 +486,8 @@ func (m *Manager) detach(ctx context.Context, p *port) {
 // fold keeps the counters of a program that goes away.
 func (p *port) fold() {
 	if c, err := p.prog.Counters(); err == nil {
-		p.counters = sum(p.counters, c)
+		p.counters.Add(&c)
 	}
-}
-
-func sum(a, b xdp.Counters) xdp.Counters {
-	return xdp.Counters{Redirected: a.Redirected + b.Redirected, Passed: a.Passed + b.Passed, Dropped: a.Dropped + b.Dropped, Errors: a.Errors + b.Errors,
-		Copied: a.Copied + b.Copied, CopyLost: a.CopyLost + b.CopyLost}
 }
 
 // Status lists the interfaces as they are, those of a device together and the
@@ -492,8 +506,11 @@ func (m *Manager) Status() []Status {
 			}
 			if p.prog != nil {
 				s.Mode = p.prog.Mode()
+				if why := p.prog.Fallback(); why != nil {
+					s.Fallback = why.Error()
+				}
 				if c, err := p.prog.Counters(); err == nil && !s.Shared {
-					s.Program = sum(s.Program, c)
+					s.Program.Add(&c)
 				}
 			}
 			out = append(out, s)

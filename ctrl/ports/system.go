@@ -2,6 +2,7 @@ package ports
 
 import (
 	"context"
+	"net/netip"
 
 	"github.com/np-appliance/np/dataplane/xdp"
 )
@@ -21,6 +22,10 @@ type Program interface {
 	AddAddress(xdp.Address) error
 	DelAddress(xdp.Address) error
 	SetSocket(queue, fd int) error
+	SetFilter(*xdp.Filter) error
+	SetKernelPorts(xdp.Ports) error
+	Hits() (map[netip.Prefix]uint64, error)
+	LimitedSources(n int) ([]xdp.LimitedSource, error)
 	Copies(each func(frame []byte)) error
 	EndCopies()
 	Counters() (xdp.Counters, error)

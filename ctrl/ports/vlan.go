@@ -46,6 +46,9 @@ func (p *port) agrees(cfg *Interface) error {
 	if cfg.MTU != first.MTU || cfg.Queues != first.Queues || cfg.ZeroCopy != first.ZeroCopy || cfg.Mode != first.Mode {
 		return fmt.Errorf("interface %s: %w (MTU, queues, zero-copy or XDP mode differ from %s's)", cfg.Label(), dataplane.CodeInvalid, first.Label())
 	}
+	if len(cfg.Filter.Entries) > 0 || cfg.Filter.Limits != (xdp.Limits{}) || cfg.Filter.All || len(cfg.KernelPorts.TCP)+len(cfg.KernelPorts.UDP) > 0 {
+		return fmt.Errorf("interface %s: %w (the filter is the device's: %s has it)", cfg.Label(), dataplane.CodeInvalid, first.Label())
+	}
 	for _, s := range p.subs {
 		if s.cfg.VLAN == cfg.VLAN {
 			return fmt.Errorf("interface %s: %w", cfg.Label(), dataplane.CodeExists)

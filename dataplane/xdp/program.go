@@ -66,12 +66,16 @@ type Address struct {
 }
 
 // Counters count frames by what the program did with them; each frame counts
-// in one of the first four.
+// in one of the first eight.
 type Counters struct {
 	Redirected uint64 // to an AF_XDP socket
 	Passed     uint64 // to the kernel
-	Dropped    uint64 // ours, but no socket was on the queue
+	Steered    uint64 // to an own address, but a port of the kernel's; passed to it
 	Errors     uint64 // too short to judge; passed to the kernel
+	Dropped    uint64 // ours, but no socket was on the queue
+	Denied     uint64 // dropped by a list
+	Limited    uint64 // dropped by the limit of packets
+	SYNLimited uint64 // dropped by the limit of SYNs
 	// Of those passed, what was also copied (Copies), and what should have been.
 	Copied, CopyLost uint64
 }
@@ -86,6 +90,7 @@ type Program struct {
 	own      *ebpf.Map
 	counters *ebpf.Map
 	copies   *ebpf.Map
+	filter   filterState
 	groups   *groups // nil unless attached
 
 	mu     sync.Mutex
@@ -111,6 +116,12 @@ func load(frags bool) (*Program, error) {
 		Own      *ebpf.Map `ebpf:"np_own"`
 		Counters *ebpf.Map `ebpf:"np_counters"`
 		Copies   *ebpf.Map `ebpf:"np_copies"`
+		Settings *ebpf.Map `ebpf:"np_settings"`
+		List4    *ebpf.Map `ebpf:"np_list4"`
+		List6    *ebpf.Map `ebpf:"np_list6"`
+		Hits     *ebpf.Map `ebpf:"np_hits"`
+		Ports    *ebpf.Map `ebpf:"np_kernel_ports"`
+		Sources  *ebpf.Map `ebpf:"np_sources"`
 	}
 	name, unwanted := "np_xdp", "np_xdp_frags"
 	if frags {
@@ -127,6 +138,8 @@ func load(frags bool) (*Program, error) {
 	}
 	return &Program{
 		xsks: o.Xsks, own: o.Own, counters: o.Counters, copies: o.Copies, prog: coll.DetachProgram(name),
+		filter: filterState{settings: o.Settings, list4: o.List4, list6: o.List6, hits: o.Hits, ports: o.Ports, outer: o.Sources,
+			sourcesSpec: spec.Maps["np_sources"].InnerMap, entries: map[netip.Prefix]slot{}},
 		addrs: map[Address]struct{}{},
 	}, nil
 }
@@ -360,6 +373,28 @@ func (p *Program) ClearSocket(queue int) error {
 	return nil
 }
 
+// Seen is how many frames the program has judged: each ended in one way.
+func (c *Counters) Seen() uint64 {
+	return c.Redirected + c.Passed + c.Steered + c.Errors + c.Drops()
+}
+
+// Drops is how many of them it dropped.
+func (c *Counters) Drops() uint64 { return c.Dropped + c.Denied + c.Limited + c.SYNLimited }
+
+// Add adds the counters of another program.
+func (c *Counters) Add(o *Counters) {
+	c.Redirected += o.Redirected
+	c.Passed += o.Passed
+	c.Steered += o.Steered
+	c.Errors += o.Errors
+	c.Dropped += o.Dropped
+	c.Denied += o.Denied
+	c.Limited += o.Limited
+	c.SYNLimited += o.SYNLimited
+	c.Copied += o.Copied
+	c.CopyLost += o.CopyLost
+}
+
 // Counters sums the counters of all CPUs.
 func (p *Program) Counters() (Counters, error) {
 	p.mu.Lock()
@@ -368,14 +403,12 @@ func (p *Program) Counters() (Counters, error) {
 		return Counters{}, dataplane.CodeShutdown
 	}
 	var c Counters
-	for i, to := range []*uint64{&c.Redirected, &c.Passed, &c.Dropped, &c.Errors, &c.Copied, &c.CopyLost} {
-		var per []uint64
-		if err := p.counters.Lookup(uint32(i), &per); err != nil {
+	for i, to := range []*uint64{&c.Redirected, &c.Passed, &c.Dropped, &c.Errors, &c.Copied, &c.CopyLost, &c.Denied, &c.Limited, &c.SYNLimited, &c.Steered} {
+		n, err := sumCPUs(p.counters, uint32(i))
+		if err != nil {
 			return Counters{}, fmt.Errorf("read XDP counters of %s: %w", p.ifname, err)
 		}
-		for _, n := range per {
-			*to += n
-		}
+		*to = n
 	}
 	return c, nil
 }
@@ -452,5 +485,6 @@ func (p *Program) Close() error {
 	p.own.Close()
 	p.counters.Close()
 	p.copies.Close()
+	p.filter.close()
 	return err
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/np-appliance/np/ctrl/ports"
@@ -176,6 +177,9 @@ type Program struct {
 
 	mu        sync.Mutex
 	refuse    map[netip.Addr]error
+	refuseAll error // SetFilter's answer
+	filter    xdp.Filter
+	kernel    xdp.Ports
 	Addresses map[xdp.Address]bool
 	Sockets   map[int]int
 	Closed    bool
@@ -253,6 +257,61 @@ func (p *Program) SetSocket(queue, fd int) error {
 	return nil
 }
 
+// RefuseFilter makes changes of the filter fail; nil ends that.
+func (p *Program) RefuseFilter(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.refuseAll = err
+}
+
+// Filter is the filter in force, its entries in order.
+func (p *Program) Filter() (xdp.Filter, xdp.Ports) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	slices.SortFunc(p.filter.Entries, func(a, b xdp.Entry) int { return strings.Compare(a.Prefix.String(), b.Prefix.String()) })
+	return p.filter, p.kernel
+}
+
+// SetFilter implements [ports.Program].
+func (p *Program) SetFilter(f *xdp.Filter) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.refuseAll != nil {
+		return p.refuseAll
+	}
+	p.filter = *f
+	return nil
+}
+
+// SetKernelPorts implements [ports.Program].
+func (p *Program) SetKernelPorts(k xdp.Ports) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.kernel = k
+	return nil
+}
+
+// Hits implements [ports.Program]: each entry decided on seven packets.
+func (p *Program) Hits() (map[netip.Prefix]uint64, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := map[netip.Prefix]uint64{}
+	for _, e := range p.filter.Entries {
+		out[e.Prefix] = 7
+	}
+	return out, nil
+}
+
+// LimitedSources implements [ports.Program]: there is one when there are limits.
+func (p *Program) LimitedSources(n int) ([]xdp.LimitedSource, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.filter.Limits == (xdp.Limits{}) || n == 0 {
+		return nil, nil
+	}
+	return []xdp.LimitedSource{{Source: netip.MustParsePrefix("198.18.0.66/32"), Packets: 3, SYNs: 4}}, nil
+}
+
 // Copies implements [ports.Program]: it shows what SetFrames of the system gave, and returns.
 func (p *Program) Copies(each func(frame []byte)) error {
 	for _, f := range p.Frames {
@@ -270,7 +329,7 @@ func (p *Program) EndCopies() {
 
 // Counters implements [ports.Program].
 func (p *Program) Counters() (xdp.Counters, error) {
-	return xdp.Counters{Redirected: 10, Passed: 5}, nil
+	return xdp.Counters{Redirected: 10, Passed: 5, Steered: 4, Denied: 3, Limited: 2, SYNLimited: 1}, nil
 }
 
 // Close implements [ports.Program].
