@@ -17,6 +17,7 @@ const (
 	CounterBusyNS                             // time spent in turns that found work
 	CounterIdleSleeps                         // times the core went to sleep
 	CounterHandedOn                           // segments and ICMP errors for no connection here, handed to another core; a segment is received there too
+	CounterLoansOwed                          // buffers to be lent to the control plane that the pool cannot spare now
 	CounterCmds                               // commands taken from the control plane
 	CounterEvents                             // events given to the control plane
 	CounterEventRingFull                      // times the event ring had no room and a session had to wait
@@ -95,6 +96,9 @@ const (
 	CounterTCPMemPressures                    // times that buffers became short
 	CounterTCPMemPressureNS                   // time for which they were
 	CounterTCPMemShed                         // bytes of buffers with out-of-order data given up while short
+	CounterPipes                              // connections whose bytes go to Go and back now
+	CounterPipeBytesRX                        // bytes of them given to Go
+	CounterPipeBytesTX                        // bytes of Go's given to their streams
 	CounterNPROSessions                       // NPRO sessions now
 	CounterNPROStreams                        // NPRO streams now
 	CounterNPROHsStarted                      // handshakes begun
@@ -218,6 +222,7 @@ var counterMeta = [CounterCount]CounterMeta{
 	{Name: "core_busy_nanoseconds_total", Help: "time spent in turns that found work"},
 	{Name: "core_sleeps_total", Help: "times the core went to sleep"},
 	{Name: "core_handed_on_total", Help: "segments and ICMP errors for no connection here, handed to another core; a segment is received there too"},
+	{Name: "core_loans_owed", Help: "buffers to be lent to the control plane that the pool cannot spare now"},
 	{Name: "core_commands_total", Help: "commands taken from the control plane"},
 	{Name: "core_events_total", Help: "events given to the control plane"},
 	{Name: "core_event_ring_full_total", Help: "times the event ring had no room and a session had to wait"},
@@ -296,6 +301,9 @@ var counterMeta = [CounterCount]CounterMeta{
 	{Name: "tcp_memory_pressures_total", Help: "times that buffers became short"},
 	{Name: "tcp_memory_pressure_nanoseconds_total", Help: "time for which they were"},
 	{Name: "tcp_memory_shed_bytes_total", Help: "bytes of buffers with out-of-order data given up while short"},
+	{Name: "pipes", Help: "connections whose bytes go to Go and back now"},
+	{Name: "pipe_received_bytes_total", Help: "bytes of them given to Go"},
+	{Name: "pipe_sent_bytes_total", Help: "bytes of Go's given to their streams"},
 	{Name: "npro_sessions", Help: "NPRO sessions now"},
 	{Name: "npro_streams", Help: "NPRO streams now"},
 	{Name: "npro_handshakes_started_total", Help: "handshakes begun"},

@@ -301,6 +301,25 @@ static void session_loan_return(void *ctx, struct np_buf *chain) {
   np_core_loan_return(core, chain);
 }
 
+static void session_loan_replace(void *ctx, uint32_t n) {
+  struct np_core *core = ctx;
+  core->loans_owed += n;
+}
+
+/* What Go may send is the pool's, and what comes in needs it more: below an eighth Go gets a few only, so
+ * that it can still command, and below a sixteenth none. Whoever sends waits, and what is freed lets it go on. */
+void np_core_loan_repay(struct np_core *core) {
+  struct np_pool *pool = &core->pool;
+  while (core->loans_owed > 0) { /* bound: loans_max */
+    uint32_t floor = core->loans_out < core->loans_max / 8 ? pool->count / 16 : pool->count / 8;
+    if (pool->free_count <= floor || np_pool_avail(pool) == 0) break;
+    struct np_buf *b = np_pool_get(pool);
+    np_core_loan_return(core, b);
+    core->loans_owed--;
+  }
+  core->counters->counter[NP_C_LOANS_OWED] = core->loans_owed;
+}
+
 /* Full fence between publishing and looking at the flag: pairs with the reader,
  * which sets the flag, fences and looks at the ring once more before it sleeps.
  * One of the two sees the other. */
@@ -540,6 +559,7 @@ void np_core_join(struct np_core *core, const struct np_core_parts *parts, uint6
       .event_room = session_event_room,
       .event = session_event,
       .loan_return = session_loan_return,
+      .loan_replace = session_loan_replace,
       .ctx = core,
   };
   np_wheel_handle(&core->wheel, NP_TIMER_CORE, on_tick, core);
@@ -591,6 +611,7 @@ bool np_core_turn(struct np_core *core, uint64_t now_ns) {
   core->left |= loads;
   flush_ports(core);
   if (NP_UNLIKELY(core->addrs_dirty != 0)) tell_addrs(core);
+  if (core->loans_owed > 0) np_core_loan_repay(core);
   gauges(core);
   np_core_publish(core);
   core->counters->counter[NP_C_TURNS]++;

@@ -147,6 +147,7 @@ static void init_rings(struct np_core *core, uint8_t *base, const struct np_plan
       .wake_fd = -1,
       .core = core->index,
   };
+  core->loans_max = c->loans_per_core;
   for (uint32_t i = 0; i < c->loans_per_core; i++) {
     struct np_buf *b = np_pool_get(&core->pool);
     np_assert(b != NULL); /* checked: loans are at most half of the pool */
@@ -226,6 +227,7 @@ static void reclaim_rings(struct np_core *core) {
 void np_core_fini(struct np_core *core, uint64_t now_ns) {
   np_core_stop(core, now_ns);
   core->queue_count = 0;
+  np_sessions_fini(core->sessions);
   np_ip_fini(core->ip);
   reclaim_rings(core);
   np_crypto_fini(core->crypto);

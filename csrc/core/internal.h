@@ -98,6 +98,8 @@ struct np_core {
   uint32_t loan_pending;
   uint32_t caps_any;       /* for sending, of any port attached so far */
   uint32_t loans_out;      /* in the loan ring or with Go */
+  uint32_t loans_owed;     /* given to streams, to be replaced from the pool */
+  uint32_t loans_max;      /* as configured: what loans_out is without debts and commands under way */
   uint32_t queue_count;
   uint32_t index;
   bool left;               /* the last turn left work that needs no event to find */
@@ -151,6 +153,8 @@ void np_core_event(struct np_core *core, const struct np_event *ev);
 void np_core_publish(struct np_core *core);
 /* Gives a chain of lent buffers back to the loan ring. */
 void np_core_loan_return(struct np_core *core, struct np_buf *chain);
+/* Lends what is owed, as far as the pool can spare it; once a turn. */
+void np_core_loan_repay(struct np_core *core);
 /* True when a core that slept now would miss something. */
 bool np_core_must_run(struct np_core *core);
 /* Aborts every connection, sends what that makes and ends the capture: the last thing a poll thread does. */

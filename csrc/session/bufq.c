@@ -59,7 +59,7 @@ void np_bufq_copy(const struct np_bufq *q, uint32_t off, void *dst, uint32_t n) 
   }
 }
 
-static void move_piece(struct np_bufq *q, struct np_bufq *out) {
+void np_bufq_move(struct np_bufq *q, struct np_bufq *out) {
   struct np_buf *b = pop(q);
   if (out->tail != NULL) {
     out->tail->next = b;
@@ -110,7 +110,7 @@ bool np_bufq_take(struct np_bufq *q, uint32_t n, struct np_pool *pool, struct np
     }
   }
   *out = (struct np_bufq){0};
-  while (out->bytes < n) move_piece(q, out); /* bound: the pieces of n bytes */
+  while (out->bytes < n) np_bufq_move(q, out); /* bound: the pieces of n bytes */
   return true;
 }
 

@@ -17,28 +17,9 @@ void np_npro_start(struct np_sess *s) {
 }
 
 bool np_npro_send_open(struct np_sess *s) {
-  struct np_sessions *ss = s->owner;
-  if (!np_sess_event_ok(ss)) {
-    ss->env.counters->counter[NP_C_EVENT_RING_FULL]++;
-    return false;
-  }
-  struct np_buf *b = np_pool_get(ss->env.pool);
-  if (b == NULL) return false;
-  struct np_conn_info info = {0};
-  if (s->base.stream != NULL) s->base.stream->ops->info(s->base.stream, &info);
-  np_session_info(&s->base, &info);
-  info.handle = s->handle;
-  memcpy(np_buf_append(b, sizeof info), &info, sizeof info);
-  s->flags = (s->flags & ~NP_SF_OPEN_DUE) | NP_SF_OPEN_SENT;
-  s->deadline_ns = ss->now_ns + (uint64_t)ss->config.handshake_ms * 1000000u;
+  if (!np_sess_send_open(s)) return false;
+  s->deadline_ns = s->owner->now_ns + (uint64_t)s->owner->config.handshake_ms * 1000000u;
   np_npro_arm(s);
-  struct np_event ev = {
-      .op = NP_EV_OPEN,
-      .arg = (s->flags & NP_SF_OUTGOING) != 0 ? 0 : 1,
-      .body = b,
-      .body_bytes = sizeof info,
-  };
-  np_sess_event(s, &ev);
   return true;
 }
 

@@ -101,16 +101,6 @@ static bool answers(struct np_sess *s, const struct np_frame *f) {
   return is_body_type(f->type) && np_nstream_find(s, f->stream) == NULL;
 }
 
-/* True when Go has more buffers of this session than what it has not given credit for
- * explains: bodies of a few bytes, each in a buffer of its own, and a handler that is slow.
- * Credit counts bytes and would let one peer fill the pool. */
-static bool holds_too_many(const struct np_sess *s) {
-  uint32_t base = s->owner->pressure ? NP_NPRO_HELD_PRESSED : NP_NPRO_HELD;
-  if (NP_LIKELY(s->held <= base)) return false;
-  uint32_t bytes = s->lim.conn_window_rx - s->rx_credit - s->rx_freed;
-  return s->held - base > bytes / NP_NPRO_HELD_BYTES;
-}
-
 /* True when the frame may be opened now: opening happens once, so everything its
  * handling could need has to be there. */
 static bool may_take(struct np_sess *s, const struct np_frame *f) {
@@ -118,7 +108,7 @@ static bool may_take(struct np_sess *s, const struct np_frame *f) {
   /* two buffers per frame: a split and an answer */
   if (np_pool_avail(ss->env.pool) < 2 * (ss->rx_n + 1) + 2) return false;
   if (NP_UNLIKELY(!np_npro_stage_ok(s)) && answers(s, f)) return false;
-  if (is_body_type(f->type) && holds_too_many(s)) return false;
+  if (is_body_type(f->type) && np_sess_holds_many(s, s->lim.conn_window_rx - s->rx_credit - s->rx_freed)) return false;
   if (f->type == NP_NPRO_PING || f->type == NP_NPRO_WINDOW || f->type == NP_NPRO_REKEY) return true;
   return np_sess_event_ok(ss);
 }

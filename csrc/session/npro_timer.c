@@ -90,10 +90,7 @@ static void fire(struct np_sess *s, uint64_t now_ns) {
   np_npro_arm(s);
 }
 
-void np_npro_timer(void *ctx, struct np_timer *timer, uint64_t now_ns) {
-  struct np_sessions *ss = ctx;
-  struct np_sess *s = NP_CONTAINER_OF(timer, struct np_sess, timer);
-  ss->now_ns = now_ns;
+void np_npro_timer(struct np_sess *s, uint64_t now_ns) {
   fire(s, now_ns);
-  np_npro_send_all(ss); /* timers come after the turn's run */
+  np_npro_send_all(s->owner); /* timers come after the turn's run */
 }

@@ -34,6 +34,14 @@ static void init_lists(struct np_sessions *ss) {
   memset(ss->bucket, 0xff, ((size_t)ss->bucket_mask + 1) * sizeof(uint32_t));
 }
 
+static void on_timer(void *ctx, struct np_timer *timer, uint64_t now_ns) {
+  struct np_sessions *ss = ctx;
+  struct np_sess *s = NP_CONTAINER_OF(timer, struct np_sess, timer);
+  ss->now_ns = now_ns;
+  if (s->kind == NP_SESSION_PIPE) np_pipe_timer(s, now_ns);
+  else np_npro_timer(s, now_ns);
+}
+
 struct np_sessions *np_sessions_init(void *mem, const struct np_sessions_config *config,
                                      const struct np_sessions_env *env, uint64_t now_ns) {
   uint8_t *p = mem;
@@ -64,7 +72,7 @@ struct np_sessions *np_sessions_init(void *mem, const struct np_sessions_config 
   ss->hash.k[0] = config->seed;
   ss->hash.k[1] = np_mix64(config->seed ^ UINT64_C(0x9e3779b97f4a7c15), UINT64_C(0xd1342543de82ef95));
   init_lists(ss);
-  np_wheel_handle(env->wheel, NP_TIMER_SESSION, np_npro_timer, ss);
+  np_wheel_handle(env->wheel, NP_TIMER_SESSION, on_timer, ss);
   return ss;
 }
 
@@ -74,9 +82,9 @@ static const struct np_session_ops *ops_of(enum np_session_kind kind) {
     case NP_SESSION_DISCARD: return &np_discard_ops;
     case NP_SESSION_NPRO: return &np_npro_ops;
     case NP_SESSION_CHARGEN: return &np_chargen_ops;
+    case NP_SESSION_PIPE: return &np_pipe_ops;
     case NP_SESSION_NONE:
     case NP_SESSION_LOAD: /* made by the load generator alone */
-    case NP_SESSION_PIPE: /* not yet */
     case NP_SESSION_KIND_COUNT: break;
   }
   return NULL;
@@ -104,6 +112,7 @@ struct np_session *np_session_new(struct np_sessions *ss, enum np_session_kind k
   ss->now_ns = now_ns;
   np_sess_set_handle(s);
   if (kind == NP_SESSION_NPRO) np_npro_start(s);
+  if (kind == NP_SESSION_PIPE) np_pipe_start(s);
   if (kind == NP_SESSION_CHARGEN && stream != NULL) np_sess_dirty(s); /* it speaks first */
   return &s->base;
 }
@@ -136,6 +145,31 @@ void np_sess_event(struct np_sess *s, struct np_event *ev) {
   ev->at_ns = ss->now_ns;
   if (ss->ev_known > 0) ss->ev_known--;
   ss->env.event(ss->env.ctx, ev);
+}
+
+bool np_sess_send_open(struct np_sess *s) {
+  struct np_sessions *ss = s->owner;
+  if (!np_sess_event_ok(ss)) {
+    ss->env.counters->counter[NP_C_EVENT_RING_FULL]++;
+    return false;
+  }
+  struct np_buf *b = np_pool_get(ss->env.pool);
+  if (b == NULL) return false;
+  struct np_conn_info info = {0};
+  if (s->base.stream != NULL) s->base.stream->ops->info(s->base.stream, &info);
+  np_session_info(&s->base, &info);
+  info.handle = s->handle;
+  memcpy(np_buf_append(b, sizeof info), &info, sizeof info);
+  s->flags = (s->flags & ~NP_SF_OPEN_DUE) | NP_SF_OPEN_SENT;
+  struct np_event ev = {
+      .op = NP_EV_OPEN,
+      .arg = (s->flags & NP_SF_OUTGOING) != 0 ? 0 : 1,
+      .stream = s->kind == NP_SESSION_PIPE ? np_sess_piece_bytes(s) : 0,
+      .body = b,
+      .body_bytes = sizeof info,
+  };
+  np_sess_event(s, &ev);
+  return true;
 }
 
 /* Unlinks from a singly linked list through its field's accessor. */
@@ -200,12 +234,14 @@ void np_sess_end(struct np_sess *s, enum np_err err) {
   s->base.stream = NULL;
   s->close_err = (uint16_t)err;
   if (s->kind == NP_SESSION_NPRO) np_npro_release(s);
+  if (s->kind == NP_SESSION_PIPE) np_pipe_release(s);
   np_bufq_free(&s->rx);
   np_bufq_free(&s->out);
   s->state = NP_NPRO_CLOSED;
   /* an outgoing connection that failed is told of by CLOSED alone; one that never
    * got a stream was answered by its command's error */
-  bool failed = s->kind == NP_SESSION_NPRO && (s->flags & NP_SF_OUTGOING) != 0 && s->handle != 0;
+  bool told_of = s->kind == NP_SESSION_NPRO || s->kind == NP_SESSION_PIPE;
+  bool failed = told_of && (s->flags & NP_SF_OUTGOING) != 0 && s->handle != 0;
   bool told = (s->flags & NP_SF_OPEN_SENT) != 0 || failed;
   if (told) bury(s);
   else slot_free(s);
@@ -229,6 +265,10 @@ static void run_one(struct np_sess *s) {
   struct np_sessions *ss = s->owner;
   if ((s->flags & NP_SF_ZOMBIE) != 0) {
     bury(s);
+    return;
+  }
+  if (s->kind == NP_SESSION_PIPE) {
+    np_pipe_run(s);
     return;
   }
   if (s->kind != NP_SESSION_NPRO) {
@@ -352,9 +392,17 @@ enum np_err np_sessions_command(struct np_sessions *ss, struct np_session *sessi
   }
   struct np_sess *s = np_sess_of(session);
   if (s->kind == NP_SESSION_NPRO) return np_npro_command(s, cmd, body, out_stream);
+  if (s->kind == NP_SESSION_PIPE) return np_pipe_command(s, cmd, body);
   np_sessions_wipe(cmd);
   if (body != NULL) ss->env.loan_return(ss->env.ctx, body);
   return plain_command(s, cmd);
+}
+
+void np_sessions_fini(struct np_sessions *ss) {
+  for (uint32_t i = 0; i < ss->config.sessions_max; i++) {
+    struct np_sess *s = &ss->sess[i];
+    if ((s->flags & NP_SF_GONE) != 0) np_bufq_free(&s->rx);
+  }
 }
 
 void np_sessions_drain(struct np_sessions *ss, uint64_t now_ns) {

@@ -1,5 +1,5 @@
 /* Sessions: what is done with a stream's bytes. One per connection; echo,
- * discard, chargen and npro today. They know streams (base/stream.h), never TCP. */
+ * discard, chargen, npro and pipe. They know streams (base/stream.h), never TCP. */
 #ifndef NP_SESSION_SESSION_H
 #define NP_SESSION_SESSION_H
 
@@ -27,6 +27,9 @@ struct np_sessions_env {
    * the session has copied their bytes or given them up. Cannot fail: the ring holds
    * as many slots as there are lent buffers. */
   void (*loan_return)(void *ctx, struct np_buf *chain);
+  /* n lent buffers that came with a command became a stream's: others from the pool are to be lent
+   * in their place, as soon as it can spare them. */
+  void (*loan_replace)(void *ctx, uint32_t n);
   void *ctx;
 };
 
@@ -55,9 +58,10 @@ struct np_session *np_session_new(struct np_sessions *sessions, enum np_session_
 bool np_sessions_run(struct np_sessions *sessions, uint64_t now_ns);
 
 /* Commands from Go (np/abi.h) addressed to a session: CLOSE, ABORT, HANDSHAKE,
- * KEYS, SEND, RESET, PING, CREDIT, REKEY, GOAWAY. Takes over body (lent buffers;
+ * KEYS, SEND, RESET, PING, CREDIT, REKEY, GOAWAY, SHUTDOWN. Takes over body (lent buffers;
  * each piece's len and data_off within its chunk is the caller's to have checked)
- * and returns them through env->loan_return when done, on errors too.
+ * and returns them through env->loan_return when done, on errors too (what a pipe sends is kept and
+ * told to env->loan_replace).
  * out_stream: the stream a SEND went to (picked here when cmd->stream is 0); for
  * NP_EV_DONE, which is the caller's to emit. May be NULL.
  * Errors: NP_ERR_STALE, NP_ERR_STATE, NP_ERR_INVALID, NP_ERR_FULL, NP_ERR_NOBUF, NP_ERR_UNSUPPORTED. */
@@ -75,6 +79,10 @@ void np_sessions_wipe(const struct np_cmd *cmd);
 /* NP_CMD_DRAIN: GOAWAY on every NPRO session of the core, also on those whose handshake ends later.
  * The runs from now on say it, to a part of the sessions each; for good. */
 void np_sessions_drain(struct np_sessions *sessions, uint64_t now_ns);
+
+/* Gives back what sessions hold whose stream is gone already; after that none is used. The others' ends
+ * came before, by their streams. */
+void np_sessions_fini(struct np_sessions *sessions);
 
 /* Adds what only the session knows to out (kind, state, aead, streams, frames). */
 void np_session_info(const struct np_session *session, struct np_conn_info *out);

@@ -45,6 +45,10 @@
 #define NP_NPRO_FRAME_NS UINT64_C(30000000000)   /* from a frame's first byte to its last, */
 #define NP_NPRO_FRAME_BYTE_NS (UINT64_C(1000000000) >> 14) /* and this for each: 16 KiB/s is the slowest peer served */
 #define NP_NPRO_DRAIN_CHECK_NS UINT64_C(50000000)
+#define NP_PIPE_SENDQ_BYTES (1u << 20)    /* queued per pipe before SEND is refused: more than any writer's budget */
+#define NP_PIPE_SENDQ_BUFS 1024u
+#define NP_PIPE_CLOSE_STEP_NS UINT64_C(30000000000)  /* a close ends when nothing of the queue left for so long, */
+#define NP_PIPE_CLOSE_NS UINT64_C(300000000000)      /* and when not all left within this */
 
 /* flags of a session */
 #define NP_SF_DIRTY 0x0001u
@@ -64,6 +68,10 @@
 #define NP_SF_WINDOW_DUE 0x4000u  /* some WINDOW could not be staged */
 #define NP_SF_REAP 0x8000u        /* freed during a run: slot comes back at its end */
 #define NP_SF_HEARD 0x10000u      /* bytes came since the last run */
+#define NP_SF_SHUT 0x20000u       /* pipe: nothing more is sent; FIN follows the queue */
+#define NP_SF_CLOSING 0x40000u    /* pipe: Go reads no more, the stream goes once the queue left */
+#define NP_SF_GONE 0x80000u       /* pipe: the stream is gone, what it brought still waits for Go */
+#define NP_SF_EOF_TOLD 0x100000u  /* pipe */
 
 struct np_bufq {
   struct np_buf *head;
@@ -108,17 +116,23 @@ struct np_sess {
   uint32_t slot;
   uint32_t generation;        /* of the slot: who a buffer is charged to */
   uint32_t held;              /* buffers Go has */
-  uint32_t rx_ahead;          /* bytes at rx's front the stream was already told of as consumed */
+  uint32_t rx_ahead;          /* bytes at rx's front the stream was already told of as consumed; pipe: with Go, no credit yet */
   uint32_t rx_due;            /* bytes to tell the stream of at the end of the run */
   uint32_t rx_batched;        /* frames of this session in the open batch */
   struct np_bufq out;         /* frames on their way to the stream */
-  uint32_t chargen_at;        /* chargen: where in its lines the next byte lies */
+  union {
+    uint32_t chargen_at;      /* chargen: where in its lines the next byte lies */
+    uint32_t sent_due;        /* pipe: bytes that left since Go was told last */
+  };
 
-  /* from here on NPRO only */
+  /* from here on NPRO only, but for what says so */
   uint32_t close_code;        /* what the peer's DISCONNECT said */
-  uint32_t pings;             /* bit i: the i-th PING in flight came from Go */
+  union {
+    uint32_t pings;           /* bit i: the i-th PING in flight came from Go */
+    uint32_t close_left;      /* pipe: bytes queued when its close was last looked at */
+  };
   uint8_t pings_count;
-  struct np_timer timer;
+  struct np_timer timer;      /* pipe: the limit of a close */
   struct np_record_dir rx_dir;
   struct np_record_dir tx_dir;
   struct np_npro_limits lim;
@@ -129,7 +143,7 @@ struct np_sess {
   uint64_t key_ns;            /* when the sending key came into use */
   uint64_t key_records;
   uint64_t key_bytes;
-  uint64_t deadline_ns;       /* handshake, drain or close limit */
+  uint64_t deadline_ns;       /* handshake, drain or close limit; pipe's too */
   uint64_t frames_rx;
   uint64_t frames_tx;
   uint8_t conn_id[8];
@@ -143,7 +157,7 @@ struct np_sess {
   uint32_t unopened;          /* of ours, whose first frame did not leave yet */
   uint32_t streams_head;      /* list of them, by index */
   uint32_t sendq_bytes;
-  uint32_t sendq_items;
+  uint32_t sendq_items;       /* pipe: buffers queued, at least */
   uint8_t ready_mask;         /* bit p: ready_tail[p] is set */
   uint32_t ready_tail[8];     /* circular list per priority: streams with something to send */
 };
@@ -252,6 +266,15 @@ void np_sess_event(struct np_sess *s, struct np_event *ev);
 void np_sess_set_handle(struct np_sess *s);
 /* Notes that a body's buffers are Go's until np_sessions_returned. */
 void np_sess_charge(struct np_sess *s, struct np_buf *chain);
+/* NP_EV_OPEN with what is known of the connection. Return: false without room or a buffer. */
+bool np_sess_send_open(struct np_sess *s);
+/* True when Go has more buffers of this session than the bytes it has not given credit for explain:
+ * a few bytes, each in a buffer of its own, and a reader that is slow. Credit counts bytes and would let
+ * one peer fill the pool. */
+NP_INLINE bool np_sess_holds_many(const struct np_sess *s, uint32_t bytes) {
+  uint32_t base = s->owner->pressure ? NP_NPRO_HELD_PRESSED : NP_NPRO_HELD;
+  return NP_UNLIKELY(s->held > base) && s->held - base > bytes / NP_NPRO_HELD_BYTES;
+}
 
 /* bufq.c: chains */
 void np_bufq_add(struct np_bufq *q, struct np_buf *chain);
@@ -264,6 +287,8 @@ void np_bufq_copy(const struct np_bufq *q, uint32_t off, void *dst, uint32_t n);
  * Return: false when the pool is empty; nothing changed. n > 0. */
 bool np_bufq_take(struct np_bufq *q, uint32_t n, struct np_pool *pool, struct np_bufq *out);
 void np_bufq_free(struct np_bufq *q);
+/* The first piece of q to the end of out. */
+void np_bufq_move(struct np_bufq *q, struct np_bufq *out);
 /* Appends a chain the session was handed; pieces somebody else refers to are
  * replaced by copies, because records are opened in place. Short ones are copied into the
  * tail as long as that stays within pack_bytes (0: never). False: pool empty, chain freed. */
@@ -275,6 +300,16 @@ extern const struct np_session_ops np_discard_ops;
 extern const struct np_session_ops np_chargen_ops;
 /* Writes NP_CHARGEN_BYTES of lines. */
 void np_chargen_fill(uint8_t *lines);
+
+/* pipe.c */
+extern const struct np_session_ops np_pipe_ops;
+void np_pipe_start(struct np_sess *s);
+/* Frees what only a pipe holds; called once by np_sess_end. */
+void np_pipe_release(struct np_sess *s);
+void np_pipe_run(struct np_sess *s);
+void np_pipe_timer(struct np_sess *s, uint64_t now_ns);
+/* Takes body over. */
+enum np_err np_pipe_command(struct np_sess *s, const struct np_cmd *cmd, struct np_buf *body);
 
 /* npro.c: lifecycle */
 extern const struct np_session_ops np_npro_ops;
@@ -416,7 +451,7 @@ bool np_npro_goaway(struct np_sess *s);
 void np_npro_begin_drain(struct np_sess *s);
 
 /* npro_timer.c */
-void np_npro_timer(void *ctx, struct np_timer *timer, uint64_t now_ns);
+void np_npro_timer(struct np_sess *s, uint64_t now_ns);
 void np_npro_arm(struct np_sess *s);
 /* The beginning of a frame of bytes (0: not known yet) is here; starts its limit of time. */
 void np_npro_frame_began(struct np_sess *s, uint32_t bytes);

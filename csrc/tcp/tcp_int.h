@@ -40,8 +40,8 @@
 #define NP_TCP_TS_BYTES 12u        /* timestamps with their padding */
 #define NP_TCP_HDR_BYTES 20u
 #define NP_TCP_LOWER_BYTES 128u    /* all headers: NP_BUF_HEADROOM */
-#define NP_TCP_PORT_MIN 32768u
-#define NP_TCP_PORT_COUNT 28232u   /* 32768 to 60999 */
+#define NP_TCP_PORT_MIN ((uint32_t)NP_PORT_EPHEMERAL_MIN)
+#define NP_TCP_PORT_COUNT ((uint32_t)NP_PORT_EPHEMERAL_COUNT)
 #define NP_TCP_CHALLENGE_MAX 10u   /* per connection and window (RFC 5961 §7) */
 #define NP_TCP_CHALLENGE_MS 5000u
 #define NP_TCP_PREFETCH 64u        /* packets looked ahead at once */

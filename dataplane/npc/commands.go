@@ -26,18 +26,19 @@ type core struct {
 	p     *Plane
 	index int
 
-	mu     sync.Mutex
-	dead   bool // memory of the core is gone or going; set under both locks
-	cmd    ring
-	loan   ring
-	queued uint32             // commands written, not yet published
-	free   []*C.struct_np_buf // lent buffers that hold nothing
-	frees  []*C.struct_np_buf // chains released while the command ring was full
-	loans  int
-	wakeFD int
-	token  uint32
-	calls  map[uint32]*call
-	wakeup [8]byte // what one wakes with: a native uint64 1
+	mu       sync.Mutex
+	dead     bool // memory of the core is gone or going; set under both locks
+	cmd      ring
+	loan     ring
+	queued   uint32             // commands written, not yet published
+	free     []*C.struct_np_buf // lent buffers that hold nothing
+	frees    []*C.struct_np_buf // chains released while the command ring was full
+	forsaken []dataplane.Handle // connections to abort, nobody knows of them
+	loans    int
+	wakeFD   int
+	token    uint32
+	calls    map[uint32]*call
+	wakeup   [8]byte // what one wakes with: a native uint64 1
 
 	rmu   sync.Mutex
 	event ring
@@ -47,12 +48,18 @@ type core struct {
 	slab  [][]byte            // for bodies of several pieces
 	down  [32]atomic.Bool     // interfaces whose device is gone, as this core sees it
 
-	// live has the generation of each open connection by slot, 0 for none.
-	live    atomic.Pointer[[]atomic.Uint32]
+	// live has the open connections by slot.
+	live    atomic.Pointer[[]liveConn]
 	starved atomic.Bool // a Send found no room; Wait looks again soon
 	asleep  atomic.Bool // in Wait; whoever brings something kicks
 	wait    waiter
 	file    *os.File // the core's eventfd, in the runtime's poller
+}
+
+// liveConn is what Go keeps of a connection here.
+type liveConn struct {
+	generation atomic.Uint32 // 0 none
+	segment    atomic.Uint32 // of a pipe: how long its stream likes pieces, 0 as a buffer holds
 }
 
 var _ dataplane.Core = (*core)(nil)
@@ -60,13 +67,18 @@ var _ dataplane.Core = (*core)(nil)
 // capacity is what one lent buffer holds.
 func (c *core) capacity() int { return c.p.chunk - C.NP_LOAN_DATA_OFF }
 
-// alive says whether the connection was opened and has not been reported
-// closed. A connection that closes just now is refused by the core itself.
-func (c *core) alive(h dataplane.Handle) bool {
+// find returns the connection's entry if it was opened and has not been
+// reported closed, else nil. One that closes just now is refused by the core itself.
+func (c *core) find(h dataplane.Handle) *liveConn {
 	t := *c.live.Load()
 	slot := uint64(h) & (1<<C.NP_HANDLE_SLOT_BITS - 1)
-	return h != 0 && h.Core() == c.index && slot < uint64(len(t)) && t[slot].Load() == uint32(h>>32)
+	if h == 0 || h.Core() != c.index || slot >= uint64(len(t)) || t[slot].generation.Load() != uint32(h>>32) {
+		return nil
+	}
+	return &t[slot]
 }
+
+func (c *core) alive(h dataplane.Handle) bool { return c.find(h) != nil }
 
 // mark sets (generation) or clears (0) a connection's entry. rmu is held, which
 // makes it the only writer.
@@ -77,14 +89,23 @@ func (c *core) mark(h dataplane.Handle, generation uint32) {
 		if generation == 0 {
 			return
 		}
-		grown := make([]atomic.Uint32, max(2*len(t), int(slot)+1))
+		grown := make([]liveConn, max(2*len(t), int(slot)+1))
 		for i := range t {
-			grown[i].Store(t[i].Load())
+			grown[i].generation.Store(t[i].generation.Load())
+			grown[i].segment.Store(t[i].segment.Load())
 		}
 		c.live.Store(&grown)
 		t = grown
 	}
-	t[slot].Store(generation)
+	t[slot].segment.Store(0)
+	t[slot].generation.Store(generation)
+}
+
+// segments notes how long a pipe's stream likes pieces. rmu is held.
+func (c *core) segments(h dataplane.Handle, bytes uint32) {
+	if l := c.find(h); l != nil && l.segment.Load() != bytes {
+		l.segment.Store(bytes)
+	}
 }
 
 // takeLoans makes sure that n lent buffers are free. mu is held.
@@ -107,6 +128,7 @@ type writer struct {
 	c           *core
 	first, last *C.struct_np_buf
 	left        []byte // of last
+	most        int    // bytes of a piece
 }
 
 // take appends a buffer; takeLoans said that there is one.
@@ -115,7 +137,7 @@ func (w *writer) take() {
 	b := w.c.free[n]
 	w.c.free = w.c.free[:n]
 	b.next, b.data_off, b.len = nil, C.NP_LOAN_DATA_OFF, 0
-	w.left = unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(b), C.NP_LOAN_DATA_OFF)), w.c.capacity())
+	w.left = unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(b), C.NP_LOAN_DATA_OFF)), w.most)
 	if w.first == nil {
 		w.first = b
 	} else {
@@ -156,6 +178,11 @@ func (c *core) drainFrees() {
 	if n > 0 {
 		c.frees = append(c.frees[:0], c.frees[n:]...)
 	}
+	for len(c.forsaken) > 0 && c.cmd.room(c.queued) > 0 {
+		*(*C.struct_np_cmd)(c.cmd.slot(c.queued)) = C.struct_np_cmd{op: C.NP_CMD_ABORT, handle: C.uint64_t(c.forsaken[0])}
+		c.forsaken = c.forsaken[1:]
+		c.queued++
+	}
 }
 
 // full says that a command found no room and makes Wait look again soon.
@@ -170,10 +197,15 @@ func (c *core) full() error {
 // put queues one command with a body of the given parts. fill sets the rest.
 // mu is held.
 func (c *core) put(bytes int, parts [][]byte, fill func(*C.struct_np_cmd)) error {
+	return c.putPieces(bytes, parts, c.capacity(), fill)
+}
+
+// putPieces is put with pieces of at most most bytes.
+func (c *core) putPieces(bytes int, parts [][]byte, most int, fill func(*C.struct_np_cmd)) error {
 	if c.dead {
 		return dataplane.CodeShutdown
 	}
-	pieces := (bytes + c.capacity() - 1) / c.capacity()
+	pieces := (bytes + most - 1) / most
 	if pieces > c.loans {
 		return dataplane.CodeInvalid // it never fits; messages of that size go in several frames
 	}
@@ -182,7 +214,7 @@ func (c *core) put(bytes int, parts [][]byte, fill func(*C.struct_np_cmd)) error
 		return c.full()
 	}
 	fill(s)
-	w := writer{c: c}
+	w := writer{c: c, most: most}
 	for _, p := range parts {
 		w.write(p)
 	}
@@ -260,7 +292,7 @@ func (c *core) InstallKeys(conn dataplane.Handle, keys *dataplane.Keys) error {
 	if s == nil || !c.takeLoans(1) {
 		return c.full()
 	}
-	w := writer{c: c}
+	w := writer{c: c, most: c.capacity()}
 	w.take()
 	encodeKeys((*C.struct_np_npro_keys)(unsafe.Pointer(&w.left[0])), keys)
 	w.first.len = C.sizeof_struct_np_npro_keys
@@ -331,11 +363,35 @@ func (c *core) publish() {
 	}
 }
 
-// Write implements [dataplane.Core].
-func (c *core) Write(dataplane.Handle, [][]byte) error { return dataplane.CodeUnsupported }
+// Write implements [dataplane.Core]. It allocates nothing. Pieces are as long
+// as the connection's segments, so that none is cut or joined on the core.
+func (c *core) Write(conn dataplane.Handle, parts [][]byte) error {
+	l := c.find(conn)
+	if l == nil {
+		return dataplane.CodeStale
+	}
+	n := 0
+	for _, p := range parts {
+		n += len(p)
+	}
+	if n == 0 {
+		return nil
+	}
+	most := c.capacity()
+	if seg := int(l.segment.Load()); seg > 0 {
+		most = min(most, seg)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.putPieces(n, parts, most, func(s *C.struct_np_cmd) {
+		s.op, s.handle, s.token = C.NP_CMD_SEND, C.uint64_t(conn), C.uint32_t(sendToken|n)
+	})
+}
 
 // CloseWrite implements [dataplane.Core].
-func (c *core) CloseWrite(dataplane.Handle) error { return dataplane.CodeUnsupported }
+func (c *core) CloseWrite(conn dataplane.Handle) error {
+	return c.onConn(conn, nil, func(s *C.struct_np_cmd) { s.op = C.NP_CMD_SHUTDOWN })
+}
 
 // SendTo implements [dataplane.Core].
 func (c *core) SendTo(dataplane.Handle, netip.Addr, netip.AddrPort, [][]byte) error {

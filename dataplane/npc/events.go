@@ -93,9 +93,10 @@ func (c *core) decode(ev *C.struct_np_event, out *dataplane.Event) bool {
 		Conn: dataplane.Handle(ev.handle), Stream: uint32(ev.stream), Err: dataplane.Code(ev.err), At: time.Duration(ev.at_ns),
 	}
 	switch ev.op {
-	case C.NP_EV_MESSAGE, C.NP_EV_HANDSHAKE, C.NP_EV_PONG:
+	case C.NP_EV_MESSAGE, C.NP_EV_HANDSHAKE, C.NP_EV_PONG, C.NP_EV_DATA, C.NP_EV_EOF:
 	case C.NP_EV_OPEN:
 		c.mark(out.Conn, uint32(ev.handle>>32))
+		c.segments(out.Conn, uint32(ev.stream))
 		out.Incoming = ev.arg == 1
 		out.Listener = c.p.listenerID(uint64(ev.listener))
 		if ev.body != nil {
@@ -114,6 +115,9 @@ func (c *core) decode(ev *C.struct_np_event, out *dataplane.Event) bool {
 		out.Code = uint32(ev.arg)
 	case C.NP_EV_SENT:
 		out.Bytes = uint32(ev.arg)
+		if out.Kind == dataplane.SessionPipe {
+			c.segments(out.Conn, uint32(ev.stream))
+		}
 	case C.NP_EV_DONE: // a Send that failed on the core
 		out.Op, out.Bytes = dataplane.EventSent, uint32(ev.token)&^sendToken
 		if !c.alive(out.Conn) {
@@ -159,6 +163,10 @@ func eventOp(op C.uint16_t) dataplane.EventOp {
 		return dataplane.EventPort
 	case C.NP_EV_ADDRS:
 		return dataplane.EventAddresses
+	case C.NP_EV_DATA:
+		return dataplane.EventData
+	case C.NP_EV_EOF:
+		return dataplane.EventEOF
 	}
 	return 0
 }

@@ -49,6 +49,8 @@ type Plane struct {
 	handles   map[dataplane.ListenerID][]uint64
 	nextLis   dataplane.ListenerID
 
+	nextCore atomic.Uint32 // that gets the next connection of ours
+
 	capturing atomic.Bool
 	capture   *capture // under life
 }
@@ -188,7 +190,7 @@ func (p *Plane) newCore(i, buffers, loans int) (*core, error) {
 	c := &core{p: p, index: i, cmd: newRing(sh.cmd), loan: newRing(sh.loan), event: newRing(sh.event),
 		loans: loans, calls: map[uint32]*call{}, views: make([][]byte, buffers), wakeFD: -1}
 	binary.NativeEndian.PutUint64(c.wakeup[:], 1)
-	c.live.Store(new([]atomic.Uint32))
+	c.live.Store(new([]liveConn))
 	for _, r := range []struct {
 		ring *ring
 		size uintptr

@@ -541,11 +541,6 @@ func (p *Plane) Drain(ctx context.Context) error {
 	return nil
 }
 
-// Connect implements [dataplane.Plane].
-func (p *Plane) Connect(context.Context, *dataplane.ConnectConfig) (dataplane.Handle, error) {
-	return 0, dataplane.CodeUnsupported
-}
-
 // BindUDP implements [dataplane.Plane].
 func (p *Plane) BindUDP(context.Context, netip.AddrPort, int) ([]dataplane.Handle, netip.AddrPort, error) {
 	return nil, netip.AddrPort{}, dataplane.CodeUnsupported

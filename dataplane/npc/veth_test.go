@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -41,6 +42,8 @@ type rig struct {
 	id   dataplane.InterfaceID
 	wg   sync.WaitGroup
 	evs  chan dataplane.Event // bodies are released: do not look at them
+	// onEvent takes the events of pipes and sockets.
+	onEvent atomic.Pointer[func(dataplane.Core, *dataplane.Event)]
 }
 
 func (r *rig) must(err error) {
@@ -86,7 +89,15 @@ func inNamespace(t *testing.T, cores int, f func(r *rig)) {
 			r.wg.Wait()
 		}()
 		for _, c := range p.Cores() {
-			r.wg.Go(func() { reader(c, 64, r.saw) })
+			r.wg.Go(func() {
+				reader(c, 64, func(ev *dataplane.Event) {
+					if f := r.onEvent.Load(); f != nil && ev.Kind == dataplane.SessionPipe {
+						(*f)(c, ev)
+					} else {
+						r.saw(ev)
+					}
+				})
+			})
 		}
 		f(r)
 	}()

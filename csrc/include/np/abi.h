@@ -51,11 +51,12 @@ enum np_cmd_op {
   NP_CMD_UDP_CLOSE,    /* handle: UDP socket */
   NP_CMD_UDP_SEND,     /* handle: UDP socket, body: struct np_udp_meta, then the datagram. DONE only on error */
   /* connections; DONE only on error, or when NP_CMD_F_ACK asks for it */
-  NP_CMD_CLOSE,        /* handle: connection. arg: enum np_code; NPRO says DISCONNECT (body: reason text), then FIN */
+  NP_CMD_CLOSE,        /* handle: connection. arg: enum np_code; NPRO says DISCONNECT (body: reason text), then FIN.
+                          A pipe: FIN after what is queued, and nothing is read any more */
   NP_CMD_ABORT,        /* handle: connection: RST */
   NP_CMD_HANDSHAKE,    /* handle, type: 0x10..0x12, body: frame body. NP_CMD_F_MORE: a further handshake frame is awaited */
   NP_CMD_KEYS,         /* handle, body: struct np_npro_keys; wiped by the core */
-  NP_CMD_SEND,         /* a pipe: handle, body. NPRO: handle, stream, type REQUEST RESPONSE MESSAGE DATA, flags NP_NPRO_F_*, priority, body.
+  NP_CMD_SEND,         /* a pipe: handle, body (its buffers become the stream's, others are lent later). NPRO: handle, stream, type REQUEST RESPONSE MESSAGE DATA, flags NP_NPRO_F_*, priority, body.
                           stream 0 with REQUEST/MESSAGE: the core picks one and tells it in DONE.stream */
   NP_CMD_RESET,        /* handle, stream, arg: code */
   NP_CMD_PING,         /* handle, body: 0 to 64 bytes; answered by NP_EV_PONG */
@@ -96,13 +97,15 @@ _Static_assert(sizeof(struct np_cmd) == 64, "np_cmd is one cache line");
 enum np_event_op {
   NP_EV_NONE,
   NP_EV_DONE,      /* token, err, handle, arg, stream as the command says */
-  NP_EV_OPEN,      /* an accepted (arg: 1) or outgoing (arg: 0) NPRO or pipe session exists; handle, listener. body: one buffer holding struct np_conn_info */
+  NP_EV_OPEN,      /* an accepted (arg: 1) or outgoing (arg: 0) NPRO or pipe session exists; handle, listener. body: one buffer holding struct np_conn_info.
+                      stream: of a pipe, how long a piece of NP_CMD_SEND is best */
   NP_EV_CLOSED,    /* handle, err; the last event of a connection. arg: code the peer gave, 0 none */
   NP_EV_HANDSHAKE, /* handle, type, body: frame body in the clear */
   NP_EV_MESSAGE,   /* handle, stream, type REQUEST RESPONSE MESSAGE DATA, flags (END MORE CTX), priority, body (decrypted,
                       decompressed; starts with the context block when CTX). One event per frame; credit returns by NP_CMD_CREDIT */
   NP_EV_RESET,     /* handle, stream, arg: code: the peer gave the stream up */
-  NP_EV_SENT,      /* handle, stream, arg: body bytes of NP_CMD_SEND that left the queue: budget returns */
+  NP_EV_SENT,      /* handle, stream, arg: body bytes of NP_CMD_SEND that left the queue: budget returns. A pipe: once a turn,
+                      stream as with NP_EV_OPEN */
   NP_EV_PONG,      /* handle, body */
   NP_EV_GOAWAY,    /* handle, arg: last stream the peer serves */
   NP_EV_PORT,      /* arg: iface; err: NP_ERR_PORTDOWN when its device is gone, 0 when it is back */

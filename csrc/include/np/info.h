@@ -9,6 +9,11 @@
 #define NP_HANDLE_SLOT_BITS 24
 #define NP_HANDLE_CORE_BITS 8
 
+/* Local ports of connections that we open, where nobody chose one. Of each run of as many ports
+ * as the plane has cores each core has one, in order. */
+#define NP_PORT_EPHEMERAL_MIN 32768
+#define NP_PORT_EPHEMERAL_COUNT 28232 /* to 60999 */
+
 enum np_conn_state { /* RFC 9293 §3.3.2, and the two of our own */
   NP_TCP_CLOSED,
   NP_TCP_LISTEN,

@@ -69,6 +69,7 @@ struct rig {
   uint32_t held_count;
   struct np_buf *loans[RIG_LOANS];
   uint32_t loan_count;
+  uint32_t loans_owed;
   uint64_t now_ns;
   uint32_t piece_bytes;  /* 0: random 1 to 1,400 */
   struct np_rng rng;
@@ -182,6 +183,19 @@ static inline void rig_loan_return(void *ctx, struct np_buf *chain) {
   }
 }
 
+static inline void rig_repay(struct rig *r) {
+  while (r->loans_owed > 0 && np_pool_avail(&r->pool) > 0) {
+    r->loans[r->loan_count++] = np_pool_get(&r->pool);
+    r->loans_owed--;
+  }
+}
+
+static inline void rig_loan_replace(void *ctx, uint32_t n) {
+  struct rig *r = ctx;
+  r->loans_owed += n;
+  rig_repay(r);
+}
+
 static inline void rig_stream_init(struct rig *r, uint32_t i) {
   struct rig_stream *s = &r->end[i];
   *s = (struct rig_stream){
@@ -225,6 +239,7 @@ static inline struct rig *rig_new(uint32_t sessions_max, uint32_t streams_max) {
       .event_room = rig_event_room,
       .event = rig_event,
       .loan_return = rig_loan_return,
+      .loan_replace = rig_loan_replace,
       .ctx = r,
   };
   r->mem[3] = aligned_alloc(64, (np_sessions_bytes(&config) + 63) & ~(size_t)63);
@@ -432,6 +447,8 @@ static inline void rig_free(struct rig *r) {
   np_assert(r->counters.counter[NP_C_NPRO_SESSIONS] == 0);
   np_assert(r->counters.counter[NP_C_NPRO_STREAMS] == 0);
   np_assert(r->wheel.count == 0);
+  rig_repay(r);
+  np_assert(r->counters.counter[NP_C_PIPES] == 0);
   np_assert(r->loan_count == RIG_LOANS);
   for (uint32_t i = 0; i < RIG_LOANS; i++) np_buf_put(r->loans[i]);
   np_assert(r->pool.free_count == r->pool.count);

@@ -1,0 +1,123 @@
+//go:build cgo
+
+package npc
+
+// #include "npc.h"
+import "C"
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"syscall"
+
+	"github.com/np-appliance/np/dataplane"
+)
+
+// Connect implements [dataplane.Plane]. It takes no turn with the set-up calls,
+// because there may be many at a time. The connection's EventOpen can be polled
+// before it returns.
+func (p *Plane) Connect(ctx context.Context, cfg *dataplane.ConnectConfig) (dataplane.Handle, error) {
+	h, err := p.connect(ctx, cfg)
+	if err != nil {
+		return 0, fmt.Errorf("connect to %s: %w", cfg.Remote, err)
+	}
+	return h, nil
+}
+
+func (p *Plane) connect(ctx context.Context, cfg *dataplane.ConnectConfig) (dataplane.Handle, error) {
+	first, tries, err := p.connectCore(cfg)
+	if err != nil {
+		if cfg.Carrier != dataplane.CarrierStack {
+			_ = syscall.Close(cfg.Socket)
+		}
+		return 0, err
+	}
+	for i := range tries {
+		var h dataplane.Handle
+		if h, err = p.cores[(first+i)%len(p.cores)].connect(ctx, cfg); err == nil {
+			return h, nil
+		}
+		// Not every core has a queue of the interface, ports or connections left.
+		var code dataplane.Code
+		if !errors.As(err, &code) || code != dataplane.CodeNoroute && code != dataplane.CodePortdown && code != dataplane.CodeFull && code != dataplane.CodeAddrnotavail {
+			return 0, err
+		}
+	}
+	return 0, err
+}
+
+// connect opens a connection from this core.
+func (c *core) connect(ctx context.Context, cfg *dataplane.ConnectConfig) (dataplane.Handle, error) {
+	args := C.struct_np_cmd_connect{remote_port: C.uint16_t(cfg.Remote.Port()), session_kind: C.uint8_t(cfg.Kind),
+		congestion_control: C.uint8_t(cfg.CongestionControl), carrier: C.uint8_t(cfg.Carrier), fd: -1}
+	if cfg.Carrier != dataplane.CarrierStack {
+		args.fd = C.int32_t(cfg.Socket)
+	}
+	setAddr(&args.remote, cfg.Remote.Addr())
+	if cfg.Local.IsValid() {
+		args.local_port = C.uint16_t(cfg.Local.Port())
+		if !cfg.Local.Addr().IsUnspecified() {
+			setAddr(&args.local, cfg.Local.Addr())
+		}
+	}
+	// What the core opens after the caller gave up is ended: nobody knows of it.
+	var mu sync.Mutex
+	var opened dataplane.Handle
+	gaveUp := false
+	a, err := c.one(ctx, request{op: C.NP_CMD_CONNECT, body: bytesOf(&args), settle: func(a answer) {
+		if a.err != nil {
+			return
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		opened = dataplane.Handle(a.handle)
+		// Known from here on, so that it can be ended before it is open.
+		c.mark(opened, uint32(a.handle>>32))
+		if gaveUp {
+			c.forsake(opened)
+		}
+	}})
+	if err == nil {
+		return dataplane.Handle(a.handle), nil
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	gaveUp = true
+	if opened != 0 {
+		c.forsake(opened)
+	}
+	return 0, err
+}
+
+// forsake aborts a connection as soon as there is room for the command.
+func (c *core) forsake(h dataplane.Handle) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.dead {
+		return
+	}
+	c.forsaken = append(c.forsaken, h)
+	c.publish()
+}
+
+// connectCore chooses the core, and how many from there on may be tried. A port
+// in the ephemeral range that the caller names belongs to the core that stray
+// segments for it are handed to first.
+func (p *Plane) connectCore(cfg *dataplane.ConnectConfig) (first, tries int, err error) {
+	n := len(p.cores)
+	switch port := int(cfg.Local.Port()) - C.NP_PORT_EPHEMERAL_MIN; {
+	case !cfg.Remote.IsValid() || cfg.Core >= n:
+		return 0, 0, dataplane.CodeInvalid
+	case p.closed.Load():
+		return 0, 0, dataplane.CodeShutdown
+	case cfg.Core >= 0:
+		return cfg.Core, 1, nil
+	case cfg.Carrier != dataplane.CarrierStack: // a refusal closes the socket
+		return int(p.nextCore.Add(1)-1) % n, 1, nil
+	case port >= 0:
+		return port % n, n, nil
+	}
+	return int(p.nextCore.Add(1)-1) % n, n, nil
+}
