@@ -290,3 +290,31 @@ func TestHelpAndCompletion(t *testing.T) {
 		}
 	}
 }
+
+func TestCert(t *testing.T) {
+	dir := t.TempDir()
+	out, errOut, code := npctl("cert", "generate", "--dir", dir, "--days", "2", "a.example", "198.18.0.1")
+	if code != exitDone || strings.Count(out, "\n") != 4 {
+		t.Fatalf("%d %s %s", code, out, errOut)
+	}
+	if _, errOut, code := npctl("cert", "generate", "--dir", dir, "a.example"); code != exitFailed || !strings.Contains(errOut, "--force") {
+		t.Errorf("over files that are there: %d %s", code, errOut)
+	}
+	out, errOut, code = npctl("cert", "generate", "--dir", dir+"/client", "--client", "--ca", dir+"/ca.pem", "--ca-key", dir+"/ca-key.pem", "alice")
+	if code != exitDone || strings.Count(out, "\n") != 2 {
+		t.Fatalf("signed by the first: %d %s %s", code, out, errOut)
+	}
+	out, _, code = npctl("-o", "json", "cert", "show", dir+"/cert.pem")
+	var v api.Certificates
+	if err := json.Unmarshal([]byte(out), &v); err != nil || code != exitDone || len(v.Certificates) != 1 || len(v.Certificates[0].Names) != 2 || len(v.Certificates[0].Pin) != 44 {
+		t.Errorf("%v %d %s", err, code, out)
+	}
+	for _, args := range [][]string{{"cert", "generate"}, {"cert", "generate", "--days", "0", "x"}, {"cert", "generate", "--ca", "x", "y"}, {"cert", "show"}} {
+		if _, errOut, code := npctl(args...); code != exitUsage {
+			t.Errorf("%v: exit %d %s", args, code, errOut)
+		}
+	}
+	if _, errOut, code := npctl("cert", "show", dir+"/key.pem"); code != exitFailed || !strings.Contains(errOut, "no certificate found") {
+		t.Errorf("a key shown: %d %s", code, errOut)
+	}
+}

@@ -26,6 +26,8 @@ type Config struct {
 	Routes     []Route     `key:"route_ip" doc:"an IP route of the appliance's own stack"`
 	TCP        TCP         `key:"tcp" doc:"the TCP stack; 0 means the stack's own default"`
 	Listeners  []Listener  `key:"listener" doc:"an address and what answers there"`
+	TLS        TLS         `key:"tls" doc:"TLS of listeners that ask for it"`
+	Certs      []Cert      `key:"certificate" doc:"a certificate of the TLS listeners; a client's server name picks one, the first is for all others"`
 	Protocol   Protocol    `key:"protocol" doc:"NPRO version 2: identity, encryption, flow control"`
 	Handshake  Handshake   `key:"handshake" doc:"limits of handshakes"`
 	Peers      []Peer      `key:"peer" doc:"a peer by its public key, and what it may call"`
@@ -157,6 +159,26 @@ type Listener struct {
 
 	CongestionControl string `key:"congestion_control" default:"inherit" oneof:"inherit|cubic|newreno|bbr" doc:"inherit: [tcp] congestion_control"`
 	DSCP              int    `key:"dscp" default:"0" min:"0" max:"63" doc:"Differentiated Services code point of what it sends (RFC 2474); 46 is expedited forwarding"`
+}
+
+// TLS is [tls].
+type TLS struct {
+	MinVersion       string        `key:"min_version" default:"1.2" oneof:"1.2|1.3" doc:"oldest version that is spoken"`
+	PostQuantum      string        `key:"post_quantum" default:"auto" oneof:"auto|off|require" doc:"X25519MLKEM768: auto prefers it, require allows nothing else (and TLS 1.3 only)"`
+	ALPN             []string      `key:"alpn" default:"" doc:"protocols taken, the best first; none: whatever the listener's protocol says"`
+	ClientAuth       string        `key:"client_auth" default:"none" oneof:"none|request|require" doc:"certificates of clients: request verifies one that is shown"`
+	ClientCAFile     string        `key:"client_ca_file" default:"" doc:"PEM: who issues clients' certificates"`
+	ClientPins       []string      `key:"client_pins" default:"" doc:"clients' keys that are let in, as npctl cert show prints; none: any"`
+	SessionTickets   bool          `key:"session_tickets" default:"true" doc:"clients may resume; keys of tickets last a day and end with npd"`
+	StrictNames      bool          `key:"strict_names" default:"false" doc:"refuse a server name that no certificate has, instead of showing the first"`
+	HandshakeTimeout time.Duration `key:"handshake_timeout" default:"10s" min:"100ms" max:"5m" doc:"from accept to keys"`
+}
+
+// Cert is one [[certificate]].
+type Cert struct {
+	CertFile string   `key:"cert_file" need:"a PEM file, leaf first" doc:"loaded again at reload and by npctl cert reload"`
+	KeyFile  string   `key:"key_file" need:"a PEM file, mode 0600 or 0640" doc:""`
+	Names    []string `key:"names" default:"" doc:"server names it answers for; none: those in it"`
 }
 
 // Protocol is [protocol].

@@ -20,6 +20,7 @@ type Change struct {
 	DelRoutes       []Route
 	Live            []string // other paths that changed and apply live
 	PeersOrPolicies bool     // the set of peers, or what who may call
+	Certificates    bool     // which files there are, or how they are used
 }
 
 // InterfaceAddress is an address on an interface of the configuration, named by
@@ -32,6 +33,9 @@ type InterfaceAddress struct {
 // live are plain values that a running npd takes over.
 var live = [...]string{"logging.log_level", "server.shutdown_timeout", "protocol.allow_any_peer", "protocol.any_peer_allow",
 	"protocol.psk_allow", "limits.log_lines", "handshake.max_in_flight", "handshake.clock_skew"}
+
+// tlsLive says which of [tls] a store of certificates takes over.
+const tlsLive = "tls.strict_names"
 
 var policies = [...]string{"protocol.allow_any_peer", "protocol.any_peer_allow", "protocol.psk_allow"}
 
@@ -50,6 +54,9 @@ func Diff(old, next *Config) Change {
 		case slices.Contains(policies[:], path):
 			ch.PeersOrPolicies = true
 			ch.Live = append(ch.Live, path)
+		case path == tlsLive:
+			ch.Certificates = true
+			ch.Live = append(ch.Live, path)
 		case slices.Contains(live[:], path):
 			ch.Live = append(ch.Live, path)
 		default:
@@ -63,6 +70,9 @@ func Diff(old, next *Config) Change {
 	if !reflect.DeepEqual(old.Peers, next.Peers) {
 		ch.PeersOrPolicies = true
 	}
+	if !reflect.DeepEqual(old.Certs, next.Certs) {
+		ch.Certificates = true
+	}
 	slices.Sort(ch.Restart)
 	return ch
 }
@@ -70,7 +80,7 @@ func Diff(old, next *Config) Change {
 // plain are the values of sections that are no lists.
 func plain(c *Config) map[string]string {
 	flat := *c
-	flat.Interfaces, flat.Routes, flat.Listeners, flat.Peers = nil, nil, nil, nil
+	flat.Interfaces, flat.Routes, flat.Listeners, flat.Peers, flat.Certs = nil, nil, nil, nil, nil
 	flat.Server.Address = netip.AddrPort{} // shows as a listener
 	m := map[string]string{}
 	for _, v := range flat.Values() {

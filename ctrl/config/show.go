@@ -59,7 +59,8 @@ var exampleTables = map[string][][]string{
 		{"name", `"discard"`, "address", `":9"`, "protocol", `"discard"`},
 		{"name", `"chargen"`, "address", `":19"`, "protocol", `"chargen"`},
 	},
-	"peer": {{"#name", `"reports"`, "#public_key", `"hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="`, "#allow", `["ECHO", "INFO"]`}},
+	"certificate": {{"#cert_file", `"/etc/np/tls/cert.pem"`, "#key_file", `"/etc/np/tls/key.pem"`}},
+	"peer":        {{"#name", `"reports"`, "#public_key", `"hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="`, "#allow", `["ECHO", "INFO"]`}},
 }
 
 // Example is a commented configuration that works as it is for an interface

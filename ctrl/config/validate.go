@@ -27,6 +27,7 @@ func (l *loader) validate() {
 	l.listeners()
 	l.protocol()
 	l.peers()
+	l.tls()
 	c := l.cfg
 	if !c.Transport.EncryptionEnabled {
 		l.fail(c.Pos("transport.encryption_enabled"), "transport.encryption_enabled: got false, expected true: this version has no unencrypted transport")
@@ -340,5 +341,24 @@ func (l *loader) peers() {
 		}
 		l.unique(keys, "public key", p.PublicKey, at+".public_key")
 		l.opcodes(at+".allow", p.Allow)
+	}
+}
+
+func (l *loader) tls() {
+	c := l.cfg
+	if c.TLS.ClientAuth != "none" && c.TLS.ClientCAFile == "" {
+		l.fail(c.Pos("tls.client_auth"), "tls.client_auth is %q but there is no client_ca_file, expected who issues clients' certificates", c.TLS.ClientAuth)
+	}
+	if c.TLS.ClientAuth == "none" && len(c.TLS.ClientPins) > 0 {
+		l.fail(c.Pos("tls.client_pins"), "tls.client_pins without client_auth, expected client_auth = \"require\" or no pins")
+	}
+	for i, p := range c.TLS.ClientPins {
+		if b, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(p, "sha256/")); err != nil || len(b) != 32 {
+			l.fail(c.Pos(fmt.Sprintf("tls.client_pins[%d]", i)), "tls.client_pins: got %q, expected base64 of 32 bytes as npctl cert show prints", p)
+		}
+	}
+	seen := map[string]string{}
+	for i := range c.Certs {
+		l.unique(seen, "certificate", c.Certs[i].CertFile, fmt.Sprintf("certificate[%d].cert_file", i))
 	}
 }

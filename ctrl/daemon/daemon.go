@@ -20,6 +20,7 @@ import (
 	"github.com/np-appliance/np/ctrl/mgmt"
 	"github.com/np-appliance/np/ctrl/mgmt/api"
 	"github.com/np-appliance/np/ctrl/ports"
+	"github.com/np-appliance/np/ctrl/secure"
 	"github.com/np-appliance/np/ctrl/session"
 	"github.com/np-appliance/np/dataplane"
 	"github.com/np-appliance/np/dataplane/events"
@@ -48,6 +49,7 @@ type Daemon struct {
 	ports   *ports.Manager
 	session *session.Manager
 	limiter *logs.Limiter
+	certs   *secure.Store // nil: none
 
 	mu        sync.Mutex
 	cfg       *config.Config
@@ -181,6 +183,9 @@ func (d *Daemon) up(ctx context.Context) error {
 	}
 	d.o.Log.Info(msg, "file", c.Protocol.PrivateKeyFile, "public_key", d.key.String())
 	d.sayWho(c)
+	if err := d.loadCerts(c); err != nil {
+		return err
+	}
 	sockets, err := d.sockets()
 	if err != nil {
 		return err
@@ -341,7 +346,7 @@ func (d *Daemon) unlisten(ctx context.Context, l *config.Listener) error {
 
 func (d *Daemon) makeManagement(sockets [2]net.Listener) error {
 	log := d.o.Log.With("component", "mgmt")
-	handler := metrics.Handler(metrics.Source{Plane: d.plane, Sessions: d.session.Stats, Ports: d.ports.Status,
+	handler := metrics.Handler(metrics.Source{Plane: d.plane, Sessions: d.session.Stats, Ports: d.ports.Status, Certs: d.Certificates,
 		Backend: d.cfg.Dataplane.Backend, Version: d.o.Version.Version, Commit: d.o.Version.Commit})
 	srv := mgmt.New(mgmt.Config{Daemon: d, Plane: d.plane, Sessions: d.session, Ports: d.ports, Metrics: handler, Log: log,
 		Version: d.o.Version, PublicKey: d.key.String(), Start: d.start, Now: d.o.Now, Mono: d.o.Mono})

@@ -365,29 +365,38 @@ func (w *world) refusals() {
 	}
 }
 
-// scrape reads /metrics, /livez and /readyz as curl would.
-func (w *world) scrape() {
-	t := w.t
-	t.Helper()
+// fetch reads a path of the read-only socket as curl would.
+func (w *world) fetch(path string) string {
+	w.t.Helper()
 	h := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(w.dir, "ro.sock"))
 	}}}
 	defer h.CloseIdleConnections()
+	resp, err := h.Get("http://npd" + path)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return string(body)
+}
+
+// scrape reads /metrics, /livez and /readyz.
+func (w *world) scrape() {
+	w.t.Helper()
 	for path, want := range map[string][]string{
 		api.PathLive: {"ok"}, api.PathReady: {"ready"},
 		api.PathMetrics: {`np_rx_packets_total{core="1"} 10`, `np_drops_total{core="1",layer="tcp",reason="tcp_bad_checksum"} 2`, "# TYPE np_npro_sessions gauge",
 			`np_backend_info{actual="af_xdp zero-copy",interface="np0",reason="not in this version",requested="auto"} 1`, `np_interface_up{interface="np0"} 1`,
 			"np_core_busy_seconds_total", `np_queue_rx_packets_total{core="0",interface="np0",queue="0"}`, `np_build_info{commit="abc",version="v0"} 1`, "go_goroutines"},
 	} {
-		resp, err := h.Get("http://npd" + path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		body, _ := io.ReadAll(resp.Body)
-		resp.Body.Close()
+		body := w.fetch(path)
 		for _, s := range want {
-			if !strings.Contains(string(body), s) {
-				t.Errorf("%s lacks %s", path, s)
+			if !strings.Contains(body, s) {
+				w.t.Errorf("%s lacks %s", path, s)
 			}
 		}
 	}

@@ -25,6 +25,9 @@ func (d *Daemon) Reload(ctx context.Context) error {
 	}
 	old := d.Config()
 	ch := config.Diff(old, next)
+	if d.certs != nil && len(ch.Restart) == 0 {
+		ch.Certificates = true // the files may have changed where their names did not
+	}
 	if ch.Empty() {
 		d.o.Log.Info("configuration reloaded, nothing changed")
 		d.setConfig(next)
@@ -98,6 +101,9 @@ func (d *Daemon) steps(ctx context.Context, old, next *config.Config, ch *config
 	}
 	for _, l := range ch.AddListeners {
 		both(func() error { return d.listen(ctx, next, &l) }, func() error { return d.unlisten(ctx, &l) })
+	}
+	if ch.Certificates {
+		both(func() error { return d.takeCerts(next) }, func() error { return d.takeCerts(old) })
 	}
 	for _, r := range ch.DelRoutes {
 		both(func() error { return d.ports.DelRoute(ctx, r.Prefix, r.Via, r.Interface) },

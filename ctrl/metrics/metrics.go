@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/np-appliance/np/ctrl/ports"
+	"github.com/np-appliance/np/ctrl/secure"
 	"github.com/np-appliance/np/ctrl/session"
 	"github.com/np-appliance/np/dataplane"
 )
@@ -19,6 +20,7 @@ type Source struct {
 	Plane    dataplane.Plane
 	Sessions func() session.Stats
 	Ports    func() []ports.Status
+	Certs    func() []secure.Certificate
 	Backend  string // as requested
 	Version  string
 	Commit   string
@@ -39,6 +41,7 @@ type collector struct {
 	up       *prometheus.Desc
 	backend  *prometheus.Desc
 	build    *prometheus.Desc
+	cert     *prometheus.Desc
 }
 
 type metric struct {
@@ -84,6 +87,7 @@ func New(src Source) prometheus.Collector {
 		refused: prometheus.NewDesc(prefix+"refused_total", "handshakes, messages and streams refused by the control plane, by reason", []string{"reason"}, nil),
 		up:      prometheus.NewDesc(prefix+"interface_up", "1 when the interface carries traffic", []string{"interface"}, nil),
 		backend: prometheus.NewDesc(prefix+"backend_info", "backend in use", []string{"interface", "requested", "actual", "reason"}, nil),
+		cert:    prometheus.NewDesc(prefix+"certificate_not_after_timestamp_seconds", "when a TLS certificate ends, Unix time", []string{"file"}, nil),
 		build:   prometheus.NewDesc(prefix+"build_info", "version that runs", []string{"version", "commit"}, nil),
 	}
 	for i := range c.counters {
@@ -140,7 +144,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, m := range c.session {
 		ch <- m.desc
 	}
-	for _, d := range [...]*prometheus.Desc{c.drops, c.status, c.refused, c.up, c.backend, c.build} {
+	for _, d := range [...]*prometheus.Desc{c.drops, c.status, c.refused, c.up, c.backend, c.build, c.cert} {
 		ch <- d
 	}
 }
@@ -173,6 +177,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for k, v := range st.Refused {
 		ch <- prometheus.MustNewConstMetric(c.refused, prometheus.CounterValue, float64(v), k)
+	}
+	for _, x := range c.src.Certs() {
+		ch <- prometheus.MustNewConstMetric(c.cert, prometheus.GaugeValue, float64(x.NotAfter.Unix()), x.Files.Cert)
 	}
 	ch <- prometheus.MustNewConstMetric(c.build, prometheus.GaugeValue, 1, c.src.Version, c.src.Commit)
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/np-appliance/np/ctrl/ports"
+	"github.com/np-appliance/np/ctrl/secure"
 	"github.com/np-appliance/np/ctrl/session"
 	"github.com/np-appliance/np/dataplane"
 	"github.com/np-appliance/np/dataplane/fake"
@@ -20,7 +21,7 @@ func source(t *testing.T) Source {
 	p := fake.New(fake.Options{})
 	t.Cleanup(func() { _ = p.Close() })
 	return Source{Plane: p, Backend: "auto", Version: "v", Commit: "c",
-		Sessions: func() session.Stats { return session.Stats{} }, Ports: func() []ports.Status { return nil }}
+		Sessions: func() session.Stats { return session.Stats{} }, Ports: func() []ports.Status { return nil }, Certs: func() []secure.Certificate { return nil }}
 }
 
 // Everything in the tables is there, once, under our prefix, and no label holds an address.

@@ -24,6 +24,7 @@ import (
 	"github.com/np-appliance/np/ctrl/mgmt/api"
 	"github.com/np-appliance/np/ctrl/ports"
 	"github.com/np-appliance/np/ctrl/ports/portstest"
+	"github.com/np-appliance/np/ctrl/secure"
 	"github.com/np-appliance/np/ctrl/session"
 	"github.com/np-appliance/np/dataplane"
 	"github.com/np-appliance/np/dataplane/fake"
@@ -32,11 +33,13 @@ import (
 // still is a daemon that does nothing.
 type still struct{ cfg *config.Config }
 
-func (*still) State() string                { return StateReady }
-func (s *still) Config() *config.Config     { return s.cfg }
-func (*still) Listeners() []Listener        { return []Listener{{ID: 1, Name: "npro", Port: 7700}} }
-func (*still) Refuse(context.Context) error { return nil }
-func (*still) LogLevel() string             { return "info" }
+func (*still) State() string                      { return StateReady }
+func (s *still) Config() *config.Config           { return s.cfg }
+func (*still) Listeners() []Listener              { return []Listener{{ID: 1, Name: "npro", Port: 7700}} }
+func (*still) Refuse(context.Context) error       { return nil }
+func (*still) LogLevel() string                   { return "info" }
+func (*still) Certificates() []secure.Certificate { return nil }
+func (*still) ReloadCertificates() error          { return nil }
 func (*still) SetLogLevel(l string) error {
 	if l != "info" {
 		return errors.New("log level: expected info")

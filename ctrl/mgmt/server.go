@@ -21,6 +21,7 @@ import (
 	"github.com/np-appliance/np/ctrl/config"
 	"github.com/np-appliance/np/ctrl/mgmt/api"
 	"github.com/np-appliance/np/ctrl/ports"
+	"github.com/np-appliance/np/ctrl/secure"
 	"github.com/np-appliance/np/ctrl/session"
 	"github.com/np-appliance/np/dataplane"
 )
@@ -45,6 +46,9 @@ type Daemon interface {
 	Listeners() []Listener
 	// Refuse refuses new connections from now on.
 	Refuse(ctx context.Context) error
+	Certificates() []secure.Certificate
+	// ReloadCertificates reads the files of the certificates in force again, all or nothing.
+	ReloadCertificates() error
 	LogLevel() string
 	SetLogLevel(level string) error
 }
@@ -126,6 +130,8 @@ func (s *Server) Handler(readOnly bool) http.Handler {
 	get(api.PathPeers, s.peers)
 	get(api.PathConfig, s.config)
 	get(api.PathLogLevel, s.logLevel)
+	get(api.PathCerts, s.certs)
+	post(api.PathCertsReload, s.reloadCerts)
 	post(api.PathLogLevel, s.setLogLevel)
 	post(api.PathDrain, s.drain)
 	post(api.PathConnClose, s.closeConn)

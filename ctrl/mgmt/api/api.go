@@ -25,9 +25,11 @@ const (
 	PathCapture     = "/v1/capture" // GET: streams pcapng; query: CaptureQuery
 	PathDrain       = "/v1/drain"   // POST
 	PathLogLevel    = "/v1/log/level"
-	PathConnClose   = "/v1/connections/close" // POST: CloseRequest
-	PathConnSet     = "/v1/connections/set"   // POST: SetRequest
-	CaptureLostName = "Np-Capture-Lost"       // trailer of PathCapture: packets that found no room
+	PathCerts       = "/v1/certificates"
+	PathCertsReload = "/v1/certificates/reload" // POST, no body
+	PathConnClose   = "/v1/connections/close"   // POST: CloseRequest
+	PathConnSet     = "/v1/connections/set"     // POST: SetRequest
+	CaptureLostName = "Np-Capture-Lost"         // trailer of PathCapture: packets that found no room
 )
 
 // Error kinds; npctl turns them into its exit codes.
@@ -421,4 +423,25 @@ type LogLevel struct {
 type Done struct {
 	Schema string `json:"schema"`
 	Done   bool   `json:"done"`
+}
+
+// Certificates answers PathCerts and PathCertsReload.
+type Certificates struct {
+	Schema       string        `json:"schema"`
+	Certificates []Certificate `json:"certificates"`
+}
+
+// Certificate is one in force; keys are never shown.
+type Certificate struct {
+	CertFile    string    `json:"cert_file"`
+	KeyFile     string    `json:"key_file"`
+	Names       []string  `json:"names"` // that select it
+	Subject     string    `json:"subject"`
+	Issuer      string    `json:"issuer"`
+	Serial      string    `json:"serial"` // hexadecimal
+	NotBefore   time.Time `json:"not_before"`
+	NotAfter    time.Time `json:"not_after"`
+	SecondsLeft int64     `json:"seconds_left"`
+	KeyType     string    `json:"key_type"`
+	Pin         string    `json:"pin_sha256"` // base64, of the SubjectPublicKeyInfo
 }
