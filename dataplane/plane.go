@@ -576,7 +576,8 @@ type Plane interface {
 	Cores() []Core
 
 	// AddInterface opens the queues and attaches them; the caller then points the XDP
-	// program at them (Queue.FD). On error nothing is left open.
+	// program at them (Queue.FD). What the device decides (the MAC, MTU and index of one
+	// that the plane makes) is written into cfg. On error nothing is left open.
 	AddInterface(ctx context.Context, cfg *InterfaceConfig) (InterfaceID, []Queue, error)
 	// DetachInterface closes the queues and marks it down (its device vanished);
 	// connections stay until they time out.

@@ -18,7 +18,7 @@
 
 #define MAIL_SLOTS 64u
 #define STRAY_SLOTS 64u
-#define STRAY_BYTES 9216u /* of an item: the longest frame a port may bring, and what is said of it */
+#define STRAY_BYTES 66048u /* of an item: the longest frame a port may bring (io/raw: 64 KiB), and what is said of it */
 #define ARP_OP_OFF 6u
 #define ARP_REPLY 2u
 #define ND_SOLICIT 135u

@@ -45,11 +45,26 @@ func (i *iface) list() []dataplane.Queue {
 // pointer is an address in C memory as commands carry it.
 func pointer(p unsafe.Pointer) uint64 { return uint64(uintptr(p)) }
 
-// openQueues opens all queues of a device, or none.
+// openQueues opens all queues of a device, or none. What cfg leaves to the device
+// (a TAP's MAC, MTU and index) is filled in.
 func (p *Plane) openQueues(cfg *dataplane.InterfaceConfig) ([]queue, error) {
-	if len(cfg.Name) >= 16 || len(cfg.MAC) != 6 || cfg.Queues < 0 || cfg.MTU < 0 ||
+	if len(cfg.Name) == 0 || len(cfg.Name) >= 16 || cfg.Queues < 0 || cfg.MTU < 0 ||
 		cfg.DADTransmits < 0 || cfg.DADTransmits > math.MaxUint8 || cfg.Announces < 0 || cfg.Announces > math.MaxUint8 {
-		return nil, fmt.Errorf("open queues of %s: %w (name, MAC, number of queues or MTU)", cfg.Name, dataplane.CodeInvalid)
+		return nil, fmt.Errorf("open queues of %s: %w (name, number of queues or MTU)", cfg.Name, dataplane.CodeInvalid)
+	}
+	switch cfg.Backend {
+	case dataplane.BackendAFXDP:
+		return p.openXDP(cfg)
+	case dataplane.BackendAFPacket, dataplane.BackendTAP:
+		return p.openRaw(cfg)
+	}
+	return nil, fmt.Errorf("open queues of %s: %w (backend %s)", cfg.Name, dataplane.CodeUnsupported, cfg.Backend)
+}
+
+// openXDP opens AF_XDP sockets.
+func (p *Plane) openXDP(cfg *dataplane.InterfaceConfig) ([]queue, error) {
+	if len(cfg.MAC) != 6 {
+		return nil, fmt.Errorf("open queues of %s: %w (MAC)", cfg.Name, dataplane.CodeInvalid)
 	}
 	args := C.struct_np_afxdp_args{ifindex: C.uint32_t(cfg.Index), mtu_bytes: C.uint32_t(cfg.MTU), native: flag(cfg.Native)}
 	for i := range len(cfg.Name) {
@@ -206,6 +221,7 @@ func (p *Plane) AddInterface(ctx context.Context, cfg *dataplane.InterfaceConfig
 	if err := p.bringUp(ctx, id, i, cfg.Addresses); err != nil {
 		return 0, nil, fmt.Errorf("add interface %s: %w", cfg.Name, err)
 	}
+	cfg.MAC, cfg.MTU, cfg.Index = slices.Clone(i.cfg.MAC), i.cfg.MTU, i.cfg.Index
 	return id, p.ifaces[i.port].list(), nil
 }
 
@@ -319,7 +335,7 @@ func (p *Plane) renew(ctx context.Context, port dataplane.InterfaceID, cfg *data
 		if i == nil || i.port != port {
 			continue
 		}
-		i.cfg.Name, i.cfg.Index, i.cfg.Native, i.cfg.Queues = cfg.Name, cfg.Index, cfg.Native, cfg.Queues
+		i.cfg.Name, i.cfg.Index, i.cfg.Native, i.cfg.Queues, i.cfg.Backend, i.cfg.Device = cfg.Name, cfg.Index, cfg.Native, cfg.Queues, cfg.Backend, cfg.Device
 		if slices.Equal(i.cfg.MAC, cfg.MAC) && i.cfg.MTU == cfg.MTU {
 			continue
 		}

@@ -110,6 +110,32 @@ struct np_afxdp_args {
 struct np_port_queue;
 enum np_err np_plane_afxdp_open(struct np_plane *plane, const struct np_afxdp_args *args, struct np_port_queue **out,
                                 int32_t *out_fd, uint8_t *out_zero_copy, struct np_err_detail *detail);
+/* AF_PACKET and TAP: opens one queue of a device over the kernel's packet interfaces. Not yet polled, like above;
+ * packets that come meanwhile wait. What the caller leaves open is filled in (ifindex, fanout, a TAP's mac), so the
+ * same args, with another queue, open the next: queue 0 first.
+ * Blocks: while the kernel makes the ring. Errors: NP_ERR_INVALID, NP_ERR_NODEV, NP_ERR_PERM, NP_ERR_BUSY, NP_ERR_EXISTS (the
+ * name is that of another kind of device), NP_ERR_UNSUPPORTED, NP_ERR_NOMEM, NP_ERR_SYS. */
+enum np_raw_kind {
+  NP_RAW_PACKET = 1, /* an existing device, which the kernel goes on using */
+  NP_RAW_TAP         /* a device that is made, and goes when its last queue is closed; the kernel has the other end */
+};
+struct np_raw_args {
+  char ifname[16];
+  uint32_t ifindex;   /* NP_RAW_PACKET: 0 by name */
+  uint32_t queue;
+  uint32_t queues;    /* of the device in all; flows are shared between them by hash */
+  uint32_t core;
+  uint32_t ring;      /* NP_RAW_PACKET: frames of the receive ring, power of two; 0: 4,096 */
+  uint32_t mtu_bytes;
+  uint32_t fanout;    /* NP_RAW_PACKET: number of the queues' group */
+  uint8_t mac[6];     /* the stack's; a TAP: 0 makes one from the kernel's end */
+  uint8_t kind;       /* enum np_raw_kind */
+  uint8_t flags;      /* NP_RAW_F_* */
+};
+#define NP_RAW_F_NO_OFFLOAD 0x1u /* a TAP whose kernel finishes checksums and segments itself */
+#define NP_RAW_F_KERNEL_MAC 0x2u /* a TAP whose kernel's end gets mac: it stands in for a device of that address */
+enum np_err np_plane_raw_open(struct np_plane *plane, struct np_raw_args *args, struct np_port_queue **out,
+                              int32_t *out_fd, struct np_err_detail *detail);
 /* Closes a queue, whatever opened it, that is not (or no longer) attached: after NP_CMD_PORT_DETACH was DONE, or after
  * np_plane_stop. Ends the socket or device queue, then has the core take back every buffer that was held
  * there: when it returns they are in the pool. Blocks: some milliseconds. queue is invalid afterwards. */
