@@ -9,7 +9,7 @@ import (
 // Size is a number of bytes, written "16MiB", "64KiB" or a bare integer.
 type Size int64
 
-// CPUs are the CPUs of the poll cores, written as a list ([2, 3]) or a count
+// CPUs are the CPUs of the poll cores, written as a list ("2-3", [2, 3]) or a count
 // (2: CPUs 0 and 1).
 type CPUs []int
 
@@ -83,7 +83,7 @@ type Logging struct {
 type Dataplane struct {
 	Backend        string `key:"backend" default:"auto" oneof:"auto|af_xdp" doc:"auto tries af_xdp zero-copy, then af_xdp copy"`
 	OnFallback     string `key:"on_fallback" default:"warn" oneof:"allow|warn|fail" doc:"when an interface gets less than it asked for"`
-	Cores          CPUs   `key:"cores" default:"1" doc:"CPUs of the poll cores: a list ([2, 3]) or a count (2: CPUs 0 and 1)"`
+	Cores          CPUs   `key:"cores" default:"1" doc:"CPUs of the poll cores: a list (\"1-3\", [2, 3]) or a count (2: CPUs 0 and 1)"`
 	Hugepages      string `key:"hugepages" default:"auto" oneof:"auto|off|must" doc:"2 MiB pages for packet memory"`
 	Crypto         string `key:"crypto" default:"auto" oneof:"auto|portable" doc:"portable: libcrypto even where libipsec-mb works"`
 	GRO            bool   `key:"gro" default:"true" doc:"join received TCP segments of a burst that continue each other"`

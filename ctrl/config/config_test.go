@@ -368,3 +368,23 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestCPUs(t *testing.T) {
+	for in, want := range map[string]string{`2`: "[0, 1]", `"1-3"`: "[1, 2, 3]", `"0, 2-3"`: "[0, 2, 3]", `[2, 0]`: "[2, 0]", `"5"`: "[5]",
+		`"3-1"`: "", `"a"`: "", `""`: "", `"1-99999"`: "", `[1, 1]`: "", `"1,1"`: "", `0`: "", `"-1"`: ""} {
+		c, err := Load(Input{Files: []Source{{Name: "f", Data: []byte(strings.Replace(Example(), "cores = [0]", "cores = "+in, 1))}}})
+		if want == "" {
+			if err == nil || !strings.Contains(err.Error(), "expected") {
+				t.Errorf("%s: %v", in, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", in, err)
+			continue
+		}
+		if got := format(reflect.ValueOf(c.Dataplane.Cores)); got != want {
+			t.Errorf("%s: %s, want %s", in, got, want)
+		}
+	}
+}

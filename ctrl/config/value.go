@@ -192,21 +192,33 @@ func ParseAddrPort(v any) (netip.AddrPort, error) {
 	return a, nil
 }
 
-func parseCPUs(v any, text bool) (CPUs, error) {
-	const want = "expected a list of CPUs such as [0, 1], or a count from 1 to 64"
-	if s, ok := v.(string); ok && text {
-		list := []any{}
-		for _, f := range strings.Split(s, ",") {
-			n, err := strconv.ParseInt(strings.TrimSpace(f), 10, 64)
-			if err != nil {
-				return nil, fmt.Errorf("got %q, %s", s, want)
-			}
+// cpuList reads what the kernel calls a list of CPUs: numbers and ranges with commas.
+func cpuList(s string) (any, bool) {
+	var list []any
+	for _, f := range strings.Split(s, ",") {
+		first, last, isRange := strings.Cut(strings.TrimSpace(f), "-")
+		lo, err := strconv.ParseInt(first, 10, 64)
+		hi := lo
+		if isRange && err == nil {
+			hi, err = strconv.ParseInt(last, 10, 64)
+		}
+		if err != nil || lo < 0 || hi < lo || hi-lo >= 4096 || len(list) > 4096 {
+			return nil, false
+		}
+		for n := lo; n <= hi; n++ {
 			list = append(list, n)
 		}
-		if len(list) > 1 {
-			v = list
-		} else {
-			v = list[0]
+	}
+	return list, true
+}
+
+func parseCPUs(v any, text bool) (CPUs, error) {
+	const want = "expected CPUs such as \"1-3\", \"0,2-3\" or [0, 1], or a count from 1 to 64"
+	if s, ok := v.(string); ok {
+		if n, err := strconv.ParseInt(s, 10, 64); err == nil && text {
+			v = n // a count, as without quotes
+		} else if v, ok = cpuList(s); !ok {
+			return nil, fmt.Errorf("got %q, %s", s, want)
 		}
 	}
 	var out CPUs
