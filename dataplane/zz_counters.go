@@ -99,6 +99,18 @@ const (
 	CounterPipes                              // connections whose bytes go to Go and back now
 	CounterPipeBytesRX                        // bytes of them given to Go
 	CounterPipeBytesTX                        // bytes of Go's given to their streams
+	CounterSockConns                          // connections on kernel sockets now
+	CounterSockAccepted                       // connections accepted on kernel sockets
+	CounterSockRefused                        // connections on kernel sockets refused because of a limit
+	CounterSockAcceptPaused                   // times that accepting paused for lack of descriptors or kernel memory
+	CounterSockConnected                      // connections opened by us on kernel sockets
+	CounterSockConnectFailed                  // openings on kernel sockets that failed or were given up
+	CounterSockResets                         // connections on kernel sockets that their peer reset
+	CounterSockBytesRX                        // bytes read from kernel sockets
+	CounterSockBytesTX                        // bytes that kernel sockets took
+	CounterSockBytesDropped                   // bytes received for a connection whose session was gone
+	CounterSockRXPaused                       // times that reading a kernel socket stopped because its session was behind
+	CounterSockNoBuffer                       // times that kernel sockets were not read for lack of buffers
 	CounterNPROSessions                       // NPRO sessions now
 	CounterNPROStreams                        // NPRO streams now
 	CounterNPROHsStarted                      // handshakes begun
@@ -304,6 +316,18 @@ var counterMeta = [CounterCount]CounterMeta{
 	{Name: "pipes", Help: "connections whose bytes go to Go and back now"},
 	{Name: "pipe_received_bytes_total", Help: "bytes of them given to Go"},
 	{Name: "pipe_sent_bytes_total", Help: "bytes of Go's given to their streams"},
+	{Name: "sock_connections", Help: "connections on kernel sockets now"},
+	{Name: "sock_accepted_total", Help: "connections accepted on kernel sockets"},
+	{Name: "sock_refused_total", Help: "connections on kernel sockets refused because of a limit"},
+	{Name: "sock_accept_pauses_total", Help: "times that accepting paused for lack of descriptors or kernel memory"},
+	{Name: "sock_connected_total", Help: "connections opened by us on kernel sockets"},
+	{Name: "sock_connects_failed_total", Help: "openings on kernel sockets that failed or were given up"},
+	{Name: "sock_resets_total", Help: "connections on kernel sockets that their peer reset"},
+	{Name: "sock_bytes_received_total", Help: "bytes read from kernel sockets"},
+	{Name: "sock_bytes_sent_total", Help: "bytes that kernel sockets took"},
+	{Name: "sock_bytes_dropped_total", Help: "bytes received for a connection whose session was gone"},
+	{Name: "sock_receive_pauses_total", Help: "times that reading a kernel socket stopped because its session was behind"},
+	{Name: "sock_no_buffer_total", Help: "times that kernel sockets were not read for lack of buffers"},
 	{Name: "npro_sessions", Help: "NPRO sessions now"},
 	{Name: "npro_streams", Help: "NPRO streams now"},
 	{Name: "npro_handshakes_started_total", Help: "handshakes begun"},

@@ -34,7 +34,7 @@ struct np_carrier_config {
 };
 
 struct np_carrier_listen {
-  int32_t fd;         /* listening, nonblocking; the carrier's from now on, on errors too */
+  int32_t fd;         /* listening, nonblocking; the carrier's once it returned NP_ERR_OK */
   uint32_t conns_max;
   void *ctx;          /* handed to env->accept */
   uint64_t handle;    /* goes into np_conn_info.listener */
@@ -46,8 +46,8 @@ struct np_carrier_ops {
   enum np_err (*listen)(struct np_carrier *c, const struct np_carrier_listen *args, uint32_t *out_listener);
   /* Its connections stay. */
   enum np_err (*unlisten)(struct np_carrier *c, uint32_t listener);
-  /* fd: a socket on which connect() was called (EINPROGRESS or done); the carrier's from now on,
-   * on errors too. The session's established or closed follows at a later flush. */
+  /* fd: a socket on which connect() was called (EINPROGRESS or done); the carrier's once it
+   * returned NP_ERR_OK. The session's established or closed follows at a later flush. */
   enum np_err (*connect)(struct np_carrier *c, int32_t fd, struct np_session *session, uint64_t now_ns,
                          struct np_stream **out);
   /* Once a turn, before sessions run: takes what the kernel or device reports, within a budget.
@@ -64,6 +64,7 @@ struct np_carrier_ops {
   struct np_stream *(*stream)(struct np_carrier *c, uint64_t handle);
   /* Snapshot as np_tcp_connections. */
   uint32_t (*connections)(struct np_carrier *c, uint32_t *cursor, struct np_conn_info *out, uint32_t max);
+  /* Ends every connection. On the core's thread: nothing of it is in the kernel's or a device's hands afterwards. */
   void (*abort_all)(struct np_carrier *c, uint64_t now_ns);
   /* Closes all descriptors, gives every buffer back. */
   void (*fini)(struct np_carrier *c);
@@ -71,6 +72,9 @@ struct np_carrier_ops {
 
 struct np_carrier {
   const struct np_carrier_ops *ops;
+  uint32_t slot_base;    /* of its handles */
+  uint32_t slot_count;
+  uint32_t posted_count; /* buffers it holds for receiving, empty */
 };
 
 #endif

@@ -36,6 +36,7 @@ enum np_timer_kind {
   NP_TIMER_NEIGH,   /* neighbor resolution and ageing */
   NP_TIMER_IFACE,   /* duplicate address detection, router discovery, reports of groups */
   NP_TIMER_REASS,   /* a datagram in fragments is given up */
+  NP_TIMER_SOCK,    /* kernel sockets: what no descriptor announces */
   NP_TIMER_CORE,    /* the core's own housekeeping */
   NP_TIMER_KIND_COUNT
 };

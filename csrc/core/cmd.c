@@ -1,5 +1,6 @@
 /* Commands from Go. Each runs within the turn that takes it; none blocks. */
 #include <string.h>
+#include <unistd.h>
 
 #include "core/internal.h"
 
@@ -96,28 +97,34 @@ static enum np_err cmd_detach(struct np_core *core, const struct np_cmd *cmd, st
 
 static bool kind_ok(uint32_t kind) { return kind > NP_SESSION_NONE && kind < NP_SESSION_KIND_COUNT; }
 
-enum np_err np_core_listen(struct np_core *core, const struct np_cmd_listen *args, uint64_t *out_handle) {
-  if (!kind_ok(args->session_kind) || args->port == 0) return NP_ERR_INVALID;
+static enum np_err stack_listen(struct np_core *core, const struct np_cmd_listen *args, struct np_core_listener *l) {
+  const struct np_tcp_listen tcp = {
+      .local = np_addr_from_v6(args->local),
+      .port = args->port,
+      .backlog = args->backlog,
+      .conns_max = args->conns_max,
+      .cookies = args->cookies != 0,
+      .congestion_control = args->congestion_control,
+      .dscp = args->dscp,
+      .ctx = l,
+      .handle = l->handle,
+  };
+  return np_tcp_listen(core->tcp, &tcp, &l->inner);
+}
+
+static enum np_err new_listener(struct np_core *core, const struct np_cmd_listen *args, uint64_t *out_handle) {
+  bool stack = args->carrier == NP_CARRIER_STACK;
+  if (!kind_ok(args->session_kind) || (stack && args->port == 0)) return NP_ERR_INVALID;
   if (core->draining) return NP_ERR_SHUTDOWN;
   for (uint32_t i = 0; i < NP_CORE_LISTENERS_MAX; i++) {
     struct np_core_listener *l = &core->listener[i];
     if (l->handle != 0) continue;
     l->core = core;
     l->kind = (enum np_session_kind)args->session_kind;
+    l->carrier = args->carrier;
     uint64_t generation = ++l->generation;
     l->handle = generation << 32 | (uint64_t)core->index << NP_HANDLE_SLOT_BITS | i;
-    struct np_tcp_listen tcp = {
-        .local = np_addr_from_v6(args->local),
-        .port = args->port,
-        .backlog = args->backlog,
-        .conns_max = args->conns_max,
-        .cookies = args->cookies != 0,
-        .congestion_control = args->congestion_control,
-        .dscp = args->dscp,
-        .ctx = l,
-        .handle = l->handle,
-    };
-    enum np_err err = np_tcp_listen(core->tcp, &tcp, &l->tcp_listener);
+    enum np_err err = stack ? stack_listen(core, args, l) : np_core_carrier_listen(core, args, l);
     if (err != NP_ERR_OK) {
       l->handle = 0;
       return err;
@@ -128,12 +135,24 @@ enum np_err np_core_listen(struct np_core *core, const struct np_cmd_listen *arg
   return NP_ERR_FULL;
 }
 
+/* A descriptor that came with a command is the core's from then on, also when nobody wants it. */
+static void refuse_fd(uint8_t carrier, int32_t fd) {
+  if (carrier != NP_CARRIER_STACK && fd >= 0) close(fd);
+}
+
+enum np_err np_core_listen(struct np_core *core, const struct np_cmd_listen *args, uint64_t *out_handle) {
+  enum np_err err = new_listener(core, args, out_handle);
+  if (err != NP_ERR_OK) refuse_fd(args->carrier, args->fd);
+  return err;
+}
+
 enum np_err np_core_unlisten(struct np_core *core, uint64_t handle) {
   uint64_t slot = handle & ((1u << NP_HANDLE_SLOT_BITS) - 1u);
   if (handle == 0 || slot >= NP_CORE_LISTENERS_MAX) return NP_ERR_STALE;
   struct np_core_listener *l = &core->listener[slot];
   if (l->handle != handle) return NP_ERR_STALE;
-  enum np_err err = np_tcp_unlisten(core->tcp, l->tcp_listener);
+  struct np_carrier *carrier = np_core_carrier_of(core, l->carrier);
+  enum np_err err = carrier == NULL ? np_tcp_unlisten(core->tcp, l->inner) : carrier->ops->unlisten(carrier, l->inner);
   if (err == NP_ERR_OK) l->handle = 0;
   return err;
 }
@@ -149,27 +168,40 @@ static enum np_err cmd_unlisten(struct np_core *core, const struct np_cmd *cmd, 
   return np_core_unlisten(core, cmd->handle);
 }
 
-static enum np_err cmd_connect(struct np_core *core, const struct np_cmd *cmd, struct answer *out) {
-  struct np_cmd_connect args;
-  if (!body_copy(cmd, &args, sizeof args)) return NP_ERR_INVALID;
-  if (!kind_ok(args.session_kind) || args.remote_port == 0 || args.congestion_control > NP_CC_COUNT) return NP_ERR_INVALID;
-  if (core->draining) return NP_ERR_SHUTDOWN;
+static enum np_err stack_connect(struct np_core *core, const struct np_cmd_connect *args, struct np_session *s,
+                                 struct np_stream **out) {
   struct np_flow flow = {
-      .local = np_addr_from_v6(args.local),
-      .remote = np_addr_from_v6(args.remote),
-      .local_port = args.local_port,
-      .remote_port = args.remote_port,
+      .local = np_addr_from_v6(args->local),
+      .remote = np_addr_from_v6(args->remote),
+      .local_port = args->local_port,
+      .remote_port = args->remote_port,
   };
-  struct np_session *s = np_session_new(core->sessions, (enum np_session_kind)args.session_kind, NULL, 0, core->now_ns);
+  return np_tcp_connect(core->tcp, &flow, s, core->now_ns, out);
+}
+
+static enum np_err new_connection(struct np_core *core, const struct np_cmd_connect *args, struct answer *out) {
+  bool stack = args->carrier == NP_CARRIER_STACK;
+  if (!kind_ok(args->session_kind) || args->congestion_control > NP_CC_COUNT) return NP_ERR_INVALID;
+  if (stack && args->remote_port == 0) return NP_ERR_INVALID;
+  if (core->draining) return NP_ERR_SHUTDOWN;
+  struct np_session *s = np_session_new(core->sessions, (enum np_session_kind)args->session_kind, NULL, 0, core->now_ns);
   if (s == NULL) return NP_ERR_FULL;
   struct np_stream *stream = NULL;
-  enum np_err err = np_tcp_connect(core->tcp, &flow, s, core->now_ns, &stream);
+  enum np_err err = stack ? stack_connect(core, args, s, &stream) : np_core_carrier_connect(core, args, s, &stream);
   if (err != NP_ERR_OK) {
     s->ops->closed(s, err); /* the last call it gets frees it; without a stream it reports nothing */
     return err;
   }
-  if (args.congestion_control != 0) err = np_tcp_set_cc(core->tcp, stream->handle, args.congestion_control - 1u);
   out->handle = stream->handle;
+  if (!stack || args->congestion_control == 0) return NP_ERR_OK;
+  return np_tcp_set_cc(core->tcp, stream->handle, args->congestion_control - 1u);
+}
+
+static enum np_err cmd_connect(struct np_core *core, const struct np_cmd *cmd, struct answer *out) {
+  struct np_cmd_connect args;
+  if (!body_copy(cmd, &args, sizeof args)) return NP_ERR_INVALID;
+  enum np_err err = new_connection(core, &args, out);
+  if (err != NP_ERR_OK) refuse_fd(args.carrier, args.fd);
   return err;
 }
 
@@ -210,9 +242,9 @@ static enum np_err cmd_conns(struct np_core *core, const struct np_cmd *cmd, str
   struct np_conn_info *dst = (struct np_conn_info *)(uintptr_t)cmd->handle;
   if (dst == NULL) return NP_ERR_INVALID;
   uint32_t cursor = cmd->stream;
-  uint32_t n = np_tcp_connections(core->tcp, &cursor, dst, np_min_u32(cmd->arg, SNAPSHOT_MAX));
+  uint32_t n = np_core_connections(core, &cursor, dst, np_min_u32(cmd->arg, SNAPSHOT_MAX));
   for (uint32_t i = 0; i < n; i++) {
-    const struct np_stream *stream = np_tcp_stream(core->tcp, dst[i].handle);
+    const struct np_stream *stream = np_core_stream(core, dst[i].handle);
     dst[i].core = (uint8_t)core->index;
     if (stream != NULL && stream->session != NULL) np_session_info(stream->session, &dst[i]);
   }
@@ -292,7 +324,7 @@ static void done(struct np_core *core, const struct np_cmd *cmd, enum np_err err
 static void run_on_session(struct np_core *core, const struct np_cmd *cmd) {
   struct answer a = {.handle = cmd->handle, .stream = cmd->stream};
   enum np_err err = NP_ERR_STALE;
-  const struct np_stream *stream = np_tcp_stream(core->tcp, cmd->handle);
+  const struct np_stream *stream = np_core_stream(core, cmd->handle);
   if (stream != NULL && stream->session != NULL) {
     err = np_sessions_command(core->sessions, stream->session, cmd, cmd->body, core->now_ns, &a.stream);
   } else {

@@ -242,7 +242,7 @@ static void tcp_doubt(void *ctx, struct np_tcp_path *path, uint64_t now_ns) {
   np_ip_doubt(core->ip, (const struct np_path *)(const void *)path, now_ns);
 }
 
-static struct np_session *tcp_accept(void *ctx, void *listener_ctx, struct np_stream *stream, uint64_t now_ns) {
+struct np_session *np_core_accept(void *ctx, void *listener_ctx, struct np_stream *stream, uint64_t now_ns) {
   struct np_core *core = ctx;
   const struct np_core_listener *l = listener_ctx;
   if (core->draining || l->handle == 0) return NULL;
@@ -438,6 +438,7 @@ static uint32_t rx_queue(struct np_core *core, struct np_port_queue *q) {
 static void gauges(struct np_core *core) {
   uint32_t idle = core->loans_out;
   for (uint32_t i = 0; i < core->queue_count; i++) idle += core->queue[i].port->posted_count;
+  if (core->carrier_count > 0) idle += np_core_carriers_posted(core);
   core->counters->counter[NP_C_BUF_FREE] = core->pool.free_count + idle;
   np_tcp_mem_turn(core->tcp, idle);
 }
@@ -547,7 +548,7 @@ void np_core_join(struct np_core *core, const struct np_core_parts *parts, uint6
       .source = tcp_source,
       .confirm = tcp_confirm,
       .doubt = tcp_doubt,
-      .accept = tcp_accept,
+      .accept = np_core_accept,
       .stray = tcp_stray,
       .ctx = core,
   };
@@ -584,14 +585,16 @@ static void run_call(struct np_core *core) {
   __atomic_store_n(&call->done, 1, __ATOMIC_RELEASE);
 }
 
-/* TCP hands data up, sessions answer, TCP sends: until nothing is left or the
- * rounds are used up, in which case the next turn goes on. */
+/* TCP and the carriers hand data up, sessions answer, TCP and the carriers send: until nothing
+ * is left or the rounds are used up, in which case the next turn goes on. */
 static bool flush_streams(struct np_core *core) {
   bool left = true;
   for (uint32_t i = 0; left && i < NP_CORE_FLUSH_ROUNDS; i++) {
     left = np_tcp_flush(core->tcp, core->now_ns);
+    if (core->carrier_count > 0) left |= np_core_carriers_flush(core);
     left |= np_sessions_run(core->sessions, core->now_ns);
     left |= np_tcp_flush(core->tcp, core->now_ns);
+    if (core->carrier_count > 0) left |= np_core_carriers_flush(core);
   }
   return left;
 }
@@ -603,6 +606,7 @@ bool np_core_turn(struct np_core *core, uint64_t now_ns) {
   uint32_t found = np_core_commands(core);
   if (core->peer_count > 1) found += np_mail_receive(core);
   for (uint32_t i = 0; i < core->queue_count; i++) found += rx_queue(core, core->queue[i].port);
+  if (core->carrier_count > 0) found += np_core_carriers_poll(core, core->queue_count == 0);
   /* Timers before the flush, so that what they queue leaves in this turn too. */
   found += np_wheel_advance(&core->wheel, now_ns, NP_CORE_TIMERS_PER_TURN);
   bool was_left = core->left;
@@ -629,7 +633,7 @@ bool np_core_must_run(struct np_core *core) {
     struct np_port_queue *q = core->queue[i].port;
     if (!q->down && q->ops->busy(q)) return true;
   }
-  return false;
+  return np_core_carriers_busy(core);
 }
 
 void np_core_stop(struct np_core *core, uint64_t now_ns) {
@@ -637,6 +641,7 @@ void np_core_stop(struct np_core *core, uint64_t now_ns) {
   core->turn++;
   core->draining = true;
   np_tcp_abort_all(core->tcp, now_ns);
+  np_core_carriers_stop(core);
   core->left = flush_streams(core);
   flush_ports(core);
   gauges(core);

@@ -16,6 +16,7 @@ struct layout {
   size_t tcp;
   size_t sessions;
   size_t loads;
+  struct np_core_carrier_parts carriers;
   size_t bytes;
   uint32_t loan_count;
   struct np_crypto_config crypto_config;
@@ -92,7 +93,7 @@ static void derive(const struct np_plane_config *c, uint32_t index, struct layou
   t->rcv_start_bytes = or_default(c->tcp_rcv_start_bytes, t->rcv_start_bytes);
   memcpy(t->secret, c->secret, sizeof t->secret);
   l->sessions_config = (struct np_sessions_config){
-      .sessions_max = c->conns_max,
+      .sessions_max = c->conns_max + np_core_carrier_sessions(c),
       .streams_max = c->streams_max,
       .handshake_ms = c->handshake_ms,
       .handshake_frame_bytes = 8192,
@@ -120,6 +121,7 @@ static void lay_out(const struct np_plane_config *c, uint32_t index, struct layo
   l->sessions = take(&at, np_sessions_bytes(&l->sessions_config));
   l->loads_config = (struct np_loads_config){.conns_max = c->load_conns, .depth_max = c->load_depth};
   l->loads = take(&at, c->load_conns == 0 ? 0 : np_loads_bytes(&l->loads_config));
+  np_core_carriers_lay_out(c, index, &l->carriers, &at);
   l->bytes = at;
 }
 
@@ -194,6 +196,11 @@ enum np_err np_core_init(void *mem, void *pool_mem, const struct np_plane_config
   };
   np_core_join(core, &parts, now_ns);
   memset(l.tcp_config.secret, 0, sizeof l.tcp_config.secret);
+  err = np_core_carriers_init(core, base, &l.carriers, detail);
+  if (err != NP_ERR_OK) {
+    np_crypto_fini(core->crypto);
+    return err;
+  }
   *out = core;
   return NP_ERR_OK;
 }
@@ -227,6 +234,7 @@ static void reclaim_rings(struct np_core *core) {
 void np_core_fini(struct np_core *core, uint64_t now_ns) {
   np_core_stop(core, now_ns);
   core->queue_count = 0;
+  np_core_carriers_fini(core);
   np_sessions_fini(core->sessions);
   np_ip_fini(core->ip);
   reclaim_rings(core);

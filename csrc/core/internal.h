@@ -3,6 +3,7 @@
 #ifndef NP_CORE_INTERNAL_H
 #define NP_CORE_INTERNAL_H
 
+#include "base/carrier.h"
 #include "base/ring.h"
 #include "core/core.h"
 #include "crypto/record.h"
@@ -13,6 +14,7 @@
 
 #define NP_CORE_QUEUES_MAX 64u
 #define NP_CORE_LISTENERS_MAX 64u
+#define NP_SOCK_BUF_DEFAULT_BYTES (256u << 10)
 /* Budgets of one turn. */
 #define NP_CORE_CMDS_PER_TURN 256u
 #define NP_CORE_TIMERS_PER_TURN 256u
@@ -42,8 +44,24 @@ struct np_core_listener {
   struct np_core *core;
   uint64_t handle; /* 0: free */
   uint32_t generation;
-  uint32_t tcp_listener;
+  uint32_t inner;  /* the listener's name in TCP or its carrier */
+  uint8_t carrier; /* enum np_carrier_kind */
   enum np_session_kind kind;
+};
+
+/* Streams that do not come from TCP (base/carrier.h). */
+struct np_core_carrier {
+  struct np_carrier *c;
+  uint8_t kind;      /* enum np_carrier_kind */
+  uint32_t quiet_ns; /* nothing came: asked again so long after, when there are ports to poll */
+  uint64_t next_ns;
+};
+
+struct np_core_carrier_parts {
+  struct np_core_carrier_part {
+    struct np_carrier_config config; /* conns_max 0: not wanted */
+    size_t off;                      /* of its memory */
+  } part[NP_CARRIER_COUNT];
 };
 
 /* A function that the control thread wants run on this core's thread; it waits for done. */
@@ -108,6 +126,8 @@ struct np_core {
   uint32_t peer_count;     /* cores of the plane; 0 or 1: alone */
   uint32_t addrs_dirty;    /* interfaces, a bit each, of whose addresses Go has to be told */
   struct np_core_call *call; /* atomic: set by the control thread, cleared here */
+  uint32_t carrier_count;
+  struct np_core_carrier carrier[NP_CARRIER_COUNT];
   struct np_core_queue queue[NP_CORE_QUEUES_MAX];
   struct np_core_link link[NP_IFACE_MAX];
   struct np_pool pool;
@@ -145,6 +165,9 @@ void np_core_join(struct np_core *core, const struct np_core_parts *parts, uint6
 bool np_core_l4_error(struct np_core *core, const struct np_flow *flow, uint32_t tcp_seq, enum np_err err, bool soft,
                       uint32_t mtu_bytes);
 
+/* A session for a stream that a listener (listener_ctx) brought; NULL refuses it. */
+struct np_session *np_core_accept(void *ctx, void *listener_ctx, struct np_stream *stream, uint64_t now_ns);
+
 /* Slots of the event ring that an answer to a command may use. */
 uint32_t np_core_answer_room(struct np_core *core);
 /* Appends an event (room was asked for); published at the end of the turn. */
@@ -159,6 +182,33 @@ void np_core_loan_repay(struct np_core *core);
 bool np_core_must_run(struct np_core *core);
 /* Aborts every connection, sends what that makes and ends the capture: the last thing a poll thread does. */
 void np_core_stop(struct np_core *core, uint64_t now_ns);
+
+/* carriers.c */
+
+/* Memory for the carriers that the configuration asks for, cut from *at on. */
+void np_core_carriers_lay_out(const struct np_plane_config *c, uint32_t index, struct np_core_carrier_parts *parts,
+                              size_t *at);
+/* Sessions that they may have in all. */
+uint32_t np_core_carrier_sessions(const struct np_plane_config *c);
+enum np_err np_core_carriers_init(struct np_core *core, uint8_t *base, const struct np_core_carrier_parts *parts,
+                                  struct np_err_detail *detail);
+void np_core_carriers_fini(struct np_core *core);
+/* quiet: nothing else is polled, so that asking costs nobody anything. */
+uint32_t np_core_carriers_poll(struct np_core *core, bool quiet);
+bool np_core_carriers_flush(struct np_core *core);
+bool np_core_carriers_busy(const struct np_core *core);
+uint32_t np_core_carriers_posted(const struct np_core *core);
+void np_core_carriers_stop(struct np_core *core);
+/* NULL: there is none of that kind. */
+struct np_carrier *np_core_carrier_of(const struct np_core *core, uint32_t kind);
+/* The stream a handle names, whatever carries it; NULL when stale. */
+struct np_stream *np_core_stream(struct np_core *core, uint64_t handle);
+/* As np_tcp_connections, over TCP and all carriers. */
+uint32_t np_core_connections(struct np_core *core, uint32_t *cursor, struct np_conn_info *out, uint32_t max);
+/* args->fd is the carrier's when they return NP_ERR_OK. */
+enum np_err np_core_carrier_listen(struct np_core *core, const struct np_cmd_listen *args, struct np_core_listener *l);
+enum np_err np_core_carrier_connect(struct np_core *core, const struct np_cmd_connect *args, struct np_session *session,
+                                    struct np_stream **out);
 
 /* cmd.c */
 

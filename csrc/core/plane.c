@@ -174,13 +174,18 @@ static void sleep_until_needed(struct np_worker *w) {
   __atomic_store_n(&cmd->cons_sleeping, 1, __ATOMIC_RELAXED);
   __atomic_thread_fence(__ATOMIC_SEQ_CST);
   if (!np_core_must_run(core) && __atomic_load_n(&w->stop, __ATOMIC_ACQUIRE) == 0) {
-    struct pollfd fds[NP_CORE_QUEUES_MAX + 1];
+    struct pollfd fds[NP_CORE_QUEUES_MAX + NP_CARRIER_COUNT + 1];
     nfds_t n = 0;
     fds[n++] = (struct pollfd){.fd = core->shared.wake_fd, .events = POLLIN};
     for (uint32_t i = 0; i < core->queue_count; i++) {
       struct np_port_queue *q = core->queue[i].port;
       int fd = q->down ? -1 : q->ops->fd(q); /* a dead socket would end each sleep with POLLERR */
       if (fd >= 0) fds[n++] = (struct pollfd){.fd = fd, .events = POLLIN};
+    }
+    for (uint32_t i = 0; i < core->carrier_count; i++) {
+      int fd = core->carrier[i].c->ops->fd(core->carrier[i].c);
+      if (fd >= 0) fds[n++] = (struct pollfd){.fd = fd, .events = POLLIN};
+      core->carrier[i].next_ns = 0; /* asked right after the sleep */
     }
     uint64_t next = np_core_next_ns(core);
     uint64_t now = np_clock_ns();

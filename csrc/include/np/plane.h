@@ -10,6 +10,7 @@
 struct np_plane;
 
 #define NP_CORES_MAX 64u
+#define NP_SOCK_CONNS_MAX (1u << 20) /* per carrier and core */
 
 struct np_plane_config {
   uint32_t abi_version;      /* NP_ABI_VERSION, checked */
@@ -63,7 +64,11 @@ struct np_plane_config {
   uint32_t tcp_ooo_runs_max;     /* 0: default */
   uint32_t tcp_rcv_start_bytes;  /* 0: default */
   uint32_t tcp_quick_acks;       /* full segments at a connection's begin that are acknowledged each; 0: default */
-  uint8_t secret[64];        /* random; wiped in the caller's copy by the caller */
+  uint32_t carriers;           /* mask of 1 << enum np_carrier_kind: what beside our own TCP is wanted */
+  uint32_t sock_conns_max;     /* connections of each of them, per core */
+  uint32_t sock_rcv_buf_bytes; /* received and not consumed, at most, per connection; 0: 256 KiB */
+  uint32_t sock_snd_buf_bytes; /* queued and not yet the kernel's, at most, per connection; 0: 256 KiB */
+  uint8_t secret[64];          /* random; wiped in the caller's copy by the caller */
 };
 
 /* Detail of a failure, filled in the same call that failed. */
