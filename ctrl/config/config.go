@@ -111,6 +111,18 @@ type Interface struct {
 	ACD          bool           `key:"acd" default:"false" doc:"probe before an IPv4 address is used (RFC 5227): six seconds"`
 	AcceptRA     bool           `key:"accept_ra" default:"false" doc:"take IPv6 addresses and default routes from routers (RFC 4861, RFC 4862)"`
 	Gateway      []netip.Addr   `key:"gateway" default:"" doc:"default routes, one IPv4 and one IPv6 at most"`
+	Filter       Filter         `key:"filter" doc:"of the device, so only its first [[interface]] may have one"`
+}
+
+// Filter is [interface.filter]: what the XDP program drops by source.
+type Filter struct {
+	Deny      []netip.Prefix `key:"deny" default:"" doc:"sources whose packets are dropped; of all entries that hold a source the longest decides"`
+	Allow     []netip.Prefix `key:"allow" default:"" doc:"sources that pass though a shorter deny holds them, and that no rate limits"`
+	RatePPS   int            `key:"rate_pps" default:"0" min:"0" max:"10000000" doc:"packets a second from one source, an IPv4 address or an IPv6 /64; 0 no limit"`
+	RateBurst int            `key:"rate_burst" default:"0" min:"0" max:"1000000" doc:"packets at once after a pause; 0: rate_pps of them"`
+	RateSYN   int            `key:"rate_syn" default:"0" min:"0" max:"10000000" doc:"TCP connection attempts a second from one source; 0 no limit"`
+	SYNBurst  int            `key:"syn_burst" default:"0" min:"0" max:"1000000" doc:"attempts at once after a pause; 0: rate_syn of them"`
+	ApplyTo   string         `key:"apply_to" default:"own" oneof:"own|all" doc:"own: to packets for the appliance; all: to the kernel's, SSH to this host among them, as well"`
 }
 
 // Route is one [[route_ip]].

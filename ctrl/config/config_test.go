@@ -87,6 +87,16 @@ func TestErrors(t *testing.T) {
 			`np.toml:10:1: route_ip.interface: no [[interface]] is named "np0.8", expected one of np0, np0.7`},
 		{"two default routes", minimal + "gateway = \"198.18.0.2\"\n[[interface]]\nname = \"np0\"\naddresses = [\"198.18.7.1/24\"]\nvlan = 7\ngateway = \"198.18.7.2\"\n",
 			`np.toml:9:11: interface.gateway: 198.18.7.2 is a second IPv4 default route, expected one on all interfaces (first at np.toml:4:1)`},
+		{"filter's host bits", minimal + "[interface.filter]\ndeny = [\"::/0\", \"198.18.5.1/24\"]\n",
+			`np.toml:5:17: interface.filter.deny: 198.18.5.1/24 has bits behind its length, expected 198.18.5.0/24`},
+		{"filter's address alone", minimal + "[interface.filter]\nallow = [\"198.18.5.1\"]\n", `np.toml:5:10: interface[0].filter.allow: got "198.18.5.1", expected an address with prefix length`},
+		{"denied and allowed", minimal + "[interface.filter]\ndeny = [\"::/0\"]\nallow = [\"::/0\"]\n", `np.toml:6:10: prefix "::/0" is given twice, expected it once (first at np.toml:5:9)`},
+		{"filter's rate", minimal + "[interface.filter]\nrate_pps = 10000001\n", `np.toml:5:12: interface[0].filter.rate_pps: got 10000001, expected at least 0 and at most 10000000`},
+		{"burst alone", minimal + "[interface.filter]\nrate_pps = 5\nsyn_burst = 9\n", `np.toml:6:1: interface.filter.syn_burst: got 9 without a rate, expected rate_syn with it`},
+		{"filter's traffic", minimal + "filter.apply_to = \"both\"\n", `np.toml:4:19: interface[0].filter.apply_to: got "both", expected one of own, all`},
+		{"filter's key", minimal + "[interface.filter]\ndenny = []\n", `np.toml:5:1: unknown key "denny" in [interface[0].filter], expected a known one (did you mean "deny"?)`},
+		{"filter of a VLAN", minimal + "[[interface]]\nname = \"np0\"\naddresses = [\"198.18.7.1/24\"]\nvlan = 7\n[interface.filter]\nrate_syn = 5\n",
+			`np.toml:8:1: interface.filter: given for np0.7, expected only with the device's first [[interface]], np0 (np.toml:2:1)`},
 		{"many addresses", "[[interface]]\nname = \"np0\"\naddresses = [" + manyAddresses(16) + "]\n", `np.toml:3:`},
 		{"version 1", minimal + "[protocol]\nallow_v1 = true\n", `np.toml:5:1: protocol.allow_v1: got true, expected false`},
 		{"range", minimal + "[handshake]\ntimeout = \"1ms\"\n", `np.toml:5:11: handshake.timeout: got "1ms", expected at least "10ms" and at most "5m"`},
@@ -324,6 +334,7 @@ func TestDiffInterface(t *testing.T) {
 		{base + "dad_transmits = 2\n", "interface np0.7 dad_transmits"},
 		{base + "acd = true\n", "interface np0.7 acd"},
 		{base + "accept_ra = true\n", "interface np0.7 accept_ra"},
+		{base + "[interface.filter]\ndeny = \"198.18.9.0/24\"\n", ""},
 		{strings.Replace(base, "vlan = 7", "vlan = 8", 1), "interface np0.7, interface np0.8"},
 		{strings.Replace(base, "np0", "np1", 1), "interface np0.7, interface np1.7"},
 		{base + "[[interface]]\nname = \"np0\"\naddresses = [\"198.18.1.1/24\"]\n", "interface np0"},
@@ -338,8 +349,39 @@ func TestDiffInterface(t *testing.T) {
 		}
 	}
 	// Every key of the schema is in one of the two groups above.
-	if n := reflect.TypeFor[Interface]().NumField(); n != 11 {
-		t.Errorf("%d keys, 11 of which are looked at here", n)
+	if n := reflect.TypeFor[Interface]().NumField(); n != 12 {
+		t.Errorf("%d keys, 12 of which are looked at here", n)
+	}
+}
+
+// TestFilter: a filter is read, and its change is one thing to do.
+func TestFilter(t *testing.T) {
+	old, err := load(t, minimal+"[interface.filter]\ndeny = [\"203.0.113.0/24\", \"2001:db8:bad::/48\"]\nallow = \"203.0.113.7/32\"\nrate_pps = 9\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := old.Interfaces[0].Filter
+	want := Filter{Deny: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("2001:db8:bad::/48")},
+		Allow: []netip.Prefix{netip.MustParsePrefix("203.0.113.7/32")}, RatePPS: 9, ApplyTo: "own"}
+	if !reflect.DeepEqual(f, want) {
+		t.Errorf("%+v", f)
+	}
+	next, err := load(t, minimal+"filter = { rate_pps = 9, rate_syn = 4, syn_burst = 8, apply_to = \"all\" }\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ch := Diff(old, next); !reflect.DeepEqual(ch, Change{Filters: []string{"np0"}}) {
+		t.Errorf("%+v", ch)
+	}
+	if ch := Diff(old, old); !ch.Empty() {
+		t.Errorf("%+v", ch)
+	}
+	long := make([]string, entriesMax+1)
+	for i := range long {
+		long[i] = fmt.Sprintf("\"10.%d.%d.0/24\"", i>>8, i&255)
+	}
+	if _, err := load(t, minimal+"filter.deny = ["+strings.Join(long, ",")+"]\n"); err == nil || !strings.Contains(err.Error(), "8193 entries") {
+		t.Error(err)
 	}
 }
 

@@ -16,6 +16,7 @@ type Change struct {
 	DelListeners    []Listener
 	AddAddresses    []InterfaceAddress
 	DelAddresses    []InterfaceAddress
+	Filters         []string // labels of interfaces whose filter changed
 	AddRoutes       []Route
 	DelRoutes       []Route
 	Live            []string // other paths that changed and apply live
@@ -125,6 +126,9 @@ func (ch *Change) interfaces(old, next *Config) {
 		for _, p := range del {
 			ch.DelAddresses = append(ch.DelAddresses, InterfaceAddress{name, p})
 		}
+		if !reflect.DeepEqual(o.Filter, n.Filter) {
+			ch.Filters = append(ch.Filters, name)
+		}
 		for _, key := range fixed(&o, &n) {
 			ch.Restart = append(ch.Restart, "interface "+name+" "+key)
 		}
@@ -134,6 +138,7 @@ func (ch *Change) interfaces(old, next *Config) {
 			ch.Restart = append(ch.Restart, "interface "+name)
 		}
 	}
+	slices.Sort(ch.Filters)
 	slices.SortFunc(ch.AddAddresses, byPlace)
 	slices.SortFunc(ch.DelAddresses, byPlace)
 }
@@ -143,13 +148,13 @@ func byPlace(a, b InterfaceAddress) int {
 }
 
 // fixed are the keys of an interface that differ and that a running npd can't
-// take over: all but addresses and gateway.
+// take over: all but addresses, gateway and filter.
 func fixed(o, n *Interface) []string {
 	var out []string
 	a, b := reflect.ValueOf(*o), reflect.ValueOf(*n)
 	for i := range a.NumField() {
 		key := a.Type().Field(i).Tag.Get("key")
-		if key != "addresses" && key != "gateway" && !reflect.DeepEqual(a.Field(i).Interface(), b.Field(i).Interface()) {
+		if key != "addresses" && key != "gateway" && key != "filter" && !reflect.DeepEqual(a.Field(i).Interface(), b.Field(i).Interface()) {
 			out = append(out, key)
 		}
 	}

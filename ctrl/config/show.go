@@ -135,20 +135,30 @@ func exampleEntries(b *strings.Builder, f reflect.StructField, key string) {
 		for i := 0; i < len(entry); i += 2 {
 			stated[strings.TrimPrefix(entry[i], "#")] = entry[i] + " = " + entry[i+1]
 		}
-		for i := range def.NumField() {
-			g := def.Type().Field(i)
-			line, ok := stated[g.Tag.Get("key")]
-			if !ok {
-				if n > 0 {
-					continue
-				}
-				line = "#" + g.Tag.Get("key") + " = " + format(def.Field(i))
-			}
-			b.WriteString(line)
-			if n == 0 {
-				b.WriteString(remark(g.Tag, line))
-			}
-			b.WriteString("\n")
+		exampleFields(b, def, "", stated, n == 0)
+	}
+}
+
+// exampleFields writes the keys of an entry: those stated, and with remarks all.
+func exampleFields(b *strings.Builder, v reflect.Value, prefix string, stated map[string]string, all bool) {
+	for i := range v.NumField() {
+		f := v.Type().Field(i)
+		key := prefix + f.Tag.Get("key")
+		if f.Type.Kind() == reflect.Struct && f.Type.PkgPath() == v.Type().PkgPath() {
+			exampleFields(b, v.Field(i), key+".", stated, all)
+			continue
 		}
+		line, ok := stated[key]
+		if !ok {
+			if !all {
+				continue
+			}
+			line = "#" + key + " = " + format(v.Field(i))
+		}
+		b.WriteString(line)
+		if all {
+			b.WriteString(remark(f.Tag, line))
+		}
+		b.WriteString("\n")
 	}
 }

@@ -106,6 +106,7 @@ func (l *loader) interfaces() {
 			}
 		}
 		l.gateways(it, at, defaults)
+		l.filter(i)
 	}
 }
 

@@ -284,7 +284,7 @@ func TestManagement(t *testing.T) {
 		t.Errorf("%+v", c)
 	}
 	d := get[api.Drops](w, api.PathDrops, nil)
-	if !d.Ledger.Balanced || d.Ledger.Dropped != 2 || len(d.Drops) != int(dataplane.DropCount) {
+	if !d.Ledger.Balanced || d.Ledger.Dropped != 2 || len(d.Drops) != int(dataplane.DropCount)+4 { // and XDP's
 		t.Errorf("%+v", d.Ledger)
 	}
 	// Fragments that wait are neither.
@@ -537,6 +537,55 @@ func TestReload(t *testing.T) {
 		t.Errorf("%+v", l)
 	}
 	reload(config.Example(), "configuration reloaded")
+}
+
+// TestReloadFilter: a reload puts the file's filter in force as a whole, leaves what operators
+// added beside it, and a failure leaves everything.
+func TestReloadFilter(t *testing.T) {
+	with := func(text string) string {
+		return strings.Replace(config.Example(), "#filter.deny = []", text, 1)
+	}
+	w := newWorld(t, with("filter.deny = [\"203.0.113.0/24\"]"))
+	w.start()
+	defer func() { w.end(syscall.SIGTERM) }()
+	reload := func(text, want string) {
+		t.Helper()
+		w.mu.Lock()
+		w.log.Reset()
+		w.mu.Unlock()
+		w.text = text
+		w.signals <- syscall.SIGHUP
+		w.eventually(want, func() bool { return strings.Contains(w.logged(), want) })
+	}
+	check := func(what, entries string, rate int) {
+		t.Helper()
+		f, _ := w.sys.Programs()[0].Filter()
+		var have []string
+		for _, e := range f.Entries {
+			have = append(have, e.Action.String()+" "+e.Prefix.String())
+		}
+		if got := strings.Join(have, ", "); got != entries || f.Limits.Packets != rate {
+			t.Errorf("%s: %s at %d, want %s at %d", what, got, f.Limits.Packets, entries, rate)
+		}
+	}
+	check("start", "deny 203.0.113.0/24", 0)
+	var done api.Done
+	if err := w.cl.Post(t.Context(), api.PathNICFilter, api.FilterRequest{NIC: "np0", Op: "add", Prefix: "198.18.9.0/24", Action: "deny"}, &done); err != nil {
+		t.Fatal(err)
+	}
+	check("live", "deny 198.18.9.0/24, deny 203.0.113.0/24", 0)
+	reload(with("filter.allow = [\"203.0.113.0/24\"]\nfilter.rate_pps = 9"), "configuration reloaded")
+	check("reloaded", "deny 198.18.9.0/24, allow 203.0.113.0/24", 9)
+	w.sys.Programs()[0].RefuseFilter(dataplane.CodeFull)
+	bad := strings.Replace(with("filter.rate_pps = 10"), `["198.18.0.1/24", "2001`, `["198.18.0.1/24", "198.18.0.5/24", "2001`, 1)
+	reload(bad, "not reloaded")
+	check("refused", "deny 198.18.9.0/24, allow 203.0.113.0/24", 9)
+	if n := len(w.plane.Interfaces()[0].Addresses); n != 2 {
+		t.Errorf("after a failed reload: %d addresses", n)
+	}
+	w.sys.Programs()[0].RefuseFilter(nil)
+	reload(config.Example(), "configuration reloaded")
+	check("gone", "deny 198.18.9.0/24", 0)
 }
 
 // TestReloadAddresses: a reload of addresses happens as a whole or not at all,

@@ -16,7 +16,7 @@ type step struct {
 }
 
 // Reload reads the configuration again and applies it: listeners, addresses,
-// routes, peers, log level and a few limits. When anything else changed, or a
+// routes, filters, peers, log level and a few limits. When anything else changed, or a
 // step fails, nothing is changed.
 func (d *Daemon) Reload(ctx context.Context) error {
 	next, err := d.o.Load()
@@ -63,7 +63,7 @@ func (d *Daemon) Reload(ctx context.Context) error {
 	d.setConfig(next)
 	d.o.Log.Info("configuration reloaded", "listeners_added", len(ch.AddListeners), "listeners_removed", len(ch.DelListeners),
 		"addresses_added", len(ch.AddAddresses), "addresses_removed", len(ch.DelAddresses), "routes_added", len(ch.AddRoutes),
-		"routes_removed", len(ch.DelRoutes), "peers_changed", ch.PeersOrPolicies, "values", ch.Live)
+		"routes_removed", len(ch.DelRoutes), "filters", ch.Filters, "peers_changed", ch.PeersOrPolicies, "values", ch.Live)
 	return nil
 }
 
@@ -117,6 +117,14 @@ func (d *Daemon) steps(ctx context.Context, old, next *config.Config, ch *config
 		if !moves(a) {
 			both(del(a), add(a))
 		}
+	}
+	for _, name := range ch.Filters {
+		at := slices.IndexFunc(next.Interfaces, func(it config.Interface) bool { return it.Label() == name })
+		var back func() error
+		both(func() (err error) {
+			back, err = d.ports.SetFilter(name, filterConfig(&next.Interfaces[at].Filter))
+			return err
+		}, func() error { return back() })
 	}
 	return out
 }

@@ -100,6 +100,7 @@ func listenerCongestion(c *config.Config, l *config.Listener) string {
 func portConfig(c *config.Config, i *config.Interface) ports.Interface {
 	p := ports.Interface{Name: i.Name, Addresses: i.Addresses, MTU: i.MTU, Queues: i.Queues, VLAN: uint16(i.VLAN), DADTransmits: i.DADTransmits, ACD: i.ACD, AcceptRA: i.AcceptRA, Backend: c.Dataplane.Backend,
 		Strict: c.Dataplane.OnFallback == "fail", Quiet: c.Dataplane.OnFallback == "allow"}
+	p.Filter = *filterConfig(&i.Filter)
 	switch i.ZeroCopy {
 	case "off":
 		p.ZeroCopy = dataplane.ZeroCopyOff
@@ -113,6 +114,18 @@ func portConfig(c *config.Config, i *config.Interface) ports.Interface {
 		p.Mode = xdp.ModeGeneric
 	}
 	return p
+}
+
+func filterConfig(f *config.Filter) *xdp.Filter {
+	out := &xdp.Filter{All: f.ApplyTo == "all",
+		Limits: xdp.Limits{Packets: f.RatePPS, PacketBurst: f.RateBurst, SYNs: f.RateSYN, SYNBurst: f.SYNBurst}}
+	for _, p := range f.Deny {
+		out.Entries = append(out.Entries, xdp.Entry{Prefix: p, Action: xdp.Deny})
+	}
+	for _, p := range f.Allow {
+		out.Entries = append(out.Entries, xdp.Entry{Prefix: p, Action: xdp.Allow})
+	}
+	return out
 }
 
 func listenConfig(c *config.Config, l *config.Listener) *dataplane.ListenConfig {

@@ -13,6 +13,7 @@ import (
 	"github.com/np-appliance/np/ctrl/secure"
 	"github.com/np-appliance/np/ctrl/session"
 	"github.com/np-appliance/np/dataplane"
+	"github.com/np-appliance/np/dataplane/xdp"
 )
 
 // Source is where values come from.
@@ -40,6 +41,8 @@ type collector struct {
 	refused  *prometheus.Desc
 	up       *prometheus.Desc
 	backend  *prometheus.Desc
+	xdpDrops *prometheus.Desc
+	xdpMode  *prometheus.Desc
 	build    *prometheus.Desc
 	cert     *prometheus.Desc
 }
@@ -82,13 +85,15 @@ func describe(name, help string, labels ...string) metric {
 // New makes the collector.
 func New(src Source) prometheus.Collector {
 	c := &collector{src: src,
-		drops:   prometheus.NewDesc(prefix+"drops_total", "packets and messages dropped, by reason", []string{"core", "layer", "reason"}, nil),
-		status:  prometheus.NewDesc(prefix+"responses_total", "responses of handlers, by status", []string{"status"}, nil),
-		refused: prometheus.NewDesc(prefix+"refused_total", "handshakes, messages and streams refused by the control plane, by reason", []string{"reason"}, nil),
-		up:      prometheus.NewDesc(prefix+"interface_up", "1 when the interface carries traffic", []string{"interface"}, nil),
-		backend: prometheus.NewDesc(prefix+"backend_info", "backend in use", []string{"interface", "requested", "actual", "reason"}, nil),
-		cert:    prometheus.NewDesc(prefix+"certificate_not_after_timestamp_seconds", "when a TLS certificate ends, Unix time", []string{"file"}, nil),
-		build:   prometheus.NewDesc(prefix+"build_info", "version that runs", []string{"version", "commit"}, nil),
+		drops:    prometheus.NewDesc(prefix+"drops_total", "packets and messages dropped, by reason", []string{"core", "layer", "reason"}, nil),
+		status:   prometheus.NewDesc(prefix+"responses_total", "responses of handlers, by status", []string{"status"}, nil),
+		refused:  prometheus.NewDesc(prefix+"refused_total", "handshakes, messages and streams refused by the control plane, by reason", []string{"reason"}, nil),
+		up:       prometheus.NewDesc(prefix+"interface_up", "1 when the interface carries traffic", []string{"interface"}, nil),
+		backend:  prometheus.NewDesc(prefix+"backend_info", "backend in use", []string{"interface", "requested", "actual", "reason"}, nil),
+		xdpDrops: prometheus.NewDesc(prefix+"xdp_dropped_packets_total", "packets the XDP program dropped, by reason", []string{"interface", "reason"}, nil),
+		xdpMode:  prometheus.NewDesc(prefix+"xdp_mode_info", "mode of the XDP program, and why it is not native", []string{"interface", "mode", "reason"}, nil),
+		build:    prometheus.NewDesc(prefix+"build_info", "version that runs", []string{"version", "commit"}, nil),
+		cert:     prometheus.NewDesc(prefix+"certificate_not_after_timestamp_seconds", "when a TLS certificate ends, Unix time", []string{"file"}, nil),
 	}
 	for i := range c.counters {
 		meta := dataplane.Counter(i).Meta()
@@ -113,7 +118,7 @@ func New(src Source) prometheus.Collector {
 	p("copied_packets_total", "of the packets given to the kernel, those shown to the appliance too", func(s *ports.Status) uint64 { return s.Program.Copied })
 	p("copies_lost_total", "packets that should have been shown to the appliance too and found no room", func(s *ports.Status) uint64 { return s.Program.CopyLost })
 	p("passed_packets_total", "packets left to the kernel", func(s *ports.Status) uint64 { return s.Program.Passed })
-	p("dropped_packets_total", "packets for the appliance on a queue without a socket", func(s *ports.Status) uint64 { return s.Program.Dropped })
+	p("steered_packets_total", "packets for an own address left to the kernel, for a port of its", func(s *ports.Status) uint64 { return s.Program.Steered })
 	p("errors_total", "packets too short to judge, left to the kernel", func(s *ports.Status) uint64 { return s.Program.Errors })
 	s := func(name, help string, get func(*session.Stats) float64) {
 		c.session = append(c.session, sessionMetric{describe(name, help), get})
@@ -144,7 +149,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, m := range c.session {
 		ch <- m.desc
 	}
-	for _, d := range [...]*prometheus.Desc{c.drops, c.status, c.refused, c.up, c.backend, c.build, c.cert} {
+	for _, d := range [...]*prometheus.Desc{c.drops, c.status, c.refused, c.up, c.backend, c.xdpDrops, c.xdpMode, c.build, c.cert} {
 		ch <- d
 	}
 }
@@ -204,6 +209,12 @@ func (c *collector) ports(ch chan<- prometheus.Metric, send func(metric, float64
 	ch <- prometheus.MustNewConstMetric(c.backend, prometheus.GaugeValue, 1, name, c.src.Backend, actual, reason)
 	for _, m := range c.port {
 		send(m.metric, float64(m.get(p)), name)
+	}
+	for _, r := range p.Program.ByReason() {
+		ch <- prometheus.MustNewConstMetric(c.xdpDrops, prometheus.CounterValue, float64(r.Packets), name, r.Reason)
+	}
+	if p.Mode != xdp.ModeAuto {
+		ch <- prometheus.MustNewConstMetric(c.xdpMode, prometheus.GaugeValue, 1, name, p.Mode.String(), p.Fallback)
 	}
 	if !p.Added {
 		return

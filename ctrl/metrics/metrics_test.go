@@ -14,6 +14,7 @@ import (
 	"github.com/np-appliance/np/ctrl/session"
 	"github.com/np-appliance/np/dataplane"
 	"github.com/np-appliance/np/dataplane/fake"
+	"github.com/np-appliance/np/dataplane/xdp"
 )
 
 func source(t *testing.T) Source {
@@ -22,6 +23,24 @@ func source(t *testing.T) Source {
 	t.Cleanup(func() { _ = p.Close() })
 	return Source{Plane: p, Backend: "auto", Version: "v", Commit: "c",
 		Sessions: func() session.Stats { return session.Stats{} }, Ports: func() []ports.Status { return nil }, Certs: func() []secure.Certificate { return nil }}
+}
+
+// TestXDP: what a program did, by interface and reason, and its mode; no source's address.
+func TestXDP(t *testing.T) {
+	src := source(t)
+	src.Ports = func() []ports.Status {
+		return []ports.Status{{Config: ports.Interface{Name: "np0"}, Mode: xdp.ModeGeneric, Fallback: "no native mode",
+			Program: xdp.Counters{Redirected: 9, Steered: 5, Dropped: 4, Denied: 3, Limited: 2, SYNLimited: 1}}, {Config: ports.Interface{Name: "np0", VLAN: 5}, Shared: true}}
+	}
+	rec := httptest.NewRecorder()
+	Handler(src).ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))
+	for _, want := range []string{`np_xdp_dropped_packets_total{interface="np0",reason="denied"} 3`, `np_xdp_dropped_packets_total{interface="np0",reason="no_socket"} 4`,
+		`np_xdp_dropped_packets_total{interface="np0",reason="rate_limited"} 2`, `np_xdp_dropped_packets_total{interface="np0",reason="syn_limited"} 1`,
+		`np_xdp_steered_packets_total{interface="np0"} 5`, `np_xdp_mode_info{interface="np0",mode="generic",reason="no native mode"} 1`} {
+		if !strings.Contains(rec.Body.String(), want) {
+			t.Errorf("%s is missing", want)
+		}
+	}
 }
 
 // Everything in the tables is there, once, under our prefix, and no label holds an address.

@@ -136,6 +136,11 @@ func (s *Server) Handler(readOnly bool) http.Handler {
 	post(api.PathDrain, s.drain)
 	post(api.PathConnClose, s.closeConn)
 	post(api.PathConnSet, s.setConn)
+	get(api.PathNICs, s.nics)
+	get(api.PathNIC+"{name}", s.nic)
+	get(api.PathNIC+"{name}"+api.NICFilter, s.nicFilter)
+	post(api.PathNICFilter, s.setFilter)
+	post(api.PathNICLimit, s.setLimit)
 	mux.HandleFunc("GET "+api.PathCapture, func(w http.ResponseWriter, r *http.Request) {
 		if readOnly {
 			s.answer(w, nil, failf(api.KindPermission, "captures need %s", s.cfg.Daemon.Config().Management.Socket))
@@ -201,7 +206,7 @@ func classify(err error) *failure {
 		kind = api.KindNotFound
 	case errors.Is(err, dataplane.CodePerm):
 		kind = api.KindPermission
-	case errors.Is(err, dataplane.CodeBusy), errors.Is(err, dataplane.CodeExists), errors.Is(err, dataplane.CodeState):
+	case errors.Is(err, dataplane.CodeBusy), errors.Is(err, dataplane.CodeExists), errors.Is(err, dataplane.CodeState), errors.Is(err, dataplane.CodeFull):
 		kind = api.KindConflict
 	case errors.Is(err, dataplane.CodeInvalid):
 		kind = api.KindUsage

@@ -343,6 +343,7 @@ func (s *Server) drops(*http.Request) (any, error) {
 		meta := dataplane.Drop(i).Meta()
 		out.Drops = append(out.Drops, api.Counter{Name: meta.Reason, Layer: meta.Layer, Value: n, Help: meta.Help})
 	}
+	out.Drops = append(out.Drops, s.xdpDrops()...)
 	packets, frames, _ := dropSums(&sum)
 	l := api.Ledger{RxPackets: sum.Counter[dataplane.CounterRXPkts], Delivered: sum.Counter[dataplane.CounterDeliveredPkts], Dropped: packets,
 		Held: sum.Counter[dataplane.CounterIPFragsHeld], FramesReceived: sum.Counter[dataplane.CounterNPROFramesRX], FramesDelivered: sum.Counter[dataplane.CounterNPROFramesDelivered], FramesDropped: frames}

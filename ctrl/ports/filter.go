@@ -158,15 +158,16 @@ func (m *Manager) DelListEntry(name string, prefix netip.Prefix) error {
 	return nil
 }
 
-// SetLimits changes the limits of a device, live.
-func (m *Manager) SetLimits(name string, l xdp.Limits) error {
+// ChangeLimits changes the limits of a device, live.
+func (m *Manager) ChangeLimits(name string, change func(*xdp.Limits)) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	p, err := m.device(name)
 	if err != nil {
 		return err
 	}
-	next := p.filter
+	next, l := p.filter, p.filter.limits
+	change(&l)
 	next.limits, next.limitsLive = l, true
 	if err := m.setFilter(p, next); err != nil {
 		return err

@@ -90,7 +90,7 @@ func TestFilter(t *testing.T) {
 			t.Error(err)
 		}
 		live := xdp.Limits{SYNs: 5, SYNBurst: 9}
-		if err := m.SetLimits("np0", live); err != nil {
+		if err := m.ChangeLimits("np0", func(l *xdp.Limits) { *l = live }); err != nil {
 			t.Fatal(err)
 		}
 		sys.Remove("np0")
@@ -123,7 +123,7 @@ func TestFilter(t *testing.T) {
 		if _, err := m.SetFilter("np0", &xdp.Filter{}); !errors.Is(err, dataplane.CodeFull) {
 			t.Error(err)
 		}
-		if err := m.SetLimits("np0", xdp.Limits{}); !errors.Is(err, dataplane.CodeFull) {
+		if err := m.ChangeLimits("np0", func(l *xdp.Limits) { l.SYNs = 1 }); !errors.Is(err, dataplane.CodeFull) {
 			t.Error(err)
 		}
 		check("refused", "deny 198.18.5.7/32*, deny 198.18.6.0/24*", live)

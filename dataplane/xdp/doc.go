@@ -1,6 +1,7 @@
 // Package xdp loads the XDP program of csrc/bpf, attaches it to an interface
 // and steers it: which addresses are the appliance's own, and which AF_XDP
-// socket takes the frames of which queue. It also says what set-up must know
+// socket takes the frames of which queue, and what is dropped by source before
+// that ([Filter]). It also says what set-up must know
 // of an interface ([Inspect]) and reports when one vanishes or returns
 // ([Watch]).
 //

@@ -176,14 +176,22 @@ func (f *Filter) Validate() error {
 	return f.Limits.Validate()
 }
 
+// InForce are the limits with the bursts that defaults become.
+func (l Limits) InForce() Limits {
+	if l.PacketBurst == 0 {
+		l.PacketBurst = min(l.Packets, BurstMax)
+	}
+	if l.SYNBurst == 0 {
+		l.SYNBurst = min(l.SYNs, BurstMax)
+	}
+	return l
+}
+
 // shares turns a rate into a packet's share of a second and what a burst may
 // be ahead of it.
 func shares(rate, burst int) (each, slack uint64) {
 	if rate == 0 {
 		return 0, 0
-	}
-	if burst == 0 {
-		burst = min(rate, BurstMax)
 	}
 	each = 1e9 / uint64(rate)
 	return each, each * uint64(burst-1)
@@ -371,8 +379,9 @@ func (s *filterState) write() error {
 	if s.kernel != [len(s.kernel)]uint64{} {
 		w.Flags |= flagPorts
 	}
-	w.PacketNs, w.PacketSlackNs = shares(s.limits.Packets, s.limits.PacketBurst)
-	w.SYNNs, w.SYNSlackNs = shares(s.limits.SYNs, s.limits.SYNBurst)
+	l := s.limits.InForce()
+	w.PacketNs, w.PacketSlackNs = shares(l.Packets, l.PacketBurst)
+	w.SYNNs, w.SYNSlackNs = shares(l.SYNs, l.SYNBurst)
 	if err := s.settings.Put(uint32(0), w); err != nil {
 		return fmt.Errorf("write settings: %w", err)
 	}

@@ -381,6 +381,21 @@ func (c *Counters) Seen() uint64 {
 // Drops is how many of them it dropped.
 func (c *Counters) Drops() uint64 { return c.Dropped + c.Denied + c.Limited + c.SYNLimited }
 
+// Reason is why the program dropped frames, and how many.
+type Reason struct {
+	Reason  string
+	Packets uint64
+	Help    string
+}
+
+// ByReason are the drops.
+func (c *Counters) ByReason() []Reason {
+	return []Reason{{"no_socket", c.Dropped, "for the appliance, on a queue without a socket"},
+		{"denied", c.Denied, "their source is on the deny list"},
+		{"rate_limited", c.Limited, "more packets of one source than the limit"},
+		{"syn_limited", c.SYNLimited, "more connection attempts of one source than the limit"}}
+}
+
 // Add adds the counters of another program.
 func (c *Counters) Add(o *Counters) {
 	c.Redirected += o.Redirected

@@ -273,8 +273,8 @@ type Counter struct {
 	Help  string `json:"help"`
 }
 
-// Drops answers PathDrops: every reason, zero ones too, summed over cores, and the ledger
-// that must sum (see csrc/include/np/np_counter.def).
+// Drops answers PathDrops: every reason, zero ones too, summed over cores, those of layer xdp
+// over devices (packets no core ever received), and the ledger that must sum (see csrc/include/np/np_counter.def).
 type Drops struct {
 	Schema string    `json:"schema"`
 	Drops  []Counter `json:"drops"`
