@@ -126,7 +126,10 @@ type Info struct {
 	CPUs         []int
 }
 
-// InterfaceConfig adds a network interface by which the appliance speaks.
+// InterfaceConfig adds a network interface by which the appliance speaks. Of BackendDPDK
+// and BackendTAP an empty MAC and an MTU of 0 are the device's own, and of every backend
+// but BackendAFXDP 0 queues are as many as suit it; AddInterface and ReattachInterface
+// write what they took into the caller's MAC, MTU and Queues.
 type InterfaceConfig struct {
 	Name      string
 	Index     int // the kernel's ifindex
@@ -250,7 +253,7 @@ const (
 	EventSent                         // Stream, Bytes: budget of Send returns; Err: the frame was not sent, its stream is broken
 	EventPong                         // Body
 	EventGoAway                       // Stream: last one the peer serves
-	EventPort                         // Interface, Err: CodePortdown when its device is gone, CodeOK when it is back
+	EventPort                         // Interface, Err: CodePortdown when its device is gone or its link down, CodeOK when it is back, CodeNodev when it won't be back by itself
 	EventAddresses                    // Interface: its addresses changed by themselves (state, conflict); Addresses tells
 	EventData                         // a pipe: Body. Room returns to the peer by Credit
 	EventEOF                          // a pipe: the peer sent its last byte; sending may go on

@@ -26,6 +26,7 @@
 struct np_core_queue {
   struct np_port_queue *port;
   bool was_down; /* as last told to Go */
+  bool was_gone;
 };
 
 /* How this core reaches one interface. */

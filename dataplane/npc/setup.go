@@ -45,20 +45,34 @@ func (i *iface) list() []dataplane.Queue {
 // pointer is an address in C memory as commands carry it.
 func pointer(p unsafe.Pointer) uint64 { return uint64(uintptr(p)) }
 
-// openQueues opens all queues of a device, or none. What cfg leaves to the device
-// (a TAP's MAC, MTU and index) is filled in.
+// openQueues opens all queues of a device, or none, by the backend it is to have. What
+// cfg leaves to the device (MAC, MTU, index) or the backend (queues) is filled in.
 func (p *Plane) openQueues(cfg *dataplane.InterfaceConfig) ([]queue, error) {
 	if len(cfg.Name) == 0 || len(cfg.Name) >= 16 || cfg.Queues < 0 || cfg.MTU < 0 ||
 		cfg.DADTransmits < 0 || cfg.DADTransmits > math.MaxUint8 || cfg.Announces < 0 || cfg.Announces > math.MaxUint8 {
 		return nil, fmt.Errorf("open queues of %s: %w (name, number of queues or MTU)", cfg.Name, dataplane.CodeInvalid)
 	}
-	switch cfg.Backend {
-	case dataplane.BackendAFXDP:
-		return p.openXDP(cfg)
-	case dataplane.BackendAFPacket, dataplane.BackendTAP:
-		return p.openRaw(cfg)
+	open := p.opener(cfg.Backend)
+	if open == nil {
+		return nil, fmt.Errorf("open queues of %s: %w (this build has no %s)", cfg.Name, dataplane.CodeUnsupported, cfg.Backend)
 	}
-	return nil, fmt.Errorf("open queues of %s: %w (backend %s)", cfg.Name, dataplane.CodeUnsupported, cfg.Backend)
+	qs, err := open(cfg)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Queues = len(qs)
+	return qs, nil
+}
+
+// opener is the function that opens queues by a backend, nil when this build has none.
+func (p *Plane) opener(b dataplane.Backend) func(*dataplane.InterfaceConfig) ([]queue, error) {
+	switch b {
+	case dataplane.BackendAFXDP:
+		return p.openXDP
+	case dataplane.BackendAFPacket, dataplane.BackendTAP:
+		return p.openRaw
+	}
+	return nil
 }
 
 // openXDP opens AF_XDP sockets.
@@ -221,7 +235,7 @@ func (p *Plane) AddInterface(ctx context.Context, cfg *dataplane.InterfaceConfig
 	if err := p.bringUp(ctx, id, i, cfg.Addresses); err != nil {
 		return 0, nil, fmt.Errorf("add interface %s: %w", cfg.Name, err)
 	}
-	cfg.MAC, cfg.MTU, cfg.Index = slices.Clone(i.cfg.MAC), i.cfg.MTU, i.cfg.Index
+	cfg.MAC, cfg.MTU, cfg.Index, cfg.Queues = slices.Clone(i.cfg.MAC), i.cfg.MTU, i.cfg.Index, i.cfg.Queues
 	return id, p.ifaces[i.port].list(), nil
 }
 
@@ -335,7 +349,8 @@ func (p *Plane) renew(ctx context.Context, port dataplane.InterfaceID, cfg *data
 		if i == nil || i.port != port {
 			continue
 		}
-		i.cfg.Name, i.cfg.Index, i.cfg.Native, i.cfg.Queues, i.cfg.Backend, i.cfg.Device = cfg.Name, cfg.Index, cfg.Native, cfg.Queues, cfg.Backend, cfg.Device
+		i.cfg.Name, i.cfg.Index, i.cfg.Native, i.cfg.Queues = cfg.Name, cfg.Index, cfg.Native, cfg.Queues
+		i.cfg.Backend, i.cfg.Device, i.cfg.ZeroCopy = cfg.Backend, cfg.Device, cfg.ZeroCopy
 		if slices.Equal(i.cfg.MAC, cfg.MAC) && i.cfg.MTU == cfg.MTU {
 			continue
 		}
