@@ -73,9 +73,15 @@ type Config struct {
 	UDPEchoPort    uint16
 	UDPDiscardPort uint16
 	TCP            TCPConfig
-	LoadConns      int      // connections of the load generator per core; 0: none
-	LoadDepth      int      // its messages in flight per connection at most
-	Secret         [64]byte // random: sequence numbers, cookies, hash keys
+	LoadConns      int // connections of the load generator per core; 0: none
+	LoadDepth      int // its messages in flight per connection at most
+
+	Carriers     []Carrier // besides CarrierStack; what is asked for has to work
+	SocketConns  int       // connections of each of them, per core; 0: 1,024
+	SocketRcvBuf int       // of a connection, received and not consumed; 0: 256 KiB
+	SocketSndBuf int       // of a connection, queued and not yet the kernel's; 0: 256 KiB
+
+	Secret [64]byte // random: sequence numbers, cookies, hash keys
 }
 
 // HugePages says whether memory comes from huge pages.
@@ -208,7 +214,7 @@ type Route struct {
 
 // ListenConfig opens a listener on every core.
 type ListenConfig struct {
-	Address  netip.AddrPort // unspecified address: any of ours
+	Address  netip.AddrPort // unspecified address: any of ours; of a Unix socket: invalid
 	Kind     SessionKind
 	Backlog  int
 	MaxConns int // over all cores

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/np-appliance/np/dataplane"
@@ -274,13 +275,18 @@ func (p *Plane) DelRoute(ctx context.Context, r dataplane.Route) error {
 }
 
 // Listen implements [dataplane.Plane].
+// Nobody connects to its kernel sockets: they are closed at once.
 func (p *Plane) Listen(ctx context.Context, cfg *dataplane.ListenConfig) (id dataplane.ListenerID, err error) {
+	for _, fd := range cfg.Sockets {
+		_ = syscall.Close(fd)
+	}
 	err = p.change(ctx, "Listen", func() error {
-		if !cfg.Address.IsValid() || cfg.Address.Port() == 0 || cfg.Kind == dataplane.SessionNone {
+		stack := cfg.Carrier == dataplane.CarrierStack
+		if stack && (!cfg.Address.IsValid() || cfg.Address.Port() == 0) || !stack && len(cfg.Sockets) != len(p.cores) || cfg.Kind == dataplane.SessionNone {
 			return dataplane.CodeInvalid
 		}
 		for _, l := range p.listeners {
-			if l.Config.Address == cfg.Address {
+			if stack && l.Config.Address == cfg.Address {
 				return dataplane.CodeAddrinuse
 			}
 		}

@@ -456,15 +456,22 @@ func perCore(limit, cores int) int {
 // Listen implements [dataplane.Plane].
 func (p *Plane) Listen(ctx context.Context, cfg *dataplane.ListenConfig) (dataplane.ListenerID, error) {
 	if err := p.enter(ctx); err != nil {
+		closeSockets(cfg.Sockets)
 		return 0, err
 	}
 	defer p.leave()
-	if !cfg.Address.IsValid() || cfg.Backlog < 0 || cfg.MaxConns < 0 || cfg.DSCP < 0 || cfg.DSCP > 63 {
+	stack := cfg.Carrier == dataplane.CarrierStack
+	where := cfg.Address.IsValid() && len(cfg.Sockets) == 0
+	if !stack {
+		where = len(cfg.Sockets) == len(p.cores)
+	}
+	if !where || cfg.Backlog < 0 || cfg.MaxConns < 0 || cfg.DSCP < 0 || cfg.DSCP > 63 {
+		closeSockets(cfg.Sockets)
 		return 0, fmt.Errorf("listen on %s: %w", cfg.Address, dataplane.CodeInvalid)
 	}
 	args := C.struct_np_cmd_listen{port: C.uint16_t(cfg.Address.Port()), session_kind: C.uint8_t(cfg.Kind), cookies: flag(cfg.Cookies),
 		backlog: C.uint32_t(cfg.Backlog), conns_max: C.uint32_t(perCore(cfg.MaxConns, len(p.cores))), congestion_control: C.uint8_t(cfg.CongestionControl),
-		dscp: C.uint8_t(cfg.DSCP)}
+		dscp: C.uint8_t(cfg.DSCP), carrier: C.uint8_t(cfg.Carrier), fd: -1}
 	if !cfg.Address.Addr().IsUnspecified() {
 		setAddr(&args.local, cfg.Address.Addr())
 	}
@@ -475,8 +482,15 @@ func (p *Plane) Listen(ctx context.Context, cfg *dataplane.ListenConfig) (datapl
 	p.handles[id] = handles
 	p.lmu.Unlock()
 	err := p.all(ctx, func(c *core) request {
+		mine := args
+		if !stack {
+			mine.fd = C.int32_t(cfg.Sockets[c.index])
+		}
 		// Settled before the first EventOpen of this listener can be polled.
-		return request{op: C.NP_CMD_LISTEN, body: bytesOf(&args), settle: func(a answer) {
+		return request{op: C.NP_CMD_LISTEN, body: bytesOf(&mine), settle: func(a answer) {
+			if a.unsent && !stack {
+				closeSockets(cfg.Sockets[c.index : c.index+1])
+			}
 			if a.err == nil {
 				p.lmu.Lock()
 				handles[c.index], p.listeners[a.handle] = a.handle, id
