@@ -624,6 +624,12 @@ type Plane interface {
 	// SetUserTimeout sets how long a live connection waits for an acknowledgment before it
 	// ends, 1 s to a day; 0: for ever. CodeInvalid, CodeStale.
 	SetUserTimeout(ctx context.Context, conn Handle, d time.Duration) error
+	// SetKeepAlive sets after how much silence a live connection probes its peer, 1 s to a
+	// day; 0: never. CodeInvalid, CodeStale.
+	SetKeepAlive(ctx context.Context, conn Handle, idle time.Duration) error
+	// SetNoDelay says whether a live connection's small writes go out at once, or wait while
+	// others are in flight. CodeStale.
+	SetNoDelay(ctx context.Context, conn Handle, on bool) error
 	Neighbors(ctx context.Context) ([]Neighbor, error)
 	Capture(ctx context.Context, cfg *CaptureConfig) (Capture, error)
 

@@ -219,6 +219,10 @@ static enum np_err cmd_conn_set(struct np_core *core, const struct np_cmd *cmd, 
       return np_tcp_set_cc(core->tcp, cmd->handle, cmd->arg);
     case NP_CONN_SET_USER_TIMEOUT:
       return np_tcp_set_user_timeout(core->tcp, cmd->handle, cmd->arg);
+    case NP_CONN_SET_KEEPALIVE:
+      return np_tcp_set_keepalive(core->tcp, cmd->handle, cmd->arg);
+    case NP_CONN_SET_NAGLE:
+      return cmd->arg > 1 ? NP_ERR_INVALID : np_tcp_set_nagle(core->tcp, cmd->handle, cmd->arg != 0);
     default:
       return NP_ERR_INVALID;
   }

@@ -386,18 +386,38 @@ func (p *Plane) SetCongestionControl(ctx context.Context, conn dataplane.Handle,
 	})
 }
 
-// SetUserTimeout implements [dataplane.Plane]: checked and noted nowhere.
-func (p *Plane) SetUserTimeout(ctx context.Context, conn dataplane.Handle, d time.Duration) error {
-	return p.change(ctx, "SetUserTimeout", func() error {
+// connTime checks a time of a live connection; it is noted nowhere.
+func (p *Plane) connTime(ctx context.Context, call string, conn dataplane.Handle, d time.Duration) error {
+	return p.change(ctx, call, func() error {
 		if d != 0 && (d < time.Second || d > 24*time.Hour) {
 			return dataplane.CodeInvalid
 		}
-		_, peer := p.peers[conn]
-		if !peer && !slices.ContainsFunc(p.conns, func(c dataplane.Conn) bool { return c.Handle == conn }) {
-			return dataplane.CodeStale
-		}
-		return nil
+		return p.known(conn)
 	})
+}
+
+// known: there is such a connection, or SetConnections says so. p.mu is held.
+func (p *Plane) known(conn dataplane.Handle) error {
+	_, peer := p.peers[conn]
+	if !peer && !slices.ContainsFunc(p.conns, func(c dataplane.Conn) bool { return c.Handle == conn }) {
+		return dataplane.CodeStale
+	}
+	return nil
+}
+
+// SetUserTimeout implements [dataplane.Plane]: checked and noted nowhere.
+func (p *Plane) SetUserTimeout(ctx context.Context, conn dataplane.Handle, d time.Duration) error {
+	return p.connTime(ctx, "SetUserTimeout", conn, d)
+}
+
+// SetKeepAlive implements [dataplane.Plane]: checked and noted nowhere.
+func (p *Plane) SetKeepAlive(ctx context.Context, conn dataplane.Handle, idle time.Duration) error {
+	return p.connTime(ctx, "SetKeepAlive", conn, idle)
+}
+
+// SetNoDelay implements [dataplane.Plane]: noted nowhere.
+func (p *Plane) SetNoDelay(ctx context.Context, conn dataplane.Handle, _ bool) error {
+	return p.change(ctx, "SetNoDelay", func() error { return p.known(conn) })
 }
 
 // Neighbors implements [dataplane.Plane]: what SetNeighbors gave.

@@ -536,18 +536,24 @@ func (p *Plane) Unlisten(ctx context.Context, id dataplane.ListenerID) error {
 	return nil
 }
 
-// SetCongestionControl implements [dataplane.Plane].
-func (p *Plane) SetCongestionControl(ctx context.Context, conn dataplane.Handle, cc dataplane.CongestionControl) error {
+// connSet changes a setting of a live connection.
+func (p *Plane) connSet(ctx context.Context, conn dataplane.Handle, what uint32, value uint32) error {
 	if err := p.enter(ctx); err != nil {
 		return err
 	}
 	defer p.leave()
+	if conn.Core() >= len(p.cores) {
+		return dataplane.CodeStale
+	}
+	_, err := p.cores[conn.Core()].one(ctx, request{op: C.NP_CMD_CONN_SET, handle: uint64(conn), stream: what, arg: value})
+	return err
+}
+
+// SetCongestionControl implements [dataplane.Plane].
+func (p *Plane) SetCongestionControl(ctx context.Context, conn dataplane.Handle, cc dataplane.CongestionControl) error {
 	err := error(dataplane.CodeInvalid)
-	switch {
-	case conn.Core() >= len(p.cores):
-		err = dataplane.CodeStale
-	case cc != dataplane.CongestionDefault:
-		_, err = p.cores[conn.Core()].one(ctx, request{op: C.NP_CMD_CONN_SET, handle: uint64(conn), stream: C.NP_CONN_SET_CC, arg: uint32(cc - 1)})
+	if cc != dataplane.CongestionDefault {
+		err = p.connSet(ctx, conn, C.NP_CONN_SET_CC, uint32(cc-1))
 	}
 	if err != nil {
 		return fmt.Errorf("set congestion control %s: %w", cc, err)
@@ -555,21 +561,36 @@ func (p *Plane) SetCongestionControl(ctx context.Context, conn dataplane.Handle,
 	return nil
 }
 
-// SetUserTimeout implements [dataplane.Plane].
-func (p *Plane) SetUserTimeout(ctx context.Context, conn dataplane.Handle, d time.Duration) error {
-	if err := p.enter(ctx); err != nil {
-		return err
-	}
-	defer p.leave()
+// connTime sets a time of a live connection, of whole milliseconds.
+func (p *Plane) connTime(ctx context.Context, conn dataplane.Handle, what uint32, name string, d time.Duration) error {
 	err := error(dataplane.CodeInvalid)
-	switch {
-	case conn.Core() >= len(p.cores):
-		err = dataplane.CodeStale
-	case d >= 0 && d <= 24*time.Hour && d%time.Millisecond == 0:
-		_, err = p.cores[conn.Core()].one(ctx, request{op: C.NP_CMD_CONN_SET, handle: uint64(conn), stream: C.NP_CONN_SET_USER_TIMEOUT, arg: uint32(d.Milliseconds())})
+	if d >= 0 && d <= 24*time.Hour && d%time.Millisecond == 0 {
+		err = p.connSet(ctx, conn, what, uint32(d.Milliseconds()))
 	}
 	if err != nil {
-		return fmt.Errorf("set user timeout %s: %w", d, err)
+		return fmt.Errorf("set %s %s: %w", name, d, err)
+	}
+	return nil
+}
+
+// SetUserTimeout implements [dataplane.Plane].
+func (p *Plane) SetUserTimeout(ctx context.Context, conn dataplane.Handle, d time.Duration) error {
+	return p.connTime(ctx, conn, C.NP_CONN_SET_USER_TIMEOUT, "user timeout", d)
+}
+
+// SetKeepAlive implements [dataplane.Plane].
+func (p *Plane) SetKeepAlive(ctx context.Context, conn dataplane.Handle, idle time.Duration) error {
+	return p.connTime(ctx, conn, C.NP_CONN_SET_KEEPALIVE, "keep-alive", idle)
+}
+
+// SetNoDelay implements [dataplane.Plane].
+func (p *Plane) SetNoDelay(ctx context.Context, conn dataplane.Handle, on bool) error {
+	nagle := uint32(1)
+	if on {
+		nagle = 0
+	}
+	if err := p.connSet(ctx, conn, C.NP_CONN_SET_NAGLE, nagle); err != nil {
+		return fmt.Errorf("set no delay %t: %w", on, err)
 	}
 	return nil
 }
