@@ -251,7 +251,7 @@ type EventOp uint8
 
 // Events that a core reports.
 const (
-	EventOpen      EventOp = iota + 1 // an NPRO session exists; Conn, Listener, Info
+	EventOpen      EventOp = iota + 1 // an NPRO session or pipe exists; Conn, Listener, Info. A pipe: Stream is how long pieces of Write are best
 	EventClosed                       // last event of Conn; Err says why, Code what the peer said
 	EventHandshake                    // Type, Body
 	EventMessage                      // Stream, Type, Flags, Priority, Body
@@ -263,7 +263,7 @@ const (
 	EventAddresses                    // Interface: its addresses changed by themselves (state, conflict); Addresses tells
 	EventData                         // a pipe: Body. Room returns to the peer by Credit
 	EventEOF                          // a pipe: the peer sent its last byte; sending may go on
-	EventDatagram                     // Conn: the socket of BindUDP, Local, Remote, Body
+	EventDatagram                     // Conn: the socket of BindUDP, Local, Remote, Body; Flags: ECN bits
 )
 
 // Event is one thing that happened on a core. Body is valid until Release is

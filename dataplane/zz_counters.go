@@ -43,6 +43,8 @@ const (
 	CounterIPFragsTX                          // fragments sent of answers larger than the way to the peer carries
 	CounterUDPRX                              // UDP datagrams delivered
 	CounterUDPTX                              // UDP datagrams sent
+	CounterUDPSockets                         // UDP sockets of the control plane on this core now
+	CounterUDPErrors                          // ICMP errors about datagrams from a port of ours
 	CounterTCPSegsRX                          // TCP segments that reached a connection or listener
 	CounterTCPFastPath                        // TCP segments that header prediction took care of
 	CounterTCPGro                             // TCP segments joined to the one before them in a burst
@@ -171,6 +173,7 @@ const (
 	DropUDPShort                     // datagram shorter than its header or length field
 	DropUDPChecksum                  // UDP checksum wrong or, on IPv6, missing
 	DropUDPPort                      // no UDP service on that port
+	DropUDPFull                      // the socket's reader is behind: its queue, the event ring or the pool has no room
 	DropTCPShort                     // segment shorter than its header
 	DropTCPOffset                    // data offset that does not fit
 	DropTCPOptions                   // option of impossible length
@@ -195,10 +198,11 @@ const (
 	DropNoBuffer                     // buffer pool empty while the packet was processed
 	DropNeighQueue                   // packet waiting for a neighbor's address pushed out or given up
 	DropNoRoute                      // no route for a packet of ours
+	DropUDPTXRefused                 // datagram to be sent that cannot be: no host, port or source of ours, another family, too long
 	DropTXSource                     // packet of ours from an address that is not (or no longer) usable
 	DropTXFull                       // port could not take the packet
 	DropTXPortDown                   // port is down
-	DropTXNoBuffer                   // answer to be sent in fragments, without the buffers for it
+	DropTXNoBuffer                   // answer or datagram to be sent in pieces, without the buffers for it
 	DropTXTooBig                     // packet over the port's MTU
 	DropNPROMagic                    // first bytes are not NPRO
 	DropNPROVersion                  // version that is unknown or not allowed
@@ -260,6 +264,8 @@ var counterMeta = [CounterCount]CounterMeta{
 	{Name: "ip_fragments_sent_total", Help: "fragments sent of answers larger than the way to the peer carries"},
 	{Name: "udp_received_total", Help: "UDP datagrams delivered"},
 	{Name: "udp_sent_total", Help: "UDP datagrams sent"},
+	{Name: "udp_sockets", Help: "UDP sockets of the control plane on this core now"},
+	{Name: "udp_icmp_errors_total", Help: "ICMP errors about datagrams from a port of ours"},
 	{Name: "tcp_segments_received_total", Help: "TCP segments that reached a connection or listener"},
 	{Name: "tcp_fast_path_total", Help: "TCP segments that header prediction took care of"},
 	{Name: "tcp_segments_joined_total", Help: "TCP segments joined to the one before them in a burst"},
@@ -385,6 +391,7 @@ var dropMeta = [DropCount]DropMeta{
 	{Reason: "udp_too_short", Layer: "udp", Help: "datagram shorter than its header or length field"},
 	{Reason: "udp_bad_checksum", Layer: "udp", Help: "UDP checksum wrong or, on IPv6, missing"},
 	{Reason: "udp_no_port", Layer: "udp", Help: "no UDP service on that port"},
+	{Reason: "udp_socket_full", Layer: "udp", Help: "the socket's reader is behind: its queue, the event ring or the pool has no room"},
 	{Reason: "tcp_too_short", Layer: "tcp", Help: "segment shorter than its header"},
 	{Reason: "tcp_bad_offset", Layer: "tcp", Help: "data offset that does not fit"},
 	{Reason: "tcp_bad_options", Layer: "tcp", Help: "option of impossible length"},
@@ -409,10 +416,11 @@ var dropMeta = [DropCount]DropMeta{
 	{Reason: "no_buffer", Layer: "ip", Help: "buffer pool empty while the packet was processed"},
 	{Reason: "neighbor_queue_full", Layer: "tx", Help: "packet waiting for a neighbor's address pushed out or given up"},
 	{Reason: "no_route", Layer: "tx", Help: "no route for a packet of ours"},
+	{Reason: "udp_tx_refused", Layer: "tx", Help: "datagram to be sent that cannot be: no host, port or source of ours, another family, too long"},
 	{Reason: "tx_bad_source", Layer: "tx", Help: "packet of ours from an address that is not (or no longer) usable"},
 	{Reason: "tx_ring_full", Layer: "tx", Help: "port could not take the packet"},
 	{Reason: "tx_port_down", Layer: "tx", Help: "port is down"},
-	{Reason: "tx_no_buffer", Layer: "tx", Help: "answer to be sent in fragments, without the buffers for it"},
+	{Reason: "tx_no_buffer", Layer: "tx", Help: "answer or datagram to be sent in pieces, without the buffers for it"},
 	{Reason: "tx_too_big", Layer: "tx", Help: "packet over the port's MTU"},
 	{Reason: "npro_bad_magic", Layer: "npro", Help: "first bytes are not NPRO"},
 	{Reason: "npro_bad_version", Layer: "npro", Help: "version that is unknown or not allowed"},

@@ -212,6 +212,17 @@ static enum np_err cmd_connect(struct np_core *core, const struct np_cmd *cmd, s
   return err;
 }
 
+static enum np_err cmd_udp_bind(struct np_core *core, const struct np_cmd *cmd, struct answer *out) {
+  struct np_cmd_udp args;
+  if (!body_copy(cmd, &args, sizeof args)) return NP_ERR_INVALID;
+  return np_core_udp_bind(core, &args, &out->handle, &out->arg);
+}
+
+static enum np_err cmd_udp_close(struct np_core *core, const struct np_cmd *cmd, struct answer *out) {
+  (void)out;
+  return np_core_udp_close(core, cmd->handle);
+}
+
 static enum np_err cmd_conn_set(struct np_core *core, const struct np_cmd *cmd, struct answer *out) {
   (void)out;
   switch (cmd->stream) {
@@ -317,6 +328,7 @@ static const cmd_fn setup[NP_CMD_OP_COUNT] = {
     [NP_CMD_CONN_SET] = cmd_conn_set,
     [NP_CMD_ADDRS] = cmd_addrs,             [NP_CMD_OBSERVE] = cmd_observe,
     [NP_CMD_LOAD] = cmd_load,
+    [NP_CMD_UDP_BIND] = cmd_udp_bind,       [NP_CMD_UDP_CLOSE] = cmd_udp_close,
 };
 
 static void done(struct np_core *core, const struct np_cmd *cmd, enum np_err err, const struct answer *a) {
@@ -371,6 +383,7 @@ static void lent_body(struct np_core *core, const struct np_buf *body) {
 static void run(struct np_core *core, const struct np_cmd *cmd) {
   check_body(core, cmd);
   if (cmd->op == NP_CMD_FREE) {
+    if (core->udp_held > 0) np_core_udp_returned(core, cmd->body);
     np_sessions_returned(core->sessions, cmd->body);
     np_buf_put_chain(cmd->body);
     return;
@@ -382,6 +395,11 @@ static void run(struct np_core *core, const struct np_cmd *cmd) {
   }
   struct answer a = {.handle = cmd->handle};
   enum np_err err = NP_ERR_INVALID;
+  if (cmd->op == NP_CMD_UDP_SEND) {
+    err = np_core_udp_send(core, cmd);
+    if (err != NP_ERR_OK || (cmd->cmd_flags & NP_CMD_F_ACK) != 0) done(core, cmd, err, &a);
+    return;
+  }
   if (cmd->op < NP_CMD_OP_COUNT && setup[cmd->op] != NULL) err = setup[cmd->op](core, cmd, &a);
   np_core_loan_return(core, cmd->body);
   done(core, cmd, err, &a);

@@ -264,6 +264,8 @@ static uint32_t session_event_room(void *ctx, uint32_t n) {
   return have;
 }
 
+uint32_t np_core_event_room(struct np_core *core) { return room(core, core->event_reserve, 1); }
+
 uint32_t np_core_answer_room(struct np_core *core) { return room(core, 0, 1); }
 
 void np_core_event(struct np_core *core, const struct np_event *ev) {
@@ -534,6 +536,7 @@ void np_core_join(struct np_core *core, const struct np_core_parts *parts, uint6
       .drop = on_ip_drop,
       .addr_changed = ip_addr_changed,
       .rx_drop = on_rx_drop,
+      .udp = np_core_udp_input,
       .ctx = core,
   };
   const struct np_tcp_env tcp = {

@@ -65,6 +65,12 @@ struct np_core_carrier_parts {
   } part[NP_CARRIER_COUNT];
 };
 
+struct np_core_udp {
+  uint64_t handle; /* 0: free */
+  uint32_t generation;
+  uint32_t held;   /* buffers with Go */
+};
+
 /* A function that the control thread wants run on this core's thread; it waits for done. */
 struct np_core_call {
   void (*fn)(void *arg);
@@ -136,6 +142,8 @@ struct np_core {
   struct np_core_shared shared;
   struct np_core_iface iface[NP_IFACE_MAX];
   struct np_core_listener listener[NP_CORE_LISTENERS_MAX];
+  struct np_core_udp udp[NP_UDP_SOCKETS_MAX]; /* by the network layer's number */
+  uint32_t udp_held;       /* buffers of all of them with Go */
   struct np_buf *burst[NP_BURST];
   struct np_pkt pkt[NP_BURST];
   struct np_wheel wheel;
@@ -143,6 +151,7 @@ struct np_core {
   struct np_ring *stray_in; /* struct np_stray, from the core before this one */
   uint32_t stray_hops;      /* of the segment in hand */
   struct np_ring **mail_in; /* from the core of that index; NULL for itself */
+  struct np_ring **direct_in; /* struct np_stray, likewise: of connections opened here */
 };
 
 /* Memory and configuration of the layers, for np_core_join. */
@@ -171,6 +180,8 @@ struct np_session *np_core_accept(void *ctx, void *listener_ctx, struct np_strea
 
 /* Slots of the event ring that an answer to a command may use. */
 uint32_t np_core_answer_room(struct np_core *core);
+/* Slots that anybody else may use. */
+uint32_t np_core_event_room(struct np_core *core);
 /* Appends an event (room was asked for); published at the end of the turn. */
 void np_core_event(struct np_core *core, const struct np_event *ev);
 /* Makes what was written into the event and loan rings visible and wakes Go if it sleeps. */
@@ -218,6 +229,17 @@ uint32_t np_core_commands(struct np_core *core);
 /* Closes the descriptor of a command that is never run. */
 void np_core_cmd_drop(const struct np_cmd *cmd);
 enum np_err np_core_unlisten(struct np_core *core, uint64_t handle);
+
+/* udp.c */
+
+enum np_err np_core_udp_bind(struct np_core *core, const struct np_cmd_udp *args, uint64_t *out_handle, uint32_t *out_port);
+enum np_err np_core_udp_close(struct np_core *core, uint64_t handle);
+/* Takes over the command's body. */
+enum np_err np_core_udp_send(struct np_core *core, const struct np_cmd *cmd);
+/* np_ip_env.udp */
+bool np_core_udp_input(void *ctx, uint32_t socket, const struct np_pkt *pkt);
+/* NP_CMD_FREE: Go is done with them. */
+void np_core_udp_returned(struct np_core *core, struct np_buf *chain);
 
 /* mail.c */
 

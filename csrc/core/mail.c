@@ -8,6 +8,11 @@
  * back at the first, it is nobody's, and that one answers. So a reset is sent only when no
  * core knows the connection, and there is one ring of frames per core.
  *
+ * Those of connections that we opened go to their core at once: each core opens from ports of its own
+ * (np/info.h), so that the port names it. Should it not know the connection either (somebody asked for
+ * that port on another core), it goes round from there. These rings, one for each pair, take frames of an
+ * ordinary link; longer ones go round.
+ *
  * Rings have a single producer and a single consumer; a flag per receiver says
  * that there is something, so that nothing but one word is looked at while nothing comes. */
 #include <string.h>
@@ -19,6 +24,8 @@
 #define MAIL_SLOTS 64u
 #define STRAY_SLOTS 64u
 #define STRAY_BYTES 66048u /* of an item: the longest frame a port may bring (io/raw: 64 KiB), and what is said of it */
+#define DIRECT_SLOTS 32u
+#define DIRECT_BYTES 2048u
 #define ARP_OP_OFF 6u
 #define ARP_REPLY 2u
 #define ND_SOLICIT 135u
@@ -26,26 +33,32 @@
 #define ND_ROUTER 134u
 
 static size_t ring_bytes(void) { return np_ring_bytes(MAIL_SLOTS, sizeof(struct np_mail)); }
+static size_t direct_bytes(void) { return np_ring_bytes(DIRECT_SLOTS, DIRECT_BYTES); }
 
 static size_t tables_bytes(uint32_t cores) {
-  size_t bytes = (size_t)cores * (sizeof(struct np_core *) + sizeof(struct np_ring *));
+  size_t bytes = (size_t)cores * (sizeof(struct np_core *) + 2 * sizeof(struct np_ring *));
   return (bytes + NP_CACHE_LINE - 1) & ~(size_t)(NP_CACHE_LINE - 1);
 }
 
 size_t np_mail_bytes(uint32_t cores) {
   size_t stray = cores > 1 ? np_ring_bytes(STRAY_SLOTS, STRAY_BYTES) : 0;
-  return tables_bytes(cores) + (size_t)(cores - 1) * ring_bytes() + stray;
+  return tables_bytes(cores) + (size_t)(cores - 1) * (ring_bytes() + direct_bytes()) + stray;
 }
 
 void np_mail_init(struct np_core *core, void *mem, uint32_t cores) {
   uint8_t *at = mem;
   core->peer = (struct np_core **)(void *)at;
   core->mail_in = (struct np_ring **)(void *)(at + (size_t)cores * sizeof(struct np_core *));
+  core->direct_in = core->mail_in + cores;
   at += tables_bytes(cores);
   for (uint32_t i = 0; i < cores; i++) {
     core->peer[i] = NULL;
     core->mail_in[i] = NULL;
+    core->direct_in[i] = NULL;
     if (i == core->index) continue;
+    core->direct_in[i] = (struct np_ring *)(void *)at;
+    np_ring_init(core->direct_in[i], DIRECT_SLOTS, DIRECT_BYTES);
+    at += direct_bytes();
     core->mail_in[i] = (struct np_ring *)(void *)at;
     np_ring_init(core->mail_in[i], MAIL_SLOTS, sizeof(struct np_mail));
     at += ring_bytes();
@@ -111,17 +124,11 @@ void np_mail_error(struct np_core *core, const struct np_mail_error *e) {
   deliver(core, NP_MAIL_ERROR, e, sizeof *e);
 }
 
-enum np_tcp_stray np_mail_stray(struct np_core *core, const struct np_pkt *pkt) {
-  if (core->stray_hops == 0) return NP_TCP_STRAY_OURS; /* went round */
-  struct np_core *to = core->peer[(core->index + 1) % core->peer_count];
-  struct np_ring *ring = to->stray_in;
-  const struct np_buf *b = pkt->buf;
-  uint32_t bytes = np_buf_chain_len(b);
-  /* A flood of segments for nobody must not end what is only elsewhere: no room, no answer. Nor is
-   * there one for a frame longer than an item. */
-  if (np_ring_room(ring, 1) == 0 || bytes > ring->item_bytes - sizeof(struct np_stray)) return NP_TCP_STRAY_LOST;
+/* A copy of the frame to a core. Return: false when there is no room, or it is too long. */
+static bool hand(struct np_core *core, struct np_core *to, struct np_ring *ring, const struct np_buf *b, uint32_t bytes, uint32_t hops) {
+  if (np_ring_room(ring, 1) == 0 || bytes > ring->item_bytes - sizeof(struct np_stray)) return false;
   struct np_stray *m = np_ring_slot(ring, 0);
-  *m = (struct np_stray){.port = b->iface, .flags = b->flags, .bytes = bytes, .hops = core->stray_hops - 1};
+  *m = (struct np_stray){.port = b->iface, .flags = b->flags, .bytes = bytes, .hops = hops};
   uint8_t *at = (uint8_t *)(m + 1);
   for (; b != NULL; b = b->next) { /* bound: the pieces of a packet */
     memcpy(at, np_buf_cdata(b), b->len);
@@ -130,7 +137,24 @@ enum np_tcp_stray np_mail_stray(struct np_core *core, const struct np_pkt *pkt) 
   np_ring_publish(ring, 1);
   tell(to);
   core->counters->counter[NP_C_HANDED_ON]++;
-  return NP_TCP_STRAY_TAKEN;
+  return true;
+}
+
+enum np_tcp_stray np_mail_stray(struct np_core *core, const struct np_pkt *pkt) {
+  if (core->stray_hops == 0) return NP_TCP_STRAY_OURS; /* went round */
+  uint32_t bytes = np_buf_chain_len(pkt->buf);
+  uint32_t port = (uint32_t)pkt->flow.local_port - NP_PORT_EPHEMERAL_MIN; /* wraps below */
+  uint32_t owner = port % core->peer_count;
+  bool fresh = core->stray_hops == core->peer_count; /* from the network, not from another core */
+  if (fresh && port < NP_PORT_EPHEMERAL_COUNT && owner != core->index) {
+    struct np_core *to = core->peer[owner];
+    /* from there on round all the others */
+    if (hand(core, to, to->direct_in[core->index], pkt->buf, bytes, core->peer_count - 1)) return NP_TCP_STRAY_TAKEN;
+  }
+  struct np_core *to = core->peer[(core->index + 1) % core->peer_count];
+  /* A flood of segments for nobody must not end what is only elsewhere: no room, no answer. Nor is
+   * there one for a frame longer than an item. */
+  return hand(core, to, to->stray_in, pkt->buf, bytes, core->stray_hops - 1) ? NP_TCP_STRAY_TAKEN : NP_TCP_STRAY_LOST;
 }
 
 void np_mail_observe(struct np_core *core, uint16_t port, const void *frame, uint32_t bytes) {
@@ -204,10 +228,18 @@ static void take_stray(struct np_core *core, const struct np_stray *m) {
   np_tcp_input(core->tcp, &pkt, core->now_ns);
 }
 
+static uint32_t receive_frames(struct np_core *core, struct np_ring *ring) {
+  uint32_t n = np_ring_avail(ring);
+  for (uint32_t k = 0; k < n; k++) take_stray(core, np_ring_item(ring, k)); /* bound: the ring */
+  if (n > 0) np_ring_consume(ring, n);
+  return n;
+}
+
 static uint32_t receive_strays(struct np_core *core) {
-  uint32_t n = np_ring_avail(core->stray_in);
-  for (uint32_t k = 0; k < n; k++) take_stray(core, np_ring_item(core->stray_in, k));
-  if (n > 0) np_ring_consume(core->stray_in, n);
+  uint32_t n = receive_frames(core, core->stray_in);
+  for (uint32_t i = 0; i < core->peer_count; i++) {
+    if (core->direct_in[i] != NULL) n += receive_frames(core, core->direct_in[i]);
+  }
   return n;
 }
 

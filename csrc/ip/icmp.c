@@ -94,19 +94,19 @@ static struct meaning meaning_v6(uint8_t type, uint8_t code) {
   return m;
 }
 
-/* Reads the start of a packet of ours: flow (local = its source) and TCP sequence number.
- * Return: false when it is no TCP packet, or too short. */
-static bool read_quote(const uint8_t *q, uint32_t len, bool v4, struct np_flow *flow, uint32_t *seq) {
+/* Reads the start of a packet of ours, TCP or UDP as proto says: flow (local = its source) and TCP sequence
+ * number. Return: false when it is another's packet, or too short. */
+static bool read_quote(const uint8_t *q, uint32_t len, bool v4, uint8_t proto, struct np_flow *flow, uint32_t *seq) {
   uint32_t header = NP_IP6_BYTES;
   if (len < (v4 ? NP_IP4_BYTES : NP_IP6_BYTES)) return false;
   if (v4) {
     header = (uint32_t)(q[0] & 0x0f) * 4;
-    if (q[0] >> 4 != 4 || header < NP_IP4_BYTES || q[NP_IP4_PROTO] != NP_PROTO_TCP) return false;
+    if (q[0] >> 4 != 4 || header < NP_IP4_BYTES || q[NP_IP4_PROTO] != proto) return false;
     if ((np_load_be16(q + NP_IP4_FRAG) & NP_IP4_OFFSET_MASK) != 0) return false;
     flow->local = np_addr_from_v4_be(q + NP_IP4_SRC);
     flow->remote = np_addr_from_v4_be(q + NP_IP4_DST);
   } else {
-    if (q[0] >> 4 != 6 || q[NP_IP6_NEXT] != NP_PROTO_TCP) return false; /* we send no extension headers */
+    if (q[0] >> 4 != 6 || q[NP_IP6_NEXT] != proto) return false; /* we send no extension headers */
     flow->local = np_addr_from_v6(q + NP_IP6_SRC);
     flow->remote = np_addr_from_v6(q + NP_IP6_DST);
     if (np_addr_is_v4(&flow->local) || np_addr_is_v4(&flow->remote)) return false;
@@ -128,6 +128,16 @@ static uint32_t plateau(uint32_t len) {
   return NP_PMTU_MIN_V4;
 }
 
+/* Counted, and no more: nothing in it proves that it is about a datagram that we sent, and UDP has its
+ * users' timeouts (RFC 8085 §5.2). */
+static enum np_drop error_in_udp(struct np_ip *ip, struct np_pkt *pkt, const struct np_flow *flow) {
+  if (np_udp_find(ip, &flow->local, flow->local_port) == NP_UDP_NONE) return NP_DROP_ICMP_UNMATCHED;
+  ++*np_ip_counter(ip, NP_C_UDP_ERRORS);
+  ++*np_ip_counter(ip, NP_C_ICMP_ERR_RX);
+  np_buf_put_chain(pkt->buf);
+  return NP_WIRE_OK;
+}
+
 static enum np_drop error_in(struct np_ip *ip, struct np_pkt *pkt, bool v4) {
   const uint8_t *p = np_buf_cdata(pkt->buf) + pkt->l4_off;
   struct meaning m = v4 ? meaning_v4(p[0], p[1]) : meaning_v6(p[0], p[1]);
@@ -135,9 +145,11 @@ static enum np_drop error_in(struct np_ip *ip, struct np_pkt *pkt, bool v4) {
   struct np_flow flow;
   uint32_t seq;
   uint32_t len = np_min_u32(pkt->l4_len, pkt->buf->len - pkt->l4_off); /* what is in a chain's first piece is enough */
-  if (!read_quote(p + NP_ICMP_BYTES, len - NP_ICMP_BYTES, v4, &flow, &seq)) return NP_DROP_ICMP_UNMATCHED;
+  bool udp = read_quote(p + NP_ICMP_BYTES, len - NP_ICMP_BYTES, v4, NP_PROTO_UDP, &flow, &seq);
+  if (!udp && !read_quote(p + NP_ICMP_BYTES, len - NP_ICMP_BYTES, v4, NP_PROTO_TCP, &flow, &seq)) return NP_DROP_ICMP_UNMATCHED;
   /* An error about a packet of ours comes to where that packet came from. */
   if (!np_addr_eq(&flow.local, &pkt->flow.local)) return NP_DROP_ICMP_UNMATCHED;
+  if (udp) return error_in_udp(ip, pkt, &flow);
   uint32_t mtu = 0;
   if (m.too_big) mtu = v4 ? np_load_be16(p + 6) : np_load_be32(p + 4);
   if (m.too_big && v4 && mtu == 0) mtu = plateau(np_load_be16(p + NP_ICMP_BYTES + NP_IP4_LEN));
@@ -152,7 +164,7 @@ void np_icmp_local_unreachable(struct np_ip *ip, const struct np_buf *buf) {
   struct np_flow flow;
   uint32_t seq;
   const uint8_t *p = np_buf_cdata(buf);
-  if (ip->env.l4_error == NULL || !read_quote(p, buf->len, p[0] >> 4 == 4, &flow, &seq)) return;
+  if (ip->env.l4_error == NULL || !read_quote(p, buf->len, p[0] >> 4 == 4, NP_PROTO_TCP, &flow, &seq)) return;
   ip->env.l4_error(ip->env.ctx, &flow, seq, NP_ERR_UNREACHABLE, true, 0);
 }
 

@@ -195,6 +195,19 @@ struct np_pmtu {
   uint64_t learned_ns;
 };
 
+/* socket.c */
+#define NP_UDP_BUCKETS 64u
+#define NP_UDP_NONE UINT16_MAX
+struct np_udp_socket {
+  struct np_addr local; /* all zero: any */
+  uint16_t port;        /* 0: free */
+  uint16_t next;        /* of the same bucket */
+  uint8_t dscp;
+  struct np_addr path_dst; /* what path is for */
+  struct np_addr path_src;
+  struct np_path path;
+};
+
 struct np_ip {
   struct np_ip_env env;
   struct np_ip_config config;
@@ -213,6 +226,8 @@ struct np_ip {
   uint32_t frag_count[NP_FRAG_COUNTERS]; /* sent, by destination: identifications */
   struct np_reass_table reass;
   struct np_pmtu pmtu[NP_PMTU_SETS * NP_PMTU_WAYS];
+  uint16_t udp_bucket[NP_UDP_BUCKETS]; /* by port */
+  struct np_udp_socket udp[NP_UDP_SOCKETS_MAX];
   uint32_t neigh_mask; /* of bucket */
   uint32_t list_head[NP_NEIGH_LIST_COUNT];
   uint32_t list_tail[NP_NEIGH_LIST_COUNT];
@@ -373,6 +388,11 @@ void np_rate_charge(struct np_rate *rate, uint32_t n);
 /* udp.c */
 enum np_drop np_udp_input(struct np_ip *ip, struct np_iface *ifc, struct np_pkt *pkt, uint64_t now_ns);
 
+/* socket.c */
+void np_udp_init(struct np_ip *ip);
+/* The socket that a datagram to local and port is for; NP_UDP_NONE. */
+uint32_t np_udp_find(struct np_ip *ip, const struct np_addr *local, uint16_t port);
+
 /* reass.c */
 size_t np_reass_bytes(const struct np_ip_config *config);
 void np_reass_init(struct np_ip *ip, void *mem);
@@ -382,10 +402,19 @@ enum np_ip_verdict np_reass_input(struct np_ip *ip, const struct np_iface *ifc, 
 void np_reass_forget_iface(struct np_ip *ip, uint16_t iface);
 
 /* frag.c */
+/* An identification for something that may be cut. */
+uint32_t np_frag_id(struct np_ip *ip, const struct np_addr *dst);
+/* Where fragments go: straight back to a MAC, or by the routes. */
+struct np_frag_to {
+  const struct np_iface *ifc;
+  const struct np_mac *mac; /* NULL: by the routes */
+  struct np_path *path;
+  uint64_t now_ns;
+};
 /* Sends a packet (chain, data at the upper layer's header) as fragments of at most mtu_bytes; takes it
- * over. Without buffers for all of them it is dropped and counted. */
-void np_frag_send(struct np_ip *ip, const struct np_iface *ifc, struct np_buf *buf, const struct np_mac *mac, const struct np_addr *src,
-                  const struct np_addr *dst, uint8_t proto, uint8_t tos, uint8_t hops, uint32_t mtu_bytes);
+ * over. Without buffers for all of them it is dropped and counted: NP_ERR_NOBUF. */
+enum np_err np_frag_send(struct np_ip *ip, const struct np_frag_to *to, struct np_buf *buf, const struct np_addr *src,
+                         const struct np_addr *dst, uint8_t proto, uint8_t tos, uint8_t hops, uint32_t mtu_bytes);
 
 /* output.c */
 /* Pushes an Ethernet header and transmits. Takes over one reference. */
@@ -394,6 +423,12 @@ void np_ip_send_frame(struct np_ip *ip, const struct np_iface *ifc, struct np_bu
  * chain; what the link does not carry whole leaves in fragments. */
 void np_ip_send_to(struct np_ip *ip, const struct np_iface *ifc, struct np_buf *buf, const struct np_mac *mac,
                    const struct np_addr *src, const struct np_addr *dst, uint8_t proto, uint8_t tos, uint8_t hops);
+/* Sends or queues a packet with its IP header, as np_ip_output. */
+enum np_err np_ip_output_pushed(struct np_ip *ip, struct np_buf *buf, const struct np_addr *src, const struct np_addr *dst,
+                                struct np_path *path, uint64_t now_ns);
+/* np_ip_output for what nobody else holds and may be cut into fragments, here and (IPv4) on the way. */
+enum np_err np_ip_output_datagram(struct np_ip *ip, struct np_buf *buf, const struct np_addr *src, const struct np_addr *dst,
+                                  uint8_t proto, uint8_t tos, struct np_path *path, uint64_t now_ns);
 /* A packet on its way out, data at its IP header: counts, tells env->drop, frees. */
 void np_ip_drop(struct np_ip *ip, struct np_buf *buf, enum np_drop why);
 

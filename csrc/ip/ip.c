@@ -58,6 +58,7 @@ struct np_ip *np_ip_init(void *mem, const struct np_ip_config *config, const str
   ip->neigh_mask = bucket_count(c->neigh_max) - 1;
   np_neigh_init(ip);
   np_addr_init(ip);
+  np_udp_init(ip);
   np_reass_init(ip, at + line_up(c->neigh_max * sizeof(struct np_neigh)) + line_up((ip->neigh_mask + 1) * sizeof(uint32_t)));
   return ip;
 }

@@ -1,5 +1,5 @@
 /* The network layer of one core: interfaces, addresses, routes, neighbors (ARP
- * and ND as one table), ICMP and ICMPv6, UDP echo and discard, and output.
+ * and ND as one table), ICMP and ICMPv6, UDP sockets, echo and discard, and output.
  *
  * Owner: one core. Thread: that core. No system call, no allocation after
  * np_ip_init, no clock: now_ns comes in. What leaves goes to env->xmit with the
@@ -45,6 +45,9 @@ struct np_ip_env {
   /* Called for each received packet that the layer kept (a fragment) and drops later, already
    * counted, before it is freed; frame_off and frame_len still name its frame. May be NULL. */
   void (*rx_drop)(void *ctx, struct np_buf *buf, enum np_drop why);
+  /* A datagram for a socket of np_udp_bind, checksum verified; takes over pkt->buf and returns true, or
+   * false when there is no room for it (the layer counts the drop). May be NULL without sockets. */
+  bool (*udp)(void *ctx, uint32_t socket, const struct np_pkt *pkt);
   void *ctx;
 };
 
@@ -167,6 +170,26 @@ void np_ip_doubt(struct np_ip *ip, const struct np_path *path, uint64_t now_ns);
 
 /* Copies up to max entries from *cursor on; *cursor 0 starts, 0 afterwards ends. */
 uint32_t np_ip_neighbors(const struct np_ip *ip, uint32_t *cursor, struct np_neigh_info *out, uint32_t max, uint64_t now_ns);
+
+/* UDP sockets. Numbers are 0 to NP_UDP_SOCKETS_MAX - 1. */
+#define NP_UDP_SOCKETS_MAX 256u
+/* local all zero: any address of ours; ::ffff:0.0.0.0: any of IPv4. port 0: chosen at random (RFC 6056 §3.3.1).
+ * Errors: NP_ERR_INVALID, NP_ERR_ADDRINUSE (also for addresses that overlap), NP_ERR_ADDRNOTAVAIL (no usable
+ * address of ours), NP_ERR_FULL. */
+enum np_err np_udp_bind(struct np_ip *ip, const struct np_addr *local, uint16_t port, uint8_t dscp, uint32_t *out_socket,
+                        uint16_t *out_port);
+void np_udp_unbind(struct np_ip *ip, uint32_t socket);
+struct np_udp_to {
+  struct np_addr addr;
+  struct np_addr from; /* all zero: the socket's, or as the route says */
+  uint16_t port;
+  uint8_t ecn;
+};
+/* Sends one datagram: buf's data (a chain nobody else holds, with NP_BUF_HEADROOM less 40 bytes in front at
+ * least) is its payload. In fragments where it is larger than the link or, as TCP found out, the path carries;
+ * over IPv4 routers may cut it as well.
+ * Owner: takes over buf in every case. Return: as np_ip_output; NP_ERR_INVALID, NP_ERR_ADDRNOTAVAIL. */
+enum np_err np_udp_send(struct np_ip *ip, uint32_t socket, const struct np_udp_to *to, struct np_buf *buf, uint64_t now_ns);
 
 /* ICMP port unreachable etc. about a received packet, rate limited. Keeps no reference. */
 void np_ip_send_error(struct np_ip *ip, const struct np_pkt *about, uint8_t type, uint8_t code, uint64_t now_ns);

@@ -43,30 +43,32 @@ void np_ip_send_frame(struct np_ip *ip, const struct np_iface *ifc, struct np_bu
   transmit(ip, ifc->port, buf);
 }
 
+/* A packet in pieces as ports take it. What stays in pieces is longer than a buffer: a port with such an MTU
+ * sends pieces. NULL: dropped for lack of buffers, and counted. */
+static NP_COLD struct np_buf *few_pieces(struct np_ip *ip, struct np_buf *buf) {
+  buf = np_buf_linear(buf);
+  if (buf->next == NULL) return buf;
+  bool fits = np_buf_total(buf) <= ip->env.pool->chunk_bytes - NP_BUF_DATA_OFF; /* one, if there had been one */
+  struct np_buf *out = buf;
+  if (fits) out = NULL;
+  else if (np_buf_pieces(buf) > NP_PORT_PIECES_MAX) out = np_buf_pack(buf); /* of many small fragments */
+  if (out != NULL) return out;
+  ip->env.counters->drop[NP_DROP_TX_NO_BUFFER]++;
+  np_buf_put_chain(buf);
+  return NULL;
+}
+
 void np_ip_send_to(struct np_ip *ip, const struct np_iface *ifc, struct np_buf *buf, const struct np_mac *mac,
                    const struct np_addr *src, const struct np_addr *dst, uint8_t proto, uint8_t tos, uint8_t hops) {
   bool v4 = np_addr_is_v4(dst);
   uint32_t mtu = np_iface_mtu(ifc, v4);
   if (NP_UNLIKELY(np_buf_total(buf) + (v4 ? NP_IP4_BYTES : NP_IP6_BYTES) > mtu)) {
-    np_frag_send(ip, ifc, buf, mac, src, dst, proto, tos, hops, mtu);
+    const struct np_frag_to to = {.ifc = ifc, .mac = mac};
+    (void)np_frag_send(ip, &to, buf, src, dst, proto, tos, v4 ? NP_IP_TTL : hops, mtu);
     return;
   }
-  /* What stays in pieces is longer than a buffer: a port with such an MTU sends pieces. */
-  if (NP_UNLIKELY(buf->next != NULL)) buf = np_buf_linear(buf);
-  if (NP_UNLIKELY(buf->next != NULL && np_buf_total(buf) <= ip->env.pool->chunk_bytes - NP_BUF_DATA_OFF)) {
-    ip->env.counters->drop[NP_DROP_TX_NO_BUFFER]++; /* it would have fit one, if there had been one */
-    np_buf_put_chain(buf);
-    return;
-  }
-  if (NP_UNLIKELY(buf->next != NULL && np_buf_pieces(buf) > NP_PORT_PIECES_MAX)) { /* of many small fragments */
-    struct np_buf *packed = np_buf_pack(buf);
-    if (packed == NULL) {
-      ip->env.counters->drop[NP_DROP_TX_NO_BUFFER]++;
-      np_buf_put_chain(buf);
-      return;
-    }
-    buf = packed;
-  }
+  if (NP_UNLIKELY(buf->next != NULL)) buf = few_pieces(ip, buf);
+  if (NP_UNLIKELY(buf == NULL)) return;
   push_ip(ip, buf, src, dst, proto, tos, hops, v4);
   np_ip_send_frame(ip, ifc, buf, mac, v4 ? NP_ETHERTYPE_IP4 : NP_ETHERTYPE_IP6);
 }
@@ -179,10 +181,8 @@ int32_t np_ip_path_port(const struct np_ip *ip, const struct np_path *path) {
   return ip->iface[path->iface].port;
 }
 
-enum np_err np_ip_output(struct np_ip *ip, struct np_buf *buf, const struct np_addr *src, const struct np_addr *dst,
-                         uint8_t proto, uint8_t tos, struct np_path *path, uint64_t now_ns) {
-  bool v4 = np_addr_is_v4(dst);
-  push_ip(ip, buf, src, dst, proto, tos, ip->ttl, v4);
+NP_INLINE enum np_err pushed(struct np_ip *ip, struct np_buf *buf, const struct np_addr *src, const struct np_addr *dst,
+                             struct np_path *path, uint64_t now_ns) {
   if (NP_UNLIKELY(path == NULL || path->link_len == 0 || path->generation != ip->generation)) {
     if (NP_UNLIKELY(buf->flags & (NP_BUF_GATHERED | NP_BUF_TX_CSUM))) return drop_gathered(ip, buf);
     return output_slow(ip, buf, src, dst, path, now_ns);
@@ -202,4 +202,43 @@ enum np_err np_ip_output(struct np_ip *ip, struct np_buf *buf, const struct np_a
   }
   transmit(ip, ip->iface[path->iface].port, buf);
   return NP_ERR_OK;
+}
+
+enum np_err np_ip_output(struct np_ip *ip, struct np_buf *buf, const struct np_addr *src, const struct np_addr *dst,
+                         uint8_t proto, uint8_t tos, struct np_path *path, uint64_t now_ns) {
+  push_ip(ip, buf, src, dst, proto, tos, ip->ttl, np_addr_is_v4(dst));
+  return pushed(ip, buf, src, dst, path, now_ns);
+}
+
+enum np_err np_ip_output_pushed(struct np_ip *ip, struct np_buf *buf, const struct np_addr *src, const struct np_addr *dst,
+                                struct np_path *path, uint64_t now_ns) {
+  return pushed(ip, buf, src, dst, path, now_ns);
+}
+
+/* IPv4: routers may cut it, which takes an identification of its own (RFC 6864 §4.2). */
+static void allow_fragments(struct np_ip *ip, uint8_t *p, const struct np_addr *dst) {
+  uint16_t before = np_load_16(p + 4);
+  np_store_be16(p + 4, (uint16_t)np_frag_id(ip, dst));
+  uint16_t sum = np_cksum_update16(np_load_16(p + NP_IP4_CKSUM), before, np_load_16(p + 4));
+  before = np_load_16(p + NP_IP4_FRAG);
+  np_store_be16(p + NP_IP4_FRAG, 0);
+  np_store_16(p + NP_IP4_CKSUM, np_cksum_update16(sum, before, 0));
+}
+
+enum np_err np_ip_output_datagram(struct np_ip *ip, struct np_buf *buf, const struct np_addr *src, const struct np_addr *dst,
+                                  uint8_t proto, uint8_t tos, struct np_path *path, uint64_t now_ns) {
+  bool v4 = np_addr_is_v4(dst);
+  uint32_t total = np_buf_total(buf) + (v4 ? NP_IP4_BYTES : NP_IP6_BYTES);
+  if (total > NP_PMTU_MIN_V6) { /* what is smaller goes whole in any case; an IPv4 link may be narrower, a router's to cut */
+    uint32_t mtu = np_ip_pmtu(ip, dst, now_ns);
+    if (total > mtu && mtu != 0) { /* without a route it is dropped below */
+      const struct np_frag_to to = {.path = path, .now_ns = now_ns};
+      return np_frag_send(ip, &to, buf, src, dst, proto, tos, ip->ttl, mtu);
+    }
+  }
+  if (NP_UNLIKELY(buf->next != NULL)) buf = few_pieces(ip, buf);
+  if (NP_UNLIKELY(buf == NULL)) return NP_ERR_NOBUF;
+  push_ip(ip, buf, src, dst, proto, tos, ip->ttl, v4);
+  if (v4) allow_fragments(ip, np_buf_data(buf), dst);
+  return pushed(ip, buf, src, dst, path, now_ns);
 }

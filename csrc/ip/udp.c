@@ -1,4 +1,4 @@
-/* UDP as far as echo (RFC 862) and discard (RFC 863) need it. */
+/* The way in of UDP: echo (RFC 862), discard (RFC 863), sockets, or nobody. */
 #include "ip/internal.h"
 
 /* Two services that answer everything would talk to each other for ever. */
@@ -37,6 +37,12 @@ enum np_drop np_udp_input(struct np_ip *ip, struct np_iface *ifc, struct np_pkt 
   if (port != 0 && port == ip->config.udp_discard_port) {
     ++*np_ip_counter(ip, NP_C_UDP_RX);
     np_buf_put_chain(pkt->buf);
+    return NP_WIRE_OK;
+  }
+  uint32_t socket = np_udp_find(ip, &pkt->flow.local, port);
+  if (NP_LIKELY(socket != NP_UDP_NONE)) {
+    if (ip->env.udp == NULL || !ip->env.udp(ip->env.ctx, socket, pkt)) return NP_DROP_UDP_FULL;
+    ++*np_ip_counter(ip, NP_C_UDP_RX);
     return NP_WIRE_OK;
   }
   if (np_addr_is_v4(&pkt->flow.local)) {

@@ -6,7 +6,6 @@ package npc
 import "C"
 
 import (
-	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -26,19 +25,19 @@ type core struct {
 	p     *Plane
 	index int
 
-	mu       sync.Mutex
-	dead     bool // memory of the core is gone or going; set under both locks
-	cmd      ring
-	loan     ring
-	queued   uint32             // commands written, not yet published
-	free     []*C.struct_np_buf // lent buffers that hold nothing
-	frees    []*C.struct_np_buf // chains released while the command ring was full
-	forsaken []dataplane.Handle // connections to abort, nobody knows of them
-	loans    int
-	wakeFD   int
-	token    uint32
-	calls    map[uint32]*call
-	wakeup   [8]byte // what one wakes with: a native uint64 1
+	mu      sync.Mutex
+	dead    bool // memory of the core is gone or going; set under both locks
+	cmd     ring
+	loan    ring
+	queued  uint32             // commands written, not yet published
+	free    []*C.struct_np_buf // lent buffers that hold nothing
+	frees   []*C.struct_np_buf // chains released while the command ring was full
+	orphans []orphan           // to be ended
+	loans   int
+	wakeFD  int
+	token   uint32
+	calls   map[uint32]*call
+	wakeup  [8]byte // what one wakes with: a native uint64 1
 
 	rmu   sync.Mutex
 	event ring
@@ -178,9 +177,10 @@ func (c *core) drainFrees() {
 	if n > 0 {
 		c.frees = append(c.frees[:0], c.frees[n:]...)
 	}
-	for len(c.forsaken) > 0 && c.cmd.room(c.queued) > 0 {
-		*(*C.struct_np_cmd)(c.cmd.slot(c.queued)) = C.struct_np_cmd{op: C.NP_CMD_ABORT, handle: C.uint64_t(c.forsaken[0])}
-		c.forsaken = c.forsaken[1:]
+	for len(c.orphans) > 0 && c.cmd.room(c.queued) > 0 {
+		o := c.orphans[0]
+		*(*C.struct_np_cmd)(c.cmd.slot(c.queued)) = C.struct_np_cmd{op: C.uint16_t(o.op), handle: C.uint64_t(o.handle)}
+		c.orphans = c.orphans[1:]
 		c.queued++
 	}
 }
@@ -391,9 +391,4 @@ func (c *core) Write(conn dataplane.Handle, parts [][]byte) error {
 // CloseWrite implements [dataplane.Core].
 func (c *core) CloseWrite(conn dataplane.Handle) error {
 	return c.onConn(conn, nil, func(s *C.struct_np_cmd) { s.op = C.NP_CMD_SHUTDOWN })
-}
-
-// SendTo implements [dataplane.Core].
-func (c *core) SendTo(dataplane.Handle, netip.Addr, netip.AddrPort, [][]byte) error {
-	return dataplane.CodeUnsupported
 }

@@ -62,43 +62,61 @@ func (c *core) connect(ctx context.Context, cfg *dataplane.ConnectConfig) (datap
 			setAddr(&args.local, cfg.Local.Addr())
 		}
 	}
-	// What the core opens after the caller gave up is ended: nobody knows of it.
+	a, err := c.adopt(ctx, request{op: C.NP_CMD_CONNECT, body: bytesOf(&args), settle: func(a answer) {
+		if a.err == nil { // known from here on, so that it can be ended before it is open
+			c.mark(dataplane.Handle(a.handle), uint32(a.handle>>32))
+		}
+	}}, C.NP_CMD_ABORT)
+	return dataplane.Handle(a.handle), err
+}
+
+// adopt runs a request that makes something. What is made after the caller gave
+// up is ended by undo, because nobody knows of it.
+func (c *core) adopt(ctx context.Context, r request, undo uint16) (answer, error) {
 	var mu sync.Mutex
-	var opened dataplane.Handle
+	var made uint64
 	gaveUp := false
-	a, err := c.one(ctx, request{op: C.NP_CMD_CONNECT, body: bytesOf(&args), settle: func(a answer) {
-		if a.err != nil {
-			return
+	settle := r.settle
+	r.settle = func(a answer) {
+		if settle != nil {
+			settle(a)
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		opened = dataplane.Handle(a.handle)
-		// Known from here on, so that it can be ended before it is open.
-		c.mark(opened, uint32(a.handle>>32))
-		if gaveUp {
-			c.forsake(opened)
+		if a.err != nil {
+			return
 		}
-	}})
+		if made = a.handle; gaveUp {
+			c.forsake(undo, made)
+		}
+	}
+	a, err := c.one(ctx, r)
 	if err == nil {
-		return dataplane.Handle(a.handle), nil
+		return a, nil
 	}
 	mu.Lock()
 	defer mu.Unlock()
 	gaveUp = true
-	if opened != 0 {
-		c.forsake(opened)
+	if made != 0 {
+		c.forsake(undo, made)
 	}
-	return 0, err
+	return answer{}, err
 }
 
-// forsake aborts a connection as soon as there is room for the command.
-func (c *core) forsake(h dataplane.Handle) {
+// orphan is something that nobody knows of, and the command that ends it.
+type orphan struct {
+	op     uint16
+	handle uint64
+}
+
+// forsake ends what a handle names as soon as there is room for the command.
+func (c *core) forsake(op uint16, handle uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.dead {
 		return
 	}
-	c.forsaken = append(c.forsaken, h)
+	c.orphans = append(c.orphans, orphan{op, handle})
 	c.publish()
 }
 

@@ -93,7 +93,7 @@ func (c *core) decode(ev *C.struct_np_event, out *dataplane.Event) bool {
 		Conn: dataplane.Handle(ev.handle), Stream: uint32(ev.stream), Err: dataplane.Code(ev.err), At: time.Duration(ev.at_ns),
 	}
 	switch ev.op {
-	case C.NP_EV_MESSAGE, C.NP_EV_HANDSHAKE, C.NP_EV_PONG, C.NP_EV_DATA, C.NP_EV_EOF:
+	case C.NP_EV_MESSAGE, C.NP_EV_HANDSHAKE, C.NP_EV_PONG, C.NP_EV_DATA, C.NP_EV_EOF, C.NP_EV_DATAGRAM:
 	case C.NP_EV_OPEN:
 		c.mark(out.Conn, uint32(ev.handle>>32))
 		c.segments(out.Conn, uint32(ev.stream))
@@ -140,6 +140,10 @@ func (c *core) decode(ev *C.struct_np_event, out *dataplane.Event) bool {
 		out.Body = c.pieces(ev.body)
 		out.Token = uintptr(unsafe.Pointer(ev.body))
 	}
+	if ev.op == C.NP_EV_DATAGRAM && !datagram(out) {
+		c.giveBack(ev.body)
+		return false
+	}
 	return true
 }
 
@@ -169,6 +173,8 @@ func eventOp(op C.uint16_t) dataplane.EventOp {
 		return dataplane.EventData
 	case C.NP_EV_EOF:
 		return dataplane.EventEOF
+	case C.NP_EV_DATAGRAM:
+		return dataplane.EventDatagram
 	}
 	return 0
 }

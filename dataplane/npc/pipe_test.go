@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -226,5 +227,127 @@ func (r *rig) connectOne(e *echoer, l net.Listener, to netip.AddrPort, i int) {
 	}
 	if err := core.Write(h, [][]byte{data}); !errors.Is(err, dataplane.CodeStale) {
 		r.t.Error("write after the end:", err)
+	}
+}
+
+func TestVethUDP(t *testing.T) {
+	for _, cores := range []int{1, 2} {
+		inNamespace(t, cores, func(r *rig) {
+			u := &udpEchoer{t: t}
+			f := u.handle
+			r.onEvent.Store(&f)
+			r.add()
+			for _, local := range []string{"[::]:0", "0.0.0.0:0", "198.18.0.1:0", "[2001:db8::1]:0", "[::]:5353"} {
+				r.udpSocket(u, netip.MustParseAddrPort(local))
+			}
+			r.badBinds()
+		})
+	}
+}
+
+// udpEchoer answers each datagram from where it was sent to.
+type udpEchoer struct {
+	t      *testing.T
+	mu     sync.Mutex
+	socket map[dataplane.Handle]bool
+}
+
+func (u *udpEchoer) handle(c dataplane.Core, ev *dataplane.Event) {
+	if ev.Op != dataplane.EventDatagram {
+		u.t.Errorf("%+v", ev)
+		return
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if !u.socket[ev.Conn] {
+		u.t.Errorf("a datagram for socket %x", ev.Conn)
+	}
+	if err := c.SendTo(ev.Conn, ev.Local.Addr(), ev.Remote, ev.Body); err != nil {
+		u.t.Error("send:", err)
+	}
+}
+
+func (r *rig) udpSocket(u *udpEchoer, local netip.AddrPort) {
+	r.t.Helper()
+	handles, bound, err := r.p.BindUDP(r.t.Context(), local, 10)
+	r.must(err)
+	if len(handles) != len(r.p.cores) || bound.Port() == 0 || bound.Addr() != local.Addr() {
+		r.t.Errorf("bound %v, %x", bound, handles)
+	}
+	u.mu.Lock()
+	u.socket = map[dataplane.Handle]bool{}
+	for _, h := range handles {
+		u.socket[h] = true
+	}
+	u.mu.Unlock()
+	for _, our := range []string{"198.18.0.1", "2001:db8::1"} {
+		to := netip.AddrPortFrom(netip.MustParseAddr(our), bound.Port())
+		a := local.Addr()
+		serves := a == to.Addr() || a == netip.IPv6Unspecified() || a == netip.IPv4Unspecified() && to.Addr().Is4()
+		for _, size := range []int{0, 1, 1200, 1472, 1500, 9000, 60000} {
+			r.udpOnce(to, size, serves)
+			if !serves {
+				break
+			}
+		}
+	}
+	if _, _, err := r.p.BindUDP(r.t.Context(), bound, 0); !errors.Is(err, dataplane.CodeAddrinuse) {
+		r.t.Error("bound twice:", err)
+	}
+	r.must(r.p.CloseUDP(r.t.Context(), handles))
+	if err := r.p.CloseUDP(r.t.Context(), handles); !errors.Is(err, dataplane.CodeStale) {
+		r.t.Error("closed twice:", err)
+	}
+	for _, a := range []string{"198.18.0.1", "2001:db8::1"} {
+		r.udpOnce(netip.AddrPortFrom(netip.MustParseAddr(a), bound.Port()), 10, false)
+	}
+}
+
+// udpOnce sends a datagram of size bytes and expects it back, or a refusal.
+func (r *rig) udpOnce(to netip.AddrPort, size int, answered bool) {
+	r.t.Helper()
+	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
+	r.must(err)
+	defer c.Close()
+	r.must(c.SetDeadline(time.Now().Add(5 * time.Second)))
+	data := make([]byte, size)
+	rand.Read(data)
+	_, err = c.Write(data)
+	r.must(err)
+	back := make([]byte, 65536)
+	n, err := c.Read(back)
+	switch {
+	case !answered && !errors.Is(err, syscall.ECONNREFUSED):
+		r.t.Errorf("%s, where nobody is bound: %d bytes, error %v", to, n, err)
+	case answered && (err != nil || !bytes.Equal(back[:n], data)):
+		r.t.Errorf("%s: %d of %d bytes, error %v", to, n, size, err)
+		r.explain()
+	}
+}
+
+func (r *rig) badBinds() {
+	r.t.Helper()
+	for _, c := range []struct {
+		local string
+		dscp  int
+		want  dataplane.Code
+	}{
+		{"198.18.0.9:1000", 0, dataplane.CodeAddrnotavail},
+		{"[2001:db8::9]:1000", 0, dataplane.CodeAddrnotavail},
+		{"198.18.0.1:1000", 64, dataplane.CodeInvalid},
+	} {
+		if _, _, err := r.p.BindUDP(r.t.Context(), netip.MustParseAddrPort(c.local), c.dscp); !errors.Is(err, c.want) {
+			r.t.Errorf("%s: %v, want %v", c.local, err, c.want)
+		}
+	}
+	core := r.p.cores[0]
+	if err := core.SendTo(0, netip.Addr{}, netip.MustParseAddrPort("198.18.0.2:9"), nil); !errors.Is(err, dataplane.CodeStale) {
+		r.t.Error(err)
+	}
+	if err := core.SendTo(1<<32, netip.Addr{}, netip.MustParseAddrPort("198.18.0.2:0"), nil); !errors.Is(err, dataplane.CodeInvalid) {
+		r.t.Error(err)
+	}
+	if err := core.SendTo(1<<32, netip.Addr{}, netip.MustParseAddrPort("198.18.0.2:9"), [][]byte{make([]byte, 70000)}); !errors.Is(err, dataplane.CodeInvalid) {
+		r.t.Error(err)
 	}
 }

@@ -606,11 +606,3 @@ func (p *Plane) Drain(ctx context.Context) error {
 	}
 	return nil
 }
-
-// BindUDP implements [dataplane.Plane].
-func (p *Plane) BindUDP(context.Context, netip.AddrPort, int) ([]dataplane.Handle, netip.AddrPort, error) {
-	return nil, netip.AddrPort{}, dataplane.CodeUnsupported
-}
-
-// CloseUDP implements [dataplane.Plane].
-func (p *Plane) CloseUDP(context.Context, []dataplane.Handle) error { return dataplane.CodeUnsupported }

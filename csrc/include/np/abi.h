@@ -47,7 +47,7 @@ enum np_cmd_op {
   NP_CMD_OBSERVE,      /* arg: iface; body: a frame that the kernel got, ARP or ICMPv6: learned from, never answered */
   NP_CMD_LOAD,         /* body: struct np_cmd_load; NP_ERR_UNSUPPORTED without load_conns */
   NP_CMD_CONN_SET,     /* handle: connection, stream: enum np_conn_setting, arg: its value from now on */
-  NP_CMD_UDP_BIND,     /* body: struct np_cmd_udp; DONE.handle: UDP socket. On each core, for datagrams come to any */
+  NP_CMD_UDP_BIND,     /* body: struct np_cmd_udp; DONE.handle: UDP socket, DONE.arg: its port. On each core, for datagrams come to any */
   NP_CMD_UDP_CLOSE,    /* handle: UDP socket */
   NP_CMD_UDP_SEND,     /* handle: UDP socket, body: struct np_udp_meta, then the datagram. DONE only on error */
   /* connections; DONE only on error, or when NP_CMD_F_ACK asks for it */
@@ -113,7 +113,7 @@ enum np_event_op {
   NP_EV_PORT,      /* arg: iface; err: NP_ERR_PORTDOWN when its device is gone, 0 when it is back */
   NP_EV_DATA,      /* a pipe: handle, body: received bytes. Room returns to the peer by NP_CMD_CREDIT */
   NP_EV_EOF,       /* a pipe: handle: the peer sent its last byte; sending may go on */
-  NP_EV_DATAGRAM,  /* handle: UDP socket, body: struct np_udp_meta, then the datagram */
+  NP_EV_DATAGRAM,  /* handle: UDP socket (kind: NP_SESSION_PIPE), body: struct np_udp_meta, then the datagram */
   NP_EV_ADDRS,     /* arg: iface; its addresses changed by themselves (state, conflict): ask with NP_CMD_ADDRS */
   NP_EV_OP_COUNT
 };
@@ -191,8 +191,8 @@ struct np_cmd_connect {
   int32_t fd;                 /* of another carrier: a socket that connects, the core's from now on */
 };
 struct np_cmd_udp {
-  uint8_t local[16]; /* zero: any of ours */
-  uint16_t port;
+  uint8_t local[16]; /* zero: any of ours; ::ffff:0.0.0.0: any of IPv4 */
+  uint16_t port;     /* 0: chosen */
   uint8_t dscp;
   uint8_t pad[5];
 };

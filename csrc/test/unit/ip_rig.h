@@ -51,6 +51,8 @@ struct rig {
   uint32_t error_mtu;
   uint32_t error_count;
   bool error_answer;
+  bool (*udp)(void *udp_ctx, uint32_t socket, const struct np_pkt *pkt); /* NULL: no room */
+  void *udp_ctx;
 };
 
 static inline void rig_xmit(void *ctx, uint16_t port, struct np_buf *frame) {
@@ -86,6 +88,11 @@ static inline void rig_drop(void *ctx, struct np_buf *buf, enum np_drop why) {
   assert_true(version == 4 || version == 6);
 }
 
+static inline bool rig_udp(void *ctx, uint32_t socket, const struct np_pkt *pkt) {
+  struct rig *r = ctx;
+  return r->udp != NULL && r->udp(r->udp_ctx, socket, pkt);
+}
+
 static inline struct rig *rig_new(const struct np_ip_config *config) {
   struct rig *r = calloc(1, sizeof *r);
   r->pool_mem = aligned_alloc(RIG_CHUNK, (size_t)RIG_BUFS * RIG_CHUNK);
@@ -95,7 +102,7 @@ static inline struct rig *rig_new(const struct np_ip_config *config) {
   r->now_ns = 1000 * RIG_S;
   np_wheel_init(&r->wheel, r->now_ns);
   r->env = (struct np_ip_env){.pool = &r->pool, .wheel = &r->wheel, .counters = &r->counters, .xmit = rig_xmit,
-                              .l4_error = rig_l4_error, .drop = rig_drop, .ctx = r};
+                              .l4_error = rig_l4_error, .drop = rig_drop, .udp = rig_udp, .ctx = r};
   r->config = *config;
   r->error_answer = true;
   r->ip_mem = aligned_alloc(NP_CACHE_LINE, np_ip_bytes(config));
