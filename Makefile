@@ -23,6 +23,11 @@ LDLIBS := -lIPSec_MB -lcrypto -llz4 -lzstd -lpcap -lpthread
 
 LIB_SRC := $(sort $(wildcard csrc/base/*.c csrc/wire/*.c csrc/ip/*.c csrc/tcp/*.c csrc/codec/*.c \
              csrc/crypto/*.c csrc/session/*.c csrc/io/*/*.c csrc/core/*.c))
+# RDMA's control side needs the headers of verbs; without them a file that says so takes its place.
+# The libraries themselves are loaded at run time. RDMA=no builds as if the headers were absent.
+RDMA ?= $(if $(and $(wildcard /usr/include/infiniband/verbs.h),$(wildcard /usr/include/rdma/rdma_cma.h)),yes,no)
+RDMA_VERBS_SRC := $(addprefix csrc/io/rdma/,lib.c cm.c device.c)
+LIB_SRC := $(filter-out $(if $(filter yes,$(RDMA)),csrc/io/rdma/none.c,$(RDMA_VERBS_SRC)),$(LIB_SRC))
 LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o)
 LIB := $(BUILD)/libnp.a
 # The library is optimized as a whole, because a packet passes through five folders: a

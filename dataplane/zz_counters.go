@@ -126,6 +126,19 @@ const (
 	CounterNPRORekeys                         // REKEY frames sent or received
 	CounterNPROPings                          // PING frames answered
 	CounterNPROEchoes                         // ECHO requests answered on the core
+	CounterRdmaConns                          // RDMA connections now, those being made or ended included
+	CounterRdmaAccepted                       // RDMA connections accepted
+	CounterRdmaOpened                         // RDMA connections opened by us
+	CounterRdmaMsgsRX                         // RDMA messages received, those that only return credits included
+	CounterRdmaMsgsTX                         // RDMA messages sent, those that only return credits included
+	CounterRdmaBytesRX                        // bytes taken from rings and delivered to sessions
+	CounterRdmaBytesTX                        // bytes written into peers' rings
+	CounterRdmaInline                         // messages small enough to be handed to the device by value
+	CounterRdmaCreditsTX                      // messages sent only to return credits
+	CounterRdmaStalls                         // times that a connection with data waited for room in the peer's ring
+	CounterRdmaKeepalives                     // idle peers asked whether they are there
+	CounterRdmaErrors                         // requests that a device completed with an error, one for each connection ended so
+	CounterRdmaProtocol                       // connections ended because the peer broke the protocol
 	CounterCaptured                           // packets copied to a capture
 	CounterCaptureLost                        // packets a capture wanted but had no room for
 
@@ -347,6 +360,19 @@ var counterMeta = [CounterCount]CounterMeta{
 	{Name: "npro_rekeys_total", Help: "REKEY frames sent or received"},
 	{Name: "npro_pings_total", Help: "PING frames answered"},
 	{Name: "npro_echoes_total", Help: "ECHO requests answered on the core"},
+	{Name: "rdma_connections", Help: "RDMA connections now, those being made or ended included"},
+	{Name: "rdma_accepted_total", Help: "RDMA connections accepted"},
+	{Name: "rdma_opened_total", Help: "RDMA connections opened by us"},
+	{Name: "rdma_messages_received_total", Help: "RDMA messages received, those that only return credits included"},
+	{Name: "rdma_messages_sent_total", Help: "RDMA messages sent, those that only return credits included"},
+	{Name: "rdma_bytes_received_total", Help: "bytes taken from rings and delivered to sessions"},
+	{Name: "rdma_bytes_sent_total", Help: "bytes written into peers' rings"},
+	{Name: "rdma_inline_messages_total", Help: "messages small enough to be handed to the device by value"},
+	{Name: "rdma_credit_messages_total", Help: "messages sent only to return credits"},
+	{Name: "rdma_stalls_total", Help: "times that a connection with data waited for room in the peer's ring"},
+	{Name: "rdma_keepalives_total", Help: "idle peers asked whether they are there"},
+	{Name: "rdma_errors_total", Help: "requests that a device completed with an error, one for each connection ended so"},
+	{Name: "rdma_protocol_errors_total", Help: "connections ended because the peer broke the protocol"},
 	{Name: "capture_packets_total", Help: "packets copied to a capture"},
 	{Name: "capture_lost_total", Help: "packets a capture wanted but had no room for"},
 }

@@ -17,6 +17,8 @@ packages=(
   libzstd-dev        # NPRO compression
   libpcap-dev        # capture filters in tcpdump's language
   libcmocka-dev      # C unit tests
+  libibverbs-dev     # RDMA: headers; the libraries are loaded at run time
+  librdmacm-dev      # RDMA's connection manager
   linux-libc-dev     # AF_XDP and BPF headers
   libbpf-dev         # bpf_helpers.h for the XDP programs
   iproute2           # namespaces and veth pairs of demo and e2e

@@ -46,7 +46,7 @@ struct np_carrier_ops {
   enum np_err (*listen)(struct np_carrier *c, const struct np_carrier_listen *args, uint32_t *out_listener);
   /* Its connections stay. */
   enum np_err (*unlisten)(struct np_carrier *c, uint32_t listener);
-  /* fd: a socket on which connect() was called (EINPROGRESS or done); the carrier's once it
+  /* fd: of RDMA, the slot of a connection that the control side made. Else a socket on which connect() was called (EINPROGRESS or done); the carrier's once it
    * returned NP_ERR_OK. The session's established or closed follows at a later flush. */
   enum np_err (*connect)(struct np_carrier *c, int32_t fd, struct np_session *session, uint64_t now_ns,
                          struct np_stream **out);
@@ -64,7 +64,8 @@ struct np_carrier_ops {
   struct np_stream *(*stream)(struct np_carrier *c, uint64_t handle);
   /* Snapshot as np_tcp_connections. */
   uint32_t (*connections)(struct np_carrier *c, uint32_t *cursor, struct np_conn_info *out, uint32_t max);
-  /* Ends every connection. On the core's thread: nothing of it is in the kernel's or a device's hands afterwards. */
+  /* Ends every connection. On the core's thread: nothing of it is in the kernel's or a device's hands
+   * afterwards; only RDMA's queue pairs keep buffers until the control side ends them. */
   void (*abort_all)(struct np_carrier *c, uint64_t now_ns);
   /* Closes all descriptors, gives every buffer back. */
   void (*fini)(struct np_carrier *c);

@@ -38,6 +38,7 @@ enum np_timer_kind {
   NP_TIMER_REASS,   /* a datagram in fragments is given up */
   NP_TIMER_SOCK,    /* kernel sockets: what no descriptor announces */
   NP_TIMER_CORE,    /* the core's own housekeeping */
+  NP_TIMER_RDMA,    /* RDMA connections: keep-alive, small pieces held back, lingering */
   NP_TIMER_KIND_COUNT
 };
 

@@ -30,7 +30,9 @@ void np_core_carriers_lay_out(const struct np_plane_config *c, uint32_t index, s
   }
 }
 
-uint32_t np_core_carrier_sessions(const struct np_plane_config *c) { return c->carriers != 0 ? c->sock_conns_max : 0; }
+uint32_t np_core_carrier_sessions(const struct np_plane_config *c) {
+  return (c->carriers != 0 ? c->sock_conns_max : 0) + c->rdma_conns_max;
+}
 
 enum np_err np_core_carriers_init(struct np_core *core, uint8_t *base, const struct np_core_carrier_parts *parts,
                                   struct np_err_detail *detail) {
@@ -154,7 +156,7 @@ uint32_t np_core_connections(struct np_core *core, uint32_t *cursor, struct np_c
 enum np_err np_core_carrier_listen(struct np_core *core, const struct np_cmd_listen *args, struct np_core_listener *l) {
   struct np_carrier *c = np_core_carrier_of(core, args->carrier);
   if (c == NULL) return NP_ERR_UNSUPPORTED;
-  if (args->fd < 0) return NP_ERR_INVALID;
+  if (args->fd < 0 && args->carrier != NP_CARRIER_RDMA) return NP_ERR_INVALID;
   const struct np_carrier_listen listen = {.fd = args->fd, .conns_max = args->conns_max, .ctx = l, .handle = l->handle};
   return c->ops->listen(c, &listen, &l->inner);
 }

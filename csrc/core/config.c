@@ -74,6 +74,7 @@ enum np_err np_plane_config_check(const struct np_plane_config *c, struct np_err
       {"load_conns", c->load_conns, 1, c->conns_max, false, true},
       {"load_depth", c->load_depth, c->load_conns == 0 ? 0 : 1, NP_LOAD_DEPTH_MAX, false, false},
       {"carriers", c->carriers & ~(1u << NP_CARRIER_EPOLL), 0, 0, false, false},
+      {"rdma_conns_max", c->rdma_conns_max, 0, NP_RDMA_CONNS_MAX, false, false},
       {"sock_conns_max", c->sock_conns_max, c->carriers == 0 ? 0 : 1, NP_SOCK_CONNS_MAX, false, false},
       {"sock_rcv_buf_bytes", c->sock_rcv_buf_bytes, 4096, 1u << 28, false, true},
       {"sock_snd_buf_bytes", c->sock_snd_buf_bytes, 4096, 1u << 28, false, true},

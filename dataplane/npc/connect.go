@@ -29,7 +29,7 @@ func (p *Plane) Connect(ctx context.Context, cfg *dataplane.ConnectConfig) (data
 func (p *Plane) connect(ctx context.Context, cfg *dataplane.ConnectConfig) (dataplane.Handle, error) {
 	first, tries, err := p.connectCore(cfg)
 	if err != nil {
-		if cfg.Carrier != dataplane.CarrierStack {
+		if cfg.Carrier != dataplane.CarrierStack && cfg.Carrier != dataplane.CarrierRDMA {
 			_ = syscall.Close(cfg.Socket)
 		}
 		return 0, err
@@ -126,7 +126,7 @@ func (c *core) forsake(op uint16, handle uint64) {
 func (p *Plane) connectCore(cfg *dataplane.ConnectConfig) (first, tries int, err error) {
 	n := len(p.cores)
 	switch port := int(cfg.Local.Port()) - C.NP_PORT_EPHEMERAL_MIN; {
-	case cfg.Core >= n || cfg.Carrier == dataplane.CarrierStack && !cfg.Remote.IsValid():
+	case !cfg.Remote.IsValid() || cfg.Core >= n:
 		return 0, 0, dataplane.CodeInvalid
 	case p.closed.Load():
 		return 0, 0, dataplane.CodeShutdown

@@ -10,6 +10,7 @@
 struct np_plane;
 
 #define NP_CORES_MAX 64u
+#define NP_RDMA_CONNS_MAX 4096u /* per core */
 #define NP_SOCK_CONNS_MAX (1u << 20) /* per carrier and core */
 
 struct np_plane_config {
@@ -68,6 +69,7 @@ struct np_plane_config {
   uint32_t sock_conns_max;     /* connections of each of them, per core */
   uint32_t sock_rcv_buf_bytes; /* received and not consumed, at most, per connection; 0: 256 KiB */
   uint32_t sock_snd_buf_bytes; /* queued and not yet the kernel's, at most, per connection; 0: 256 KiB */
+  uint32_t rdma_conns_max;     /* per core: sessions for np_plane_rdma_open's connections */
   uint8_t secret[64];          /* random; wiped in the caller's copy by the caller */
 };
 

@@ -430,7 +430,7 @@ static void test_bad_commands(void **state) {
   struct np_plane_config c = sr_config();
   struct sock_rig *t = begin(state, &c);
   uint32_t fds = sr_open_fds();
-  struct np_cmd_listen args = {.session_kind = NP_SESSION_ECHO, .carrier = NP_CARRIER_RDMA, .fd = sr_listen_fd(t, false)};
+  struct np_cmd_listen args = {.session_kind = NP_SESSION_ECHO, .carrier = NP_CARRIER_COUNT, .fd = sr_listen_fd(t, false)};
   struct np_event ev = rig_command(&t->r, (struct np_cmd){.op = NP_CMD_LISTEN}, &args, sizeof args);
   assert_int_equal(ev.err, NP_ERR_UNSUPPORTED);
   args.carrier = (uint8_t)t->kind;
