@@ -43,6 +43,7 @@
 #define ND_TOLD 136  /* neighbor advertisement */
 #define ARP_REPLY 2
 
+#define L3_MAX 18       /* Ethernet and one tag */
 #define EXT_MAX 8       /* extension headers followed, and all of them together, as csrc/wire has it */
 #define EXT_BYTES 512
 #define TCP_FLAGS 13    /* offset in the header */
@@ -189,6 +190,7 @@ enum { NO_PACKET = 0, ARP = 1, IP4 = 4, IP6 = 6 };
 /* Where the packet begins in the frame; its fixed header is all there. */
 struct packet {
   const void *at;
+  __u32 off;
   __u32 family;
 };
 
@@ -269,7 +271,7 @@ static __always_inline void find_upper6(const void *at, const void *end, struct 
       read_upper((const __u8 *)h, end, next, part, up);
       return;
     }
-    if ((const void *)(h + 1) > end) break;
+    if (i == EXT_MAX || (const void *)(h + 1) > end) break;
     if (next == NEXT_FRAGMENT) {
       __u32 frag = bpf_ntohs(h->frag) & 0xfff9; /* 0: an atomic fragment, RFC 6946 */
       if (frag & 0xfff8) {                      /* a later one: data comes here */
@@ -287,9 +289,24 @@ static __always_inline void find_upper6(const void *at, const void *end, struct 
   up->syn = 1;
 }
 
-static __always_inline void find_upper(const struct packet *p, const void *end, struct upper *up) {
-  if (p->family == IP4) find_upper4(p->at, end, up);
-  else find_upper6(p->at, end, up);
+/* A global function, so that the verifier goes through it once, and not once for each way to
+ * get here and on from here: those multiply. It takes and gives scalars only. */
+__attribute__((noinline)) __u32 np_find_upper(struct xdp_md *ctx, __u32 off, __u32 family) {
+  const void *end = (const void *)(long)ctx->data_end;
+  const void *at = (const void *)(long)ctx->data;
+  struct upper up = {0};
+  if (off > L3_MAX) return 0;
+  at += off;
+  if (family == IP4) find_upper4(at, end, &up);
+  else if (family == IP6) find_upper6(at, end, &up);
+  return (__u32)up.syn << 24 | up.proto << 16 | up.port;
+}
+
+static __always_inline void find_upper(struct xdp_md *ctx, const struct packet *p, struct upper *up) {
+  __u32 found = np_find_upper(ctx, p->off, p->family);
+  up->syn = (__u16)(found >> 24);
+  up->proto = found >> 16 & 0xff;
+  up->port = (__be16)found;
 }
 
 /* Neighbor and router discovery, from a host of this link: its type, or 0. */
@@ -346,11 +363,9 @@ static __always_inline enum judgment limit(const struct settings *set, const str
   return FINE;
 }
 
-static __always_inline enum judgment judge(const struct settings *set, const struct packet *p, const struct upper *up,
-                                           const void *end) {
+static __always_inline enum judgment judge(const struct settings *set, const struct packet *p, int syn, const void *end) {
   struct source key = {.family = p->family};
   struct entry *entry = 0;
-  int syn;
   if (p->family == IP4) {
     const struct ip4 *ip = p->at;
     if ((const void *)(ip + 1) > end) return FINE;
@@ -376,7 +391,7 @@ static __always_inline enum judgment judge(const struct settings *set, const str
     if (hits) *hits += 1;
     return entry->allow ? FINE : DENY_SOURCE;
   }
-  syn = (set->flags & LIMIT_SYNS) && up->syn;
+  syn = syn && (set->flags & LIMIT_SYNS);
   if (!syn && !(set->flags & LIMIT_PACKETS)) return FINE;
   return limit(set, &key, syn);
 }

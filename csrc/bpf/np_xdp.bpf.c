@@ -184,18 +184,21 @@ static __always_inline enum verdict choose(const void *data, const void *end, st
     const struct ip4 *h = at;
     if ((const void *)(h + 1) > end) return SHORT;
     p->at = at;
+    p->off = (__u32)(at - data);
     p->family = IP4;
     return look_up4(&key, h->dst);
   }
   if (proto == bpf_htons(ETH_P_IPV6)) {
     if (at + sizeof(struct ip6) > end) return SHORT;
     p->at = at;
+    p->off = (__u32)(at - data);
     p->family = IP6;
     return choose_ip6(&key, at, end);
   }
   if (proto == bpf_htons(ETH_P_ARP)) {
     if (at + sizeof(struct arp4) > end) return SHORT;
     p->at = at;
+    p->off = (__u32)(at - data);
     p->family = ARP;
     return choose_arp(&key, at, end);
   }
@@ -207,20 +210,23 @@ static __always_inline void count(__u32 which) {
   if (n) *n += 1; /* per CPU, and XDP does not nest on one CPU */
 }
 
-/* No copy is better than a cut one: what is too long is lost, and counted. */
-static __always_inline void copy(const void *data, const void *end) {
+/* No copy is better than a cut one: what is too long is lost, and counted. A global function,
+ * like np_find_upper, so that the verifier goes through its loop once. */
+__attribute__((noinline)) int np_copy(struct xdp_md *ctx) {
+  const void *data = (const void *)(long)ctx->data;
+  const void *end = (const void *)(long)ctx->data_end;
   struct copy *c;
   __u32 bytes = (__u32)(end - data);
   const __u8 *p = data;
   __u32 i;
   if (bytes > sizeof(c->frame)) {
     count(COPY_LOST);
-    return;
+    return 0;
   }
   c = bpf_ringbuf_reserve(&np_copies, sizeof(*c), 0);
   if (!c) {
     count(COPY_LOST);
-    return;
+    return 0;
   }
   c->bytes = bytes;
   c->pad = 0;
@@ -244,42 +250,40 @@ static __always_inline void copy(const void *data, const void *end) {
   }
   bpf_ringbuf_submit(c, 0);
   count(COPIED);
+  return 1;
 }
 
-/* The verdict on a frame once the settings have had their say, and what it counts as
- * unless it is redirected. */
-static __always_inline enum verdict filter(const struct settings *set, enum verdict v, const struct packet *p, const void *end,
-                                           enum counter *why) {
+/* The verdict on a frame once the settings have had their say, and in the second byte what it
+ * counts as unless it is redirected. */
+static __always_inline int filter(struct xdp_md *ctx, const struct settings *set, const struct packet *p, __u32 v) {
+  const void *end = (const void *)(long)ctx->data_end;
   struct upper up = {0};
+  __u32 why = PASSED;
   __u32 told;
-  if (v == SHORT || p->family == NO_PACKET) return v;
   if (p->family == ARP) {
     const struct arp4 *arp = p->at;
-    if (v != OURS || !(set->flags & KERNEL_PORTS) || (const void *)(arp + 1) > end) return v;
-    return arp->op == bpf_htons(ARP_REPLY) ? TO_BOTH : v; /* the kernel may have asked */
+    if (v != OURS || !(set->flags & KERNEL_PORTS) || (const void *)(arp + 1) > end) return (int)(v | why << 8);
+    return arp->op == bpf_htons(ARP_REPLY) ? TO_BOTH | PASSED << 8 : (int)(v | why << 8); /* the kernel may have asked */
   }
   told = discovery(p, end);
-  if (told) return v == OURS && told == ND_TOLD && (set->flags & KERNEL_PORTS) ? TO_BOTH : v;
-  if (set->flags & (LIMIT_SYNS | KERNEL_PORTS)) find_upper(p, end, &up);
+  if (told) return v == OURS && told == ND_TOLD && (set->flags & KERNEL_PORTS) ? TO_BOTH | PASSED << 8 : (int)(v | why << 8);
+  if (set->flags & (LIMIT_SYNS | KERNEL_PORTS)) find_upper(ctx, p, &up);
   if (v == OURS && (set->flags & KERNEL_PORTS) && kernels(&up)) {
     v = TO_KERNEL;
-    *why = STEERED;
+    why = STEERED;
   }
-  if (v != OURS && !(set->flags & ALL_TRAFFIC)) return v;
-  switch (judge(set, p, &up, end)) {
+  if (v != OURS && !(set->flags & ALL_TRAFFIC)) return (int)(v | why << 8);
+  switch (judge(set, p, up.syn, end)) {
   case DENY_SOURCE:
-    *why = DENIED;
-    return DROP;
+    return DROP | DENIED << 8;
   case OVER_PACKETS:
-    *why = LIMITED;
-    return DROP;
+    return DROP | LIMITED << 8;
   case OVER_SYNS:
-    *why = SYN_LIMITED;
-    return DROP;
+    return DROP | SYN_LIMITED << 8;
   case FINE:
     break;
   }
-  return v;
+  return (int)(v | why << 8);
 }
 
 static __always_inline int run(struct xdp_md *ctx) {
@@ -288,16 +292,20 @@ static __always_inline int run(struct xdp_md *ctx) {
   const __u32 zero = 0;
   struct settings *set = bpf_map_lookup_elem(&np_settings, &zero);
   struct packet p = {0};
-  enum verdict v = choose(data, end, &p);
-  enum counter why = v == SHORT ? MALFORMED : PASSED;
+  __u32 v = choose(data, end, &p);
+  __u32 why = v == SHORT ? MALFORMED : PASSED;
   long action;
-  if (set && set->flags) v = filter(set, v, &p, end, &why);
+  if (set && set->flags && p.family != NO_PACKET && v != SHORT) {
+    __u32 end_of_it = (__u32)filter(ctx, set, &p, v);
+    v = end_of_it & 0xff;
+    why = end_of_it >> 8;
+  }
   if (v == DROP) {
     count(why);
     return XDP_DROP;
   }
   if (v != OURS) {
-    if (v == TO_BOTH) copy(data, end);
+    if (v == TO_BOTH) np_copy(ctx);
     count(why);
     return XDP_PASS;
   }

@@ -261,7 +261,7 @@ func TestLimits(t *testing.T) {
 }
 
 // stretch makes the program's clock slow: all times in its settings become longer.
-func (p *Program) stretch(t *testing.T, by uint64) {
+func (p *Program) stretch(t testing.TB, by uint64) {
 	t.Helper()
 	var w settings
 	if err := p.filter.settings.Lookup(uint32(0), &w); err != nil {
