@@ -73,9 +73,15 @@ type Config struct {
 	UDPEchoPort    uint16
 	UDPDiscardPort uint16
 	TCP            TCPConfig
-	LoadConns      int      // connections of the load generator per core; 0: none
-	LoadDepth      int      // its messages in flight per connection at most
-	Secret         [64]byte // random: sequence numbers, cookies, hash keys
+	LoadConns      int // connections of the load generator per core; 0: none
+	LoadDepth      int // its messages in flight per connection at most
+
+	Carriers     []Carrier // besides CarrierStack; what is asked for has to work
+	SocketConns  int       // connections of each of them, per core; 0: 1,024
+	SocketRcvBuf int       // of a connection, received and not consumed; 0: 256 KiB
+	SocketSndBuf int       // of a connection, queued and not yet the kernel's; 0: 256 KiB
+
+	Secret [64]byte // random: sequence numbers, cookies, hash keys
 }
 
 // HugePages says whether memory comes from huge pages.
@@ -126,7 +132,10 @@ type Info struct {
 	CPUs         []int
 }
 
-// InterfaceConfig adds a network interface by which the appliance speaks.
+// InterfaceConfig adds a network interface by which the appliance speaks. Of BackendDPDK
+// and BackendTAP an empty MAC and an MTU of 0 are the device's own, and of every backend
+// but BackendAFXDP 0 queues are as many as suit it; AddInterface and ReattachInterface
+// write what they took into the caller's MAC, MTU and Queues.
 type InterfaceConfig struct {
 	Name      string
 	Index     int // the kernel's ifindex
@@ -205,7 +214,7 @@ type Route struct {
 
 // ListenConfig opens a listener on every core.
 type ListenConfig struct {
-	Address  netip.AddrPort // unspecified address: any of ours
+	Address  netip.AddrPort // unspecified address: any of ours; of a Unix socket: invalid
 	Kind     SessionKind
 	Backlog  int
 	MaxConns int // over all cores
@@ -250,7 +259,7 @@ const (
 	EventSent                         // Stream, Bytes: budget of Send returns; Err: the frame was not sent, its stream is broken
 	EventPong                         // Body
 	EventGoAway                       // Stream: last one the peer serves
-	EventPort                         // Interface, Err: CodePortdown when its device is gone, CodeOK when it is back
+	EventPort                         // Interface, Err: CodePortdown when its device is gone or its link down, CodeOK when it is back, CodeNodev when it won't be back by itself
 	EventAddresses                    // Interface: its addresses changed by themselves (state, conflict); Addresses tells
 	EventData                         // a pipe: Body. Room returns to the peer by Credit
 	EventEOF                          // a pipe: the peer sent its last byte; sending may go on
@@ -615,6 +624,12 @@ type Plane interface {
 	// SetUserTimeout sets how long a live connection waits for an acknowledgment before it
 	// ends, 1 s to a day; 0: for ever. CodeInvalid, CodeStale.
 	SetUserTimeout(ctx context.Context, conn Handle, d time.Duration) error
+	// SetKeepAlive sets after how much silence a live connection probes its peer, 1 s to a
+	// day; 0: never. CodeInvalid, CodeStale.
+	SetKeepAlive(ctx context.Context, conn Handle, idle time.Duration) error
+	// SetNoDelay says whether a live connection's small writes go out at once, or wait while
+	// others are in flight. CodeStale.
+	SetNoDelay(ctx context.Context, conn Handle, on bool) error
 	Neighbors(ctx context.Context) ([]Neighbor, error)
 	Capture(ctx context.Context, cfg *CaptureConfig) (Capture, error)
 

@@ -191,18 +191,6 @@ func statsCmd(a *app) *cobra.Command {
 	})
 }
 
-func backendCmd(a *app) *cobra.Command {
-	return noun("backend", "How packets come in and leave", get(a, "show", "Requested, actual, and why each rung was left", api.PathBackend, func(b *api.Backend) error {
-		top := newTable("requested", "actual", "reason")
-		top.row(b.Requested, b.Actual, b.Reason)
-		rungs := newTable("interface", "rung", "chosen", "reason", "cure")
-		for _, r := range b.Ladder {
-			rungs.row(r.Interface, r.Backend, map[bool]string{true: "yes", false: "no"}[r.Chosen], r.Reason, r.Cure)
-		}
-		return a.print(b, anys(b.Ladder), top, rungs)
-	}))
-}
-
 func neighborCmd(a *app) *cobra.Command {
 	return noun("neighbor", "ARP and ND table", get(a, "list", "Neighbors of every core", api.PathNeighbors, func(n *api.Neighbors) error {
 		t := newTable("address", "mac", "interface", "state", ">age", ">core")

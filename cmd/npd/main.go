@@ -155,6 +155,9 @@ func (a *app) check() error {
 		if slices.ContainsFunc(c.Interfaces[:i], func(o config.Interface) bool { return o.Name == it.Name }) {
 			continue // another VLAN of a device looked at already
 		}
+		if b := c.InterfaceBackend(&it); b == "tap" || it.Device != "" {
+			continue // no interface of the kernel's is needed
+		}
 		if _, err := (ports.Linux{}).Inspect(it.Name); err != nil {
 			errs = append(errs, &config.Error{Pos: c.Pos(fmt.Sprintf("interface[%d].name", i)), What: err.Error()})
 		}

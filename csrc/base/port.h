@@ -72,6 +72,7 @@ struct np_port_queue {
   uint32_t tso_bytes_max; /* with NP_PORT_TSO: of a packet before it is cut, Ethernet header included; at most 65,535 */
   struct np_mac mac;
   bool down;          /* set by the port itself when it finds its device gone, cleared when it is back */
+  bool gone;          /* set before down: the port can't come back by itself, it must be closed and another opened */
   uint32_t posted_count; /* buffers it holds for receiving, empty */
   struct np_queue_stats stats;
 };

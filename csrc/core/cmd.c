@@ -141,6 +141,13 @@ static void refuse_fd(uint8_t carrier, int32_t fd) {
   if (carrier != NP_CARRIER_STACK && carrier != NP_CARRIER_RDMA && fd >= 0) close(fd);
 }
 
+void np_core_cmd_drop(const struct np_cmd *cmd) {
+  struct np_cmd_listen listen;
+  struct np_cmd_connect connect;
+  if (cmd->op == NP_CMD_LISTEN && body_copy(cmd, &listen, sizeof listen)) refuse_fd(listen.carrier, listen.fd);
+  if (cmd->op == NP_CMD_CONNECT && body_copy(cmd, &connect, sizeof connect)) refuse_fd(connect.carrier, connect.fd);
+}
+
 enum np_err np_core_listen(struct np_core *core, const struct np_cmd_listen *args, uint64_t *out_handle) {
   enum np_err err = new_listener(core, args, out_handle);
   if (err != NP_ERR_OK) refuse_fd(args->carrier, args->fd);
@@ -224,6 +231,10 @@ static enum np_err cmd_conn_set(struct np_core *core, const struct np_cmd *cmd, 
       return np_tcp_set_cc(core->tcp, cmd->handle, cmd->arg);
     case NP_CONN_SET_USER_TIMEOUT:
       return np_tcp_set_user_timeout(core->tcp, cmd->handle, cmd->arg);
+    case NP_CONN_SET_KEEPALIVE:
+      return np_tcp_set_keepalive(core->tcp, cmd->handle, cmd->arg);
+    case NP_CONN_SET_NAGLE:
+      return cmd->arg > 1 ? NP_ERR_INVALID : np_tcp_set_nagle(core->tcp, cmd->handle, cmd->arg != 0);
     default:
       return NP_ERR_INVALID;
   }

@@ -458,11 +458,12 @@ static void flush_ports(struct np_core *core) {
     struct np_core_queue *cq = &core->queue[i];
     struct np_port_queue *q = cq->port;
     q->ops->flush(q);
-    if (NP_LIKELY(q->down == cq->was_down)) continue;
+    if (NP_LIKELY(q->down == cq->was_down && q->gone == cq->was_gone)) continue;
     if (np_core_answer_room(core) == 0) continue; /* told in a later turn */
     cq->was_down = q->down;
+    cq->was_gone = q->gone;
     if (core->link[q->iface].tx == q) ifaces_up(core, q->iface, !q->down);
-    struct np_event ev = {.op = NP_EV_PORT, .arg = q->iface, .err = q->down ? NP_ERR_PORTDOWN : NP_ERR_OK};
+    struct np_event ev = {.op = NP_EV_PORT, .arg = q->iface, .err = q->down ? (q->gone ? NP_ERR_NODEV : NP_ERR_PORTDOWN) : NP_ERR_OK};
     np_core_event(core, &ev);
   }
 }

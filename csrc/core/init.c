@@ -218,6 +218,7 @@ static void reclaim_rings(struct np_core *core) {
   for (uint32_t n = np_ring_avail(core->cmd); n > 0; n = np_ring_avail(core->cmd)) {
     for (uint32_t i = 0; i < n; i++) {
       const struct np_cmd *cmd = np_ring_item(core->cmd, i);
+      np_core_cmd_drop(cmd);
       np_buf_put_chain(cmd->body); /* lent or brought by an event: one reference either way */
     }
     np_ring_consume(core->cmd, n);

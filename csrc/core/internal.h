@@ -26,6 +26,7 @@
 struct np_core_queue {
   struct np_port_queue *port;
   bool was_down; /* as last told to Go */
+  bool was_gone;
 };
 
 /* How this core reaches one interface. */
@@ -225,6 +226,8 @@ enum np_err np_core_carrier_connect(struct np_core *core, const struct np_cmd_co
 
 /* Runs what Go queued, at most NP_CORE_CMDS_PER_TURN. Return: commands taken. */
 uint32_t np_core_commands(struct np_core *core);
+/* Closes the descriptor of a command that is never run. */
+void np_core_cmd_drop(const struct np_cmd *cmd);
 enum np_err np_core_unlisten(struct np_core *core, uint64_t handle);
 
 /* udp.c */

@@ -76,6 +76,7 @@ struct np_tcp *np_tcp_init(void *mem, const struct np_tcp_config *config, const 
   struct np_tcp *tcp = mem;
   tcp->env = *env;
   tcp->config = *config;
+  tcp->nagle_asked = config->nagle;
   tcp->conns = p + HEAD_BYTES;
   p = tcp->conns + (size_t)config->conns_max * NP_TCP_CONN_BYTES;
   uint32_t buckets = np_tcp_table_buckets(config->conns_max);
@@ -164,6 +165,8 @@ struct np_tcp_conn *np_tcp_conn_new(struct np_tcp *tcp, const struct np_flow *fl
   c->rx_ms = tcp->now_ms;
   c->confirm_ms = c->rack.min_rtt_ms = tcp->now_ms;
   c->user_timeout_ms = tcp->config.user_timeout_ms;
+  c->keepalive_idle_ms = tcp->config.keepalive_idle_ms;
+  c->nagle = tcp->config.nagle;
   np_tcp_tune_init(tcp, c);
   np_tcp_table_add(tcp, c);
   tcp->conn_count++;
@@ -272,6 +275,31 @@ enum np_err np_tcp_set_user_timeout(struct np_tcp *tcp, uint64_t handle, uint32_
   struct np_tcp_conn *c = np_tcp_of(s);
   c->user_timeout_ms = ms;
   if (c->rtx_due_ns != 0) np_tcp_timer_arm(tcp, c);
+  return NP_ERR_OK;
+}
+
+enum np_err np_tcp_set_keepalive(struct np_tcp *tcp, uint64_t handle, uint32_t idle_ms) {
+  if (idle_ms != 0 && (idle_ms < 1000 || idle_ms > 86400000)) return NP_ERR_INVALID;
+  struct np_stream *s = np_tcp_stream(tcp, handle);
+  if (s == NULL) return NP_ERR_STALE;
+  struct np_tcp_conn *c = np_tcp_of(s);
+  c->keepalive_idle_ms = idle_ms;
+  if (c->state < NP_TCP_ESTABLISHED || c->state > NP_TCP_CLOSE_WAIT || (c->flags & NP_TF_DETACHED)) {
+    return NP_ERR_OK; /* begins later, or no more */
+  }
+  c->probes = 0;
+  c->misc_due_ns = 0;
+  np_tcp_keepalive_start(tcp, c);
+  return NP_ERR_OK;
+}
+
+enum np_err np_tcp_set_nagle(struct np_tcp *tcp, uint64_t handle, bool on) {
+  struct np_stream *s = np_tcp_stream(tcp, handle);
+  if (s == NULL) return NP_ERR_STALE;
+  struct np_tcp_conn *c = np_tcp_of(s);
+  c->nagle = on;
+  if (on) tcp->nagle_asked = true;
+  else np_tcp_dirty(tcp, c); /* what waited goes out */
   return NP_ERR_OK;
 }
 

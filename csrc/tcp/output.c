@@ -80,7 +80,7 @@ static uint32_t sendable(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_bu
     return usable;
   }
   bool last_short = len < c->mss && !(c->flags & NP_TF_FIN_QUEUED);
-  if (last_short && ((tcp->config.nagle && flight > 0) || (c->flags & NP_TF_MORE))) return 0;
+  if (last_short && ((NP_UNLIKELY(tcp->nagle_asked) && c->nagle && flight > 0) || (c->flags & NP_TF_MORE))) return 0;
   return len;
 }
 
@@ -122,7 +122,7 @@ static bool send_packet(struct np_tcp *tcp, struct np_tcp_conn *c) {
   struct np_buf *next = np_txnext(last);
   uint32_t over = bytes % c->mss;
   if (next == NULL) {
-    bool wait = (tcp->config.nagle && np_tcp_flight(c) > 0) || (c->flags & NP_TF_MORE);
+    bool wait = (NP_UNLIKELY(tcp->nagle_asked) && c->nagle && np_tcp_flight(c) > 0) || (c->flags & NP_TF_MORE);
     if (over != 0 && wait && !(c->flags & NP_TF_FIN_QUEUED)) return false;
   } else if (over != 0) { /* more is queued: it ends with a full segment, if need be inside a piece */
     if (bytes > c->mss && over < np_txseg(last)->len) {

@@ -163,6 +163,12 @@ enum np_err np_tcp_set_cc(struct np_tcp *tcp, uint64_t handle, uint32_t cc);
 /* How long sent data may stay unacknowledged, or a closed window unanswered, before handle's connection
  * ends: 1 s to a day, 0 for ever. NP_ERR_INVALID, NP_ERR_STALE. Thread: the core's. */
 enum np_err np_tcp_set_user_timeout(struct np_tcp *tcp, uint64_t handle, uint32_t ms);
+/* When handle's connection probes a silent peer (RFC 9293 §3.8.4), instead of the configuration's idle time:
+ * 1 s to a day, 0 never. NP_ERR_INVALID, NP_ERR_STALE. Thread: the core's. */
+enum np_err np_tcp_set_keepalive(struct np_tcp *tcp, uint64_t handle, uint32_t idle_ms);
+/* Whether its small writes wait while others are in flight (RFC 9293 §3.7.4), instead of the configuration's
+ * word. NP_ERR_STALE. Thread: the core's. */
+enum np_err np_tcp_set_nagle(struct np_tcp *tcp, uint64_t handle, bool on);
 
 /* The stream a handle names; NULL when stale. */
 struct np_stream *np_tcp_stream(struct np_tcp *tcp, uint64_t handle);

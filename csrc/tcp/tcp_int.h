@@ -385,6 +385,7 @@ struct np_tcp_conn {
   struct np_tcp_rack rack;
   union np_tcp_cc_state cc;
   struct np_tcp_rate rate;
+  uint32_t keepalive_idle_ms; /* 0: off */
   uint64_t pace_ns;         /* when what was sent is paid for */
   uint64_t pace_rate;       /* bytes per second, 0 unknown */
   uint32_t pace_cost;       /* ns per byte, 12 bits of fraction; 0: not paced */
@@ -398,6 +399,7 @@ struct np_tcp_conn {
   bool shut_counts;         /* the two before are valid */
   bool leaving;             /* in that list */
   uint8_t challenge_count;
+  bool nagle;               /* with np_tcp.nagle_asked: small writes wait while others are in flight */
   np_seq old_edge;
   struct np_tcp_pmtu pmtu;
 };
@@ -495,6 +497,7 @@ struct np_tcp {
   uint32_t snd_calm_bytes; /* no send queue with less is nearly full */
   uint32_t tx_bytes_max; /* with NP_PORT_TSO: payload of one packet */
   uint8_t rcv_wscale;
+  bool nagle_asked;    /* by the configuration or any connection: theirs are looked at */
   uint64_t cookie_ns;  /* when the last cookie left; 0 never */
   struct np_timer tw_timer;
   struct np_hash_key flow_key;

@@ -60,8 +60,8 @@ void np_tcp_timers_cancel(struct np_tcp *tcp, struct np_tcp_conn *c) {
 }
 
 void np_tcp_keepalive_start(struct np_tcp *tcp, struct np_tcp_conn *c) {
-  if (tcp->config.keepalive_idle_ms == 0) return;
-  c->misc_due_ns = tcp->now_ns + tcp->config.keepalive_idle_ms * NP_TCP_NS_PER_MS;
+  if (c->keepalive_idle_ms == 0) return;
+  c->misc_due_ns = tcp->now_ns + c->keepalive_idle_ms * NP_TCP_NS_PER_MS;
   np_tcp_timer_arm(tcp, c);
 }
 
@@ -137,10 +137,11 @@ static void on_rtx_timeout(struct np_tcp *tcp, struct np_tcp_conn *c) {
 static void on_keepalive(struct np_tcp *tcp, struct np_tcp_conn *c) {
   uint64_t idle_ms = tcp->now_ms - c->rx_ms;
   const struct np_tcp_config *cfg = &tcp->config;
+  uint32_t limit_ms = c->keepalive_idle_ms;
   c->misc_due_ns = 0;
-  if (cfg->keepalive_idle_ms == 0) return;
-  if (idle_ms < cfg->keepalive_idle_ms || np_tcp_flight(c) > 0) {
-    uint64_t wait_ms = idle_ms < cfg->keepalive_idle_ms ? cfg->keepalive_idle_ms - idle_ms : cfg->keepalive_idle_ms;
+  if (limit_ms == 0) return;
+  if (idle_ms < limit_ms || np_tcp_flight(c) > 0) {
+    uint64_t wait_ms = idle_ms < limit_ms ? limit_ms - idle_ms : limit_ms;
     c->probes = 0;
     c->misc_due_ns = tcp->now_ns + wait_ms * NP_TCP_NS_PER_MS;
     return;
@@ -153,7 +154,10 @@ static void on_keepalive(struct np_tcp *tcp, struct np_tcp_conn *c) {
   }
   c->probes++;
   c->flags |= NP_TF_PROBE | NP_TF_KEEPALIVE;
-  c->misc_due_ns = tcp->now_ns + cfg->keepalive_interval_ms * NP_TCP_NS_PER_MS;
+  /* A connection's own time is the longest between probes too: who asks for seconds does not mean minutes. */
+  bool own = limit_ms != cfg->keepalive_idle_ms;
+  uint32_t gap_ms = own ? np_min_u32(cfg->keepalive_interval_ms, limit_ms) : cfg->keepalive_interval_ms;
+  c->misc_due_ns = tcp->now_ns + gap_ms * NP_TCP_NS_PER_MS;
   np_tcp_count(tcp, NP_C_TCP_KEEPALIVE);
   np_tcp_dirty(tcp, c);
 }

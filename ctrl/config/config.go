@@ -81,8 +81,8 @@ type Logging struct {
 
 // Dataplane is [dataplane].
 type Dataplane struct {
-	Backend        string `key:"backend" default:"auto" oneof:"auto|af_xdp" doc:"auto tries af_xdp zero-copy, then af_xdp copy"`
-	OnFallback     string `key:"on_fallback" default:"warn" oneof:"allow|warn|fail" doc:"when an interface gets less than it asked for"`
+	Backend        string `key:"backend" default:"auto" oneof:"auto|dpdk|af_xdp|af_packet|tap" doc:"of interfaces that don't say: auto tries dpdk (with a device), af_xdp zero-copy, af_xdp copy, af_packet; another word begins there"`
+	OnFallback     string `key:"on_fallback" default:"warn" oneof:"allow|warn|fail" doc:"when an interface or listener gets a lower backend than it asked for"`
 	Cores          CPUs   `key:"cores" default:"1" doc:"CPUs of the poll cores: a list (\"1-3\", [2, 3]) or a count (2: CPUs 0 and 1)"`
 	Hugepages      string `key:"hugepages" default:"auto" oneof:"auto|off|must" doc:"2 MiB pages for packet memory"`
 	Crypto         string `key:"crypto" default:"auto" oneof:"auto|portable" doc:"portable: libcrypto even where libipsec-mb works"`
@@ -110,6 +110,8 @@ type Interface struct {
 	DADTransmits int            `key:"dad_transmits" default:"1" min:"0" max:"16" doc:"probes, a second each, before an IPv6 address is used (RFC 4862); 0: used at once"`
 	ACD          bool           `key:"acd" default:"false" doc:"probe before an IPv4 address is used (RFC 5227): six seconds"`
 	AcceptRA     bool           `key:"accept_ra" default:"false" doc:"take IPv6 addresses and default routes from routers (RFC 4861, RFC 4862)"`
+	Backend      string         `key:"backend" default:"inherit" oneof:"inherit|auto|dpdk|af_xdp|af_packet|tap" doc:"inherit: [dataplane] backend; tap makes a device of that name"`
+	Device       string         `key:"device" default:"" doc:"for dpdk: a PCI address such as \"0000:00:04.0\", or a virtual device with its arguments such as \"net_memif0,role=client\""`
 	Gateway      []netip.Addr   `key:"gateway" default:"" doc:"default routes, one IPv4 and one IPv6 at most"`
 	Filter       Filter         `key:"filter" doc:"of the device, so only its first [[interface]] may have one"`
 }
@@ -256,6 +258,14 @@ type Limits struct {
 	MessageMemory      Size `key:"message_memory" default:"256MiB" min:"1MiB" doc:"messages in several frames being put together, all connections"`
 	ConnectionMemory   Size `key:"connection_memory" default:"32MiB" min:"1KiB" doc:"the same for one connection"`
 	LogLines           int  `key:"log_lines" default:"10" min:"1" doc:"log lines per second about peers, for each reason"`
+}
+
+// InterfaceBackend is the backend asked for on an interface.
+func (c *Config) InterfaceBackend(i *Interface) string {
+	if i.Backend != "inherit" {
+		return i.Backend
+	}
+	return c.Dataplane.Backend
 }
 
 // Pos returns where a key or table stands, such as "interface[0].name" or

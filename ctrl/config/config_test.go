@@ -100,7 +100,7 @@ func TestErrors(t *testing.T) {
 		{"many addresses", "[[interface]]\nname = \"np0\"\naddresses = [" + manyAddresses(16) + "]\n", `np.toml:3:`},
 		{"version 1", minimal + "[protocol]\nallow_v1 = true\n", `np.toml:5:1: protocol.allow_v1: got true, expected false`},
 		{"range", minimal + "[handshake]\ntimeout = \"1ms\"\n", `np.toml:5:11: handshake.timeout: got "1ms", expected at least "10ms" and at most "5m"`},
-		{"word", minimal + "[dataplane]\nbackend = \"af_xpd\"\n", `np.toml:5:11: dataplane.backend: got "af_xpd", expected one of auto, af_xdp (did you mean "af_xdp"?)`},
+		{"word", minimal + "[dataplane]\nbackend = \"af_xpd\"\n", `np.toml:5:11: dataplane.backend: got "af_xpd", expected one of auto, dpdk, af_xdp, af_packet, tap (did you mean "af_xdp"?)`},
 		{"peer key", minimal + "[[peer]]\nname = \"x\"\npublic_key = \"abc\"\nallow = []\n", `np.toml:6:1: peer.public_key: not a key`},
 		{"peer without allow", minimal + "[[peer]]\nname = \"x\"\npublic_key = \"hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=\"\n", `np.toml:4:1: [[peer]] has no allow`},
 		{"section as value", minimal + "server = 3\n", `np.toml:4:1: unknown key "server" in [interface[0]]`},
@@ -335,6 +335,8 @@ func TestDiffInterface(t *testing.T) {
 		{base + "acd = true\n", "interface np0.7 acd"},
 		{base + "accept_ra = true\n", "interface np0.7 accept_ra"},
 		{base + "[interface.filter]\ndeny = \"198.18.9.0/24\"\n", ""},
+		{base + "backend = \"af_packet\"\n", "interface np0.7 backend"},
+		{base + "device = \"0000:00:04.0\"\n", "interface np0.7 device"},
 		{strings.Replace(base, "vlan = 7", "vlan = 8", 1), "interface np0.7, interface np0.8"},
 		{strings.Replace(base, "np0", "np1", 1), "interface np0.7, interface np1.7"},
 		{base + "[[interface]]\nname = \"np0\"\naddresses = [\"198.18.1.1/24\"]\n", "interface np0"},
@@ -349,8 +351,8 @@ func TestDiffInterface(t *testing.T) {
 		}
 	}
 	// Every key of the schema is in one of the two groups above.
-	if n := reflect.TypeFor[Interface]().NumField(); n != 12 {
-		t.Errorf("%d keys, 12 of which are looked at here", n)
+	if n := reflect.TypeFor[Interface]().NumField(); n != 14 {
+		t.Errorf("%d keys, 14 of which are looked at here", n)
 	}
 }
 

@@ -105,8 +105,21 @@ func (l *loader) interfaces() {
 				l.fail(c.Pos(place), "interface.addresses: %s is the broadcast address of %s, expected one of a host in it", a, p.Masked())
 			}
 		}
+		l.device(it, at)
 		l.gateways(it, at, defaults)
 		l.filter(i)
+	}
+}
+
+// device checks that a DPDK device is given where it is looked at.
+func (l *loader) device(it *Interface, at string) {
+	switch b := l.cfg.InterfaceBackend(it); {
+	case it.Device != "" && b != "auto" && b != "dpdk":
+		l.fail(l.cfg.Pos(at+".device"), "interface.device: %q on backend %s, expected backend dpdk or auto with a device", it.Device, b)
+	case strings.ContainsFunc(it.Device, func(r rune) bool { return r <= ' ' || r == 0x7f }):
+		l.fail(l.cfg.Pos(at+".device"), "interface.device: %q has blanks, expected a PCI address or a virtual device with its arguments", it.Device)
+	case it.ZeroCopy == "must" && (b == "af_packet" || b == "tap"):
+		l.fail(l.cfg.Pos(at+".zero_copy"), "interface.zero_copy: must on backend %s, which has none, expected backend af_xdp or auto", b)
 	}
 }
 
@@ -132,7 +145,8 @@ func (l *loader) sameDevice(at int) {
 	for _, k := range [...]struct {
 		key       string
 		got, want any
-	}{{"mtu", it.MTU, o.MTU}, {"queues", it.Queues, o.Queues}, {"zero_copy", it.ZeroCopy, o.ZeroCopy}, {"xdp_mode", it.XDPMode, o.XDPMode}} {
+	}{{"mtu", it.MTU, o.MTU}, {"queues", it.Queues, o.Queues}, {"zero_copy", it.ZeroCopy, o.ZeroCopy}, {"xdp_mode", it.XDPMode, o.XDPMode},
+		{"backend", it.Backend, o.Backend}, {"device", it.Device, o.Device}} {
 		if k.got != k.want {
 			l.fail(c.Pos(fmt.Sprintf("interface[%d].%s", at, k.key)), "interface.%s: %v on %s but %v on %s, expected the same on all VLANs of a device (first at %s)",
 				k.key, k.got, it.Label(), k.want, o.Label(), c.Pos(fmt.Sprintf("interface[%d].name", first)))

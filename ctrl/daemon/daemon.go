@@ -15,6 +15,7 @@ import (
 	"github.com/np-appliance/np/ctrl/config"
 	"github.com/np-appliance/np/ctrl/dispatch"
 	"github.com/np-appliance/np/ctrl/handshake"
+	"github.com/np-appliance/np/ctrl/ladder"
 	"github.com/np-appliance/np/ctrl/logs"
 	"github.com/np-appliance/np/ctrl/metrics"
 	"github.com/np-appliance/np/ctrl/mgmt"
@@ -246,11 +247,14 @@ func (d *Daemon) makePlane(ctx context.Context) error {
 	c := d.cfg
 	mtu := 0
 	for i := range c.Interfaces {
-		dev, err := d.o.System.Inspect(c.Interfaces[i].Name)
-		if err != nil {
+		p := portConfig(c, &c.Interfaces[i])
+		dev, err := d.o.System.Inspect(p.Name)
+		if err != nil && p.Kernel() {
 			return fmt.Errorf("%s: %w", c.Pos(fmt.Sprintf("interface[%d].name", i)), err)
 		}
-		p := portConfig(c, &c.Interfaces[i])
+		if err != nil {
+			dev.MTU = p.MTU // nothing else is known of it yet
+		}
 		mtu = max(mtu, ports.MTU(&p, &dev))
 	}
 	plane, err := d.o.NewPlane(planeConfig(c, mtu))
@@ -291,7 +295,7 @@ func (d *Daemon) makeSessions(key handshake.PrivateKey, psk *[32]byte) error {
 		return err
 	}
 	sc.Static, sc.PSK = key, psk
-	sc.OnPort = func(dataplane.InterfaceID, dataplane.Code) { d.ports.Poke() }
+	sc.OnPort = d.ports.PortChanged
 	sc.OnAddresses = func() { d.ports.AddressesChanged() }
 	sc.Events = events.New(d.plane)
 	if d.session, err = session.New(sc); err != nil {
@@ -317,7 +321,8 @@ func (d *Daemon) listen(ctx context.Context, c *config.Config, l *config.Listene
 	}
 	d.mu.Lock()
 	d.listeners = append(d.listeners, mgmt.Listener{ID: id, Name: l.Name, Address: config.AddrPortString(l.Address), Protocol: l.Protocol,
-		Port: l.Address.Port(), MaxConns: c.ListenerLimit(l), CongestionControl: listenerCongestion(c, l)})
+		Port: l.Address.Port(), MaxConns: c.ListenerLimit(l), CongestionControl: listenerCongestion(c, l),
+		Requested: ladder.Auto, Ladder: []ladder.Rung{{Backend: ladder.Stack, Chosen: true}}})
 	d.mu.Unlock()
 	d.o.Log.Info("listening", "listener", l.Name, "address", config.AddrPortString(l.Address), "protocol", l.Protocol)
 	return nil
@@ -346,8 +351,8 @@ func (d *Daemon) unlisten(ctx context.Context, l *config.Listener) error {
 
 func (d *Daemon) makeManagement(sockets [2]net.Listener) error {
 	log := d.o.Log.With("component", "mgmt")
-	handler := metrics.Handler(metrics.Source{Plane: d.plane, Sessions: d.session.Stats, Ports: d.ports.Status, Certs: d.Certificates,
-		Backend: d.cfg.Dataplane.Backend, Version: d.o.Version.Version, Commit: d.o.Version.Commit})
+	handler := metrics.Handler(metrics.Source{Plane: d.plane, Sessions: d.session.Stats, Ports: d.ports.Status, Certs: d.Certificates, Listeners: d.listenerBackends,
+		Version: d.o.Version.Version, Commit: d.o.Version.Commit})
 	srv := mgmt.New(mgmt.Config{Daemon: d, Plane: d.plane, Sessions: d.session, Ports: d.ports, Metrics: handler, Log: log,
 		Version: d.o.Version, PublicKey: d.key.String(), Start: d.start, Now: d.o.Now, Mono: d.o.Mono})
 	for i, l := range sockets {
@@ -392,6 +397,15 @@ func (d *Daemon) Listeners() []mgmt.Listener {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return slices.Clone(d.listeners)
+}
+
+// listenerBackends is for the metrics.
+func (d *Daemon) listenerBackends() []metrics.Listener {
+	var out []metrics.Listener
+	for _, l := range d.Listeners() {
+		out = append(out, metrics.Listener{Name: l.Name, Requested: l.Requested, Ladder: l.Ladder})
+	}
+	return out
 }
 
 // Refuse implements [mgmt.Daemon].

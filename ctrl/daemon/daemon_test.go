@@ -213,7 +213,10 @@ func TestStartErrors(t *testing.T) {
 	}{
 		{"unknown interface", func(w *world) { w.sys.Remove("np0") }, "np.toml:53:1: interface np0: no such interface"},
 		{"listener refused", func(w *world) { w.plane.Fail("Listen", -1, dataplane.CodeAddrinuse) }, ": listener npro on :7700: address already in use"},
-		{"XDP not permitted", func(w *world) { w.sys.Refuse(dataplane.CodePerm, false) }, "not permitted"},
+		{"XDP not permitted", func(w *world) {
+			w.sys.Refuse(dataplane.CodePerm, false)
+			w.plane.Fail("AddInterface", -1, dataplane.CodePerm)
+		}, "not permitted"},
 		{"bad key", func(w *world) { w.key("nonsense", 0o600) }, "environment NP_PROTOCOL_PRIVATE_KEY_FILE: private key"},
 		{"key for all to read", func(w *world) { w.key("nonsense", 0o644) }, "chmod 600"},
 	}
@@ -300,7 +303,8 @@ func TestManagement(t *testing.T) {
 		t.Errorf("%+v", s.Cores)
 	}
 	b := get[api.Backend](w, api.PathBackend, nil)
-	if b.Requested != "auto" || b.Actual != "af_xdp zero-copy" || len(b.Ladder) != 2 || b.Reason == "" {
+	if b.Requested != "auto" || b.Actual != "af_xdp zero-copy" || len(b.Ladder) != 2+4 || b.Reason != "" || !b.Ladder[0].Skipped || b.Ladder[0].Reason == "" ||
+		len(b.Backends) != 1+4 || b.Backends[0].Actual != b.Actual || b.Backends[1].Kind != "listener" || b.Backends[1].Actual != "stack" {
 		t.Errorf("%+v", b)
 	}
 	if n := get[api.Neighbors](w, api.PathNeighbors, nil); len(n.Neighbors) != 1 || n.Neighbors[0].Interface != "np0" || n.Neighbors[0].AgeSeconds != 2 {
@@ -390,7 +394,7 @@ func (w *world) scrape() {
 	for path, want := range map[string][]string{
 		api.PathLive: {"ok"}, api.PathReady: {"ready"},
 		api.PathMetrics: {`np_rx_packets_total{core="1"} 10`, `np_drops_total{core="1",layer="tcp",reason="tcp_bad_checksum"} 2`, "# TYPE np_npro_sessions gauge",
-			`np_backend_info{actual="af_xdp zero-copy",interface="np0",reason="not in this version",requested="auto"} 1`, `np_interface_up{interface="np0"} 1`,
+			`np_backend_info{actual="af_xdp zero-copy",interface="np0",listener="",reason="",requested="auto"} 1`, `np_interface_up{interface="np0"} 1`,
 			"np_core_busy_seconds_total", `np_queue_rx_packets_total{core="0",interface="np0",queue="0"}`, `np_build_info{commit="abc",version="v0"} 1`, "go_goroutines"},
 	} {
 		body := w.fetch(path)

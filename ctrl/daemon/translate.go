@@ -98,7 +98,7 @@ func listenerCongestion(c *config.Config, l *config.Listener) string {
 }
 
 func portConfig(c *config.Config, i *config.Interface) ports.Interface {
-	p := ports.Interface{Name: i.Name, Addresses: i.Addresses, MTU: i.MTU, Queues: i.Queues, VLAN: uint16(i.VLAN), DADTransmits: i.DADTransmits, ACD: i.ACD, AcceptRA: i.AcceptRA, Backend: c.Dataplane.Backend,
+	p := ports.Interface{Name: i.Name, Addresses: i.Addresses, MTU: i.MTU, Queues: i.Queues, VLAN: uint16(i.VLAN), DADTransmits: i.DADTransmits, ACD: i.ACD, AcceptRA: i.AcceptRA, Backend: c.InterfaceBackend(i), Device: i.Device,
 		Strict: c.Dataplane.OnFallback == "fail", Quiet: c.Dataplane.OnFallback == "allow"}
 	p.Filter = *filterConfig(&i.Filter)
 	switch i.ZeroCopy {

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/np-appliance/np/ctrl/ladder"
 	"github.com/np-appliance/np/ctrl/ports"
 	"github.com/np-appliance/np/ctrl/secure"
 	"github.com/np-appliance/np/ctrl/session"
@@ -18,13 +19,20 @@ import (
 
 // Source is where values come from.
 type Source struct {
-	Plane    dataplane.Plane
-	Sessions func() session.Stats
-	Ports    func() []ports.Status
-	Certs    func() []secure.Certificate
-	Backend  string // as requested
-	Version  string
-	Commit   string
+	Plane     dataplane.Plane
+	Sessions  func() session.Stats
+	Ports     func() []ports.Status
+	Certs     func() []secure.Certificate
+	Listeners func() []Listener // nil: none are told
+	Version   string
+	Commit    string
+}
+
+// Listener is what the metrics tell of a listener.
+type Listener struct {
+	Name      string
+	Requested string // backend
+	Ladder    []ladder.Rung
 }
 
 const prefix = "np_"
@@ -89,7 +97,7 @@ func New(src Source) prometheus.Collector {
 		status:   prometheus.NewDesc(prefix+"responses_total", "responses of handlers, by status", []string{"status"}, nil),
 		refused:  prometheus.NewDesc(prefix+"refused_total", "handshakes, messages and streams refused by the control plane, by reason", []string{"reason"}, nil),
 		up:       prometheus.NewDesc(prefix+"interface_up", "1 when the interface carries traffic", []string{"interface"}, nil),
-		backend:  prometheus.NewDesc(prefix+"backend_info", "backend in use", []string{"interface", "requested", "actual", "reason"}, nil),
+		backend:  prometheus.NewDesc(prefix+"backend_info", "backend in use by an interface or a listener; reason: why a better one is not", []string{"interface", "listener", "requested", "actual", "reason"}, nil),
 		xdpDrops: prometheus.NewDesc(prefix+"xdp_dropped_packets_total", "packets the XDP program dropped, by reason", []string{"interface", "reason"}, nil),
 		xdpMode:  prometheus.NewDesc(prefix+"xdp_mode_info", "mode of the XDP program, and why it is not native", []string{"interface", "mode", "reason"}, nil),
 		build:    prometheus.NewDesc(prefix+"build_info", "version that runs", []string{"version", "commit"}, nil),
@@ -173,6 +181,11 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for _, p := range c.src.Ports() {
 		c.ports(ch, send, &p)
 	}
+	if c.src.Listeners != nil {
+		for _, l := range c.src.Listeners() {
+			ch <- prometheus.MustNewConstMetric(c.backend, prometheus.GaugeValue, 1, "", l.Name, l.Requested, ladder.Actual(l.Ladder), ladder.Why(l.Ladder))
+		}
+	}
 	st := c.src.Sessions()
 	for _, m := range c.session {
 		send(m.metric, m.get(&st))
@@ -198,15 +211,11 @@ func (c *collector) ports(ch chan<- prometheus.Metric, send func(metric, float64
 	if p.Shared { // the rest is the device's, told with its first interface
 		return
 	}
-	actual, reason := "none", p.Reason
-	for _, r := range p.Ladder {
-		if r.Chosen {
-			actual = r.Backend
-			break
-		}
-		reason = r.Reason // of the rung above the one in use
+	actual, reason := ladder.None, p.Reason
+	if p.Attached {
+		actual, reason = ladder.Actual(p.Ladder), ladder.Why(p.Ladder)
 	}
-	ch <- prometheus.MustNewConstMetric(c.backend, prometheus.GaugeValue, 1, name, c.src.Backend, actual, reason)
+	ch <- prometheus.MustNewConstMetric(c.backend, prometheus.GaugeValue, 1, name, "", p.Config.Backend, actual, reason)
 	for _, m := range c.port {
 		send(m.metric, float64(m.get(p)), name)
 	}

@@ -21,7 +21,7 @@ func source(t *testing.T) Source {
 	t.Helper()
 	p := fake.New(fake.Options{})
 	t.Cleanup(func() { _ = p.Close() })
-	return Source{Plane: p, Backend: "auto", Version: "v", Commit: "c",
+	return Source{Plane: p, Version: "v", Commit: "c",
 		Sessions: func() session.Stats { return session.Stats{} }, Ports: func() []ports.Status { return nil }, Certs: func() []secure.Certificate { return nil }}
 }
 

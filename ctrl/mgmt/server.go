@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/np-appliance/np/ctrl/config"
+	"github.com/np-appliance/np/ctrl/ladder"
 	"github.com/np-appliance/np/ctrl/mgmt/api"
 	"github.com/np-appliance/np/ctrl/ports"
 	"github.com/np-appliance/np/ctrl/secure"
@@ -36,6 +37,9 @@ type Listener struct {
 	MaxConns int
 
 	CongestionControl string // cubic, newreno, bbr
+
+	Requested string        // backend asked for, a word of package ladder
+	Ladder    []ladder.Rung // what was tried
 }
 
 // Daemon is what the server asks of the daemon itself.

@@ -1,7 +1,6 @@
 package mgmt
 
 import (
-	"cmp"
 	"context"
 	"encoding/hex"
 	"fmt"
@@ -361,29 +360,6 @@ func (s *Server) stats(*http.Request) (any, error) {
 	}
 	for i := range per {
 		out.Cores[i] = api.CoreStats{Core: i, Values: per[i].Counter[:]}
-	}
-	return out, nil
-}
-
-func (s *Server) backend(*http.Request) (any, error) {
-	out := api.Backend{Schema: api.Schema, Requested: s.cfg.Daemon.Config().Dataplane.Backend, Actual: "none", Ladder: []api.Rung{}}
-	for _, p := range s.cfg.Ports.Status() {
-		why := ""
-		for _, r := range p.Ladder {
-			out.Ladder = append(out.Ladder, api.Rung{Interface: p.Config.Name, // the device's
-				Backend: r.Backend, Chosen: r.Chosen, Reason: r.Reason, Cure: r.Cure})
-			if !r.Chosen {
-				why = cmp.Or(why, r.Backend+": "+r.Reason)
-				if r.Backend != ports.RungDPDK {
-					why = r.Backend + ": " + r.Reason
-				}
-				continue
-			}
-			if out.Actual == "none" {
-				out.Actual = r.Backend
-				out.Reason = why
-			}
-		}
 	}
 	return out, nil
 }

@@ -54,6 +54,11 @@ func configured(f *xdp.Filter, kernel xdp.Ports) filter {
 	return out
 }
 
+// empty says that no program is needed for it.
+func (f *filter) empty() bool {
+	return len(f.entries) == 0 && f.limits == (xdp.Limits{})
+}
+
 func (f *filter) program() *xdp.Filter {
 	out := &xdp.Filter{Limits: f.limits, All: f.all}
 	for prefix, e := range f.entries {
@@ -79,10 +84,13 @@ func (m *Manager) setFilter(p *port, next filter) error {
 	if err := f.Validate(); err != nil {
 		return fmt.Errorf("filter of %s: %w", p.name, err)
 	}
-	if p.prog != nil {
+	switch {
+	case p.prog != nil:
 		if err := p.prog.SetFilter(f); err != nil {
 			return err
 		}
+	case p.attached:
+		return fmt.Errorf("filter of %s: %w (%s runs without an XDP program: configure the filter, then restart)", p.name, dataplane.CodeUnsupported, p.rung.name)
 	}
 	p.filter = next
 	return nil

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/np-appliance/np/ctrl/ladder"
 	"github.com/np-appliance/np/dataplane"
 	"github.com/np-appliance/np/dataplane/xdp"
 )
@@ -36,25 +37,14 @@ type Interface struct {
 	AcceptRA     bool
 	Filter       xdp.Filter // of the device: its first interface tells
 	KernelPorts  xdp.Ports  // of own addresses, left to the kernel; likewise
-	Backend      string     // "auto" or "af_xdp"
+	Backend      string     // a word of package ladder: auto, dpdk, af_xdp, af_packet, tap
+	Device       string     // DPDK's: a PCI address, or a virtual device with its arguments
 	Strict       bool       // a lower rung than asked for is an error
 	Quiet        bool       // a lower rung is no warning
 }
 
 // Rung is one backend tried on an interface.
-type Rung struct {
-	Backend string
-	Chosen  bool
-	Reason  string // why not
-	Cure    string // the command that would help
-}
-
-// Names of rungs.
-const (
-	RungDPDK     = "dpdk"
-	RungZeroCopy = "af_xdp zero-copy"
-	RungCopy     = "af_xdp copy"
-)
+type Rung = ladder.Rung
 
 // Status is an interface as it is.
 type Status struct {
@@ -63,13 +53,14 @@ type Status struct {
 	Port     dataplane.InterfaceID // whose queues it uses
 	Shared   bool                  // they, the ladder and the program are those of the device's first interface
 	Added    bool                  // the plane knows it
+	Attached bool                  // its queues are open
 	Up       bool
 	Starting bool   // taken a moment ago, its carrier not seen yet
 	Reason   string // why it is down or starting
 	Device   xdp.Interface
 	MTU      int
-	Mode     xdp.Mode
-	Fallback string // why the program does not run in native mode
+	Mode     xdp.Mode // of the XDP program, ModeAuto without one
+	Fallback string   // why the program does not run in native mode
 	ZeroCopy bool
 	Ladder   []Rung
 	Program  xdp.Counters
@@ -83,6 +74,9 @@ type Manager struct {
 	now   func() time.Time
 	wake  chan struct{}
 	addrs atomic.Bool // the plane reported a change of addresses
+
+	emu    sync.Mutex // taken last, held for a moment only
+	events map[dataplane.InterfaceID]dataplane.Code
 
 	mu     sync.Mutex
 	ports  []*port
@@ -99,17 +93,18 @@ type route struct {
 	set    bool // the plane has it
 }
 
-// port is a device: one XDP program, one set of queues.
+// port is a device: one set of queues, one XDP program if its backend needs it.
 type port struct {
 	name     string
 	subs     []*sub // the first has the queues in the plane
 	attached bool
-	device   xdp.Interface // as of the attach
+	rung     rung                       // while attached
+	device   xdp.Interface              // as of the attach
+	opened   *dataplane.InterfaceConfig // what the queues were opened with, as of the attach
 	mtu      int
-	prog     Program
+	prog     Program // nil none
 	filter   filter
-	zeroCopy bool
-	ladder   []Rung
+	ladder   ladder.Ladder
 	reason   string
 	said     string // reason last logged
 	starting bool
@@ -132,7 +127,8 @@ const (
 
 // New makes a manager without ports.
 func New(sys System, plane dataplane.Plane, log *slog.Logger, now func() time.Time) *Manager {
-	return &Manager{sys: sys, plane: plane, log: log, now: now, wake: make(chan struct{}, 1), links: map[string]xdp.Link{}, claims: map[netip.Addr]claim{}}
+	return &Manager{sys: sys, plane: plane, log: log, now: now, wake: make(chan struct{}, 1), events: map[dataplane.InterfaceID]dataplane.Code{},
+		links: map[string]xdp.Link{}, claims: map[netip.Addr]claim{}}
 }
 
 // MTU is what an interface will use on a device.
@@ -147,20 +143,21 @@ func MTU(cfg *Interface, d *xdp.Interface) int {
 // one that is down is taken when it comes up. Further VLANs of a device share
 // the queues and the program of the first.
 func (m *Manager) Add(ctx context.Context, cfg Interface) error {
-	d, err := m.sys.Inspect(cfg.Name)
-	if err != nil {
-		return err
+	d, missing := m.sys.Inspect(cfg.Name)
+	if missing != nil && cfg.Kernel() {
+		return missing
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if p := m.port(cfg.Name); p != nil {
 		return m.join(ctx, p, &sub{cfg: cfg})
 	}
-	p := &port{name: cfg.Name, subs: []*sub{{cfg: cfg}}, filter: configured(&cfg.Filter, cfg.KernelPorts)}
-	if !d.Up {
+	p := &port{name: cfg.Name, subs: []*sub{{cfg: cfg}}, filter: configured(&cfg.Filter, cfg.KernelPorts),
+		ladder: ladder.Ladder{Kind: "interface", Name: cfg.Name, Policy: cfg.policy()}}
+	if cfg.Kernel() && !d.Up {
 		p.device, p.reason = d, downReason(&d)
 		m.say(p)
-	} else if err := m.attach(ctx, p, d); err != nil {
+	} else if err := m.attach(ctx, p, &d, missing); err != nil {
 		return err
 	}
 	m.ports = append(m.ports, p)
@@ -172,141 +169,60 @@ func downReason(d *xdp.Interface) string {
 }
 
 // attach opens a device's queues on the best rung it can have and steers the
-// addresses of its interfaces there. m.mu is held.
-func (m *Manager) attach(ctx context.Context, p *port, d xdp.Interface) error {
-	first := p.subs[0]
-	mtu := MTU(&first.cfg, &d)
-	prog, err := m.sys.Attach(p.name, xdp.Options{Mode: first.cfg.Mode, Frags: d.MTU > mtuOneFrame})
-	if err != nil {
+// addresses of its interfaces there. d is the kernel's interface, unless missing says
+// why there is none. m.mu is held.
+func (m *Manager) attach(ctx context.Context, p *port, d *xdp.Interface, missing error) error {
+	a := attempt{m: m, p: p, d: d, missing: missing}
+	if missing != nil {
+		a.d = nil
+	}
+	if err := a.climb(ctx); err != nil {
 		return err
 	}
-	if prog.Mode() != xdp.ModeNative && first.cfg.MTU == 0 {
-		mtu = min(mtu, mtuOneFrame) // generic mode hands over frames of one buffer only
+	first := p.subs[0]
+	p.prog, p.rung, p.opened = a.prog, a.rung, a.cfg
+	p.device = xdp.Interface{Name: p.name, Index: a.cfg.Index, MAC: a.cfg.MAC, MTU: a.cfg.MTU, RXQueues: len(a.queues), Driver: first.cfg.Device, NUMANode: -1, Up: true, Carrier: true}
+	if a.rung.kernel {
+		p.device = *d
 	}
-	queues, err := m.climb(ctx, p, first.planeConfig(&d, prog, mtu), prog, &d)
-	if err == nil {
-		if err = m.takeAll(ctx, p, prog, &d, mtu, queues); err != nil {
-			_ = m.plane.DetachInterface(ctx, first.id) // the error that matters is the first
+	p.mtu = a.cfg.MTU
+	if err := m.takeAll(ctx, p, a.cfg, a.queues); err != nil {
+		_ = m.plane.DetachInterface(ctx, first.id) // the error that matters is the first
+		if p.prog != nil {
+			err = errors.Join(err, p.prog.Close())
 		}
+		p.prog = nil
+		return err
 	}
-	if err != nil {
-		return errors.Join(err, prog.Close())
-	}
-	p.attached, p.prog, p.device, p.mtu, p.reason, p.said, p.pause = true, prog, d, mtu, "", "", 0
+	p.attached, p.reason, p.said, p.pause = true, "", "", 0
 	p.taken = m.now()
-	p.watching = m.watchCopies(first.id, prog)
+	m.forgetEvent(first.id)
+	args := []any{"interface", p.name, "backend", p.rung.name, "queues", len(a.queues), "mtu", p.mtu, "mac", p.device.MAC.String(),
+		"driver", p.device.Driver, "vlans", p.vlans()}
+	if p.prog != nil {
+		p.watching = func() {}
+		if p.steers() {
+			p.watching = m.watchCopies(first.id, p.prog)
+		}
+		args = append(args, "xdp_mode", modeText(p.prog))
+	}
 	m.AddressesChanged() // the link-local one, at least
-	m.log.Info("interface up", "interface", p.name, "backend", chosen(p.ladder), "xdp_mode", modeText(prog),
-		"queues", len(queues), "mtu", mtu, "mac", d.MAC.String(), "driver", d.Driver, "vlans", p.vlans())
+	m.log.Info("interface up", args...)
 	return m.addRoutes(ctx)
 }
 
 // takeAll does, once the queues are open, what is left: the other VLANs and the
 // steering. m.mu is held.
-func (m *Manager) takeAll(ctx context.Context, p *port, prog Program, d *xdp.Interface, mtu int, queues []dataplane.Queue) error {
+func (m *Manager) takeAll(ctx context.Context, p *port, cfg *dataplane.InterfaceConfig, queues []dataplane.Queue) error {
 	for _, s := range p.subs[1:] {
-		if err := m.addSub(ctx, s, s.planeConfig(d, prog, mtu)); err != nil {
+		if err := m.addSub(ctx, s, s.shared(cfg)); err != nil {
 			return err
 		}
 	}
-	return steer(prog, p, queues)
-}
-
-func chosen(ladder []Rung) string {
-	for _, r := range ladder {
-		if r.Chosen {
-			return r.Backend
-		}
+	if p.prog == nil {
+		return nil
 	}
-	return ""
-}
-
-// climb tries the rungs from the top.
-func (m *Manager) climb(ctx context.Context, p *port, cfg *dataplane.InterfaceConfig, prog Program, d *xdp.Interface) ([]dataplane.Queue, error) {
-	p.ladder = nil
-	want := &p.subs[0].cfg
-	if want.Backend == "auto" {
-		p.ladder = append(p.ladder, Rung{Backend: RungDPDK, Reason: "not in this version"})
-		m.log.Info("backend refused", "interface", p.name, "backend", RungDPDK, "reason", "not in this version")
-	}
-	var why error
-	if want.ZeroCopy != dataplane.ZeroCopyOff {
-		if !cfg.Native {
-			why = fmt.Errorf("zero-copy needs the XDP program in native mode: %w", dataplane.CodeUnsupported)
-			if f := prog.Fallback(); f != nil {
-				why = fmt.Errorf("zero-copy needs the XDP program in native mode: %w", f)
-			}
-		} else {
-			cfg.ZeroCopy = dataplane.ZeroCopyMust
-			var qs []dataplane.Queue
-			if qs, why = m.open(ctx, p, cfg); why == nil {
-				p.ladder, p.zeroCopy = append(p.ladder, Rung{Backend: RungZeroCopy, Chosen: true}), true
-				return qs, nil
-			}
-		}
-		r := Rung{Backend: RungZeroCopy, Reason: why.Error(), Cure: cure(why, d)}
-		p.ladder = append(p.ladder, r)
-		if want.ZeroCopy == dataplane.ZeroCopyMust || want.Strict || fatal(why) {
-			return nil, fmt.Errorf("interface %s: %s refused: %w", p.name, RungZeroCopy, why)
-		}
-		level := slog.LevelWarn
-		if want.Quiet {
-			level = slog.LevelInfo
-		}
-		m.log.Log(ctx, level, "backend refused", "interface", p.name, "backend", RungZeroCopy, "reason", r.Reason, "cure", r.Cure)
-	}
-	cfg.ZeroCopy = dataplane.ZeroCopyOff
-	qs, err := m.open(ctx, p, cfg)
-	if err != nil {
-		p.ladder = append(p.ladder, Rung{Backend: RungCopy, Reason: err.Error(), Cure: cure(err, d)})
-		return nil, fmt.Errorf("interface %s: %s refused: %w", p.name, RungCopy, err)
-	}
-	p.ladder, p.zeroCopy = append(p.ladder, Rung{Backend: RungCopy, Chosen: true}), false
-	return qs, nil
-}
-
-// fatal errors have the same cause on every rung.
-func fatal(err error) bool {
-	return errors.Is(err, dataplane.CodePerm) || errors.Is(err, dataplane.CodeNodev) || errors.Is(err, dataplane.CodeInvalid) ||
-		errors.Is(err, dataplane.CodeShutdown) || errors.Is(err, context.Canceled)
-}
-
-// cure is the command that would help, "" when none would.
-func cure(err error, d *xdp.Interface) string {
-	switch {
-	case errors.Is(err, dataplane.CodePerm):
-		return "run as root, or setcap cap_net_admin,cap_net_raw,cap_bpf,cap_ipc_lock+ep npd"
-	case errors.Is(err, dataplane.CodeBusy):
-		return fmt.Sprintf("ip link set dev %s xdp off (or stop the process that uses its queues)", d.Name)
-	case errors.Is(err, dataplane.CodeNomem):
-		return "ulimit -l unlimited"
-	case d.Driver == "veth" || d.Driver == "tun":
-		return "" // no such driver can
-	}
-	return fmt.Sprintf("ethtool -i %s (a driver with AF_XDP zero-copy is needed)", d.Name)
-}
-
-// open opens the queues, again after a detach, waiting out the moment in which
-// a queue that was just closed is busy.
-func (m *Manager) open(ctx context.Context, p *port, cfg *dataplane.InterfaceConfig) ([]dataplane.Queue, error) {
-	end := m.now().Add(rebindTime)
-	for pause := 10 * time.Millisecond; ; pause *= 2 {
-		var qs []dataplane.Queue
-		var err error
-		if first := p.subs[0]; first.added {
-			qs, err = m.plane.ReattachInterface(ctx, first.id, cfg)
-		} else if first.id, qs, err = m.plane.AddInterface(ctx, cfg); err == nil {
-			first.added = true
-		}
-		if !errors.Is(err, dataplane.CodeBusy) || m.now().After(end) {
-			return qs, err
-		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
+	return steer(p.prog, p, queues)
 }
 
 // modeText names the mode, and why it is not the better one.
@@ -324,6 +240,9 @@ func steer(prog Program, p *port, queues []dataplane.Queue) error {
 	}
 	if err := prog.SetFilter(p.filter.program()); err != nil {
 		return err
+	}
+	if !p.rung.program {
+		return nil // a filter only: all that passes it is the kernel's, of which the backend has copies
 	}
 	for _, q := range queues {
 		if err := prog.SetSocket(q.Queue, q.FD); err != nil {
@@ -402,7 +321,7 @@ func (m *Manager) reconcile(ctx context.Context) time.Duration {
 		l, ok := m.links[p.name]
 		if !ok {
 			// No report names a device that vanished before the watch began.
-			if _, err := m.sys.Inspect(p.name); !errors.Is(err, dataplane.CodeNodev) {
+			if _, err := m.sys.Inspect(p.name); !errors.Is(err, dataplane.CodeNodev) && p.subs[0].cfg.Kernel() {
 				continue
 			}
 			l = xdp.Link{Name: p.name, Index: p.device.Index}
@@ -418,6 +337,12 @@ func (m *Manager) reconcile(ctx context.Context) time.Duration {
 func (m *Manager) follow(ctx context.Context, p *port, l xdp.Link) time.Duration {
 	defer m.say(p)
 	p.starting = false
+	if p.attached && !p.rung.kernel {
+		return m.followDevice(ctx, p)
+	}
+	if !p.attached && !p.subs[0].cfg.Kernel() {
+		return m.again(ctx, p)
+	}
 	// Another MAC is as good as another device: the stack must send and take frames by it.
 	moved := len(l.MAC) == len(p.device.MAC) && !slices.Equal(l.MAC, p.device.MAC)
 	if p.attached && (!l.Present || l.Index != p.device.Index || moved) {
@@ -441,12 +366,18 @@ func (m *Manager) follow(ctx context.Context, p *port, l xdp.Link) time.Duration
 		}
 		return 0
 	}
+	return m.again(ctx, p)
+}
+
+// again takes a device that refused, with growing pauses; more than 0: look again
+// then. m.mu is held.
+func (m *Manager) again(ctx context.Context, p *port) time.Duration {
 	if wait := p.retry.Sub(m.now()); wait > 0 {
 		return wait
 	}
 	d, err := m.sys.Inspect(p.name)
-	if err == nil {
-		err = m.attach(ctx, p, d)
+	if err == nil || !p.subs[0].cfg.Kernel() {
+		err = m.attach(ctx, p, &d, err)
 	}
 	if err == nil {
 		return 0
@@ -475,12 +406,16 @@ func (m *Manager) detach(ctx context.Context, p *port) {
 	if err := m.plane.DetachInterface(ctx, p.subs[0].id); err != nil && !errors.Is(err, dataplane.CodeState) {
 		m.log.Error("interface not detached", "interface", p.name, "err", err)
 	}
+	p.attached = false
+	if p.prog == nil {
+		return
+	}
 	p.fold()
 	p.watching()
 	if err := p.prog.Close(); err != nil {
 		m.log.Debug("XDP program not closed", "interface", p.name, "err", err)
 	}
-	p.attached, p.prog = false, nil
+	p.prog = nil
 }
 
 // fold keeps the counters of a program that goes away.
@@ -498,11 +433,11 @@ func (m *Manager) Status() []Status {
 	var out []Status
 	for _, p := range m.ports {
 		for n, one := range p.subs {
-			s := Status{Config: one.cfg, ID: one.id, Port: p.subs[0].id, Shared: n > 0, Added: one.added, Up: p.attached && p.reason == "",
-				Starting: p.starting, Reason: p.reason, Device: p.device, MTU: p.mtu, ZeroCopy: p.zeroCopy}
+			s := Status{Config: one.cfg, ID: one.id, Port: p.subs[0].id, Shared: n > 0, Added: one.added, Attached: p.attached, Up: p.attached && p.reason == "",
+				Starting: p.starting, Reason: p.reason, Device: p.device, MTU: p.mtu, ZeroCopy: p.attached && p.rung.zeroCopy == dataplane.ZeroCopyMust}
 			s.Config.Addresses = slices.Clone(one.cfg.Addresses)
 			if !s.Shared {
-				s.Ladder, s.Program = slices.Clone(p.ladder), p.counters
+				s.Ladder, s.Program = p.ladder.Rungs(), p.counters
 			}
 			if p.prog != nil {
 				s.Mode = p.prog.Mode()
@@ -586,9 +521,9 @@ func (m *Manager) Close() error {
 			p.fold()
 			p.watching()
 			errs = append(errs, p.prog.Close())
-			p.prog, p.attached = nil, false
-			p.reason = "closed"
 		}
+		p.prog, p.attached = nil, false
+		p.reason = "closed"
 	}
 	return errors.Join(errs...)
 }

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/np-appliance/np/ctrl/ladder"
 	"github.com/np-appliance/np/ctrl/ports"
 	"github.com/np-appliance/np/ctrl/ports/portstest"
 	"github.com/np-appliance/np/dataplane"
@@ -38,15 +39,31 @@ func TestLadder(t *testing.T) {
 		fails  bool
 		rungs  int
 	}{
-		{"zero-copy", func(*ports.Interface) {}, nil, nil, ports.RungZeroCopy, false, 2},
-		{"copy", func(*ports.Interface) {}, nil, func(p *fake.Plane) { p.Fail("AddInterface", 1, unsupported) }, ports.RungCopy, false, 3},
-		{"af_xdp has no dpdk rung", func(i *ports.Interface) { i.Backend = "af_xdp" }, nil, nil, ports.RungZeroCopy, false, 1},
-		{"zero-copy off", func(i *ports.Interface) { i.ZeroCopy = dataplane.ZeroCopyOff }, nil, nil, ports.RungCopy, false, 2},
+		{"zero-copy", func(*ports.Interface) {}, nil, nil, ladder.ZeroCopy, false, 2},
+		{"copy", func(*ports.Interface) {}, nil, func(p *fake.Plane) { p.Fail("AddInterface", 1, unsupported) }, ladder.Copy, false, 3},
+		{"af_xdp has no dpdk rung", func(i *ports.Interface) { i.Backend = "af_xdp" }, nil, nil, ladder.ZeroCopy, false, 1},
+		{"zero-copy off", func(i *ports.Interface) { i.ZeroCopy = dataplane.ZeroCopyOff }, nil, nil, ladder.Copy, false, 2},
 		{"must", func(i *ports.Interface) { i.ZeroCopy = dataplane.ZeroCopyMust }, nil, func(p *fake.Plane) { p.Fail("AddInterface", 1, unsupported) }, "af_xdp zero-copy refused", true, 0},
 		{"strict", func(i *ports.Interface) { i.Strict = true }, nil, func(p *fake.Plane) { p.Fail("AddInterface", 1, unsupported) }, "af_xdp zero-copy refused", true, 0},
-		{"generic", func(*ports.Interface) {}, func(s *portstest.System) { s.Refuse(nil, true) }, nil, ports.RungCopy, false, 3},
+		{"generic", func(*ports.Interface) {}, func(s *portstest.System) { s.Refuse(nil, true) }, nil, ladder.Copy, false, 3},
 		{"not permitted", func(*ports.Interface) {}, nil, func(p *fake.Plane) { p.Fail("AddInterface", 9, dataplane.CodePerm) }, "not permitted", true, 0},
-		{"busy for a moment", func(*ports.Interface) {}, nil, func(p *fake.Plane) { p.Fail("AddInterface", 3, dataplane.CodeBusy) }, ports.RungZeroCopy, false, 2},
+		{"AF_XDP refused", func(*ports.Interface) {}, func(s *portstest.System) { s.Refuse(dataplane.CodePerm, false) }, nil, ladder.AFPacket, false, 4},
+		{"sockets refused", func(*ports.Interface) {}, nil, func(p *fake.Plane) { p.Fail("AddInterface", 2, unsupported) }, ladder.AFPacket, false, 4},
+		{"af_packet asked for", func(i *ports.Interface) { i.Backend = ladder.AFPacket }, nil, nil, ladder.AFPacket, false, 1},
+		{"af_packet with a filter", func(i *ports.Interface) {
+			i.Backend, i.Filter.Limits.SYNs = ladder.AFPacket, 9
+		}, nil, nil, ladder.AFPacket, false, 1},
+		{"no filter without XDP", func(i *ports.Interface) {
+			i.Backend, i.Filter.Limits.SYNs = ladder.AFPacket, 9
+		}, func(s *portstest.System) { s.Refuse(dataplane.CodePerm, false) }, nil, "the filter needs the XDP program", true, 0},
+		{"strict, no af_packet", func(i *ports.Interface) { i.Strict = true }, func(s *portstest.System) { s.Refuse(dataplane.CodePerm, false) }, nil, "af_xdp zero-copy refused", true, 0},
+		{"DPDK", func(i *ports.Interface) { i.Device = "0000:00:04.0" }, nil, nil, ladder.DPDK, false, 1},
+		{"DPDK refused", func(i *ports.Interface) { i.Device = "0000:00:04.0" }, nil, func(p *fake.Plane) { p.Fail("AddInterface", 1, dataplane.CodeNodev) }, ladder.ZeroCopy, false, 2},
+		{"DPDK or nothing", func(i *ports.Interface) { i.Backend, i.Device, i.Strict = ladder.DPDK, "net_ring0", true }, nil, func(p *fake.Plane) { p.Fail("AddInterface", 1, unsupported) }, "dpdk refused", true, 0},
+		{"DPDK without the kernel's", func(i *ports.Interface) { i.Name, i.Device = "np7", "net_ring0" }, nil, nil, ladder.DPDK, false, 1},
+		{"nothing without the kernel's", func(i *ports.Interface) { i.Name, i.Device = "np7", "net_ring0" }, nil, func(p *fake.Plane) { p.Fail("AddInterface", 1, unsupported) }, "no such interface", true, 0},
+		{"TAP", func(i *ports.Interface) { i.Name, i.Backend = "np7", ladder.TAP }, nil, nil, ladder.TAP, false, 1},
+		{"busy for a moment", func(*ports.Interface) {}, nil, func(p *fake.Plane) { p.Fail("AddInterface", 3, dataplane.CodeBusy) }, ladder.ZeroCopy, false, 2},
 		{"XDP refused", func(*ports.Interface) {}, func(s *portstest.System) { s.Refuse(dataplane.CodeBusy, false) }, nil, "busy", true, 0},
 		{"unknown", func(i *ports.Interface) { i.Name = "np7" }, nil, nil, "interface np7: no such interface (there are: [np0])", true, 0},
 	}
@@ -86,12 +103,28 @@ func TestLadder(t *testing.T) {
 						t.Errorf("rung left silently: %+v", r)
 					}
 				}
-				prog := sys.Programs()[0]
-				if len(prog.Addresses) != 2 || prog.Sockets[0] != -1 {
-					t.Errorf("not steered: %+v", prog)
+				xdpRung := tt.want == ladder.ZeroCopy || tt.want == ladder.Copy
+				for _, prog := range sys.Programs() {
+					if prog.Closed {
+						continue
+					}
+					if steered := len(prog.Addresses) == 2 && prog.Sockets[0] == -1; steered != xdpRung {
+						t.Errorf("steered: %+v", prog)
+					}
+					if f, _ := prog.Filter(); !xdpRung && f.Limits.SYNs == 0 {
+						t.Error("a program without a use")
+					}
 				}
-				if err := m.Close(); err != nil || !prog.Closed {
+				if n := len(sys.Programs()); xdpRung && n != 1 {
+					t.Errorf("%d programs", n)
+				}
+				if err := m.Close(); err != nil {
 					t.Error("not closed", err)
+				}
+				for _, prog := range sys.Programs() {
+					if !prog.Closed {
+						t.Error("XDP program left behind")
+					}
 				}
 			})
 		})
@@ -134,7 +167,7 @@ func TestVanish(t *testing.T) {
 		}
 		sys.Set("np0", false)
 		look(false, "link is down")
-		plane.Fail("ReattachInterface", 5, errors.New("not yet"))
+		plane.Fail("ReattachInterface", 6, errors.New("not yet")) // two climbs of three rungs
 		sys.Set("np0", true)
 		look(false, "not yet")
 		time.Sleep(10 * time.Second)
@@ -453,5 +486,55 @@ func TestMACChanges(t *testing.T) {
 		}
 		cancel()
 		synctest.Wait()
+	})
+}
+
+// TestDeviceOfThePlane follows a device that the kernel does not know: its link
+// goes and comes, then the device itself.
+func TestDeviceOfThePlane(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, plane, m, log := setup(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		cfg := np0
+		cfg.Name, cfg.Device = "np7", "0000:00:04.0"
+		if err := m.Add(ctx, cfg); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- m.Run(ctx) }()
+		look := func(up bool, reason string) {
+			t.Helper()
+			synctest.Wait()
+			if s := m.Status()[0]; s.Up != up || !strings.Contains(s.Reason, reason) {
+				t.Errorf("up %v %q, want %v %q", s.Up, s.Reason, up, reason)
+			}
+		}
+		look(true, "")
+		id, _ := m.ID("np7")
+		m.PortChanged(id, dataplane.CodePortdown)
+		look(false, "link is down")
+		if plane.Interfaces()[0].Down {
+			t.Error("closed though only its link is down")
+		}
+		m.PortChanged(id, dataplane.CodeOK)
+		look(true, "")
+		plane.Fail("ReattachInterface", 8, dataplane.CodeNodev)
+		m.PortChanged(id, dataplane.CodeNodev)
+		look(false, "the device is gone")
+		if !plane.Interfaces()[0].Down {
+			t.Error("not closed")
+		}
+		time.Sleep(time.Second)
+		look(false, "dpdk refused: ")
+		time.Sleep(time.Minute)
+		look(true, "")
+		if s := m.Status()[0]; ladder.Actual(s.Ladder) != ladder.DPDK || plane.Interfaces()[0].Down {
+			t.Errorf("%+v", s)
+		}
+		if n := strings.Count(log.String(), "backend refused"); n != 2 {
+			t.Errorf("%d lines about the refusal of DPDK and, without the kernel's interface, all below: %s", n, log)
+		}
+		cancel()
+		<-done
 	})
 }

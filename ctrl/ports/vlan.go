@@ -29,22 +29,36 @@ func (i *Interface) Label() string {
 	return i.Name + "." + strconv.Itoa(int(i.VLAN))
 }
 
-// planeConfig is what the plane is told of the interface on its device.
-func (s *sub) planeConfig(d *xdp.Interface, prog Program, mtu int) *dataplane.InterfaceConfig {
-	cfg := &dataplane.InterfaceConfig{Name: s.cfg.Name, Index: d.Index, MAC: d.MAC, MTU: mtu, VLAN: s.cfg.VLAN, Queues: s.cfg.Queues,
-		Native: prog.Mode() == xdp.ModeNative, Addresses: s.cfg.Addresses,
+// planeConfig is what the plane is told of the interface; d is the kernel's, or nil.
+// Queues 0 leaves their number to the backend.
+func (s *sub) planeConfig(d *xdp.Interface) *dataplane.InterfaceConfig {
+	cfg := &dataplane.InterfaceConfig{Name: s.cfg.Name, MTU: s.cfg.MTU, VLAN: s.cfg.VLAN, Queues: s.cfg.Queues, Addresses: s.cfg.Addresses,
 		DADTransmits: s.cfg.DADTransmits, ACD: s.cfg.ACD, AcceptRA: s.cfg.AcceptRA, Opaque: true, MLD: true, Announces: announces}
-	if cfg.Queues == 0 || cfg.Queues > d.RXQueues {
-		cfg.Queues = max(d.RXQueues, 1)
+	if d != nil {
+		cfg.Index, cfg.MAC, cfg.MTU = d.Index, d.MAC, MTU(&s.cfg, d)
 	}
 	return cfg
 }
 
+// shared is what the plane is told of an interface that shares the queues which were
+// opened with first.
+func (s *sub) shared(first *dataplane.InterfaceConfig) *dataplane.InterfaceConfig {
+	cfg := s.planeConfig(nil)
+	cfg.Index, cfg.MAC, cfg.MTU, cfg.Queues, cfg.Native = first.Index, first.MAC, first.MTU, first.Queues, first.Native
+	cfg.Backend, cfg.ZeroCopy, cfg.Device = first.Backend, first.ZeroCopy, first.Device
+	return cfg
+}
+
+// steers says that the device's program gives the appliance its frames; otherwise it is
+// a filter, if there is one.
+func (p *port) steers() bool { return p.prog != nil && p.rung.program }
+
 // agrees says whether an interface can share the device's program and queues.
 func (p *port) agrees(cfg *Interface) error {
 	first := &p.subs[0].cfg
-	if cfg.MTU != first.MTU || cfg.Queues != first.Queues || cfg.ZeroCopy != first.ZeroCopy || cfg.Mode != first.Mode {
-		return fmt.Errorf("interface %s: %w (MTU, queues, zero-copy or XDP mode differ from %s's)", cfg.Label(), dataplane.CodeInvalid, first.Label())
+	if cfg.MTU != first.MTU || cfg.Queues != first.Queues || cfg.ZeroCopy != first.ZeroCopy || cfg.Mode != first.Mode ||
+		cfg.Backend != first.Backend || cfg.Device != first.Device {
+		return fmt.Errorf("interface %s: %w (MTU, queues, zero-copy, XDP mode, backend or device differ from %s's)", cfg.Label(), dataplane.CodeInvalid, first.Label())
 	}
 	if len(cfg.Filter.Entries) > 0 || cfg.Filter.Limits != (xdp.Limits{}) || cfg.Filter.All || len(cfg.KernelPorts.TCP)+len(cfg.KernelPorts.UDP) > 0 {
 		return fmt.Errorf("interface %s: %w (the filter is the device's: %s has it)", cfg.Label(), dataplane.CodeInvalid, first.Label())
@@ -63,11 +77,13 @@ func (m *Manager) join(ctx context.Context, p *port, s *sub) error {
 		return err
 	}
 	if p.attached {
-		if err := m.addSub(ctx, s, s.planeConfig(&p.device, p.prog, p.mtu)); err != nil {
+		if err := m.addSub(ctx, s, s.shared(p.opened)); err != nil {
 			return err
 		}
-		if err := p.prog.SetAddresses(append(p.addresses(), s.addresses()...)); err != nil {
-			return err
+		if p.steers() {
+			if err := p.prog.SetAddresses(append(p.addresses(), s.addresses()...)); err != nil {
+				return err
+			}
 		}
 		m.AddressesChanged()
 	}
@@ -153,7 +169,7 @@ func (m *Manager) AddAddress(ctx context.Context, name string, a netip.Prefix) e
 			return fmt.Errorf("address %s on %s: %w", a, name, err)
 		}
 	}
-	if p.prog != nil {
+	if p.steers() {
 		if err := p.prog.AddAddress(xdp.Address{Addr: a.Addr(), VLAN: s.cfg.VLAN}); err != nil {
 			if s.added {
 				err = errors.Join(err, m.plane.DelAddress(ctx, s.id, a))
@@ -176,7 +192,7 @@ func (m *Manager) DelAddress(ctx context.Context, name string, a netip.Prefix) e
 	if s == nil {
 		return fmt.Errorf("interface %s: %w", name, dataplane.CodeNotfound)
 	}
-	if p.prog != nil {
+	if p.steers() {
 		if err := p.prog.DelAddress(xdp.Address{Addr: a.Addr(), VLAN: s.cfg.VLAN}); err != nil {
 			m.steerAgain(p)
 			return err
@@ -196,7 +212,7 @@ func (m *Manager) DelAddress(ctx context.Context, name string, a netip.Prefix) e
 // steerAgain makes the program steer what is in force, after a change that
 // stopped halfway. m.mu is held.
 func (m *Manager) steerAgain(p *port) {
-	if p.prog == nil {
+	if !p.steers() {
 		return
 	}
 	if err := p.prog.SetAddresses(p.addresses()); err != nil {

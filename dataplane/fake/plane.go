@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/np-appliance/np/dataplane"
@@ -274,13 +275,18 @@ func (p *Plane) DelRoute(ctx context.Context, r dataplane.Route) error {
 }
 
 // Listen implements [dataplane.Plane].
+// Nobody connects to its kernel sockets: they are closed at once.
 func (p *Plane) Listen(ctx context.Context, cfg *dataplane.ListenConfig) (id dataplane.ListenerID, err error) {
+	for _, fd := range cfg.Sockets {
+		_ = syscall.Close(fd)
+	}
 	err = p.change(ctx, "Listen", func() error {
-		if !cfg.Address.IsValid() || cfg.Address.Port() == 0 || cfg.Kind == dataplane.SessionNone {
+		stack := cfg.Carrier == dataplane.CarrierStack
+		if stack && (!cfg.Address.IsValid() || cfg.Address.Port() == 0) || !stack && len(cfg.Sockets) != len(p.cores) || cfg.Kind == dataplane.SessionNone {
 			return dataplane.CodeInvalid
 		}
 		for _, l := range p.listeners {
-			if l.Config.Address == cfg.Address {
+			if stack && l.Config.Address == cfg.Address {
 				return dataplane.CodeAddrinuse
 			}
 		}
@@ -380,18 +386,38 @@ func (p *Plane) SetCongestionControl(ctx context.Context, conn dataplane.Handle,
 	})
 }
 
-// SetUserTimeout implements [dataplane.Plane]: checked and noted nowhere.
-func (p *Plane) SetUserTimeout(ctx context.Context, conn dataplane.Handle, d time.Duration) error {
-	return p.change(ctx, "SetUserTimeout", func() error {
+// connTime checks a time of a live connection; it is noted nowhere.
+func (p *Plane) connTime(ctx context.Context, call string, conn dataplane.Handle, d time.Duration) error {
+	return p.change(ctx, call, func() error {
 		if d != 0 && (d < time.Second || d > 24*time.Hour) {
 			return dataplane.CodeInvalid
 		}
-		_, peer := p.peers[conn]
-		if !peer && !slices.ContainsFunc(p.conns, func(c dataplane.Conn) bool { return c.Handle == conn }) {
-			return dataplane.CodeStale
-		}
-		return nil
+		return p.known(conn)
 	})
+}
+
+// known: there is such a connection, or SetConnections says so. p.mu is held.
+func (p *Plane) known(conn dataplane.Handle) error {
+	_, peer := p.peers[conn]
+	if !peer && !slices.ContainsFunc(p.conns, func(c dataplane.Conn) bool { return c.Handle == conn }) {
+		return dataplane.CodeStale
+	}
+	return nil
+}
+
+// SetUserTimeout implements [dataplane.Plane]: checked and noted nowhere.
+func (p *Plane) SetUserTimeout(ctx context.Context, conn dataplane.Handle, d time.Duration) error {
+	return p.connTime(ctx, "SetUserTimeout", conn, d)
+}
+
+// SetKeepAlive implements [dataplane.Plane]: checked and noted nowhere.
+func (p *Plane) SetKeepAlive(ctx context.Context, conn dataplane.Handle, idle time.Duration) error {
+	return p.connTime(ctx, "SetKeepAlive", conn, idle)
+}
+
+// SetNoDelay implements [dataplane.Plane]: noted nowhere.
+func (p *Plane) SetNoDelay(ctx context.Context, conn dataplane.Handle, _ bool) error {
+	return p.change(ctx, "SetNoDelay", func() error { return p.known(conn) })
 }
 
 // Neighbors implements [dataplane.Plane]: what SetNeighbors gave.

@@ -40,6 +40,7 @@ type request struct {
 
 type answer struct {
 	err    error
+	unsent bool // the core never saw the request
 	handle uint64
 	arg    uint32
 	stream uint32
@@ -73,7 +74,7 @@ func (c *core) submit(ctx context.Context, r request) (*call, error) {
 			err = ctx.Err()
 		}
 		if r.settle != nil {
-			r.settle(answer{err: err})
+			r.settle(answer{err: err, unsent: true})
 		}
 		return nil, err
 	}

@@ -126,7 +126,7 @@ func (c *core) forsake(op uint16, handle uint64) {
 func (p *Plane) connectCore(cfg *dataplane.ConnectConfig) (first, tries int, err error) {
 	n := len(p.cores)
 	switch port := int(cfg.Local.Port()) - C.NP_PORT_EPHEMERAL_MIN; {
-	case !cfg.Remote.IsValid() || cfg.Core >= n:
+	case cfg.Core >= n || cfg.Carrier == dataplane.CarrierStack && !cfg.Remote.IsValid():
 		return 0, 0, dataplane.CodeInvalid
 	case p.closed.Load():
 		return 0, 0, dataplane.CodeShutdown

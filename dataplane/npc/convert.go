@@ -198,6 +198,11 @@ func (p *Plane) decodeConn(i *C.struct_np_conn_info) dataplane.Conn {
 	if i.ssthresh_bytes == 1<<32-1 {
 		c.Ssthresh = 0
 	}
+	c.Carrier = dataplane.Carrier(i.carrier)
+	if i.is_unix != 0 {
+		c.Local, c.Remote = netip.AddrPort{}, netip.AddrPort{}
+		c.Unix = &dataplane.UnixPeer{PID: uint32(i.peer_pid), UID: uint32(i.peer_uid), GID: uint32(i.peer_gid)}
+	}
 	c.CongestionControl = dataplane.CongestionControl(i.cc + 1)
 	c.ECN, c.CESeen, c.ECESeen = i.ecn&C.NP_CONN_ECN_OK != 0, i.ecn&C.NP_CONN_ECN_CE_SEEN != 0, i.ecn&C.NP_CONN_ECN_ECE_SEEN != 0
 	c.PacingRate, c.DeliveryRate = uint64(i.pacing_bytes_per_s), uint64(i.delivery_bytes_per_s)

@@ -103,7 +103,9 @@ func (c *core) decode(ev *C.struct_np_event, out *dataplane.Event) bool {
 			// Bodies of the core's own making are contiguous and aligned.
 			if ev.body.len >= C.sizeof_struct_np_conn_info {
 				i := (*C.struct_np_conn_info)(unsafe.Add(unsafe.Pointer(ev.body), ev.body.data_off))
-				out.Local, out.Remote = addrPort(&i.local, i.local_port), addrPort(&i.remote, i.remote_port)
+				if i.is_unix == 0 {
+					out.Local, out.Remote = addrPort(&i.local, i.local_port), addrPort(&i.remote, i.remote_port)
+				}
 			}
 			c.giveBack(ev.body)
 		}

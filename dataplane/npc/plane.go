@@ -134,6 +134,9 @@ func encodeConfig(cc *C.struct_np_plane_config, cfg *dataplane.Config) error {
 			*f.to = C.uint32_t(f.from)
 		}
 	}
+	if err := encodeCarriers(cc, cfg); err != nil {
+		return err
+	}
 	for _, f := range []struct {
 		to   *C.uint32_t
 		from time.Duration

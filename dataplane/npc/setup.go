@@ -45,20 +45,34 @@ func (i *iface) list() []dataplane.Queue {
 // pointer is an address in C memory as commands carry it.
 func pointer(p unsafe.Pointer) uint64 { return uint64(uintptr(p)) }
 
-// openQueues opens all queues of a device, or none. What cfg leaves to the device
-// (a TAP's MAC, MTU and index) is filled in.
+// openQueues opens all queues of a device, or none, by the backend it is to have. What
+// cfg leaves to the device (MAC, MTU, index) or the backend (queues) is filled in.
 func (p *Plane) openQueues(cfg *dataplane.InterfaceConfig) ([]queue, error) {
 	if len(cfg.Name) == 0 || len(cfg.Name) >= 16 || cfg.Queues < 0 || cfg.MTU < 0 ||
 		cfg.DADTransmits < 0 || cfg.DADTransmits > math.MaxUint8 || cfg.Announces < 0 || cfg.Announces > math.MaxUint8 {
 		return nil, fmt.Errorf("open queues of %s: %w (name, number of queues or MTU)", cfg.Name, dataplane.CodeInvalid)
 	}
-	switch cfg.Backend {
-	case dataplane.BackendAFXDP:
-		return p.openXDP(cfg)
-	case dataplane.BackendAFPacket, dataplane.BackendTAP:
-		return p.openRaw(cfg)
+	open := p.opener(cfg.Backend)
+	if open == nil {
+		return nil, fmt.Errorf("open queues of %s: %w (this build has no %s)", cfg.Name, dataplane.CodeUnsupported, cfg.Backend)
 	}
-	return nil, fmt.Errorf("open queues of %s: %w (backend %s)", cfg.Name, dataplane.CodeUnsupported, cfg.Backend)
+	qs, err := open(cfg)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Queues = len(qs)
+	return qs, nil
+}
+
+// opener is the function that opens queues by a backend, nil when this build has none.
+func (p *Plane) opener(b dataplane.Backend) func(*dataplane.InterfaceConfig) ([]queue, error) {
+	switch b {
+	case dataplane.BackendAFXDP:
+		return p.openXDP
+	case dataplane.BackendAFPacket, dataplane.BackendTAP:
+		return p.openRaw
+	}
+	return nil
 }
 
 // openXDP opens AF_XDP sockets.
@@ -221,7 +235,7 @@ func (p *Plane) AddInterface(ctx context.Context, cfg *dataplane.InterfaceConfig
 	if err := p.bringUp(ctx, id, i, cfg.Addresses); err != nil {
 		return 0, nil, fmt.Errorf("add interface %s: %w", cfg.Name, err)
 	}
-	cfg.MAC, cfg.MTU, cfg.Index = slices.Clone(i.cfg.MAC), i.cfg.MTU, i.cfg.Index
+	cfg.MAC, cfg.MTU, cfg.Index, cfg.Queues = slices.Clone(i.cfg.MAC), i.cfg.MTU, i.cfg.Index, i.cfg.Queues
 	return id, p.ifaces[i.port].list(), nil
 }
 
@@ -335,7 +349,8 @@ func (p *Plane) renew(ctx context.Context, port dataplane.InterfaceID, cfg *data
 		if i == nil || i.port != port {
 			continue
 		}
-		i.cfg.Name, i.cfg.Index, i.cfg.Native, i.cfg.Queues, i.cfg.Backend, i.cfg.Device = cfg.Name, cfg.Index, cfg.Native, cfg.Queues, cfg.Backend, cfg.Device
+		i.cfg.Name, i.cfg.Index, i.cfg.Native, i.cfg.Queues = cfg.Name, cfg.Index, cfg.Native, cfg.Queues
+		i.cfg.Backend, i.cfg.Device, i.cfg.ZeroCopy = cfg.Backend, cfg.Device, cfg.ZeroCopy
 		if slices.Equal(i.cfg.MAC, cfg.MAC) && i.cfg.MTU == cfg.MTU {
 			continue
 		}
@@ -441,15 +456,22 @@ func perCore(limit, cores int) int {
 // Listen implements [dataplane.Plane].
 func (p *Plane) Listen(ctx context.Context, cfg *dataplane.ListenConfig) (dataplane.ListenerID, error) {
 	if err := p.enter(ctx); err != nil {
+		closeSockets(cfg.Sockets)
 		return 0, err
 	}
 	defer p.leave()
-	if !cfg.Address.IsValid() || cfg.Backlog < 0 || cfg.MaxConns < 0 || cfg.DSCP < 0 || cfg.DSCP > 63 {
+	stack := cfg.Carrier == dataplane.CarrierStack
+	where := cfg.Address.IsValid() && len(cfg.Sockets) == 0
+	if !stack {
+		where = len(cfg.Sockets) == len(p.cores)
+	}
+	if !where || cfg.Backlog < 0 || cfg.MaxConns < 0 || cfg.DSCP < 0 || cfg.DSCP > 63 {
+		closeSockets(cfg.Sockets)
 		return 0, fmt.Errorf("listen on %s: %w", cfg.Address, dataplane.CodeInvalid)
 	}
 	args := C.struct_np_cmd_listen{port: C.uint16_t(cfg.Address.Port()), session_kind: C.uint8_t(cfg.Kind), cookies: flag(cfg.Cookies),
 		backlog: C.uint32_t(cfg.Backlog), conns_max: C.uint32_t(perCore(cfg.MaxConns, len(p.cores))), congestion_control: C.uint8_t(cfg.CongestionControl),
-		dscp: C.uint8_t(cfg.DSCP)}
+		dscp: C.uint8_t(cfg.DSCP), carrier: C.uint8_t(cfg.Carrier), fd: -1}
 	if !cfg.Address.Addr().IsUnspecified() {
 		setAddr(&args.local, cfg.Address.Addr())
 	}
@@ -460,8 +482,15 @@ func (p *Plane) Listen(ctx context.Context, cfg *dataplane.ListenConfig) (datapl
 	p.handles[id] = handles
 	p.lmu.Unlock()
 	err := p.all(ctx, func(c *core) request {
+		mine := args
+		if !stack {
+			mine.fd = C.int32_t(cfg.Sockets[c.index])
+		}
 		// Settled before the first EventOpen of this listener can be polled.
-		return request{op: C.NP_CMD_LISTEN, body: bytesOf(&args), settle: func(a answer) {
+		return request{op: C.NP_CMD_LISTEN, body: bytesOf(&mine), settle: func(a answer) {
+			if a.unsent && !stack {
+				closeSockets(cfg.Sockets[c.index : c.index+1])
+			}
 			if a.err == nil {
 				p.lmu.Lock()
 				handles[c.index], p.listeners[a.handle] = a.handle, id
@@ -507,18 +536,24 @@ func (p *Plane) Unlisten(ctx context.Context, id dataplane.ListenerID) error {
 	return nil
 }
 
-// SetCongestionControl implements [dataplane.Plane].
-func (p *Plane) SetCongestionControl(ctx context.Context, conn dataplane.Handle, cc dataplane.CongestionControl) error {
+// connSet changes a setting of a live connection.
+func (p *Plane) connSet(ctx context.Context, conn dataplane.Handle, what uint32, value uint32) error {
 	if err := p.enter(ctx); err != nil {
 		return err
 	}
 	defer p.leave()
+	if conn.Core() >= len(p.cores) {
+		return dataplane.CodeStale
+	}
+	_, err := p.cores[conn.Core()].one(ctx, request{op: C.NP_CMD_CONN_SET, handle: uint64(conn), stream: what, arg: value})
+	return err
+}
+
+// SetCongestionControl implements [dataplane.Plane].
+func (p *Plane) SetCongestionControl(ctx context.Context, conn dataplane.Handle, cc dataplane.CongestionControl) error {
 	err := error(dataplane.CodeInvalid)
-	switch {
-	case conn.Core() >= len(p.cores):
-		err = dataplane.CodeStale
-	case cc != dataplane.CongestionDefault:
-		_, err = p.cores[conn.Core()].one(ctx, request{op: C.NP_CMD_CONN_SET, handle: uint64(conn), stream: C.NP_CONN_SET_CC, arg: uint32(cc - 1)})
+	if cc != dataplane.CongestionDefault {
+		err = p.connSet(ctx, conn, C.NP_CONN_SET_CC, uint32(cc-1))
 	}
 	if err != nil {
 		return fmt.Errorf("set congestion control %s: %w", cc, err)
@@ -526,21 +561,36 @@ func (p *Plane) SetCongestionControl(ctx context.Context, conn dataplane.Handle,
 	return nil
 }
 
-// SetUserTimeout implements [dataplane.Plane].
-func (p *Plane) SetUserTimeout(ctx context.Context, conn dataplane.Handle, d time.Duration) error {
-	if err := p.enter(ctx); err != nil {
-		return err
-	}
-	defer p.leave()
+// connTime sets a time of a live connection, of whole milliseconds.
+func (p *Plane) connTime(ctx context.Context, conn dataplane.Handle, what uint32, name string, d time.Duration) error {
 	err := error(dataplane.CodeInvalid)
-	switch {
-	case conn.Core() >= len(p.cores):
-		err = dataplane.CodeStale
-	case d >= 0 && d <= 24*time.Hour && d%time.Millisecond == 0:
-		_, err = p.cores[conn.Core()].one(ctx, request{op: C.NP_CMD_CONN_SET, handle: uint64(conn), stream: C.NP_CONN_SET_USER_TIMEOUT, arg: uint32(d.Milliseconds())})
+	if d >= 0 && d <= 24*time.Hour && d%time.Millisecond == 0 {
+		err = p.connSet(ctx, conn, what, uint32(d.Milliseconds()))
 	}
 	if err != nil {
-		return fmt.Errorf("set user timeout %s: %w", d, err)
+		return fmt.Errorf("set %s %s: %w", name, d, err)
+	}
+	return nil
+}
+
+// SetUserTimeout implements [dataplane.Plane].
+func (p *Plane) SetUserTimeout(ctx context.Context, conn dataplane.Handle, d time.Duration) error {
+	return p.connTime(ctx, conn, C.NP_CONN_SET_USER_TIMEOUT, "user timeout", d)
+}
+
+// SetKeepAlive implements [dataplane.Plane].
+func (p *Plane) SetKeepAlive(ctx context.Context, conn dataplane.Handle, idle time.Duration) error {
+	return p.connTime(ctx, conn, C.NP_CONN_SET_KEEPALIVE, "keep-alive", idle)
+}
+
+// SetNoDelay implements [dataplane.Plane].
+func (p *Plane) SetNoDelay(ctx context.Context, conn dataplane.Handle, on bool) error {
+	nagle := uint32(1)
+	if on {
+		nagle = 0
+	}
+	if err := p.connSet(ctx, conn, C.NP_CONN_SET_NAGLE, nagle); err != nil {
+		return fmt.Errorf("set no delay %t: %w", on, err)
 	}
 	return nil
 }

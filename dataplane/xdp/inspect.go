@@ -24,6 +24,7 @@ type Interface struct {
 	MTU      int
 	RXQueues int
 	Driver   string // "" unknown
+	PCI      string // address of the device behind it, "" not on PCI
 	NUMANode int    // -1 unknown or none
 	Up       bool   // administratively up
 	Carrier  bool   // link is there
@@ -56,8 +57,26 @@ func Inspect(name string) (Interface, error) {
 			i.RXQueues = len(q)
 		}
 		i.NUMANode = sysfsNumber(dir, "device/numa_node", -1)
+		i.PCI = pciAddress(dir)
 	}
 	return i, nil
+}
+
+// pciAddress reads where the device of an interface is: "0000:00:04.0". A virtio
+// device has one of its own between.
+func pciAddress(dir string) string {
+	path, err := filepath.EvalSymlinks(filepath.Join(dir, "device"))
+	for range 2 {
+		if err != nil {
+			return ""
+		}
+		name := filepath.Base(path)
+		if len(name) == len("0000:00:04.0") && name[4] == ':' && name[7] == ':' && name[10] == '.' {
+			return name
+		}
+		path = filepath.Dir(path)
+	}
+	return ""
 }
 
 func sysfsNumber(dir, file string, otherwise int) int {

@@ -73,7 +73,9 @@ enum np_cmd_op {
 
 enum np_conn_setting {
   NP_CONN_SET_CC,          /* enum np_cc */
-  NP_CONN_SET_USER_TIMEOUT /* ms, 0 none (RFC 5482 §3.1's local side) */
+  NP_CONN_SET_USER_TIMEOUT, /* ms, 0 none (RFC 5482 §3.1's local side) */
+  NP_CONN_SET_KEEPALIVE,   /* ms of silence before a probe, 0 none */
+  NP_CONN_SET_NAGLE        /* 1: small writes wait while others are in flight, 0: they don't */
 };
 
 struct np_cmd {

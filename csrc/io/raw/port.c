@@ -10,7 +10,7 @@
 #include "io/raw/internal.h"
 
 void np_raw_note_error(struct np_raw *r, int error) {
-  if (error == ENXIO || error == ENODEV || error == EBADF || error == EBADFD) r->gone = true;
+  if (error == ENXIO || error == ENODEV || error == EBADF || error == EBADFD) r->gone = r->port.gone = true;
   if (r->gone || error == ENETDOWN || error == EIO) r->port.down = true;
 }
 

@@ -643,6 +643,33 @@ static void test_keepalive(void **state) {
   tp_free(w.tp);
 }
 
+/* A connection's own keep-alive, on where the configuration has none, and off where it has. */
+static void test_keepalive_own(void **state) {
+  (void)state;
+  for (uint32_t on = 0; on < 2; on++) {
+    struct world w = {0};
+    tp_args_default(&w.args);
+    w.args.config[0].keepalive_idle_ms = on ? 0 : 10000;
+    w.args.config[0].keepalive_probes = 3;
+    w.tp = tp_new(&w.args);
+    tp_establish(w.tp, &w.a, &w.b);
+    struct np_tcp *tcp = w.tp->end[0].tcp;
+    uint64_t handle = tp_conn(w.a)->stream.handle;
+    assert_int_equal(np_tcp_set_keepalive(tcp, handle, 999), NP_ERR_INVALID);
+    assert_int_equal(np_tcp_set_keepalive(tcp, handle, 86400001), NP_ERR_INVALID);
+    assert_int_equal(np_tcp_set_keepalive(tcp, handle + (UINT64_C(1) << 32), 1000), NP_ERR_STALE);
+    assert_int_equal(np_tcp_set_keepalive(tcp, handle, on ? 2000 : 0), NP_ERR_OK);
+    tp_run(w.tp, 60 * TP_S);
+    uint64_t probes = tp_counter(w.tp, 0, NP_C_TCP_KEEPALIVE);
+    assert_in_range(probes, on ? 25 : 0, on ? 30 : 0);
+    w.tp->cut = true;
+    tp_run(w.tp, 9 * TP_S); /* idle, and three probes two seconds apart, not the configuration's 75 */
+    assert_int_equal(w.a->closed, on != 0);
+    if (on) assert_int_equal(w.a->err, NP_ERR_TIMEDOUT);
+    tp_free(w.tp);
+  }
+}
+
 static void test_delayed_ack(void **state) {
   (void)state;
   struct world w = established();
@@ -701,6 +728,29 @@ static void test_nagle(void **state) {
     assert_int_equal(w.b->wrong, 0);
     tp_free(w.tp);
   }
+}
+
+/* A connection's own Nagle: switched on it gathers, switched off what it gathered leaves. */
+static void test_nagle_own(void **state) {
+  (void)state;
+  struct world w = established();
+  struct np_tcp *tcp = w.tp->end[0].tcp;
+  uint64_t handle = tp_conn(w.a)->stream.handle;
+  assert_int_equal(np_tcp_set_nagle(tcp, handle + (UINT64_C(1) << 32), true), NP_ERR_STALE);
+  assert_int_equal(np_tcp_set_nagle(tcp, handle, true), NP_ERR_OK);
+  uint32_t before = w.tp->end[0].log_count;
+  for (uint32_t i = 0; i < 5; i++) {
+    tp_write(w.a, 10);
+    tp_flush(w.tp);
+  }
+  assert_int_equal(w.tp->end[0].log_count - before, 1);
+  assert_int_equal(np_tcp_set_nagle(tcp, handle, false), NP_ERR_OK);
+  tp_flush(w.tp);
+  assert_true(w.tp->end[0].log_count - before > 1);
+  tp_run(w.tp, TP_S);
+  assert_int_equal(w.b->received, 50);
+  assert_int_equal(w.b->wrong, 0);
+  tp_free(w.tp);
 }
 
 /* One that speaks rarely takes its timer off the wheel when all is acknowledged; one that speaks often leaves it. */
@@ -786,6 +836,7 @@ int main(void) {
       cmocka_unit_test(test_out_of_window),     cmocka_unit_test(test_stray_segments),
       cmocka_unit_test(test_wrap),              cmocka_unit_test(test_user_timeout),
       cmocka_unit_test(test_rto_backs_off),     cmocka_unit_test(test_keepalive),
+      cmocka_unit_test(test_keepalive_own),     cmocka_unit_test(test_nagle_own),
       cmocka_unit_test(test_timer_rests),      cmocka_unit_test(test_icmp_error_forgotten),
       cmocka_unit_test(test_delayed_ack),       cmocka_unit_test(test_nagle),
       cmocka_unit_test(test_quick_acks),

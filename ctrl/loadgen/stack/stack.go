@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/np-appliance/np/ctrl/ladder"
 	"github.com/np-appliance/np/ctrl/ports"
 	"github.com/np-appliance/np/dataplane"
 )
@@ -211,11 +212,7 @@ func Run(ctx context.Context, o Options) (res *Result, err error) {
 	r := run{o: &o, plane: plane, loader: loader}
 	res, err = r.measure(ctx)
 	if res != nil {
-		for _, rung := range manager.Status()[0].Ladder {
-			if rung.Chosen {
-				res.Backend = rung.Backend
-			}
-		}
+		res.Backend = ladder.Actual(manager.Status()[0].Ladder)
 	}
 	return res, err
 }

@@ -306,20 +306,34 @@ type CoreStats struct {
 	Values []uint64 `json:"values"`
 }
 
-// Backend answers PathBackend. Ladder says, rung by rung, what was tried.
+// Backend answers PathBackend. Backends is each interface's and listener's; Ladder
+// says, rung by rung, what was tried. The first three are of [dataplane] and all interfaces.
 type Backend struct {
-	Schema    string `json:"schema"`
-	Requested string `json:"requested"`
-	Actual    string `json:"actual"`
-	Reason    string `json:"reason"` // why actual differs, "" when it does not
-	Ladder    []Rung `json:"ladder"`
+	Schema    string       `json:"schema"`
+	Requested string       `json:"requested"`
+	Actual    string       `json:"actual"`
+	Reason    string       `json:"reason"` // why actual differs, "" when it does not
+	Backends  []BackendUse `json:"backends"`
+	Ladder    []Rung       `json:"ladder"`
 }
 
-// Rung is one backend tried on one interface.
+// BackendUse is what one interface or listener asked for and has.
+type BackendUse struct {
+	Kind      string `json:"kind"` // interface, listener
+	Name      string `json:"name"`
+	Device    string `json:"device,omitempty"` // DPDK's
+	Requested string `json:"requested"`
+	Actual    string `json:"actual"` // a rung, or none
+	Reason    string `json:"reason"` // why a better one is not in use, or why none is
+}
+
+// Rung is one backend tried on one interface or listener.
 type Rung struct {
-	Interface string `json:"interface"`
+	Interface string `json:"interface,omitempty"`
+	Listener  string `json:"listener,omitempty"`
 	Backend   string `json:"backend"` // af_xdp zero-copy, af_xdp copy, ...
 	Chosen    bool   `json:"chosen"`
+	Skipped   bool   `json:"skipped"` // it does not apply there
 	Reason    string `json:"reason,omitempty"`
 	Cure      string `json:"cure,omitempty"` // the command that would help
 }

@@ -1,0 +1,50 @@
+package mgmt
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/np-appliance/np/ctrl/ladder"
+	"github.com/np-appliance/np/ctrl/mgmt/api"
+)
+
+// backend tells what was asked for and what is, for the whole and for each
+// interface and listener.
+func (s *Server) backend(*http.Request) (any, error) {
+	out := api.Backend{Schema: api.Schema, Requested: s.cfg.Daemon.Config().Dataplane.Backend, Backends: []api.BackendUse{}, Ladder: []api.Rung{}}
+	var actual, reasons []string
+	for _, p := range s.cfg.Ports.Status() {
+		use := api.BackendUse{Kind: "interface", Name: p.Config.Label(), Device: p.Config.Device, Requested: p.Config.Backend, Actual: ladder.None, Reason: p.Reason}
+		if p.Shared {
+			continue // its device's first interface says it
+		}
+		if p.Attached {
+			use.Actual, use.Reason = ladder.Actual(p.Ladder), ladder.Why(p.Ladder)
+		}
+		out.Backends = append(out.Backends, use)
+		if !slices.Contains(actual, use.Actual) {
+			actual = append(actual, use.Actual)
+		}
+		if use.Reason != "" {
+			reasons = append(reasons, use.Name+": "+use.Reason)
+		}
+		for _, r := range p.Ladder {
+			out.Ladder = append(out.Ladder, api.Rung{Interface: p.Config.Name, Backend: r.Backend, Chosen: r.Chosen && p.Attached, Skipped: r.Skipped, Reason: r.Reason, Cure: r.Cure})
+		}
+	}
+	for _, l := range s.cfg.Daemon.Listeners() {
+		if l.Requested == "" {
+			continue
+		}
+		out.Backends = append(out.Backends, api.BackendUse{Kind: "listener", Name: l.Name, Requested: l.Requested, Actual: ladder.Actual(l.Ladder), Reason: ladder.Why(l.Ladder)})
+		for _, r := range l.Ladder {
+			out.Ladder = append(out.Ladder, api.Rung{Listener: l.Name, Backend: r.Backend, Chosen: r.Chosen, Skipped: r.Skipped, Reason: r.Reason, Cure: r.Cure})
+		}
+	}
+	out.Actual, out.Reason = strings.Join(actual, ", "), strings.Join(reasons, "; ")
+	if out.Actual == "" {
+		out.Actual = ladder.None
+	}
+	return out, nil
+}
