@@ -253,37 +253,41 @@ __attribute__((noinline)) int np_copy(struct xdp_md *ctx) {
   return 1;
 }
 
-/* The verdict on a frame once the settings have had their say, and in the second byte what it
- * counts as unless it is redirected. */
-static __always_inline int filter(struct xdp_md *ctx, const struct settings *set, const struct packet *p, __u32 v) {
+/* The verdict on a frame once the settings have had their say. why, what it counts as unless
+ * it is redirected, comes as PASSED. */
+static __always_inline enum verdict filter(struct xdp_md *ctx, const struct settings *set, const struct packet *p, enum verdict v,
+                                           enum counter *why) {
   const void *end = (const void *)(long)ctx->data_end;
+  const int shared = v == OURS && (set->flags & KERNEL_PORTS); /* with the kernel, which may have asked for what is answered */
   struct upper up = {0};
-  __u32 why = PASSED;
   __u32 told;
   if (p->family == ARP) {
     const struct arp4 *arp = p->at;
-    if (v != OURS || !(set->flags & KERNEL_PORTS) || (const void *)(arp + 1) > end) return (int)(v | why << 8);
-    return arp->op == bpf_htons(ARP_REPLY) ? TO_BOTH | PASSED << 8 : (int)(v | why << 8); /* the kernel may have asked */
+    if (!shared || (const void *)(arp + 1) > end) return v;
+    return arp->op == bpf_htons(ARP_REPLY) ? TO_BOTH : v;
   }
   told = discovery(p, end);
-  if (told) return v == OURS && told == ND_TOLD && (set->flags & KERNEL_PORTS) ? TO_BOTH | PASSED << 8 : (int)(v | why << 8);
+  if (told) return shared && told == ND_TOLD ? TO_BOTH : v;
   if (set->flags & (LIMIT_SYNS | KERNEL_PORTS)) find_upper(ctx, p, &up);
-  if (v == OURS && (set->flags & KERNEL_PORTS) && kernels(&up)) {
+  if (shared && kernels(&up)) {
     v = TO_KERNEL;
-    why = STEERED;
+    *why = STEERED;
   }
-  if (v != OURS && !(set->flags & ALL_TRAFFIC)) return (int)(v | why << 8);
+  if (v != OURS && !(set->flags & ALL_TRAFFIC)) return v;
   switch (judge(set, p, up.syn, end)) {
   case DENY_SOURCE:
-    return DROP | DENIED << 8;
+    *why = DENIED;
+    return DROP;
   case OVER_PACKETS:
-    return DROP | LIMITED << 8;
+    *why = LIMITED;
+    return DROP;
   case OVER_SYNS:
-    return DROP | SYN_LIMITED << 8;
+    *why = SYN_LIMITED;
+    return DROP;
   case FINE:
     break;
   }
-  return (int)(v | why << 8);
+  return v;
 }
 
 static __always_inline int run(struct xdp_md *ctx) {
@@ -292,14 +296,10 @@ static __always_inline int run(struct xdp_md *ctx) {
   const __u32 zero = 0;
   struct settings *set = bpf_map_lookup_elem(&np_settings, &zero);
   struct packet p = {0};
-  __u32 v = choose(data, end, &p);
-  __u32 why = v == SHORT ? MALFORMED : PASSED;
+  enum verdict v = choose(data, end, &p);
+  enum counter why = v == SHORT ? MALFORMED : PASSED;
   long action;
-  if (set && set->flags && p.family != NO_PACKET && v != SHORT) {
-    __u32 end_of_it = (__u32)filter(ctx, set, &p, v);
-    v = end_of_it & 0xff;
-    why = end_of_it >> 8;
-  }
+  if (set && set->flags && p.family != NO_PACKET && v != SHORT) v = filter(ctx, set, &p, v, &why);
   if (v == DROP) {
     count(why);
     return XDP_DROP;
