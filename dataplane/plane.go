@@ -73,6 +73,7 @@ type Config struct {
 	UDPEchoPort    uint16
 	UDPDiscardPort uint16
 	TCP            TCPConfig
+	Exception      ExceptionConfig
 	LoadConns      int // connections of the load generator per core; 0: none
 	LoadDepth      int // its messages in flight per connection at most
 
@@ -83,6 +84,21 @@ type Config struct {
 
 	Secret [64]byte // random: sequence numbers, cookies, hash keys
 }
+
+// ExceptionConfig says what the kernel gets of devices that the appliance owns, beside
+// what is not for its addresses.
+type ExceptionConfig struct {
+	Rate      int      // packets per second to the kernel, all cores; 0 no limit
+	TCPPorts  []uint16 // on any address; one below 1024 also at the peer's end
+	UDPPorts  []uint16
+	Protocols []uint8 // IP protocols, neither TCP nor UDP
+}
+
+// Limits of ExceptionConfig's lists.
+const (
+	ExceptionPortsMax     = 32
+	ExceptionProtocolsMax = 16
+)
 
 // HugePages says whether memory comes from huge pages.
 type HugePages uint8
@@ -151,6 +167,7 @@ type InterfaceConfig struct {
 	ACD          bool    // probe before an IPv4 address is used (RFC 5227)
 	Backend      Backend // what opens its queues
 	Device       string  // BackendDPDK: a PCI address, or a virtual device with its arguments
+	Exception    string  // a TAP of this name is made, by which the kernel gets what is not ours; "" none
 
 	AcceptRA  bool // take addresses and default routes from routers (RFC 4861, RFC 4862)
 	MLD       bool // report the groups of IPv6 addresses (RFC 3810)

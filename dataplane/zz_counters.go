@@ -9,6 +9,8 @@ const (
 	CounterTXPkts                             // packets handed to ports
 	CounterTXBytes                            // bytes handed to ports, Ethernet header included
 	CounterDeliveredPkts                      // received packets that reached their protocol and were used
+	CounterPassedPkts                         // received packets handed to the kernel because they are not for the appliance
+	CounterKernelTX                           // packets of the kernel's taken for a device that the appliance owns; sent or dropped as any other
 	CounterTXRingFull                         // packets not sent because the port's ring was full; TCP sends them again
 	CounterBufEmpty                           // buffer requests refused because the pool was empty
 	CounterBufFree                            // buffers that hold no data now: in the pool, posted for receiving, lent for sending
@@ -154,6 +156,9 @@ const (
 	DropLinkVLAN                     // VLAN without a sub-interface here
 	DropARPMalformed                 // ARP packet of impossible form
 	DropARPNotForUs                  // ARP for an address that is not ours
+	DropExcRate                      // packet for the kernel over the rate of [exception]
+	DropExcFull                      // packet for the kernel that its TAP could not take
+	DropExcDown                      // packet for the kernel while its TAP is down or gone
 	DropIPShort                      // packet shorter than its IP header or total length
 	DropIPVersion                    // version field does not match the EtherType
 	DropIPHeader                     // impossible header length or extension header chain
@@ -243,6 +248,8 @@ var counterMeta = [CounterCount]CounterMeta{
 	{Name: "tx_packets_total", Help: "packets handed to ports"},
 	{Name: "tx_bytes_total", Help: "bytes handed to ports, Ethernet header included"},
 	{Name: "rx_delivered_packets_total", Help: "received packets that reached their protocol and were used"},
+	{Name: "rx_passed_packets_total", Help: "received packets handed to the kernel because they are not for the appliance"},
+	{Name: "kernel_packets_total", Help: "packets of the kernel's taken for a device that the appliance owns; sent or dropped as any other"},
 	{Name: "tx_ring_full_total", Help: "packets not sent because the port's ring was full; TCP sends them again"},
 	{Name: "buffer_pool_empty_total", Help: "buffer requests refused because the pool was empty"},
 	{Name: "buffers_free", Help: "buffers that hold no data now: in the pool, posted for receiving, lent for sending"},
@@ -385,6 +392,9 @@ var dropMeta = [DropCount]DropMeta{
 	{Reason: "link_unknown_vlan", Layer: "link", Help: "VLAN without a sub-interface here"},
 	{Reason: "arp_malformed", Layer: "link", Help: "ARP packet of impossible form"},
 	{Reason: "arp_not_for_us", Layer: "link", Help: "ARP for an address that is not ours"},
+	{Reason: "exception_rate_limited", Layer: "link", Help: "packet for the kernel over the rate of [exception]"},
+	{Reason: "exception_queue_full", Layer: "link", Help: "packet for the kernel that its TAP could not take"},
+	{Reason: "exception_down", Layer: "link", Help: "packet for the kernel while its TAP is down or gone"},
 	{Reason: "ip_too_short", Layer: "ip", Help: "packet shorter than its IP header or total length"},
 	{Reason: "ip_bad_version", Layer: "ip", Help: "version field does not match the EtherType"},
 	{Reason: "ip_bad_header", Layer: "ip", Help: "impossible header length or extension header chain"},

@@ -156,10 +156,10 @@ func dropsCmd(a *app) *cobra.Command {
 				t.row(r.Name, r.Layer, r.Value, r.Help)
 			}
 		}
-		l := newTable("ledger", ">received", ">delivered", ">held", ">dropped", "balanced")
+		l := newTable("ledger", ">received", ">delivered", ">passed", ">held", ">dropped", "balanced")
 		balanced := map[bool]string{true: "yes", false: "no (exact only when idle)"}[d.Ledger.Balanced]
-		l.row("packets", d.Ledger.RxPackets, d.Ledger.Delivered, d.Ledger.Held, d.Ledger.Dropped, balanced)
-		l.row("npro frames", d.Ledger.FramesReceived, d.Ledger.FramesDelivered, 0, d.Ledger.FramesDropped, balanced)
+		l.row("packets", d.Ledger.RxPackets, d.Ledger.Delivered, d.Ledger.Passed, d.Ledger.Held, d.Ledger.Dropped, balanced)
+		l.row("npro frames", d.Ledger.FramesReceived, d.Ledger.FramesDelivered, 0, 0, d.Ledger.FramesDropped, balanced)
 		if len(t.rows) == 0 {
 			return a.print(d, anys(d.Drops), l)
 		}

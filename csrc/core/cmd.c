@@ -84,7 +84,9 @@ static enum np_err cmd_route(struct np_core *core, const struct np_cmd *cmd, str
 static enum np_err cmd_attach(struct np_core *core, const struct np_cmd *cmd, struct answer *out) {
   (void)out;
   if (cmd->arg >= NP_IFACE_MAX) return NP_ERR_INVALID;
-  return np_core_attach(core, (struct np_port_queue *)(uintptr_t)cmd->handle, (uint16_t)cmd->arg);
+  struct np_port_queue *queue = (struct np_port_queue *)(uintptr_t)cmd->handle;
+  if ((cmd->cmd_flags & NP_CMD_F_KERNEL) != 0) return np_exception_attach(core, queue, (uint16_t)cmd->arg);
+  return np_core_attach(core, queue, (uint16_t)cmd->arg);
 }
 
 static enum np_err cmd_detach(struct np_core *core, const struct np_cmd *cmd, struct answer *out) {

@@ -48,7 +48,7 @@ static void capture_chain(struct np_core *core, enum np_capture_dir dir, const s
   np_capture_pieces(core->capture, core->counters, &p);
 }
 
-static void drop_rx(struct np_core *core, struct np_buf *b, enum np_drop why) {
+void np_core_drop_rx(struct np_core *core, struct np_buf *b, enum np_drop why) {
   core->counters->drop[why]++;
   if (NP_UNLIKELY(core->capture != NULL)) capture_rx_drop(core, b, why);
   np_buf_put_chain(b);
@@ -156,6 +156,8 @@ static void xmit(void *ctx, uint16_t iface, struct np_buf *frame) {
     np_buf_put_chain(frame);
   }
 }
+
+void np_core_xmit(struct np_core *core, uint16_t iface, struct np_buf *frame) { xmit(core, iface, frame); }
 
 /* ---- what the layers ask of each other ---- */
 
@@ -352,6 +354,11 @@ void np_core_publish(struct np_core *core) {
 
 /* ---- receiving ---- */
 
+static void refuse(struct np_core *core, const struct np_pkt *pkt, enum np_drop why) {
+  if (NP_UNLIKELY(core->exc.count != 0) && np_exception_refused(core, pkt, why)) return;
+  np_core_drop_rx(core, pkt->buf, why);
+}
+
 /* Ethernet to transport, first the whole burst through one stage, then the next. */
 static uint32_t parse_burst(struct np_core *core, uint32_t n) {
   struct np_buf **burst = core->burst;
@@ -363,7 +370,7 @@ static uint32_t parse_burst(struct np_core *core, uint32_t n) {
       parsed++;
     } else {
       if (np_wire_has_problem(why)) np_ip_problem(core->ip, &core->pkt[parsed], core->now_ns);
-      drop_rx(core, burst[i], why);
+      refuse(core, &core->pkt[parsed], why);
     }
   }
   return parsed;
@@ -386,7 +393,7 @@ static uint32_t ip_burst(struct np_core *core, uint32_t n) {
       case NP_IP_HELD:
         break;
       case NP_IP_DROP:
-        drop_rx(core, core->pkt[i].buf, why);
+        refuse(core, &core->pkt[i], why);
         break;
     }
   }
@@ -427,7 +434,9 @@ static uint32_t rx_queue(struct np_core *core, struct np_port_queue *q) {
   core->counters->counter[NP_C_RX_PKTS] += n;
   core->counters->counter[NP_C_RX_BYTES] += bytes;
   if (NP_UNLIKELY(core->capture != NULL)) capture_burst(core, n);
-  uint32_t tcp = ip_burst(core, parse_burst(core, n));
+  uint32_t parsed = parse_burst(core, n);
+  if (NP_UNLIKELY(core->exc.count != 0)) parsed = np_exception_burst(core, q, parsed);
+  uint32_t tcp = ip_burst(core, parsed);
   core->stray_hops = core->peer_count; /* once round, if need be */
   tcp = np_tcp_gro(core->tcp, core->pkt, tcp);
   np_tcp_prefetch(core->tcp, core->pkt, tcp);
@@ -458,7 +467,7 @@ static void flush_ports(struct np_core *core) {
     struct np_core_queue *cq = &core->queue[i];
     struct np_port_queue *q = cq->port;
     q->ops->flush(q);
-    if (NP_LIKELY(q->down == cq->was_down && q->gone == cq->was_gone)) continue;
+    if (NP_LIKELY(q->down == cq->was_down && q->gone == cq->was_gone) || cq->kernels) continue;
     if (np_core_answer_room(core) == 0) continue; /* told in a later turn */
     cq->was_down = q->down;
     cq->was_gone = q->gone;
@@ -522,6 +531,7 @@ enum np_err np_core_detach(struct np_core *core, uint16_t iface) {
   if (kept == core->queue_count) return NP_ERR_NOTFOUND;
   core->queue_count = kept;
   core->link[iface].tx = NULL;
+  np_exception_detach(core, iface);
   ifaces_up(core, iface, false);
   return NP_ERR_OK;
 }
@@ -609,7 +619,10 @@ bool np_core_turn(struct np_core *core, uint64_t now_ns) {
   run_call(core);
   uint32_t found = np_core_commands(core);
   if (core->peer_count > 1) found += np_mail_receive(core);
-  for (uint32_t i = 0; i < core->queue_count; i++) found += rx_queue(core, core->queue[i].port);
+  for (uint32_t i = 0; i < core->queue_count; i++) {
+    struct np_core_queue *cq = &core->queue[i];
+    found += NP_UNLIKELY(cq->kernels) ? np_exception_rx(core, cq->port) : rx_queue(core, cq->port);
+  }
   if (core->carrier_count > 0) found += np_core_carriers_poll(core, core->queue_count == 0);
   /* Timers before the flush, so that what they queue leaves in this turn too. */
   found += np_wheel_advance(&core->wheel, now_ns, NP_CORE_TIMERS_PER_TURN);

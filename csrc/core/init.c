@@ -177,6 +177,7 @@ enum np_err np_core_init(void *mem, void *pool_mem, const struct np_plane_config
   core->counters->counter[NP_C_BUF_TOTAL] = config->bufs_per_core;
   core->counters->counter[NP_C_BUF_FREE] = config->bufs_per_core;
   np_wheel_init(&core->wheel, now_ns);
+  np_exception_init(core, config);
   core->crypto = np_crypto_init(base + l.crypto, &l.crypto_config);
   if (core->crypto == NULL) {
     np_err_detail_set(detail, 0, "start crypto engine of core %u: neither libipsec-mb nor libcrypto works", index);

@@ -27,6 +27,7 @@ struct np_core_queue {
   struct np_port_queue *port;
   bool was_down; /* as last told to Go */
   bool was_gone;
+  bool kernels;  /* the TAP of an exception path */
 };
 
 /* How this core reaches one interface. */
@@ -39,6 +40,17 @@ struct np_core_link {
 struct np_core_iface {
   bool used;
   uint16_t port;
+};
+
+/* Ways to the kernel, for interfaces whose devices the appliance owns. */
+struct np_exception {
+  uint32_t count;                          /* of tap; 0: there are none */
+  uint32_t pad;
+  uint64_t cost_ns;                        /* of a packet at the rate; 0: no limit */
+  uint64_t due_ns;                         /* when all taken so far are paid for */
+  uint64_t poll_ns;                        /* when to look at the TAPs again */
+  struct np_port_queue *tap[NP_IFACE_MAX]; /* by the interface it stands in for; NULL: none */
+  struct np_exception_config config;
 };
 
 struct np_core_listener {
@@ -137,6 +149,7 @@ struct np_core {
   struct np_core_carrier carrier[NP_CARRIER_COUNT];
   struct np_core_queue queue[NP_CORE_QUEUES_MAX];
   struct np_core_link link[NP_IFACE_MAX];
+  struct np_exception exc;
   struct np_pool pool;
   struct np_timer tick;
   struct np_core_shared shared;
@@ -221,6 +234,24 @@ uint32_t np_core_connections(struct np_core *core, uint32_t *cursor, struct np_c
 enum np_err np_core_carrier_listen(struct np_core *core, const struct np_cmd_listen *args, struct np_core_listener *l);
 enum np_err np_core_carrier_connect(struct np_core *core, const struct np_cmd_connect *args, struct np_session *session,
                                     struct np_stream **out);
+/* Counts and frees a received packet. */
+void np_core_drop_rx(struct np_core *core, struct np_buf *b, enum np_drop why);
+/* Sends a finished frame by an interface, or drops and counts it; takes over one reference. */
+void np_core_xmit(struct np_core *core, uint16_t iface, struct np_buf *frame);
+
+/* exception.c */
+
+void np_exception_init(struct np_core *core, const struct np_plane_config *config);
+/* Takes what is the kernel's out of the first n parsed packets. Return: how many stay in core->pkt. */
+uint32_t np_exception_burst(struct np_core *core, struct np_port_queue *port, uint32_t n);
+/* Whether a packet that was refused for that reason went to the kernel instead. */
+bool np_exception_refused(struct np_core *core, const struct np_pkt *pkt, enum np_drop why);
+/* Sends what the kernel sent. Return: packets. */
+uint32_t np_exception_rx(struct np_core *core, struct np_port_queue *tap);
+/* The interface's port is attached. Errors: NP_ERR_INVALID, NP_ERR_EXISTS, NP_ERR_FULL. */
+enum np_err np_exception_attach(struct np_core *core, struct np_port_queue *tap, uint16_t iface);
+/* Forgets the interface's TAP; the queue itself goes with the interface's others. */
+void np_exception_detach(struct np_core *core, uint16_t iface);
 
 /* cmd.c */
 

@@ -33,6 +33,13 @@ bool np_ip_is_local(const struct np_ip *ip, const struct np_addr *addr) {
   return false;
 }
 
+bool np_ip_owns(const struct np_ip *ip, const struct np_addr *addr) {
+  for (uint32_t i = 0; i < ip->iface_end; i++) { /* bound: NP_IFACE_MAX */
+    if (ip->iface[i].used && np_addr_index(&ip->iface[i], addr) != NP_ADDR_NONE) return true;
+  }
+  return false;
+}
+
 uint32_t np_addr_common_bits(const struct np_addr *a, const struct np_addr *b) {
   uint64_t high = np_load_be64(a->b) ^ np_load_be64(b->b);
   if (high != 0) return (uint32_t)__builtin_clzll(high);

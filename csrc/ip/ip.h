@@ -104,6 +104,8 @@ enum np_err np_ip_route_add(struct np_ip *ip, const struct np_addr *prefix, uint
 enum np_err np_ip_route_del(struct np_ip *ip, const struct np_addr *prefix, uint8_t prefix_bits);
 /* An address of ours that is usable: neither tentative nor a duplicate. */
 bool np_ip_is_local(const struct np_ip *ip, const struct np_addr *addr);
+/* An address of ours, whatever its state. */
+bool np_ip_owns(const struct np_ip *ip, const struct np_addr *addr);
 /* Copies up to max addresses from *cursor on, whatever their state; *cursor 0 starts, 0 afterwards ends. */
 uint32_t np_ip_addresses(const struct np_ip *ip, uint32_t *cursor, struct np_addr_info *out, uint32_t max, uint64_t now_ns);
 /* The address of ours to use towards remote (RFC 6724 in small: same interface,

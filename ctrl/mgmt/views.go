@@ -345,8 +345,9 @@ func (s *Server) drops(*http.Request) (any, error) {
 	out.Drops = append(out.Drops, s.xdpDrops()...)
 	packets, frames, _ := dropSums(&sum)
 	l := api.Ledger{RxPackets: sum.Counter[dataplane.CounterRXPkts], Delivered: sum.Counter[dataplane.CounterDeliveredPkts], Dropped: packets,
-		Held: sum.Counter[dataplane.CounterIPFragsHeld], FramesReceived: sum.Counter[dataplane.CounterNPROFramesRX], FramesDelivered: sum.Counter[dataplane.CounterNPROFramesDelivered], FramesDropped: frames}
-	l.Balanced = l.RxPackets == l.Delivered+l.Held+l.Dropped && l.FramesReceived == l.FramesDelivered+l.FramesDropped
+		Passed: sum.Counter[dataplane.CounterPassedPkts],
+		Held:   sum.Counter[dataplane.CounterIPFragsHeld], FramesReceived: sum.Counter[dataplane.CounterNPROFramesRX], FramesDelivered: sum.Counter[dataplane.CounterNPROFramesDelivered], FramesDropped: frames}
+	l.Balanced = l.RxPackets == l.Delivered+l.Passed+l.Held+l.Dropped && l.FramesReceived == l.FramesDelivered+l.FramesDropped
 	out.Ledger = l
 	return out, nil
 }

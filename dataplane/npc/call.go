@@ -31,6 +31,7 @@ type request struct {
 	handle uint64
 	stream uint32
 	arg    uint32
+	flags  uint16 // NP_CMD_F_*
 	body   []byte
 	// settle, if set, runs when the core has answered or will never do so
 	// (then err is CodeShutdown), even if the caller gave up before. It runs on
@@ -89,7 +90,7 @@ func (c *core) trySubmit(k *call, r *request) error {
 	token := c.token%(sendToken-1) + 1
 	err := c.put(len(r.body), [][]byte{r.body}, func(s *C.struct_np_cmd) {
 		s.op, s.token, s.handle = C.uint16_t(r.op), C.uint32_t(token), C.uint64_t(r.handle)
-		s.stream, s.arg = C.uint32_t(r.stream), C.uint32_t(r.arg)
+		s.stream, s.arg, s.cmd_flags = C.uint32_t(r.stream), C.uint32_t(r.arg), C.uint16_t(r.flags)
 	})
 	if err != nil {
 		return err

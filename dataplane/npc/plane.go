@@ -167,6 +167,9 @@ func encodeConfig(cc *C.struct_np_plane_config, cfg *dataplane.Config) error {
 	case dataplane.HugePagesMust:
 		cc.huge_pages = 2
 	}
+	if err := encodeException(&cc.exception, &cfg.Exception); err != nil {
+		return err
+	}
 	cc.force_portable_crypto = flag(cfg.PortableCrypto)
 	cc.no_gro = flag(cfg.NoGRO)
 	cc.udp_echo_port, cc.udp_discard_port = C.uint16_t(cfg.UDPEchoPort), C.uint16_t(cfg.UDPDiscardPort)
@@ -182,6 +185,25 @@ func encodeConfig(cc *C.struct_np_plane_config, cfg *dataplane.Config) error {
 	secret := bytesOf(&cc.secret)
 	if copy(secret, cfg.Secret[:]); cfg.Secret == [64]byte{} {
 		rand.Read(secret) // never fails
+	}
+	return nil
+}
+
+func encodeException(cc *C.struct_np_exception_config, cfg *dataplane.ExceptionConfig) error {
+	if cfg.Rate < 0 || cfg.Rate > math.MaxInt32 || len(cfg.TCPPorts) > len(cc.tcp_port) || len(cfg.UDPPorts) > len(cc.udp_port) ||
+		len(cfg.Protocols) > len(cc.proto) || slices.Contains(cfg.TCPPorts, 0) || slices.Contains(cfg.UDPPorts, 0) ||
+		slices.ContainsFunc(cfg.Protocols, func(p uint8) bool { return p == 0 || p == syscall.IPPROTO_TCP || p == syscall.IPPROTO_UDP }) {
+		return fmt.Errorf("%w: exception %+v", dataplane.CodeInvalid, *cfg)
+	}
+	cc.rate_per_s = C.uint32_t(cfg.Rate)
+	for i, p := range cfg.TCPPorts {
+		cc.tcp_port[i] = C.uint16_t(p)
+	}
+	for i, p := range cfg.UDPPorts {
+		cc.udp_port[i] = C.uint16_t(p)
+	}
+	for i, p := range cfg.Protocols {
+		cc.proto[i] = C.uint8_t(p)
 	}
 	return nil
 }

@@ -45,7 +45,7 @@ func (r *rig) balanced() {
 	r.t.Helper()
 	for i := range r.p.cores {
 		c := r.p.Counters(i)
-		sum := c.Counter[dataplane.CounterDeliveredPkts] + c.Counter[dataplane.CounterIPFragsHeld]
+		sum := c.Counter[dataplane.CounterDeliveredPkts] + c.Counter[dataplane.CounterPassedPkts] + c.Counter[dataplane.CounterIPFragsHeld]
 		for d, n := range c.Drop {
 			if l := dataplane.Drop(d).Meta().Layer; l != "tx" && l != "npro" {
 				sum += n
@@ -117,7 +117,7 @@ func TestPacketReturns(t *testing.T) {
 		}
 		r.echo("198.18.0.1:7", 1000)
 		r.sh("ip link del npn0")
-		if ev := r.event(dataplane.EventPort); ev.Interface != r.id || ev.Err != dataplane.CodePortdown {
+		if ev := r.event(dataplane.EventPort); ev.Interface != r.id || ev.Err != dataplane.CodeNodev {
 			t.Errorf("%+v", ev)
 		}
 		r.must(r.p.DetachInterface(t.Context(), r.id))
@@ -187,7 +187,7 @@ func TestTAP(t *testing.T) {
 				r.sh("ip addr replace 2001:db8::2/64 dev nptap0 nodad")
 				r.echo("198.18.0.1:7", 1000)
 				r.sh("ip link del nptap0")
-				if ev := r.event(dataplane.EventPort); ev.Err != dataplane.CodePortdown {
+				if ev := r.event(dataplane.EventPort); ev.Err != dataplane.CodeNodev {
 					t.Errorf("%+v", ev)
 				}
 				r.must(r.p.DetachInterface(t.Context(), id))

@@ -31,13 +31,16 @@ type iface struct {
 
 type queue struct {
 	dataplane.Queue
-	c *C.struct_np_port_queue
+	c       *C.struct_np_port_queue
+	kernels bool // of the TAP by which the kernel gets what is not ours
 }
 
 func (i *iface) list() []dataplane.Queue {
-	out := make([]dataplane.Queue, len(i.queues))
-	for n, q := range i.queues {
-		out[n] = q.Queue
+	out := make([]dataplane.Queue, 0, len(i.queues))
+	for _, q := range i.queues {
+		if !q.kernels {
+			out = append(out, q.Queue)
+		}
 	}
 	return out
 }
@@ -61,7 +64,15 @@ func (p *Plane) openQueues(cfg *dataplane.InterfaceConfig) ([]queue, error) {
 		return nil, err
 	}
 	cfg.Queues = len(qs)
-	return qs, nil
+	if cfg.Exception == "" {
+		return qs, nil
+	}
+	kernels, err := p.openException(cfg, qs)
+	if err != nil {
+		p.closeQueues(qs)
+		return nil, err
+	}
+	return append(qs, kernels...), nil
 }
 
 // opener is the function that opens queues by a backend, nil when this build has none.
@@ -122,7 +133,11 @@ func (p *Plane) attach(ctx context.Context, id dataplane.InterfaceID, qs []queue
 		c.down[id].Store(false) // of the queues before; a core reports only changes
 	}
 	for _, q := range qs {
-		_, err := p.cores[q.Core].one(ctx, request{op: C.NP_CMD_PORT_ATTACH, handle: pointer(unsafe.Pointer(q.c)), arg: uint32(id)})
+		r := request{op: C.NP_CMD_PORT_ATTACH, handle: pointer(unsafe.Pointer(q.c)), arg: uint32(id)}
+		if q.kernels {
+			r.flags = C.NP_CMD_F_KERNEL
+		}
+		_, err := p.cores[q.Core].one(ctx, r)
 		if err != nil {
 			p.undo(func(ctx context.Context) error { return p.detach(ctx, id, qs) })
 			return err
@@ -350,7 +365,7 @@ func (p *Plane) renew(ctx context.Context, port dataplane.InterfaceID, cfg *data
 			continue
 		}
 		i.cfg.Name, i.cfg.Index, i.cfg.Native, i.cfg.Queues = cfg.Name, cfg.Index, cfg.Native, cfg.Queues
-		i.cfg.Backend, i.cfg.Device, i.cfg.ZeroCopy = cfg.Backend, cfg.Device, cfg.ZeroCopy
+		i.cfg.Backend, i.cfg.Device, i.cfg.ZeroCopy, i.cfg.Exception = cfg.Backend, cfg.Device, cfg.ZeroCopy, cfg.Exception
 		if slices.Equal(i.cfg.MAC, cfg.MAC) && i.cfg.MTU == cfg.MTU {
 			continue
 		}

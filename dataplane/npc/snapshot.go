@@ -116,6 +116,9 @@ func (p *Plane) QueueStats(id dataplane.InterfaceID) []dataplane.QueueStats {
 	}
 	var out []dataplane.QueueStats
 	for _, q := range port.queues {
+		if q.kernels {
+			continue
+		}
 		var s C.struct_np_queue_stats
 		C.np_plane_queue_stats(p.c, q.c, &s)
 		out = append(out, dataplane.QueueStats{

@@ -66,6 +66,12 @@ func (r *rig) sh(cmd string) {
 // inNamespace runs f with a rig on a thread in a new network namespace.
 func inNamespace(t *testing.T, cores int, f func(r *rig)) {
 	t.Helper()
+	inNamespaceWith(t, cores, func(*dataplane.Config) {}, f)
+}
+
+// inNamespaceWith changes the plane's configuration first.
+func inNamespaceWith(t *testing.T, cores int, change func(*dataplane.Config), f func(r *rig)) {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root for network namespaces and AF_XDP")
 	}
@@ -78,6 +84,7 @@ func inNamespace(t *testing.T, cores int, f func(r *rig)) {
 		r.pair()
 		cfg := small(cores)
 		cfg.BuffersPerCore, cfg.LoansPerCore, cfg.MaxConns = 16384, 512, 1024
+		change(cfg)
 		p, err := New(cfg)
 		r.must(err)
 		r.p = p.(*Plane)
@@ -196,6 +203,10 @@ func (r *rig) explain() {
 	}
 	ns, err := r.p.Neighbors(r.t.Context())
 	r.t.Logf("neighbors %+v %v", ns, err)
+	if r.prog == nil {
+		r.t.Logf("queues %+v", r.p.QueueStats(r.id))
+		return
+	}
 	x, err := r.prog.Counters()
 	r.t.Logf("XDP %+v %v; queues %+v", x, err, r.p.QueueStats(r.id))
 }

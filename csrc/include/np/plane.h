@@ -13,6 +13,18 @@ struct np_plane;
 #define NP_RDMA_CONNS_MAX 4096u /* per core */
 #define NP_SOCK_CONNS_MAX (1u << 20) /* per carrier and core */
 
+/* What the kernel gets of devices that the appliance owns, whatever its address. Lists end with a zero. */
+#define NP_EXCEPTION_PORTS_MAX 32u
+#define NP_EXCEPTION_PROTOS_MAX 16u
+#define NP_EXCEPTION_BOTH_ENDS 1024u /* a listed port below it is the kernel's at the peer's end too */
+struct np_exception_config {
+  uint32_t rate_per_s; /* packets to the kernel, all cores; 0: no limit */
+  uint16_t tcp_port[NP_EXCEPTION_PORTS_MAX];
+  uint16_t udp_port[NP_EXCEPTION_PORTS_MAX];
+  uint8_t proto[NP_EXCEPTION_PROTOS_MAX]; /* IP protocols, neither TCP nor UDP */
+  uint32_t pad;
+};
+
 struct np_plane_config {
   uint32_t abi_version;      /* NP_ABI_VERSION, checked */
   uint32_t cores;            /* 1 to NP_CORES_MAX */
@@ -71,6 +83,7 @@ struct np_plane_config {
   uint32_t sock_snd_buf_bytes; /* queued and not yet the kernel's, at most, per connection; 0: 256 KiB */
   uint32_t rdma_conns_max;     /* per core: sessions for np_plane_rdma_open's connections */
   uint8_t secret[64];          /* random; wiped in the caller's copy by the caller */
+  struct np_exception_config exception;
 };
 
 /* Detail of a failure, filled in the same call that failed. */

@@ -42,7 +42,6 @@ struct np_raw {
   int ctl;               /* TAP: a socket to ask for the device's flags with; -1 with AF_PACKET, whose own serves */
   uint8_t kind;          /* enum np_raw_kind */
   bool vnet;             /* frames have a virtio header in front */
-  bool gone;             /* the device is unregistered: this queue never works again */
   bool reserved;         /* reserve_count is part of the pool's reserve */
   uint32_t reserve_count; /* buffers that only receiving may take */
   uint32_t ifindex;

@@ -10,8 +10,8 @@
 #include "io/raw/internal.h"
 
 void np_raw_note_error(struct np_raw *r, int error) {
-  if (error == ENXIO || error == ENODEV || error == EBADF || error == EBADFD) r->gone = r->port.gone = true;
-  if (r->gone || error == ENETDOWN || error == EIO) r->port.down = true;
+  if (error == ENXIO || error == ENODEV || error == EBADF || error == EBADFD) r->port.gone = true;
+  if (r->port.gone || error == ENETDOWN || error == EIO) r->port.down = true;
 }
 
 void np_raw_take_vnet(struct np_buf *b, const struct virtio_net_hdr *h) {
@@ -67,7 +67,7 @@ static bool is_up(const struct np_raw *r) {
  * already), and whether it is up. A socket's pending error, which ends each poll(2), is cleared by asking for it. */
 static void packet_check(struct np_port_queue *q) {
   struct np_raw *r = np_raw_of(q);
-  if (r->gone) return;
+  if (r->port.gone) return;
   int error = 0;
   socklen_t len = sizeof error;
   if ((r->check_tick++ & 1u) != 0) {
@@ -86,7 +86,7 @@ static void packet_check(struct np_port_queue *q) {
 
 static void tap_check(struct np_port_queue *q) {
   struct np_raw *r = np_raw_of(q);
-  if (r->gone) return;
+  if (r->port.gone) return;
   if ((r->check_tick++ & 1u) != 0) {
     q->down = !is_up(r);
     return;

@@ -24,7 +24,7 @@ static int32_t read_frame(struct np_raw *r, struct np_buf *b, struct virtio_net_
 
 uint32_t np_raw_tap_rx(struct np_port_queue *q, struct np_buf **out, uint32_t max) {
   struct np_raw *r = np_raw_of(q);
-  if (NP_UNLIKELY(r->gone)) return 0;
+  if (NP_UNLIKELY(r->port.gone)) return 0;
   uint32_t n = 0;
   uint64_t bytes = 0;
   for (uint32_t looked = 0; looked < max; looked++) {

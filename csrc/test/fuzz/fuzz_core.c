@@ -81,7 +81,7 @@ static void ledger(const struct np_counters *c) {
 #undef NP_COUNTER
 #undef NP_DROP
   };
-  uint64_t sum = c->counter[NP_C_DELIVERED_PKTS] + c->counter[NP_C_IP_FRAGS_HELD];
+  uint64_t sum = c->counter[NP_C_DELIVERED_PKTS] + c->counter[NP_C_PASSED_PKTS] + c->counter[NP_C_IP_FRAGS_HELD];
   for (uint32_t d = 0; d < NP_DROP_COUNT; d++) {
     if (strcmp(layer[d], "tx") != 0 && strcmp(layer[d], "npro") != 0) sum += c->drop[d];
   }

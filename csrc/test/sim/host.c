@@ -149,7 +149,7 @@ static void ledger(struct host *h, uint32_t i) {
 #undef NP_DROP
   };
   const struct np_counters *c = np_core_shared(h->core[i].core)->counters;
-  uint64_t sum = c->counter[NP_C_DELIVERED_PKTS] + c->counter[NP_C_IP_FRAGS_HELD];
+  uint64_t sum = c->counter[NP_C_DELIVERED_PKTS] + c->counter[NP_C_PASSED_PKTS] + c->counter[NP_C_IP_FRAGS_HELD];
   for (uint32_t d = 0; d < NP_DROP_COUNT; d++)
     if (strcmp(layer[d], "tx") != 0 && strcmp(layer[d], "npro") != 0) sum += c->drop[d];
   if (sum == c->counter[NP_C_RX_PKTS]) return;

@@ -201,7 +201,7 @@ static inline void rig_in(struct rig *r, const struct frame *f) {
 static inline uint64_t rig_counter(const struct rig *r, enum np_counter c) { return r->s->counters->counter[c]; }
 static inline uint64_t rig_drop(const struct rig *r, enum np_drop d) { return r->s->counters->drop[d]; }
 
-/* RX_PKTS = DELIVERED_PKTS + fragments held + drops of layers link, ip, icmp, udp, tcp. */
+/* RX_PKTS = DELIVERED_PKTS + PASSED_PKTS + fragments held + drops of layers link, ip, icmp, udp, tcp. */
 static inline void rig_ledger(const struct rig *r) {
   static const char *const layer[] = {
 #define NP_COUNTER(sym, name, help)
@@ -210,7 +210,7 @@ static inline void rig_ledger(const struct rig *r) {
 #undef NP_COUNTER
 #undef NP_DROP
   };
-  uint64_t sum = rig_counter(r, NP_C_DELIVERED_PKTS) + rig_counter(r, NP_C_IP_FRAGS_HELD);
+  uint64_t sum = rig_counter(r, NP_C_DELIVERED_PKTS) + rig_counter(r, NP_C_PASSED_PKTS) + rig_counter(r, NP_C_IP_FRAGS_HELD);
   for (uint32_t d = 0; d < NP_DROP_COUNT; d++) {
     if (strcmp(layer[d], "tx") != 0 && strcmp(layer[d], "npro") != 0) sum += r->s->counters->drop[d];
   }

@@ -418,12 +418,12 @@ static void test_send_errors(void **state) {
   assert_int_equal(q_of(g)->ops->tx(q_of(g), b, 1), 1);
   np_raw_note_error(&g->r, ENETDOWN);
   assert_true(g->r.port.down);
-  assert_false(g->r.gone);
+  assert_false(g->r.port.gone);
   b[1] = packet(g, 60, 0);
   assert_int_equal(q_of(g)->ops->tx(q_of(g), b + 1, 1), 0);
   np_buf_put(b[1]);
   np_raw_note_error(&g->r, ENODEV);
-  assert_true(g->r.gone); /* and what waits comes back with reclaim */
+  assert_true(g->r.port.gone); /* and what waits comes back with reclaim */
 }
 
 /* More pieces than a call takes: lost and counted, never half sent. */

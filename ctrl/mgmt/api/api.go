@@ -285,6 +285,7 @@ type Drops struct {
 type Ledger struct {
 	RxPackets       uint64 `json:"rx_packets"`
 	Delivered       uint64 `json:"delivered_packets"`
+	Passed          uint64 `json:"passed_packets"` // handed to the kernel by a core
 	Dropped         uint64 `json:"dropped_packets"`
 	Held            uint64 `json:"held_fragments"` // wait for the rest of their datagrams
 	FramesReceived  uint64 `json:"npro_frames_received"`
