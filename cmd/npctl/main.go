@@ -48,6 +48,7 @@ type app struct {
 	watch     time.Duration
 	quiet     bool
 	timeout   time.Duration
+	nicDir    string // state of bound cards
 	out, err  io.Writer
 }
 
@@ -98,9 +99,12 @@ func exitCode(err error) int {
 	var usage usageError
 	var quiet quietError
 	var refused *client.APIError
+	var coded codedError
 	switch {
 	case err == nil:
 		return exitDone
+	case errors.As(err, &coded):
+		return coded.code
 	case errors.As(err, &quiet):
 		return quiet.code
 	case errors.As(err, &usage):

@@ -15,12 +15,12 @@ import (
 )
 
 func nicCmd(a *app) *cobra.Command {
-	return noun("nic", "Network devices, and what is done with packets before they reach a core",
-		get(a, "list", "Devices, and how the XDP program is attached", api.PathNICs, func(v *api.NICs) error {
+	return a.nicFlags(noun("nic", "Network devices, and what is done with packets before they reach a core",
+		nicListCmd(a, get(a, "list", "Devices, and how the XDP program is attached", api.PathNICs, func(v *api.NICs) error {
 			return a.print(v, anys(v.NICs), nicTable(v.NICs))
-		}), nicShowCmd(a),
+		})), nicShowCmd(a), nicBindCmd(a), nicConfirmCmd(a), nicUnbindCmd(a), nicGuardCmd(a),
 		noun("filter", "Sources whose packets are dropped", filterListCmd(a), filterAddCmd(a), filterDeleteCmd(a)),
-		noun("limit", "Packets and connection attempts a second from one source", limitShowCmd(a), limitSetCmd(a)))
+		noun("limit", "Packets and connection attempts a second from one source", limitShowCmd(a), limitSetCmd(a))))
 }
 
 func nicTable(list []api.NIC) *table {

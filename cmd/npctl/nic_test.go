@@ -95,3 +95,34 @@ syns           none      -  own         config
 		t.Errorf("code %d, sent %q: %s", code, filter, errOut)
 	}
 }
+
+// TestNICHost: what needs no npd, and the exit codes of what cannot be done.
+func TestNICHost(t *testing.T) {
+	dir := t.TempDir()
+	var out, errs strings.Builder
+	if code := run(t.Context(), []string{"nic", "list", "--all", "--state-dir", dir, "-o", "json"}, &out, &errs); code != 0 {
+		t.Fatal(code, errs.String())
+	}
+	var v api.HostNICs
+	if err := json.Unmarshal([]byte(out.String()), &v); err != nil || v.Schema != api.Schema || v.NICs == nil {
+		t.Errorf("%v, %s", err, &out)
+	}
+	for _, tt := range []struct {
+		code int
+		args []string
+		want string
+	}{
+		{exitNotFound, []string{"bind", "npnone", "--yes"}, "network card npnone: not found (there are:"},
+		{exitNotFound, []string{"confirm", "npnone"}, "was not bound by npctl"},
+		{exitNotFound, []string{"unbind", "npnone"}, "was not bound by npctl"},
+		{exitUsage, []string{"bind", "npnone", "--yes", "--confirm", "10ms"}, "want 0, or 1s to 24h"},
+		{exitUsage, []string{"bind", "--yes"}, "want one card"},
+		{exitFailed, []string{"bind", "npnone"}, "not done"},
+	} {
+		errs.Reset()
+		code := run(t.Context(), append([]string{"nic", "--state-dir", dir}, tt.args...), &out, &errs)
+		if code != tt.code || !strings.Contains(errs.String(), tt.want) {
+			t.Errorf("%v: exit %d, %q; want %d, %s", tt.args, code, errs.String(), tt.code, tt.want)
+		}
+	}
+}

@@ -24,6 +24,7 @@ import (
 	"github.com/np-appliance/np/ctrl/daemon"
 	"github.com/np-appliance/np/ctrl/logs"
 	"github.com/np-appliance/np/ctrl/mgmt/api"
+	"github.com/np-appliance/np/ctrl/nic"
 	"github.com/np-appliance/np/ctrl/ports"
 	"github.com/np-appliance/np/dataplane/npc"
 )
@@ -155,7 +156,7 @@ func (a *app) check() error {
 		if slices.ContainsFunc(c.Interfaces[:i], func(o config.Interface) bool { return o.Name == it.Name }) {
 			continue // another VLAN of a device looked at already
 		}
-		if b := c.InterfaceBackend(&it); b == "tap" || it.Device != "" {
+		if b := c.InterfaceBackend(&it); b == "tap" || it.Device != "" || nic.Bound(nic.Dir, it.Name) != "" {
 			continue // no interface of the kernel's is needed
 		}
 		if _, err := (ports.Linux{}).Inspect(it.Name); err != nil {
@@ -182,10 +183,18 @@ func (a *app) serve() error {
 		return fmt.Errorf("%s: %w", c.Pos("logging.log_file_path"), err)
 	}
 	defer log.Close()
+	restored, err := nic.System(nic.Dir).RestoreExpired()
+	for _, r := range restored {
+		log.Warn("network card was not confirmed in time, given back to the kernel", "interface", r.Name, "device", r.PCI, "driver", r.Driver)
+	}
+	if err != nil {
+		log.Error("network card not given back to the kernel", "err", err)
+	}
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR1)
 	defer signal.Stop(signals)
 	return daemon.Run(context.Background(), daemon.Options{Config: c, Load: a.load, NewPlane: npc.New, System: ports.Linux{}, Log: log,
+		Bound:   func(name string) string { return nic.Bound(nic.Dir, name) },
 		Version: version(), Now: time.Now, Mono: monotonic}, signals)
 }
 

@@ -33,6 +33,7 @@ type Options struct {
 	Load     func() (*config.Config, error) // for reload
 	NewPlane func(*dataplane.Config) (dataplane.Plane, error)
 	System   ports.System
+	Bound    func(name string) string // PCI address of a network card that was taken from the kernel, "" none; may be nil
 	Log      *logs.Log
 	Version  api.Version
 	Now      func() time.Time
@@ -247,7 +248,7 @@ func (d *Daemon) makePlane(ctx context.Context) error {
 	c := d.cfg
 	mtu := 0
 	for i := range c.Interfaces {
-		p := portConfig(c, &c.Interfaces[i])
+		p := d.port(c, &c.Interfaces[i])
 		dev, err := d.o.System.Inspect(p.Name)
 		if err != nil && p.Kernel() {
 			return fmt.Errorf("%s: %w", c.Pos(fmt.Sprintf("interface[%d].name", i)), err)
@@ -274,12 +275,22 @@ func (d *Daemon) makePlane(ctx context.Context) error {
 		}
 	})
 	for i := range c.Interfaces {
-		if err := d.ports.Add(ctx, portConfig(c, &c.Interfaces[i])); err != nil {
+		if err := d.ports.Add(ctx, d.port(c, &c.Interfaces[i])); err != nil {
 			return fmt.Errorf("%s: %w", c.Pos(fmt.Sprintf("interface[%d].name", i)), err)
 		}
 	}
 	d.part("ports", d.ports.Run)
 	return nil
+}
+
+// port is an interface's configuration; a card that npctl nic bind took from the kernel
+// is DPDK's without being named again.
+func (d *Daemon) port(c *config.Config, i *config.Interface) ports.Interface {
+	p := portConfig(c, i)
+	if d.o.Bound != nil && p.Device == "" && (p.Backend == ladder.Auto || p.Backend == ladder.DPDK) {
+		p.Device = d.o.Bound(p.Name)
+	}
+	return p
 }
 
 func (d *Daemon) makeSessions(key handshake.PrivateKey, psk *[32]byte) error {

@@ -460,3 +460,39 @@ type Certificate struct {
 	KeyType     string    `json:"key_type"`
 	Pin         string    `json:"pin_sha256"` // base64, of the SubjectPublicKeyInfo
 }
+
+// HostNICs is what npctl nic list --all prints: the machine's cards, npd's or not.
+type HostNICs struct {
+	Schema string    `json:"schema"`
+	NICs   []HostNIC `json:"nics"`
+}
+
+// HostNIC is a network card or an interface of the machine.
+type HostNIC struct {
+	Name       string  `json:"name"`   // the kernel's, or the one before it was bound, or the PCI address
+	Kernel     bool    `json:"kernel"` // the kernel has an interface of it
+	State      string  `json:"state"`  // up, down, no carrier, not the kernel's
+	PCI        string  `json:"pci,omitempty"`
+	PCIID      string  `json:"pci_id,omitempty"`
+	Driver     string  `json:"driver"`
+	NUMANode   int     `json:"numa_node"` // -1 none or unknown
+	RXQueues   int     `json:"rx_queues"`
+	TXQueues   int     `json:"tx_queues"`
+	SpeedBps   *uint64 `json:"speed_bps"` // null unknown
+	MAC        string  `json:"mac,omitempty"`
+	MTUBytes   int     `json:"mtu_bytes"`
+	IOMMUGroup string  `json:"iommu_group,omitempty"`
+	Upper      string  `json:"upper,omitempty"` // the bond or bridge it is a part of
+}
+
+// BoundNIC is what npctl nic bind and unbind print.
+type BoundNIC struct {
+	Schema       string     `json:"schema"`
+	Name         string     `json:"name"`
+	PCI          string     `json:"pci"`
+	Driver       string     `json:"driver"`
+	HadDriver    string     `json:"had_driver"`
+	HadAddresses []string   `json:"had_addresses"`
+	Confirmed    bool       `json:"confirmed"`
+	Deadline     *time.Time `json:"deadline,omitempty"` // given back then
+}
