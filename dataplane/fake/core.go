@@ -24,12 +24,16 @@ const (
 	OpClose
 	OpAbort
 	OpCredit
+	OpWrite
+	OpCloseWrite
+	OpSendTo
 )
 
 // String returns the name of the method behind the command.
 func (o Op) String() string {
 	names := [...]string{OpSend: "Send", OpHandshake: "Handshake", OpKeys: "InstallKeys", OpReset: "Reset", OpPing: "Ping",
-		OpRekey: "Rekey", OpGoAway: "GoAway", OpClose: "CloseConn", OpAbort: "Abort", OpCredit: "Credit"}
+		OpRekey: "Rekey", OpGoAway: "GoAway", OpClose: "CloseConn", OpAbort: "Abort", OpCredit: "Credit",
+		OpWrite: "Write", OpCloseWrite: "CloseWrite", OpSendTo: "SendTo"}
 	if int(o) < len(names) && names[o] != "" {
 		return names[o]
 	}
@@ -51,6 +55,8 @@ type Command struct {
 	Reason   string
 	Body     []byte
 	Keys     *dataplane.Keys
+	Local    netip.Addr     // OpSendTo
+	Remote   netip.AddrPort // OpSendTo
 }
 
 // Core implements [dataplane.Core].
@@ -155,10 +161,10 @@ func (c *Core) queue(cmd Command) error {
 	if err := c.p.enter(cmd.Op.String()); err != nil {
 		return err
 	}
-	if cmd.Conn.Core() != c.index || c.p.peers[cmd.Conn] == nil {
+	if cmd.Conn.Core() != c.index || !c.p.takes(cmd) {
 		return dataplane.CodeStale
 	}
-	if cmd.Op == OpSend && c.p.room >= 0 {
+	if (cmd.Op == OpSend || cmd.Op == OpWrite) && c.p.room >= 0 {
 		if c.p.room == 0 {
 			return dataplane.CodeFull
 		}
@@ -166,6 +172,19 @@ func (c *Core) queue(cmd Command) error {
 	}
 	c.queued = append(c.queued, cmd)
 	return nil
+}
+
+// takes says whether what a command names is there. p.mu is held.
+func (p *Plane) takes(cmd Command) bool {
+	switch cmd.Op {
+	case OpSendTo:
+		return p.sockets[cmd.Conn] != nil
+	case OpWrite, OpCloseWrite:
+		return p.pipes[cmd.Conn] != nil
+	case OpCredit, OpClose, OpAbort:
+		return p.peers[cmd.Conn] != nil || p.pipes[cmd.Conn] != nil
+	}
+	return p.peers[cmd.Conn] != nil
 }
 
 // Flush implements [dataplane.Core]: the core carries out what was queued.
@@ -178,6 +197,10 @@ func (c *Core) Flush() {
 		if peer := c.p.peers[cmd.Conn]; peer != nil {
 			c.p.record(peer, cmd)
 			peer.obey(cmd)
+		} else if e := c.p.pipes[cmd.Conn]; e != nil {
+			e.obey(cmd)
+		} else if s := c.p.sockets[cmd.Conn]; s != nil {
+			c.p.datagram(s, cmd)
 		}
 	}
 }
@@ -251,12 +274,24 @@ func (c *Core) Abort(conn dataplane.Handle) error {
 }
 
 // Write implements [dataplane.Core].
-func (c *Core) Write(dataplane.Handle, [][]byte) error { return dataplane.CodeUnsupported }
+func (c *Core) Write(conn dataplane.Handle, parts [][]byte) error {
+	body := bytes.Join(parts, nil)
+	if len(body) == 0 {
+		return nil
+	}
+	return c.queue(Command{Op: OpWrite, Conn: conn, Body: body})
+}
 
 // CloseWrite implements [dataplane.Core].
-func (c *Core) CloseWrite(dataplane.Handle) error { return dataplane.CodeUnsupported }
+func (c *Core) CloseWrite(conn dataplane.Handle) error {
+	return c.queue(Command{Op: OpCloseWrite, Conn: conn})
+}
 
 // SendTo implements [dataplane.Core].
-func (c *Core) SendTo(dataplane.Handle, netip.Addr, netip.AddrPort, [][]byte) error {
-	return dataplane.CodeUnsupported
+func (c *Core) SendTo(h dataplane.Handle, local netip.Addr, remote netip.AddrPort, parts [][]byte) error {
+	body := bytes.Join(parts, nil)
+	if len(body) > datagramMax || !remote.IsValid() {
+		return dataplane.CodeInvalid
+	}
+	return c.queue(Command{Op: OpSendTo, Conn: h, Local: local, Remote: remote, Body: body})
 }

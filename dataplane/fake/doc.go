@@ -5,7 +5,9 @@
 //
 // A test makes a [Plane], opens connections with [Plane.Dial], speaks through
 // the [Peer] it gets (handshake frames, messages, resets), and reads there what
-// the control plane sent. Nothing here starts a goroutine or sleeps, so it
+// the control plane sent. Pipes and UDP sockets reach others of the same plane, so that
+// whatever listens and dials can be tested in memory; the far end of a pipe can be a
+// test's too ([Plane.DialPipe], [Plane.Serve]). Nothing here starts a goroutine or sleeps, so it
 // works inside testing/synctest.
 //
 // It must not know: handshakes, NPRO bodies, configuration.

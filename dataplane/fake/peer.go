@@ -62,8 +62,7 @@ func (p *Plane) Dial(core int, id dataplane.ListenerID, remote netip.AddrPort) (
 		return nil, dataplane.CodeLimit
 	}
 	l.Conns++
-	p.nextGen++
-	h := dataplane.Handle(uint64(p.nextGen)<<32 | uint64(core)<<24 | uint64(len(p.peers)))
+	h := p.newHandle(core)
 	peer := &Peer{p: p, core: p.cores[core], handle: h, listener: id, kind: l.Config.Kind, local: l.Config.Address,
 		remote: remote, created: p.now(), notify: make(chan struct{}, 1), credit: map[uint32]uint64{}}
 	p.peers[h] = peer
@@ -100,6 +99,7 @@ func (e *Peer) end() {
 	}
 	e.state = ended
 	delete(e.p.peers, e.handle)
+	e.p.freeHandle(e.handle)
 	if l := e.p.listeners[e.listener]; l != nil {
 		l.Conns--
 	}

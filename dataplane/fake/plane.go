@@ -17,6 +17,7 @@ type Options struct {
 	// PieceBytes splits event bodies into pieces of at most this many bytes, as
 	// bodies over several buffers are; 0 gives one piece.
 	PieceBytes int
+	Window     int            // bytes a pipe's reader may be sent beyond its credit; 0: 64 KiB
 	Info       dataplane.Info // CPUs and Backend are filled in when empty
 }
 
@@ -65,6 +66,16 @@ type Plane struct {
 	addresses []dataplane.Address
 	observed  [][]byte
 	captures  []*capture
+
+	window    int
+	pipes     map[dataplane.Handle]*pipe
+	sockets   map[dataplane.Handle]*socket
+	served    map[netip.AddrPort]*Server
+	voids     map[netip.AddrPort]bool
+	slots     uint32
+	freeSlots []uint32
+	turn      int
+	ports     int
 }
 
 type failure struct {
@@ -86,6 +97,14 @@ func New(o Options) *Plane {
 		room:      -1,
 		counters:  make([]dataplane.Counters, n),
 		queues:    map[dataplane.InterfaceID][]dataplane.QueueStats{},
+		window:    o.Window,
+		pipes:     map[dataplane.Handle]*pipe{},
+		sockets:   map[dataplane.Handle]*socket{},
+		served:    map[netip.AddrPort]*Server{},
+		voids:     map[netip.AddrPort]bool{},
+	}
+	if p.window == 0 {
+		p.window = pipeWindow
 	}
 	if p.info.Backend == "" {
 		p.info.Backend = "fake"
@@ -285,6 +304,9 @@ func (p *Plane) Listen(ctx context.Context, cfg *dataplane.ListenConfig) (id dat
 		if stack && (!cfg.Address.IsValid() || cfg.Address.Port() == 0) || !stack && len(cfg.Sockets) != len(p.cores) || cfg.Kind == dataplane.SessionNone {
 			return dataplane.CodeInvalid
 		}
+		if cfg.Carrier != dataplane.CarrierStack {
+			return dataplane.CodeUnsupported
+		}
 		for _, l := range p.listeners {
 			if stack && l.Config.Address == cfg.Address {
 				return dataplane.CodeAddrinuse
@@ -360,6 +382,9 @@ func (p *Plane) Connections(ctx context.Context) (out []dataplane.Conn, err erro
 		for _, peer := range p.peers {
 			out = append(out, peer.info())
 		}
+		for _, e := range p.pipes {
+			out = append(out, e.info())
+		}
 		slices.SortFunc(out, func(a, b dataplane.Conn) int { return int(a.Created - b.Created) })
 		return nil
 	})
@@ -377,11 +402,13 @@ func (p *Plane) SetCongestionControl(ctx context.Context, conn dataplane.Handle,
 			p.conns[i].CongestionControl = cc
 			return nil
 		}
-		peer, ok := p.peers[conn]
-		if !ok {
+		if peer, ok := p.peers[conn]; ok {
+			peer.congestion = cc
+			return nil
+		}
+		if p.pipes[conn] == nil {
 			return dataplane.CodeStale
 		}
-		peer.congestion = cc
 		return nil
 	})
 }
@@ -399,7 +426,8 @@ func (p *Plane) connTime(ctx context.Context, call string, conn dataplane.Handle
 // known: there is such a connection, or SetConnections says so. p.mu is held.
 func (p *Plane) known(conn dataplane.Handle) error {
 	_, peer := p.peers[conn]
-	if !peer && !slices.ContainsFunc(p.conns, func(c dataplane.Conn) bool { return c.Handle == conn }) {
+	_, pipe := p.pipes[conn]
+	if !peer && !pipe && !slices.ContainsFunc(p.conns, func(c dataplane.Conn) bool { return c.Handle == conn }) {
 		return dataplane.CodeStale
 	}
 	return nil
@@ -460,6 +488,13 @@ func (p *Plane) Close() error {
 	for _, peer := range p.peers {
 		peer.end()
 	}
+	for _, e := range p.pipes {
+		o := e.other
+		e.end(dataplane.CodeShutdown)
+		if o != nil {
+			o.end(dataplane.CodeReset)
+		}
+	}
 	for _, c := range p.cores {
 		c.events = nil
 		c.wake()
@@ -469,16 +504,3 @@ func (p *Plane) Close() error {
 	}
 	return nil
 }
-
-// Connect implements [dataplane.Plane].
-func (p *Plane) Connect(context.Context, *dataplane.ConnectConfig) (dataplane.Handle, error) {
-	return 0, dataplane.CodeUnsupported
-}
-
-// BindUDP implements [dataplane.Plane].
-func (p *Plane) BindUDP(context.Context, netip.AddrPort, int) ([]dataplane.Handle, netip.AddrPort, error) {
-	return nil, netip.AddrPort{}, dataplane.CodeUnsupported
-}
-
-// CloseUDP implements [dataplane.Plane].
-func (p *Plane) CloseUDP(context.Context, []dataplane.Handle) error { return dataplane.CodeUnsupported }

@@ -1,0 +1,365 @@
+package netconn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/np-appliance/np/dataplane"
+	"github.com/np-appliance/np/dataplane/events"
+)
+
+// Options of a transport; zero values mean defaults.
+type Options struct {
+	Backend string     // of Properties; "": what the plane says of itself
+	Source  netip.Addr // of dials; invalid: as the route to the peer has it
+	MTU     int        // of Properties
+
+	CongestionControl dataplane.CongestionControl
+	DSCP              int // of listeners and datagrams
+	HalfOpen          int // connections of a listener that are being opened; 0: 1,024
+	Backlog           int // and opened ones that nobody accepted; 0: 1,024
+	MaxConns          int // of a listener; 0: no limit but the plane's
+	Cookies           bool
+
+	ReadBuffer    int // the plane's receive buffer, for Properties; 0: 4 MiB
+	WriteBuffer   int // bytes of a connection on their way to the core's queue; 0: 256 KiB; at most 512 KiB
+	DatagramBytes int // of a socket, not read; 0: 256 KiB
+	// Resolver looks names up; nil: the host's.
+	Resolver *net.Resolver
+}
+
+const (
+	backlog        = 1024
+	readBuffer     = 4 << 20
+	writeBuffer    = 256 << 10
+	writeBufferMax = 512 << 10 // a core's queue takes a megabyte
+	datagramBytes  = 256 << 10
+	portTries      = 64 // of ports that are in use, until one is free
+	portMin        = 49152
+	portCount      = 65536 - portMin // RFC 6335 §6: the dynamic ports
+)
+
+func (o *Options) defaults() {
+	for _, d := range []struct {
+		p *int
+		n int
+	}{{&o.HalfOpen, backlog}, {&o.Backlog, backlog}, {&o.ReadBuffer, readBuffer}, {&o.WriteBuffer, writeBuffer}, {&o.DatagramBytes, datagramBytes}} {
+		if *d.p <= 0 {
+			*d.p = d.n
+		}
+	}
+	o.WriteBuffer = min(o.WriteBuffer, writeBufferMax)
+}
+
+func (o *Options) properties(p dataplane.Plane) dataplane.Properties {
+	backend := o.Backend
+	if backend == "" {
+		backend = p.Info().Backend
+	}
+	return dataplane.Properties{Backend: backend, MTU: o.MTU, ReadBuffer: o.ReadBuffer, WriteBuffer: o.WriteBuffer, ZeroCopy: true, Vectored: true,
+		Latency: dataplane.LatencyPolled}
+}
+
+var networks = [...]string{"tcp", "tcp4", "tcp6", "udp", "udp4", "udp6"}
+
+// Transport implements [dataplane.Transport] over a plane.
+type Transport struct {
+	s *stack
+	o Options
+}
+
+var _ dataplane.Transport = (*Transport)(nil)
+
+// New makes a transport over plane, whose events r reads. It takes the events of all
+// pipes and UDP sockets: there is one for a plane, and With makes others of it.
+func New(plane dataplane.Plane, r *events.Reader, o Options) (*Transport, error) {
+	s, err := newStack(plane, r)
+	if err != nil {
+		return nil, fmt.Errorf("connections over the data plane: %w", err)
+	}
+	o.defaults()
+	return &Transport{s: s, o: o}, nil
+}
+
+// With returns a transport over the same plane with other options. Close of either
+// closes both.
+func (t *Transport) With(o Options) *Transport {
+	o.defaults()
+	return &Transport{s: t.s, o: o}
+}
+
+// Close aborts every connection and closes all listeners and sockets. The plane stays.
+func (t *Transport) Close() error {
+	s := t.s
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	var ls []*Listener
+	for _, l := range s.listeners {
+		ls = append(ls, l)
+	}
+	s.mu.Unlock()
+	for _, l := range ls {
+		_ = l.Close() // what the plane can't undo ends with it
+	}
+	for _, sh := range s.shards {
+		sh.mu.Lock()
+		var ps []*PacketConn
+		for _, p := range sh.sockets {
+			ps = append(ps, p)
+		}
+		sh.mu.Unlock()
+		for _, p := range ps {
+			_ = p.Close()
+		}
+	}
+	s.reader.Remove(s)
+	// Nobody else touches the tables now.
+	for _, sh := range s.shards {
+		for _, c := range sh.conns {
+			if c != nil {
+				_ = c.end(true)
+			}
+		}
+	}
+	s.end(dataplane.CodeShutdown)
+	return nil
+}
+
+// Stats counts what a transport's bounds refused, over all transports of the plane.
+type Stats struct {
+	Accepted         uint64
+	Overflowed       uint64 // connections reset because nobody accepted them
+	DatagramsDropped uint64 // nobody read them
+}
+
+// Stats returns the counts.
+func (t *Transport) Stats() Stats {
+	return Stats{Accepted: t.s.stats.accepted.Load(), Overflowed: t.s.stats.overflowed.Load(), DatagramsDropped: t.s.stats.datagramsDropped.Load()}
+}
+
+// Properties implements [dataplane.Transport].
+func (t *Transport) Properties() dataplane.Properties {
+	p := t.o.properties(t.s.plane)
+	p.Networks = networks[:]
+	return p
+}
+
+// known says whether network is one of ours, and of the kind that is wanted.
+func known(op, network string, prefixes ...string) error {
+	have := slices.DeleteFunc(slices.Clone(networks[:]), func(n string) bool {
+		return !slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(n, p) })
+	})
+	if slices.Contains(have, network) {
+		return nil
+	}
+	return dataplane.UnknownNetwork(op, network, have)
+}
+
+// fits says whether an address is of the network's family.
+func fits(network string, a netip.Addr) bool {
+	switch network[len(network)-1] {
+	case '4':
+		return a.Is4()
+	case '6':
+		return a.Is6()
+	}
+	return true
+}
+
+// resolve finds the addresses of "host:port". An empty host is the unspecified address.
+func (t *Transport) resolve(ctx context.Context, network, address string) ([]netip.AddrPort, error) {
+	host, service, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	r := t.o.Resolver
+	if r == nil {
+		r = net.DefaultResolver
+	}
+	port, err := r.LookupPort(ctx, network, service)
+	if err != nil {
+		return nil, err
+	}
+	var list []netip.Addr
+	switch a, err := netip.ParseAddr(host); {
+	case host == "":
+		list = []netip.Addr{netip.IPv6Unspecified()}
+		if strings.HasSuffix(network, "4") {
+			list[0] = netip.IPv4Unspecified()
+		}
+	case err == nil:
+		list = []netip.Addr{a}
+	default:
+		family := "ip"
+		if strings.HasSuffix(network, "4") || strings.HasSuffix(network, "6") {
+			family += network[len(network)-1:]
+		}
+		if list, err = r.LookupNetIP(ctx, family, host); err != nil {
+			return nil, err
+		}
+	}
+	var out []netip.AddrPort
+	for _, a := range list {
+		if a = a.Unmap(); a.Zone() != "" {
+			return nil, &net.AddrError{Err: "zones are of no use here: the plane knows its interfaces by addresses", Addr: host}
+		} else if fits(network, a) {
+			out = append(out, netip.AddrPortFrom(a, uint16(port)))
+		}
+	}
+	if len(out) == 0 {
+		return nil, &net.AddrError{Err: "no suitable address", Addr: host}
+	}
+	return out, nil
+}
+
+// Dial implements [dataplane.Transport]: a *Conn for "tcp", a connected datagram socket
+// for "udp". A name's addresses are tried in their order, each with its share of the time.
+func (t *Transport) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	if err := known("dial", network, "tcp", "udp"); err != nil {
+		return nil, err
+	}
+	list, err := t.resolve(ctx, network, address)
+	if err != nil {
+		return nil, opError("dial", network, nil, nil, contextErr(err))
+	}
+	var first error
+	for i, to := range list {
+		c, err := t.dialOne(ctx, network, to, len(list)-i)
+		if err == nil {
+			return c, nil
+		}
+		var remote net.Addr = net.TCPAddrFromAddrPort(to)
+		if strings.HasPrefix(network, "udp") {
+			remote = net.UDPAddrFromAddrPort(to)
+		}
+		if first == nil {
+			first = opError("dial", network, nil, remote, contextErr(err))
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, first
+}
+
+// dialOne dials one of left addresses.
+func (t *Transport) dialOne(ctx context.Context, network string, to netip.AddrPort, left int) (net.Conn, error) {
+	if end, ok := ctx.Deadline(); ok && left > 1 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(end)/time.Duration(left))
+		defer cancel()
+	}
+	if to.Addr().IsUnspecified() { // this host, as net has it
+		return nil, codeErr(dataplane.CodeAddrnotavail)
+	}
+	var local netip.AddrPort
+	if t.o.Source.IsValid() && t.o.Source.Is4() == to.Addr().Is4() {
+		local = netip.AddrPortFrom(t.o.Source, 0)
+	}
+	if strings.HasPrefix(network, "udp") {
+		return t.dialPacket(ctx, network, local, to)
+	}
+	c, err := t.s.connect(ctx, &dataplane.ConnectConfig{Local: local, Remote: to, Kind: dataplane.SessionPipe, CongestionControl: t.o.CongestionControl, Core: -1})
+	if err != nil {
+		return nil, err
+	}
+	c.o, c.network = &t.o, network
+	return c, nil
+}
+
+// contextErr makes the end of a context what net makes of it: a deadline's is a timeout.
+func contextErr(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return os.ErrDeadlineExceeded
+	}
+	return err
+}
+
+// bindable finds the one address to listen on.
+func (t *Transport) bindable(ctx context.Context, network, address string) (netip.AddrPort, error) {
+	list, err := t.resolve(ctx, network, address)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	return list[0], nil
+}
+
+// Listen implements [dataplane.Transport]: a *Listener. Port 0 chooses a dynamic one.
+func (t *Transport) Listen(ctx context.Context, network, address string) (net.Listener, error) {
+	if err := known("listen", network, "tcp"); err != nil {
+		return nil, err
+	}
+	at, err := t.bindable(ctx, network, address)
+	if err != nil {
+		return nil, opError("listen", network, nil, nil, contextErr(err))
+	}
+	chosen := at.Port() != 0
+	for try := 0; ; try++ {
+		if !chosen {
+			at = netip.AddrPortFrom(at.Addr(), uint16(portMin+rand.IntN(portCount)))
+		}
+		l, err := t.listen(ctx, network, at)
+		if err == nil {
+			return l, nil
+		}
+		taken := errors.Is(err, dataplane.CodeAddrinuse) || errors.Is(err, dataplane.CodeExists)
+		if chosen || !taken || try == portTries {
+			return nil, opError("listen", network, nil, net.TCPAddrFromAddrPort(at), contextErr(planeErr(err)))
+		}
+	}
+}
+
+func (t *Transport) listen(ctx context.Context, network string, at netip.AddrPort) (*Listener, error) {
+	s := t.s
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil, dataplane.CodeShutdown
+	}
+	s.listening++
+	s.mu.Unlock()
+	id, err := s.plane.Listen(ctx, &dataplane.ListenConfig{Address: at, Kind: dataplane.SessionPipe, Backlog: t.o.HalfOpen, MaxConns: t.o.MaxConns,
+		Cookies: t.o.Cookies, CongestionControl: t.o.CongestionControl, DSCP: t.o.DSCP})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.listening--
+	var l *Listener
+	if err == nil {
+		l = &Listener{t: t, id: id, network: network, addr: net.TCPAddrFromAddrPort(at), queue: make(chan *Conn, t.o.Backlog), done: make(chan struct{})}
+		if s.closed {
+			err = dataplane.CodeShutdown
+			go l.unlisten()
+		} else {
+			s.listeners[id] = l
+		}
+	}
+	kept := s.orphans[:0]
+	for _, o := range s.orphans {
+		switch {
+		case err == nil && o.id == id:
+			l.push(o.c)
+		case s.listening > 0:
+			kept = append(kept, o)
+		default:
+			o.c.discard()
+		}
+	}
+	clear(s.orphans[len(kept):])
+	s.orphans = kept
+	if err != nil {
+		return nil, err
+	}
+	return l, nil
+}
