@@ -3,12 +3,14 @@
  * waiting time (quarter seconds), then the frame. Mode bit 0 vouches for the L4
  * checksum, bit 1 mends the IPv4 header's, bit 2 sends something to the frame's
  * source afterwards, bit 3 takes the interface down and up, bit 4 empties the pool meanwhile,
- * bit 5 says that the frame is a copy of one that somebody else got. Refused frames are complained about.
+ * bit 5 says that the frame is a copy of one that somebody else got, bit 6 sends a datagram to the frame's source, as
+ * long as the frame or, with bit 7, six times that. Refused frames are complained about. Sockets are bound to ports 53 and 5353.
  *
  * Checked: each packet ends once, addresses and neighbors stay within their limits, what is sent parses with right checksums, all
  * buffers and timers are gone at the end. */
 #include <stdlib.h>
 
+#include "base/chain.h"
 #include "base/cksum.h"
 #include "ip/ip.h"
 #include "wire/hdr.h"
@@ -27,6 +29,7 @@ struct rig {
   struct np_ip *ip;
   uint64_t now_ns;
   uint32_t error_count;
+  uint32_t socket[2];
 };
 
 static void xmit(void *ctx, uint16_t port, struct np_buf *frame) {
@@ -49,6 +52,44 @@ static bool l4_error(void *ctx, const struct np_flow *flow, uint32_t tcp_seq, en
   np_assert(err != NP_ERR_OK);
   np_assert(np_ip_is_local(r->ip, &flow->local));
   return r->error_count++ % 2 == 0;
+}
+
+static bool udp(void *ctx, uint32_t socket, const struct np_pkt *pkt) {
+  struct rig *r = ctx;
+  np_assert(socket == r->socket[0] || socket == r->socket[1]);
+  np_assert(np_ip_is_local(r->ip, &pkt->flow.local));
+  np_assert(pkt->l4_len >= NP_UDP_BYTES && np_buf_total(pkt->buf) >= (uint32_t)pkt->l4_off + pkt->l4_len);
+  if ((pkt->flow.remote_port & 3) == 3) return false; /* no room */
+  np_buf_put_chain(pkt->buf);
+  return true;
+}
+
+static void sockets(struct rig *r) {
+  static const uint8_t a4[4] = {198, 18, 0, 1};
+  struct np_addr any = {{0}};
+  struct np_addr v4 = np_addr_from_v4_be(a4);
+  uint16_t port;
+  np_assert(np_udp_bind(r->ip, &any, 53, 46, &r->socket[0], &port) == NP_ERR_OK);
+  np_assert(np_udp_bind(r->ip, &v4, 5353, 0, &r->socket[1], &port) == NP_ERR_OK);
+}
+
+static void datagram_to(struct rig *r, const struct np_addr *dst, uint32_t bytes) {
+  struct np_buf *head = NULL;
+  struct np_buf **at = &head;
+  do { /* bound: bytes */
+    struct np_buf *b = np_pool_get(&r->pool);
+    if (b == NULL) {
+      np_buf_put_chain(head);
+      return;
+    }
+    uint32_t n = bytes < 1500 ? bytes : 1500;
+    memset(np_buf_append(b, n), 0x5a, n);
+    bytes -= n;
+    *at = b;
+    at = &b->next;
+  } while (bytes > 0);
+  struct np_udp_to to = {.addr = *dst, .port = 4000};
+  (void)np_udp_send(r->ip, r->socket[0], &to, head, r->now_ns);
 }
 
 static void addresses(struct rig *r) {
@@ -117,6 +158,7 @@ static void one_frame(struct rig *r, const uint8_t *frame, uint32_t len, uint8_t
     np_buf_put(b);
   }
   if (mode & 4) send_to(r, &source);
+  if (mode & 64) datagram_to(r, &source, mode & 128 ? 6 * len : len);
 }
 
 static void run(struct rig *r, const uint8_t *data, size_t size) {
@@ -153,10 +195,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   r->now_ns = UINT64_C(1000000000);
   np_wheel_init(&r->wheel, r->now_ns);
   struct np_ip_config config = {.neigh_max = 16, .neigh_queue_pkts = 2, .udp_echo_port = 7, .udp_discard_port = 9, .seed = 1};
-  struct np_ip_env env = {.pool = &r->pool, .wheel = &r->wheel, .counters = &r->counters, .xmit = xmit, .l4_error = l4_error, .ctx = r};
+  struct np_ip_env env = {.pool = &r->pool, .wheel = &r->wheel, .counters = &r->counters, .xmit = xmit, .l4_error = l4_error, .udp = udp, .ctx = r};
   void *ip_mem = aligned_alloc(NP_CACHE_LINE, np_ip_bytes(&config));
   r->ip = np_ip_init(ip_mem, &config, &env, r->now_ns);
   addresses(r);
+  sockets(r);
   run(r, data, size);
   struct np_addr_info info[64];
   uint32_t cursor = 0;
