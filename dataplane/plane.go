@@ -384,7 +384,8 @@ type Core interface {
 	Abort(conn Handle) error
 	// Write queues bytes on a pipe; parts are copied before it returns. EventSent
 	// returns their number to the writer's budget once they left the queue. Errors
-	// as Send; all or nothing.
+	// as Send; all or nothing. A pipe queues up to 1 MiB or 1,024 buffers: a writer whose
+	// budget is well below that never meets an EventSent with CodeFull, which breaks its stream.
 	Write(conn Handle, parts [][]byte) error
 	// CloseWrite half-closes a pipe after what is queued.
 	CloseWrite(conn Handle) error

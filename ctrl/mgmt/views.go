@@ -209,6 +209,8 @@ func protocol(k dataplane.SessionKind) string {
 		return "discard"
 	case dataplane.SessionChargen:
 		return "chargen"
+	case dataplane.SessionPipe:
+		return "pipe"
 	case dataplane.SessionNPRO:
 		return "npro"
 	}
