@@ -196,16 +196,20 @@ struct packet {
 
 /* What of the upper layer matters here. */
 struct upper {
-  __u32 proto; /* whose port it is: TCP or UDP; 0: there is none */
+  __u32 proto; /* whose port it is: TCP or UDP; ICMP: an answer to an echo; 0: none of these */
   __be16 port; /* ours: the destination, or, in an ICMP error, the source of the packet it is about */
   __u16 syn;   /* a SYN, or what might be one */
 };
 
-/* An ICMP error about a packet that we sent. */
-static __always_inline void read_error(const __u8 *icmp, const void *end, int v6, struct upper *up) {
+/* An ICMP error about a packet that we sent, or an answer to an echo: the appliance asks for none. */
+static __always_inline void read_icmp(const __u8 *icmp, const void *end, int v6, struct upper *up) {
   const __u8 *in = icmp + 8;
   __u32 proto;
   if ((const void *)in > end) return;
+  if (icmp[0] == (v6 ? 129 : 0)) {
+    up->proto = NEXT_ICMP;
+    return;
+  }
   if (!v6) {
     const struct ip4 *ip = (const void *)in;
     if (icmp[0] != 3 && icmp[0] != 11 && icmp[0] != 12) return;
@@ -220,7 +224,7 @@ static __always_inline void read_error(const __u8 *icmp, const void *end, int v6
   }
   if ((const void *)(in + sizeof(up->port)) > end) return;
   __builtin_memcpy(&up->port, in, sizeof(up->port));
-  up->proto = proto;
+  up->proto = proto == NEXT_TCP || proto == NEXT_UDP ? proto : 0;
 }
 
 /* The upper layer at its beginning; part: in a first fragment, whose ports do not count. */
@@ -234,7 +238,7 @@ static __always_inline void read_upper(const __u8 *at, const void *end, __u32 pr
   }
   if (part) return;
   if (proto == NEXT_ICMP || proto == NEXT_ICMPV6) {
-    read_error(at, end, proto == NEXT_ICMPV6, up);
+    read_icmp(at, end, proto == NEXT_ICMPV6, up);
     return;
   }
   if ((proto != NEXT_TCP && proto != NEXT_UDP) || (const void *)(at + 4) > end) return;
@@ -323,6 +327,7 @@ static __always_inline int kernels(const struct upper *up) {
   __u32 n = bpf_ntohs(up->port);
   __u32 word = (n >> 6) + (up->proto == NEXT_UDP ? PORT_WORDS : 0);
   __u64 *bits;
+  if (up->proto == NEXT_ICMP) return 1;
   if (up->proto != NEXT_TCP && up->proto != NEXT_UDP) return 0;
   bits = bpf_map_lookup_elem(&np_kernel_ports, &word);
   return bits && *bits >> (n & 63) & 1;

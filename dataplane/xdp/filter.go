@@ -389,9 +389,11 @@ func (s *filterState) write() error {
 }
 
 // SetKernelPorts leaves to the kernel what comes for these ports of own
-// addresses, and ICMP errors about what left from them; everything else of
-// the addresses stays the appliance's, fragments included. Answers of neighbors then go
-// to both, as either may have asked. The kernel must have the addresses too.
+// addresses, ICMP errors about what left from them, and, while there are any,
+// answers to echoes; everything else of the addresses stays the appliance's,
+// fragments included. Answers of neighbors then go to both, as either may have
+// asked. The kernel must have the addresses too. What it opens itself comes home
+// only to listed ports: list net.ipv4.ip_local_port_range for it.
 func (p *Program) SetKernelPorts(ports Ports) error {
 	var bits [2 * portWords]uint64
 	for i, list := range [...][]PortRange{ports.TCP, ports.UDP} {

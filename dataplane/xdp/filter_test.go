@@ -410,7 +410,9 @@ func TestKernelPorts(t *testing.T) {
 		{"time exceeded", err4(11, 17, fromPort(53)), "steered"}, {"echo that looks like it", err4(8, 6, fromPort(22)), "ours"},
 		{"error cut", err4(3, 6, fromPort(22)[:1]), "ours"}, {"v6 error", err6(2, fromPort(22)), "steered"},
 		{"v6 error about ours", err6(2, fromPort(23)), "ours"}, {"v6 echo", err6(128, fromPort(22)), "ours"},
-		{"arp request", eth(0x0806, arp(1, own4)), "ours"}, {"arp reply", eth(0x0806, claim(2, peer4, own4)), "passed and copied"},
+		{"v4 answer to an echo", frame4(to4(own4, 1, 0, make([]byte, 8))), "steered"}, {"v4 echo", frame4(to4(own4, 1, 0, []byte{8, 7: 0})), "ours"},
+		{"v4 answer cut", frame4(to4(own4, 1, 0, make([]byte, 7))), "ours"}, {"error about an echo", err4(3, 1, make([]byte, 8)), "ours"},
+		{"v6 answer to an echo", frame6(to6(58, []byte{129, 7: 0})), "steered"}, {"arp request", eth(0x0806, arp(1, own4)), "ours"}, {"arp reply", eth(0x0806, claim(2, peer4, own4)), "passed and copied"},
 		{"na to us", na, "passed and copied"}, {"ns to us", frame6(hops255(from(peer6, ip6(58, own6, nd(135, own6))))), "ours"},
 	}
 	run := func() {
