@@ -21,8 +21,12 @@ CC := $(CC_$(V))
 CFLAGS := -std=c11 -fPIC $(WARN) $(CFLAGS_$(V))
 LDLIBS := -lIPSec_MB -lcrypto -llz4 -lzstd -lpcap -lpthread
 
-LIB_SRC := $(sort $(wildcard csrc/base/*.c csrc/wire/*.c csrc/ip/*.c csrc/tcp/*.c csrc/codec/*.c \
-             csrc/crypto/*.c csrc/session/*.c csrc/io/*/*.c csrc/core/*.c))
+# DPDK is optional, and its part a library of its own: see csrc/io/dpdk/README.md. DPDK=  builds without it.
+DPDK ?= $(shell pkg-config --exists 'libdpdk >= 22.11' 2>/dev/null && echo 1)
+include csrc/io/dpdk/dpdk.mk
+
+LIB_SRC := $(sort $(filter-out $(DPDK_ALL_SRC),$(wildcard csrc/base/*.c csrc/wire/*.c csrc/ip/*.c csrc/tcp/*.c csrc/codec/*.c \
+             csrc/crypto/*.c csrc/session/*.c csrc/io/*/*.c csrc/core/*.c)))
 # RDMA's control side needs the headers of verbs; without them a file that says so takes its place.
 # The libraries themselves are loaded at run time. RDMA=no builds as if the headers were absent.
 RDMA ?= $(if $(and $(wildcard /usr/include/infiniband/verbs.h),$(wildcard /usr/include/rdma/rdma_cma.h)),yes,no)
@@ -80,7 +84,7 @@ $(LIB): $(LIB_OBJ)
 	$(call say,AR,$@)
 	$(if $(LTO),$(Q)$(CC) $(CFLAGS) -flto=2 -r -flinker-output=nolto-rel $(LIB_OBJ) -o $(BUILD)/np.o)
 	$(Q)ar rcs $@ $(if $(LTO),$(BUILD)/np.o,$(LIB_OBJ))
-lib: $(LIB) ## the C library alone
+lib: $(LIB) $(DPDK_LIB) ## the C library alone
 
 $(BUILD)/csrc/test/unit/%: $(BUILD)/csrc/test/unit/%.o $(UNIT_HELPER_OBJ) $(LIB)
 	$(call say,LD,$@)
@@ -119,8 +123,8 @@ generate: ## constants of errors, counters, drops and codes for Go
 # go build notices neither a changed libnp.a nor changed headers outside the
 # package: a stamp header inside it does.
 STAMP := dataplane/npc/zz_stamp.h
-stamp: $(LIB)
-	@sum=$$(cat $(LIB) csrc/include/np/*.h csrc/include/np/*.def | sha256sum | cut -c1-32); \
+stamp: $(LIB) $(DPDK_LIB)
+	@sum=$$(cat $(LIB) $(DPDK_LIB) csrc/include/np/*.h csrc/include/np/*.def | sha256sum | cut -c1-32); \
 	line="#define NP_SOURCE_STAMP \"$$sum\""; \
 	[ "$$(cat $(STAMP) 2>/dev/null)" = "$$line" ] || printf '%s\n' "$$line" > $(STAMP)
 .PHONY: stamp
@@ -196,7 +200,7 @@ bench-bin: $(BENCH_BIN)
 
 .PHONY: test-tsan fuzz-bin bench-bin
 
--include $(LIB_OBJ:.o=.d) $(UNIT_HELPER_OBJ:.o=.d) $(SIM_OBJ:.o=.d) $(SCRIPT_OBJ:.o=.d) $(UNIT_BIN:%=%.d) $(FUZZ_BIN:%=%.d) $(BENCH_BIN:%=%.d) $(RELAY_OBJ:.o=.d) $(RELAY_TEST:%=%.d)
+-include $(LIB_OBJ:.o=.d) $(DPDK_OBJ:.o=.d) $(UNIT_HELPER_OBJ:.o=.d) $(SIM_OBJ:.o=.d) $(SCRIPT_OBJ:.o=.d) $(UNIT_BIN:%=%.d) $(FUZZ_BIN:%=%.d) $(BENCH_BIN:%=%.d) $(RELAY_OBJ:.o=.d) $(RELAY_TEST:%=%.d)
 
 clean: ## remove build/
 	rm -rf build

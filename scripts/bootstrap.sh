@@ -16,6 +16,7 @@ packages=(
   liblz4-dev         # NPRO compression
   libzstd-dev        # NPRO compression
   libpcap-dev        # capture filters in tcpdump's language
+  libdpdk-dev        # DPDK ports; optional: without it they are left out
   libcmocka-dev      # C unit tests
   libibverbs-dev     # RDMA: headers; the libraries are loaded at run time
   librdmacm-dev      # RDMA's connection manager

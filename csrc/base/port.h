@@ -74,6 +74,7 @@ struct np_port_queue {
   bool down;          /* set by the port itself when it finds its device gone, cleared when it is back */
   bool gone;          /* set before down: the port can't come back by itself, it must be closed and another opened */
   uint32_t posted_count; /* buffers it holds for receiving, empty */
+  uint32_t idle_poll_us; /* without a descriptor: longest that an idle core may sleep between two looks; 0: any time */
   struct np_queue_stats stats;
 };
 

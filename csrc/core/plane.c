@@ -22,6 +22,7 @@
 
 #define HUGE_PAGE_BYTES (UINT64_C(2) << 20)
 #define STACK_BYTES ((size_t)1 << 20)
+#define IDLE_POLL_NS_MIN UINT64_C(50000)
 
 uint64_t np_clock_ns(void) {
   struct timespec ts;
@@ -165,6 +166,19 @@ static void drain_eventfd(int fd) {
   (void)n; /* EAGAIN: nobody wrote, the timeout ended the sleep */
 }
 
+/* A port that no descriptor tells of is looked at again and again, less often the longer it is quiet. */
+static uint64_t quiet_ns(struct np_worker *w, uint64_t wait) {
+  const struct np_core *core = w->core;
+  uint32_t most_us = 0;
+  for (uint32_t i = 0; i < core->queue_count; i++) {
+    const struct np_port_queue *q = core->queue[i].port;
+    if (q->idle_poll_us != 0 && !q->down && (most_us == 0 || q->idle_poll_us < most_us)) most_us = q->idle_poll_us;
+  }
+  if (most_us == 0) return wait;
+  w->quiet_ns = np_min_u64(w->quiet_ns == 0 ? IDLE_POLL_NS_MIN : 2 * w->quiet_ns, (uint64_t)most_us * 1000u);
+  return np_min_u64(wait, w->quiet_ns);
+}
+
 /* Sleeps until a port, the control side or a timer needs this core. Setting the
  * flag, then a full fence, then looking once more: a producer that published before
  * is seen here, one that publishes later sees the flag and writes wake_fd. */
@@ -189,11 +203,11 @@ static void sleep_until_needed(struct np_worker *w) {
     }
     uint64_t next = np_core_next_ns(core);
     uint64_t now = np_clock_ns();
-    uint64_t wait = next > now ? next - now : 0;
+    uint64_t wait = quiet_ns(w, next > now ? next - now : 0);
     struct timespec ts = {.tv_sec = (time_t)(wait / UINT64_C(1000000000)), .tv_nsec = (long)(wait % UINT64_C(1000000000))};
     core->counters->counter[NP_C_IDLE_SLEEPS]++;
     /* Fails only with EINTR (all signals are blocked) or ENOMEM: then the core spins one turn more. */
-    (void)ppoll(fds, n, next == UINT64_MAX ? NULL : &ts, NULL);
+    (void)ppoll(fds, n, next == UINT64_MAX && w->quiet_ns == 0 ? NULL : &ts, NULL);
     if (fds[0].revents != 0) drain_eventfd(core->shared.wake_fd);
   }
   __atomic_store_n(&cmd->cons_sleeping, 0, __ATOMIC_RELAXED);
@@ -211,6 +225,7 @@ static void *poll_thread(void *arg) {
     if (work) {
       core->counters->counter[NP_C_BUSY_NS] += after - now;
       last_work = after;
+      w->quiet_ns = 0;
     } else if (after - last_work >= w->idle_spin_ns) {
       sleep_until_needed(w);
       after = np_clock_ns();

@@ -22,6 +22,7 @@ struct np_worker {
   struct np_plane_map pool_map;
   pthread_t thread;
   uint64_t idle_spin_ns;
+  uint64_t quiet_ns; /* last sleep between looks at ports without a descriptor; 0: work since */
   uint32_t stop; /* atomic; written by the control thread */
   uint32_t index;
   int32_t cpu;

@@ -3,7 +3,7 @@
 package npc
 
 // #cgo CFLAGS: -I${SRCDIR}/../../csrc/include
-// #cgo LDFLAGS: -L${SRCDIR}/../../build/release -lnp -lIPSec_MB -lcrypto -llz4 -lzstd -lpcap -lpthread
+// #cgo LDFLAGS: -L${SRCDIR}/../../build/release -lnpdpdk -lnp -lIPSec_MB -lcrypto -llz4 -lzstd -lpcap -lpthread -lm
 // #include "npc.h"
 import "C"
 

@@ -82,6 +82,10 @@ func (p *Plane) opener(b dataplane.Backend) func(*dataplane.InterfaceConfig) ([]
 		return p.openXDP
 	case dataplane.BackendAFPacket, dataplane.BackendTAP:
 		return p.openRaw
+	case dataplane.BackendDPDK:
+		if C.np_plane_has_dpdk() != 0 {
+			return p.openDPDK
+		}
 	}
 	return nil
 }

@@ -113,12 +113,13 @@ func TestCIncludes(t *testing.T) {
 		"crypto":   {"base"},
 		"session":  {"base", "codec", "crypto"},
 		"io/afxdp": {"base"},
+		"io/dpdk":  {"base"},
 		"io/sim":   {"base"},
 		"io/raw":   {"base"},
 		"io/rdma":  {"base"},
 		"io/sock":  {"base"},
 		"io/uring": {"base", "io/sock"},
-		"core":     {"base", "wire", "ip", "tcp", "codec", "crypto", "session", "io/afxdp", "io/raw", "io/rdma", "io/sock", "io/uring"},
+		"core":     {"base", "wire", "ip", "tcp", "codec", "crypto", "session", "io/afxdp", "io/raw", "io/rdma", "io/sock", "io/uring", "io/dpdk"},
 	}
 	pure := map[string]bool{"base": true, "wire": true, "ip": true, "tcp": true, "codec": true}
 	libc := map[string]bool{"stdint.h": true, "stddef.h": true, "stdbool.h": true, "string.h": true, "stdatomic.h": true, "limits.h": true, "immintrin.h": true}

@@ -1,8 +1,8 @@
 /* np_buf: one fixed-size piece of memory that carries packet or message bytes.
  *
  * The descriptor sits at the start of the memory it describes, whatever the
- * port: at the start of a UMEM chunk on AF_XDP, in the mbuf's private area on
- * DPDK. Behind it comes headroom for headers, then data.
+ * port: a UMEM chunk on AF_XDP, what an mbuf points into on DPDK. Behind it
+ * comes headroom for headers, then data.
  *
  *   |np_buf 128|      headroom      |      data (len)      |   tailroom   |
  *   ^ b        ^ b+NP_BUF_HDR       ^ b+data_off           ...            ^ b+cap_bytes

@@ -156,6 +156,38 @@ struct np_raw_args {
 #define NP_RAW_F_KERNEL_MAC 0x2u /* a TAP whose kernel's end gets mac: it stands in for a device of that address */
 enum np_err np_plane_raw_open(struct np_plane *plane, struct np_raw_args *args, struct np_port_queue **out,
                               int32_t *out_fd, struct np_err_detail *detail);
+
+/* DPDK: opens a device by its driver there, queue i on core i modulo cores, and starts it; each queue is then
+ * attached and closed as any other. out has room for NP_DPDK_QUEUES_MAX, info says how many there are. The first call in a process starts DPDK itself, which ends with the process.
+ * Thread: one call at a time in the process.
+ * Blocks: a fifth of a second for DPDK, then as the driver does, seconds for some NICs.
+ * Errors: NP_ERR_UNSUPPORTED (built without DPDK, or the driver can't), NP_ERR_INVALID, NP_ERR_NODEV,
+ * NP_ERR_BUSY (a kernel driver or another interface has it), NP_ERR_NOMEM, NP_ERR_PERM, NP_ERR_SYS. */
+#define NP_DPDK_QUEUES_MAX 64u
+struct np_dpdk_args {
+  char name[16];     /* the interface's, for errors */
+  char device[256];  /* "0000:03:00.0", or a virtual one with its arguments: "net_memif0,role=client" */
+  uint32_t queues;   /* 1 to 64; 0: as many as cores on a NIC that has so many, one on a virtual device */
+  uint32_t ring;     /* descriptors per ring; 0: 1,024, at most a quarter of the pool */
+  uint32_t mtu_bytes; /* 0: the device's */
+};
+struct np_dpdk_info {
+  char driver[32];
+  uint8_t mac[6];
+  uint8_t link_up;
+  uint8_t huge_pages; /* DPDK's own memory is in huge pages */
+  uint8_t copies;     /* packets are copied at the border: the driver wants its own memory */
+  uint8_t pad[3];
+  uint32_t mtu_bytes;
+  uint32_t queues;
+  uint32_t speed_mbps; /* 0 unknown */
+  uint32_t caps;       /* NP_PORT_* of base/port.h */
+  int32_t numa_node;   /* -1: none, or all */
+};
+/* 0: built without DPDK. */
+uint8_t np_plane_has_dpdk(void);
+enum np_err np_plane_dpdk_open(struct np_plane *plane, const struct np_dpdk_args *args, struct np_port_queue **out,
+                               struct np_dpdk_info *info, struct np_err_detail *detail);
 /* Closes a queue, whatever opened it, that is not (or no longer) attached: after NP_CMD_PORT_DETACH was DONE, or after
  * np_plane_stop. Ends the socket or device queue, then has the core take back every buffer that was held
  * there: when it returns they are in the pool. Blocks: some milliseconds. queue is invalid afterwards. */
