@@ -29,7 +29,7 @@ func nicTable(list []api.NIC) *table {
 		n := &list[i]
 		p := &n.Packets
 		t.row(n.Name, n.State, n.Driver, n.Backend, n.XDPMode, p.Seen, p.Redirected, p.Passed+p.Steered+p.Malformed,
-			p.NoSocket+p.Denied+p.RateLimited+p.SYNLimited, n.ListEntries, limitsText(&n.Limits), strings.Join(n.Interfaces, ","))
+			p.NoSocket+p.Denied+p.RateLimited+p.SYNLimited+p.KernelLimited, n.ListEntries, limitsText(&n.Limits), strings.Join(n.Interfaces, ","))
 	}
 	return t
 }
@@ -91,7 +91,7 @@ func nicTables(n *api.NIC) []*table {
 		end   string
 	}{{"redirected", p.Redirected, "to the appliance"}, {"passed", p.Passed, "to the kernel"}, {"steered", p.Steered, "to the kernel, for a port of its"},
 		{"malformed", p.Malformed, "to the kernel, too short to judge"}, {"no_socket", p.NoSocket, "dropped"}, {"denied", p.Denied, "dropped"},
-		{"rate_limited", p.RateLimited, "dropped"}, {"syn_limited", p.SYNLimited, "dropped"}, {"seen", p.Seen, "all of these"}} {
+		{"rate_limited", p.RateLimited, "dropped"}, {"syn_limited", p.SYNLimited, "dropped"}, {"kernel_rate_limited", p.KernelLimited, "dropped"}, {"seen", p.Seen, "all of these"}} {
 		packets.row(r.name, r.count, r.end)
 	}
 	out := []*table{nicTable([]api.NIC{*n}), why, packets}

@@ -40,7 +40,7 @@ np0  up     veth    af_xdp copy  generic     36             1          9       2
 		t.Errorf("code %d, stderr %q:\n%s", code, errOut, out)
 	}
 	out, _, code := npctl("-s", sock, "nic", "show", "np0")
-	for _, w := range []string{"generic   no native mode", "syn_limited       8  dropped", "seen             36  all of these", "22,100-110", "198.18.0.66/32        3     4"} {
+	for _, w := range []string{"generic   no native mode", "syn_limited              8  dropped", "seen                    36  all of these", "22,100-110", "198.18.0.66/32        3     4"} {
 		if !strings.Contains(out, w) || code != exitDone {
 			t.Errorf("code %d, %q is missing:\n%s", code, w, out)
 		}

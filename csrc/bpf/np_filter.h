@@ -49,6 +49,7 @@
 #define TCP_FLAGS 13    /* offset in the header */
 #define TCP_SYN 0x02
 #define TCP_ACK 0x10
+#define BOTH_ENDS 1024 /* a port of the kernel's below it is so at the peer's end too */
 #define PORT_WORDS 1024 /* 64 ports each */
 
 /* Bits of settings.flags; all clear: none of this file runs. */
@@ -59,6 +60,7 @@ enum {
   LIMIT_SYNS = 8,
   ALL_TRAFFIC = 16,  /* lists and limits hold for what goes to the kernel, too */
   KERNEL_PORTS = 32, /* np_kernel_ports has some */
+  LIMIT_PASSED = 64, /* what goes to the kernel has a rate, all sources together */
 };
 
 struct settings {
@@ -68,6 +70,8 @@ struct settings {
   __u64 packet_slack_ns; /* what a burst may be ahead of it */
   __u64 syn_ns;
   __u64 syn_slack_ns;
+  __u64 pass_ns; /* of all frames to the kernel together */
+  __u64 pass_slack_ns;
 };
 
 struct {
@@ -150,10 +154,18 @@ struct {
 /* Bit by port: TCP's words, then UDP's. */
 struct {
   __uint(type, BPF_MAP_TYPE_ARRAY);
-  __uint(max_entries, 2 * PORT_WORDS);
+  __uint(max_entries, 2 * PORT_WORDS + 4); /* TCP's, UDP's, and IP protocols */
   __type(key, __u32);
   __type(value, __u64);
 } np_kernel_ports SEC(".maps");
+
+/* When the bucket of what goes to the kernel is full again. CPUs race for it: the rate is about right. */
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(max_entries, 1);
+  __type(key, __u32);
+  __type(value, __u64);
+} np_pass SEC(".maps");
 
 struct ip4 {
   __u8 ihl; /* and version */
@@ -181,7 +193,7 @@ struct ext {
   __be32 rest;
 };
 _Static_assert(sizeof(struct ip4) == 20 && sizeof(struct ip6) == 40 && sizeof(struct ext) == 8, "layouts");
-_Static_assert(sizeof(struct settings) == 40 && sizeof(struct buckets) == 32 && sizeof(struct source) == 12 &&
+_Static_assert(sizeof(struct settings) == 56 && sizeof(struct buckets) == 32 && sizeof(struct source) == 12 &&
                  sizeof(struct entry) == 8,
                "dataplane/xdp writes and reads these");
 
@@ -196,20 +208,31 @@ struct packet {
 
 /* What of the upper layer matters here. */
 struct upper {
-  __u32 proto; /* whose port it is: TCP or UDP; ICMP: an answer to an echo; 0: none of these */
+  __u32 proto; /* whose port it is, TCP or UDP; another protocol, without one; 0: none */
   __be16 port; /* ours: the destination, or, in an ICMP error, the source of the packet it is about */
   __u16 syn;   /* a SYN, or what might be one */
 };
 
-/* An ICMP error about a packet that we sent, or an answer to an echo: the appliance asks for none. */
-static __always_inline void read_icmp(const __u8 *icmp, const void *end, int v6, struct upper *up) {
+/* Whether the kernel has a port, or a protocol that has none. */
+static __always_inline int kernel_has(__u32 proto, __be16 port) {
+  __u32 n = bpf_ntohs(port);
+  __u32 word = n >> 6;
+  __u64 *bits;
+  if (proto == NEXT_UDP) {
+    word += PORT_WORDS;
+  } else if (proto != NEXT_TCP) {
+    n = proto & 0xff;
+    word = 2 * PORT_WORDS + (n >> 6);
+  }
+  bits = bpf_map_lookup_elem(&np_kernel_ports, &word);
+  return bits && *bits >> (n & 63) & 1;
+}
+
+/* An ICMP error about a packet that we sent. */
+static __always_inline void read_error(const __u8 *icmp, const void *end, int v6, struct upper *up) {
   const __u8 *in = icmp + 8;
   __u32 proto;
   if ((const void *)in > end) return;
-  if (icmp[0] == (v6 ? 129 : 0)) {
-    up->proto = NEXT_ICMP;
-    return;
-  }
   if (!v6) {
     const struct ip4 *ip = (const void *)in;
     if (icmp[0] != 3 && icmp[0] != 11 && icmp[0] != 12) return;
@@ -224,11 +247,12 @@ static __always_inline void read_icmp(const __u8 *icmp, const void *end, int v6,
   }
   if ((const void *)(in + sizeof(up->port)) > end) return;
   __builtin_memcpy(&up->port, in, sizeof(up->port));
-  up->proto = proto == NEXT_TCP || proto == NEXT_UDP ? proto : 0;
+  up->proto = proto;
 }
 
 /* The upper layer at its beginning; part: in a first fragment, whose ports do not count. */
 static __always_inline void read_upper(const __u8 *at, const void *end, __u32 proto, int part, struct upper *up) {
+  __be16 peer;
   if (proto == NEXT_TCP) {
     if ((const void *)(at + TCP_FLAGS + 1) > end) {
       up->syn = part != 0;
@@ -238,12 +262,19 @@ static __always_inline void read_upper(const __u8 *at, const void *end, __u32 pr
   }
   if (part) return;
   if (proto == NEXT_ICMP || proto == NEXT_ICMPV6) {
-    read_icmp(at, end, proto == NEXT_ICMPV6, up);
+    read_error(at, end, proto == NEXT_ICMPV6, up);
     return;
   }
-  if ((proto != NEXT_TCP && proto != NEXT_UDP) || (const void *)(at + 4) > end) return;
-  __builtin_memcpy(&up->port, at + 2, sizeof(up->port));
   up->proto = proto;
+  if (proto != NEXT_TCP && proto != NEXT_UDP) return;
+  if ((const void *)(at + 4) > end) {
+    up->proto = 0;
+    return;
+  }
+  __builtin_memcpy(&peer, at, sizeof(peer));
+  __builtin_memcpy(&up->port, at + 2, sizeof(up->port));
+  /* What the kernel opened to such a service itself. */
+  if (bpf_ntohs(peer) < BOTH_ENDS && kernel_has(proto, peer)) up->port = peer;
 }
 
 static __always_inline void find_upper4(const void *at, const void *end, struct upper *up) {
@@ -323,15 +354,7 @@ static __always_inline __u32 discovery(const struct packet *p, const void *end) 
 }
 
 /* Whether a packet to an own address is for a port that the kernel has. */
-static __always_inline int kernels(const struct upper *up) {
-  __u32 n = bpf_ntohs(up->port);
-  __u32 word = (n >> 6) + (up->proto == NEXT_UDP ? PORT_WORDS : 0);
-  __u64 *bits;
-  if (up->proto == NEXT_ICMP) return 1;
-  if (up->proto != NEXT_TCP && up->proto != NEXT_UDP) return 0;
-  bits = bpf_map_lookup_elem(&np_kernel_ports, &word);
-  return bits && *bits >> (n & 63) & 1;
-}
+static __always_inline int kernels(const struct upper *up) { return up->proto && kernel_has(up->proto, up->port); }
 
 enum judgment { FINE, DENY_SOURCE, OVER_PACKETS, OVER_SYNS };
 
@@ -342,6 +365,13 @@ static __always_inline int take(__u64 *full, __u64 now, __u64 each, __u64 slack)
   if (at - now > slack) return 0;
   *full = at + each;
   return 1;
+}
+
+/* Whether the kernel may have one more frame. */
+static __always_inline int may_pass(const struct settings *set) {
+  const __u32 zero = 0;
+  __u64 *full = bpf_map_lookup_elem(&np_pass, &zero);
+  return !full || take(full, bpf_ktime_get_ns(), set->pass_ns, set->pass_slack_ns);
 }
 
 static __always_inline enum judgment limit(const struct settings *set, const struct source *key, int syn) {

@@ -39,7 +39,7 @@
 
 /* Indices of counters; dataplane/xdp names them. A frame counts in exactly one
  * of them, but that COPIED and COPY_LOST count copies of frames passed. */
-enum counter { REDIRECTED, PASSED, NO_SOCKET, MALFORMED, COPIED, COPY_LOST, DENIED, LIMITED, SYN_LIMITED, STEERED, COUNTERS };
+enum counter { REDIRECTED, PASSED, NO_SOCKET, MALFORMED, COPIED, COPY_LOST, DENIED, LIMITED, SYN_LIMITED, STEERED, PASS_LIMITED, COUNTERS };
 
 /* An own address on an own VLAN. IPv4 as ::ffff:a.b.c.d, as everywhere else. */
 struct own {
@@ -305,6 +305,10 @@ static __always_inline int run(struct xdp_md *ctx) {
     return XDP_DROP;
   }
   if (v != OURS) {
+    if (set && (set->flags & LIMIT_PASSED) && !may_pass(set)) {
+      count(PASS_LIMITED);
+      return XDP_DROP;
+    }
     if (v == TO_BOTH) np_copy(ctx);
     count(why);
     return XDP_PASS;

@@ -52,6 +52,36 @@ static bool lists_proto(const struct np_exception_config *c, uint16_t proto) {
   return false;
 }
 
+static bool lists(const struct np_exception_config *c, uint16_t proto, const struct np_flow *flow) {
+  if (proto == NP_PROTO_TCP) return lists_port(c->tcp_port, flow);
+  if (proto == NP_PROTO_UDP) return lists_port(c->udp_port, flow);
+  return lists_proto(c, proto);
+}
+
+/* An ICMP error about a packet that the kernel sent from an address that both have. */
+static bool about_kernels(const struct np_exception_config *c, const struct np_pkt *pkt) {
+  const uint8_t *icmp = np_buf_cdata(pkt->buf) + pkt->l4_off; /* eight bytes: parsed */
+  uint32_t len = np_min_u32(pkt->l4_len, pkt->buf->len - pkt->l4_off);
+  const uint8_t *in = icmp + NP_ICMP_BYTES;
+  struct np_flow flow = {.remote_port = 0};
+  uint32_t header = NP_IP6_BYTES;
+  uint16_t proto = 0;
+  if (pkt->l4_proto == NP_PROTO_ICMP) {
+    bool error = icmp[0] == NP_ICMP_UNREACH || icmp[0] == NP_ICMP_TIME_EXCEEDED || icmp[0] == NP_ICMP_PARAM;
+    if (!error || len < NP_ICMP_BYTES + NP_IP4_BYTES) return false;
+    if ((np_load_be16(in + NP_IP4_FRAG) & NP_IP4_OFFSET_MASK) != 0) return false;
+    header = (uint32_t)(in[0] & 15) * 4;
+    proto = in[NP_IP4_PROTO];
+  } else {
+    if (icmp[0] < NP_ICMP6_UNREACH || icmp[0] > NP_ICMP6_PARAM || len < NP_ICMP_BYTES + NP_IP6_BYTES) return false;
+    proto = in[NP_IP6_NEXT];
+  }
+  if (len < NP_ICMP_BYTES + header + 4) return false;
+  flow.local_port = np_load_be16(in + header);
+  flow.remote_port = np_load_be16(in + header + 2);
+  return lists(c, proto, &flow);
+}
+
 enum whose { OURS, KERNELS, BOTHS };
 
 static enum whose whose_arp(const struct np_core *core, const struct np_pkt *pkt) {
@@ -71,7 +101,7 @@ static enum whose whose_icmp6(const struct np_core *core, const struct np_pkt *p
   bool own = np_ip_owns(core->ip, &pkt->flow.local);
   if (pkt->ttl == ND_HOPS && (icmp[0] == NP_ICMP6_NA || icmp[0] == NP_ICMP6_RA)) return BOTHS;
   if (icmp[0] == MLD_QUERY) return BOTHS;
-  if (own) return OURS;
+  if (own) return about_kernels(&core->exc.config, pkt) ? KERNELS : OURS;
   if (icmp[0] != NP_ICMP6_NS || pkt->l4_len < NP_ICMP_BYTES + 16u) return KERNELS;
   /* To the group of the address that is asked for. */
   if (pkt->buf->len < (uint32_t)pkt->l4_off + NP_ICMP_BYTES + 16u) return KERNELS;
@@ -89,18 +119,15 @@ static enum whose whose(const struct np_core *core, const struct np_port_queue *
   const struct np_exception_config *c = &core->exc.config;
   bool kernels = false;
   switch (pkt->l4_proto) {
-    case NP_PROTO_TCP:
-      kernels = c->tcp_port[0] != 0 && lists_port(c->tcp_port, &pkt->flow);
-      break;
-    case NP_PROTO_UDP:
-      kernels = c->udp_port[0] != 0 && lists_port(c->udp_port, &pkt->flow);
+    case NP_PROTO_ICMP:
+      kernels = about_kernels(c, pkt);
       break;
     case NP_PROTO_ARP:
       return to_us(port, pkt) ? whose_arp(core, pkt) : OURS;
     case NP_PROTO_ICMPV6:
       return to_us(port, pkt) ? whose_icmp6(core, pkt) : OURS;
     default:
-      kernels = lists_proto(c, pkt->l4_proto);
+      kernels = lists(c, pkt->l4_proto, &pkt->flow);
       break;
   }
   return NP_UNLIKELY(kernels) && to_us(port, pkt) ? KERNELS : OURS;

@@ -23,6 +23,7 @@ type Config struct {
 	Logging    Logging     `key:"logging" doc:"logs"`
 	Dataplane  Dataplane   `key:"dataplane" doc:"poll cores and how packets reach them"`
 	Interfaces []Interface `key:"interface" doc:"a network interface the appliance speaks by"`
+	Exception  Exception   `key:"exception" doc:"what the kernel gets of the appliance's devices: what is not for the appliance's addresses goes to it in any case"`
 	Routes     []Route     `key:"route_ip" doc:"an IP route of the appliance's own stack"`
 	TCP        TCP         `key:"tcp" doc:"the TCP stack; 0 means the stack's own default"`
 	Listeners  []Listener  `key:"listener" doc:"an address and what answers there"`
@@ -101,7 +102,7 @@ type Idle struct {
 // Interface is one [[interface]].
 type Interface struct {
 	Name         string         `key:"name" need:"an interface name such as \"np0\"" doc:"the kernel's name"`
-	Addresses    []netip.Prefix `key:"addresses" need:"at least one address with prefix length, such as \"198.18.0.1/24\"" doc:"the appliance's own; the kernel must not have them"`
+	Addresses    []netip.Prefix `key:"addresses" need:"at least one address with prefix length, such as \"198.18.0.1/24\"" doc:"the appliance's own; the kernel must not have them, but for ports of [exception]"`
 	MTU          int            `key:"mtu" default:"0" min:"0" max:"9000" doc:"0: the device's, at most 9000; above 3506 a frame takes several buffers (native mode, Linux 6.6)"`
 	Queues       int            `key:"queues" default:"0" min:"0" max:"64" doc:"receive queues to open; 0: all the device has"`
 	ZeroCopy     string         `key:"zero_copy" default:"auto" oneof:"auto|off|must" doc:"AF_XDP zero-copy"`
@@ -112,6 +113,7 @@ type Interface struct {
 	AcceptRA     bool           `key:"accept_ra" default:"false" doc:"take IPv6 addresses and default routes from routers (RFC 4861, RFC 4862)"`
 	Backend      string         `key:"backend" default:"inherit" oneof:"inherit|auto|dpdk|af_xdp|af_packet|tap" doc:"inherit: [dataplane] backend; tap makes a device of that name"`
 	Device       string         `key:"device" default:"" doc:"for dpdk: a PCI address such as \"0000:00:04.0\", or a virtual device with its arguments such as \"net_memif0,role=client\""`
+	ExceptionTAP string         `key:"exception_tap" default:"" doc:"the TAP of [exception]; by default the name with x behind it (np0x)"`
 	Gateway      []netip.Addr   `key:"gateway" default:"" doc:"default routes, one IPv4 and one IPv6 at most"`
 	Filter       Filter         `key:"filter" doc:"of the device, so only its first [[interface]] may have one"`
 }

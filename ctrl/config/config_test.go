@@ -336,6 +336,8 @@ func TestDiffInterface(t *testing.T) {
 		{base + "accept_ra = true\n", "interface np0.7 accept_ra"},
 		{base + "[interface.filter]\ndeny = \"198.18.9.0/24\"\n", ""},
 		{base + "backend = \"af_packet\"\n", "interface np0.7 backend"},
+		{base + "exception_tap = \"host0\"\n", "interface np0.7 exception_tap"},
+		{base + "[exception]\nrate = 5\ntcp_ports = [22]\n", "exception.rate, exception.tcp_ports"},
 		{base + "device = \"0000:00:04.0\"\n", "interface np0.7 device"},
 		{strings.Replace(base, "vlan = 7", "vlan = 8", 1), "interface np0.7, interface np0.8"},
 		{strings.Replace(base, "np0", "np1", 1), "interface np0.7, interface np1.7"},
@@ -351,8 +353,8 @@ func TestDiffInterface(t *testing.T) {
 		}
 	}
 	// Every key of the schema is in one of the two groups above.
-	if n := reflect.TypeFor[Interface]().NumField(); n != 14 {
-		t.Errorf("%d keys, 14 of which are looked at here", n)
+	if n := reflect.TypeFor[Interface]().NumField(); n != 15 {
+		t.Errorf("%d keys, 15 of which are looked at here", n)
 	}
 }
 
@@ -429,6 +431,43 @@ func TestCPUs(t *testing.T) {
 		}
 		if got := format(reflect.ValueOf(c.Dataplane.Cores)); got != want {
 			t.Errorf("%s: %s, want %s", in, got, want)
+		}
+	}
+}
+
+func TestException(t *testing.T) {
+	head := "[[interface]]\nname = \"np0\"\naddresses = [\"198.18.0.1/24\"]\n"
+	c, err := load(t, head+"[exception]\nrate = 10\nkernel_rate = 20\ntcp_ports = [22, 179]\nudp_ports = 161\nprotocols = [89, 112]\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if x := c.Exception; !x.Enabled || x.Rate != 10 || x.KernelRate != 20 || !slices.Equal(x.TCPPorts, []int{22, 179}) || !slices.Equal(x.UDPPorts, []int{161}) ||
+		!slices.Equal(x.Protocols, []int{89, 112}) || c.Interfaces[0].TAP() != "np0x" {
+		t.Errorf("%+v, TAP %s", x, c.Interfaces[0].TAP())
+	}
+	for text, want := range map[string]string{
+		"tcp_ports = [0]":       "at least 1",
+		"tcp_ports = [65536]":   "at most 65535",
+		"tcp_ports = [22, 22]":  "listed twice",
+		"tcp_ports = [7700]":    "port of server.address",
+		"udp_ports = [\"dns\"]": "udp_ports",
+		"protocols = [6]":       "tcp_ports and udp_ports",
+		"protocols = [256]":     "at most 255",
+		"rate = -1":             "at least 0",
+		"udp_ports = [" + strings.Repeat("1, ", 33) + "2]": "at most 32",
+	} {
+		if _, err := load(t, head+"[exception]\n"+text+"\n"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+	for text, want := range map[string]string{
+		"exception_tap = \"a-name-of-16-chars\"\n": "at most 15",
+		"exception_tap = \"np0\"\n":                "is an [[interface]]",
+		"[[listener]]\nname = \"ssh\"\naddress = \":22\"\nprotocol = \"echo\"\n[exception]\ntcp_ports = [22]\n": "port of listener",
+		"[dataplane]\nudp_echo_port = 7\n[exception]\nudp_ports = [7]\n":                                        "udp_echo_port",
+	} {
+		if _, err := load(t, head+text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", text, err, want)
 		}
 	}
 }

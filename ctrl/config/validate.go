@@ -28,6 +28,7 @@ func (l *loader) validate() {
 	l.protocol()
 	l.peers()
 	l.tls()
+	l.exception()
 	c := l.cfg
 	if !c.Transport.EncryptionEnabled {
 		l.fail(c.Pos("transport.encryption_enabled"), "transport.encryption_enabled: got false, expected true: this version has no unencrypted transport")
@@ -145,7 +146,7 @@ func (l *loader) sameDevice(at int) {
 	for _, k := range [...]struct {
 		key       string
 		got, want any
-	}{{"mtu", it.MTU, o.MTU}, {"queues", it.Queues, o.Queues}, {"zero_copy", it.ZeroCopy, o.ZeroCopy}, {"xdp_mode", it.XDPMode, o.XDPMode},
+	}{{"mtu", it.MTU, o.MTU}, {"queues", it.Queues, o.Queues}, {"zero_copy", it.ZeroCopy, o.ZeroCopy}, {"xdp_mode", it.XDPMode, o.XDPMode}, {"exception_tap", it.ExceptionTAP, o.ExceptionTAP},
 		{"backend", it.Backend, o.Backend}, {"device", it.Device, o.Device}} {
 		if k.got != k.want {
 			l.fail(c.Pos(fmt.Sprintf("interface[%d].%s", at, k.key)), "interface.%s: %v on %s but %v on %s, expected the same on all VLANs of a device (first at %s)",

@@ -287,7 +287,7 @@ func TestManagement(t *testing.T) {
 		t.Errorf("%+v", c)
 	}
 	d := get[api.Drops](w, api.PathDrops, nil)
-	if !d.Ledger.Balanced || d.Ledger.Dropped != 2 || len(d.Drops) != int(dataplane.DropCount)+4 { // and XDP's
+	if !d.Ledger.Balanced || d.Ledger.Dropped != 2 || len(d.Drops) != int(dataplane.DropCount)+5 { // and XDP's
 		t.Errorf("%+v", d.Ledger)
 	}
 	// Fragments that wait are neither.

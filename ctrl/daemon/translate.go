@@ -58,6 +58,8 @@ func planeConfig(c *config.Config, mtu int) *dataplane.Config {
 	p.TCP.ConnsPerSource = c.Limits.ConnsPerSource
 	p.TCP.MemPressure, p.TCP.MemMax, p.TCP.MaxOOORuns = c.Limits.MemoryPressure, c.Limits.MemoryMax, c.TCP.OOORuns
 	p.TCP.RcvStart = int(c.TCP.InitialWindow)
+	p.Exception = dataplane.ExceptionConfig{Rate: c.Exception.Rate, TCPPorts: narrow[uint16](c.Exception.TCPPorts),
+		UDPPorts: narrow[uint16](c.Exception.UDPPorts), Protocols: narrow[uint8](c.Exception.Protocols)}
 	if mtu > ports.MTUSmall {
 		p.ChunkBytes = 4096
 	}
@@ -101,6 +103,12 @@ func portConfig(c *config.Config, i *config.Interface) ports.Interface {
 	p := ports.Interface{Name: i.Name, Addresses: i.Addresses, MTU: i.MTU, Queues: i.Queues, VLAN: uint16(i.VLAN), DADTransmits: i.DADTransmits, ACD: i.ACD, AcceptRA: i.AcceptRA, Backend: c.InterfaceBackend(i), Device: i.Device,
 		Strict: c.Dataplane.OnFallback == "fail", Quiet: c.Dataplane.OnFallback == "allow"}
 	p.Filter = *filterConfig(&i.Filter)
+	if c.Exception.Enabled {
+		p.Exception = i.TAP()
+	}
+	if first := slices.IndexFunc(c.Interfaces, func(o config.Interface) bool { return o.Name == i.Name }); &c.Interfaces[first] == i {
+		p.KernelPorts = kernelPorts(&c.Exception)
+	}
 	switch i.ZeroCopy {
 	case "off":
 		p.ZeroCopy = dataplane.ZeroCopyOff
@@ -114,6 +122,27 @@ func portConfig(c *config.Config, i *config.Interface) ports.Interface {
 		p.Mode = xdp.ModeGeneric
 	}
 	return p
+}
+
+// kernelPorts are what XDP programs leave to the kernel.
+func kernelPorts(x *config.Exception) xdp.Ports {
+	k := xdp.Ports{Rate: x.KernelRate, Protocols: narrow[uint8](x.Protocols)}
+	for _, n := range narrow[uint16](x.TCPPorts) {
+		k.TCP = append(k.TCP, xdp.PortRange{First: n, Last: n})
+	}
+	for _, n := range narrow[uint16](x.UDPPorts) {
+		k.UDP = append(k.UDP, xdp.PortRange{First: n, Last: n})
+	}
+	return k
+}
+
+// narrow turns numbers whose range the configuration checked into smaller ones.
+func narrow[T uint8 | uint16](list []int) []T {
+	var out []T
+	for _, n := range list {
+		out = append(out, T(n))
+	}
+	return out
 }
 
 func filterConfig(f *config.Filter) *xdp.Filter {

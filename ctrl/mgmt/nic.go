@@ -16,7 +16,7 @@ const sourcesDefault = 10
 
 func xdpPackets(c *xdp.Counters) api.XDPPackets {
 	return api.XDPPackets{Seen: c.Seen(), Redirected: c.Redirected, Passed: c.Passed, Steered: c.Steered, Malformed: c.Errors,
-		NoSocket: c.Dropped, Denied: c.Denied, RateLimited: c.Limited, SYNLimited: c.SYNLimited}
+		NoSocket: c.Dropped, Denied: c.Denied, RateLimited: c.Limited, SYNLimited: c.SYNLimited, KernelLimited: c.PassedOver}
 }
 
 func limitsView(f *ports.FilterStatus) api.Limits {

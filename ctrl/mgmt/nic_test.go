@@ -72,7 +72,7 @@ func TestNIC(t *testing.T) {
 		n.NIC.Limited[0] != (api.LimitedSource{Source: "198.18.0.66/32", Packets: 3, SYNs: 4}) || len(n.NIC.Interfaces) != 1 {
 		t.Error(text)
 	}
-	if p.Seen != p.Redirected+p.Passed+p.Steered+p.Malformed+p.NoSocket+p.Denied+p.RateLimited+p.SYNLimited || p.Seen != 25 {
+	if p.Seen != p.Redirected+p.Passed+p.Steered+p.Malformed+p.NoSocket+p.Denied+p.RateLimited+p.SYNLimited+p.KernelLimited || p.Seen != 25 {
 		t.Errorf("does not sum: %+v", p)
 	}
 	if n, _, text := ask[api.NICAnswer](t, s, "GET", api.PathNIC+"np0?sources=0", ""); len(n.NIC.Limited) != 0 {
@@ -93,7 +93,7 @@ func TestNIC(t *testing.T) {
 			sum[r.Name] = r.Value
 		}
 	}
-	if len(sum) != 4 || sum["denied"] != 3 || sum["rate_limited"] != 2 || sum["syn_limited"] != 1 {
+	if len(sum) != 5 || sum["denied"] != 3 || sum["rate_limited"] != 2 || sum["syn_limited"] != 1 {
 		t.Errorf("drops of XDP: %v", sum)
 	}
 	w := httptest.NewRecorder()

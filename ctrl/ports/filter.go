@@ -194,12 +194,25 @@ func (m *Manager) SetKernelPorts(name string, ports xdp.Ports) error {
 		return err
 	}
 	if p.prog != nil {
-		if err := p.prog.SetKernelPorts(ports); err != nil {
+		was := p.filter.kernel
+		p.filter.kernel = ports
+		if err := p.prog.SetKernelPorts(p.kernelPorts()); err != nil {
+			p.filter.kernel = was
 			return err
 		}
 	}
 	p.filter.kernel = ports
 	return nil
+}
+
+// kernelPorts are what the device's program is told. Where the backend has copies of
+// what the kernel gets, all frames pass, ours too, and a rate would be ours.
+func (p *port) kernelPorts() xdp.Ports {
+	k := p.filter.kernel
+	if !p.rung.program {
+		k.Rate = 0
+	}
+	return k
 }
 
 // Filter tells the filter of a device, with at most so many limited sources.

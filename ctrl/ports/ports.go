@@ -39,6 +39,7 @@ type Interface struct {
 	KernelPorts  xdp.Ports  // of own addresses, left to the kernel; likewise
 	Backend      string     // a word of package ladder: auto, dpdk, af_xdp, af_packet, tap
 	Device       string     // DPDK's: a PCI address, or a virtual device with its arguments
+	Exception    string     // name of the TAP by which the kernel gets what is not ours of a device it does not have; "" none
 	Strict       bool       // a lower rung than asked for is an error
 	Quiet        bool       // a lower rung is no warning
 }
@@ -235,7 +236,7 @@ func modeText(prog Program) string {
 
 // steer puts the filter in force before the first packet can come.
 func steer(prog Program, p *port, queues []dataplane.Queue) error {
-	if err := prog.SetKernelPorts(p.filter.kernel); err != nil {
+	if err := prog.SetKernelPorts(p.kernelPorts()); err != nil {
 		return err
 	}
 	if err := prog.SetFilter(p.filter.program()); err != nil {

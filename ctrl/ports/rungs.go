@@ -127,6 +127,9 @@ func (a *attempt) try(ctx context.Context, r rung) error {
 	}
 	cfg := a.p.subs[0].planeConfig(a.d)
 	cfg.Backend, cfg.ZeroCopy, cfg.Device = r.backend, r.zeroCopy, a.p.subs[0].cfg.Device
+	if r.backend == dataplane.BackendDPDK {
+		cfg.Exception = a.p.subs[0].cfg.Exception
+	}
 	if !r.kernel { // the device's own; the plane writes them
 		cfg.MAC, cfg.MTU, cfg.Index = nil, a.p.subs[0].cfg.MTU, 0
 		if o := a.p.opened; o != nil && o.Backend == r.backend && r.backend == dataplane.BackendTAP {

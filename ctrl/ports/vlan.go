@@ -57,10 +57,10 @@ func (p *port) steers() bool { return p.prog != nil && p.rung.program }
 func (p *port) agrees(cfg *Interface) error {
 	first := &p.subs[0].cfg
 	if cfg.MTU != first.MTU || cfg.Queues != first.Queues || cfg.ZeroCopy != first.ZeroCopy || cfg.Mode != first.Mode ||
-		cfg.Backend != first.Backend || cfg.Device != first.Device {
+		cfg.Backend != first.Backend || cfg.Device != first.Device || cfg.Exception != first.Exception {
 		return fmt.Errorf("interface %s: %w (MTU, queues, zero-copy, XDP mode, backend or device differ from %s's)", cfg.Label(), dataplane.CodeInvalid, first.Label())
 	}
-	if len(cfg.Filter.Entries) > 0 || cfg.Filter.Limits != (xdp.Limits{}) || cfg.Filter.All || len(cfg.KernelPorts.TCP)+len(cfg.KernelPorts.UDP) > 0 {
+	if len(cfg.Filter.Entries) > 0 || cfg.Filter.Limits != (xdp.Limits{}) || cfg.Filter.All || !cfg.KernelPorts.Empty() {
 		return fmt.Errorf("interface %s: %w (the filter is the device's: %s has it)", cfg.Label(), dataplane.CodeInvalid, first.Label())
 	}
 	for _, s := range p.subs {

@@ -481,8 +481,7 @@ func (p *Plane) Listen(ctx context.Context, cfg *dataplane.ListenConfig) (datapl
 	defer p.leave()
 	stack := cfg.Carrier == dataplane.CarrierStack
 	where := cfg.Address.IsValid() && len(cfg.Sockets) == 0
-	rdma := cfg.Carrier == dataplane.CarrierRDMA // listens by its connection manager
-	if !stack && !rdma {
+	if !stack {
 		where = len(cfg.Sockets) == len(p.cores)
 	}
 	if !where || cfg.Backlog < 0 || cfg.MaxConns < 0 || cfg.DSCP < 0 || cfg.DSCP > 63 {
@@ -503,12 +502,12 @@ func (p *Plane) Listen(ctx context.Context, cfg *dataplane.ListenConfig) (datapl
 	p.lmu.Unlock()
 	err := p.all(ctx, func(c *core) request {
 		mine := args
-		if !stack && !rdma {
+		if !stack {
 			mine.fd = C.int32_t(cfg.Sockets[c.index])
 		}
 		// Settled before the first EventOpen of this listener can be polled.
 		return request{op: C.NP_CMD_LISTEN, body: bytesOf(&mine), settle: func(a answer) {
-			if a.unsent && !stack && !rdma {
+			if a.unsent && !stack {
 				closeSockets(cfg.Sockets[c.index : c.index+1])
 			}
 			if a.err == nil {

@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/np-appliance/np/dataplane"
 )
@@ -66,8 +67,17 @@ type Filter struct {
 // PortRange is first to last, both included.
 type PortRange struct{ First, Last uint16 }
 
-// Ports are ports of TCP and UDP.
-type Ports struct{ TCP, UDP []PortRange }
+// Ports are ports of TCP and UDP, IP protocols, and how much the kernel may have.
+type Ports struct {
+	TCP, UDP  []PortRange
+	Protocols []uint8
+	Rate      int // frames a second to the kernel, all sources together; 0 no limit
+}
+
+// Empty says that nothing is asked for.
+func (p *Ports) Empty() bool {
+	return len(p.TCP)+len(p.UDP)+len(p.Protocols) == 0 && p.Rate == 0
+}
 
 // LimitedSource is a source that exceeded a limit, and about how many packets
 // it lost by that since the limits were last changed.
@@ -84,6 +94,7 @@ const (
 	flagSYNs
 	flagAll
 	flagPorts
+	flagPassed
 )
 
 // settings is struct settings of np_filter.h.
@@ -94,6 +105,8 @@ type settings struct {
 	PacketSlackNs uint64
 	SYNNs         uint64
 	SYNSlackNs    uint64
+	PassNs        uint64
+	PassSlackNs   uint64
 }
 
 // sourceKey and buckets are struct source and struct buckets.
@@ -104,7 +117,10 @@ type sourceKey struct {
 
 type buckets struct{ PacketsNs, SYNsNs, PacketsOver, SYNsOver uint64 }
 
-const portWords = 1024
+const (
+	portWords   = 1024
+	kernelWords = 2*portWords + 4 // ports of TCP and of UDP, IP protocols
+)
 
 // filterState is the filter in force.
 type filterState struct {
@@ -117,7 +133,8 @@ type filterState struct {
 	next        uint32   // slots never used begin here
 	limits      Limits
 	all         bool
-	kernel      [2 * portWords]uint64
+	kernel      [kernelWords]uint64
+	passRate    int
 }
 
 // slot is an entry's counter.
@@ -379,6 +396,10 @@ func (s *filterState) write() error {
 	if s.kernel != [len(s.kernel)]uint64{} {
 		w.Flags |= flagPorts
 	}
+	if s.passRate > 0 {
+		w.Flags |= flagPassed
+		w.PassNs, w.PassSlackNs = shares(s.passRate, max(s.passRate/10, 1))
+	}
 	l := s.limits.InForce()
 	w.PacketNs, w.PacketSlackNs = shares(l.Packets, l.PacketBurst)
 	w.SYNNs, w.SYNSlackNs = shares(l.SYNs, l.SYNBurst)
@@ -388,14 +409,22 @@ func (s *filterState) write() error {
 	return nil
 }
 
-// SetKernelPorts leaves to the kernel what comes for these ports of own
-// addresses, ICMP errors about what left from them, and, while there are any,
-// answers to echoes; everything else of the addresses stays the appliance's,
-// fragments included. Answers of neighbors then go to both, as either may have
-// asked. The kernel must have the addresses too. What it opens itself comes home
-// only to listed ports: list net.ipv4.ip_local_port_range for it.
+// SetKernelPorts leaves to the kernel what comes for these ports or protocols of own
+// addresses, or from such a port below 1024, and ICMP errors about what left from them;
+// everything else of the addresses stays the appliance's, fragments included. Answers of
+// neighbors then go to both, as either may have asked. The kernel must have the addresses
+// too. The rate is of all that goes to the kernel.
 func (p *Program) SetKernelPorts(ports Ports) error {
-	var bits [2 * portWords]uint64
+	var bits [kernelWords]uint64
+	if ports.Rate < 0 || ports.Rate > RateMax {
+		return fmt.Errorf("rate %d to the kernel on %s: %w (0 to %d)", ports.Rate, p.ifname, dataplane.CodeInvalid, RateMax)
+	}
+	for _, n := range ports.Protocols {
+		if n == 0 || n == unix.IPPROTO_TCP || n == unix.IPPROTO_UDP {
+			return fmt.Errorf("protocol %d of %s: %w", n, p.ifname, dataplane.CodeInvalid)
+		}
+		bits[2*portWords+int(n)/64] |= 1 << (n % 64)
+	}
 	for i, list := range [...][]PortRange{ports.TCP, ports.UDP} {
 		for _, r := range list {
 			if r.First == 0 || r.First > r.Last {
@@ -420,6 +449,7 @@ func (p *Program) SetKernelPorts(ports Ports) error {
 		}
 		p.filter.kernel[i] = w
 	}
+	p.filter.passRate = ports.Rate
 	return p.filter.write()
 }
 

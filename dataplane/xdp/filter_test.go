@@ -102,6 +102,7 @@ func counted(t testing.TB, p *Program, frame []byte) string {
 		{"passed", before.Passed, after.Passed, actPass, 0}, {"steered", before.Steered, after.Steered, actPass, 0},
 		{"short", before.Errors, after.Errors, actPass, 0}, {"denied", before.Denied, after.Denied, actDrop, 0},
 		{"limited", before.Limited, after.Limited, actDrop, 0}, {"syn limited", before.SYNLimited, after.SYNLimited, actDrop, 0},
+		{"kernel limited", before.PassedOver, after.PassedOver, actDrop, 0},
 	} {
 		if c.is == c.was {
 			continue
@@ -375,9 +376,41 @@ func TestHiddenSYNs(t *testing.T) {
 	}
 }
 
+// TestKernelRate: the kernel gets no more than its rate, the appliance all of its own.
+func TestKernelRate(t *testing.T) {
+	p := ownProgram(t)
+	if err := p.SetKernelPorts(Ports{Rate: 10}); err != nil {
+		t.Fatal(err)
+	}
+	passed, limited := 0, 0
+	begin := time.Now()
+	for range 200 {
+		switch got := counted(t, p, frame4(to4(other4, 6, 0, tcpTo(22, 2)))); got {
+		case "passed":
+			passed++
+		case "kernel limited":
+			limited++
+		default:
+			t.Fatal(got)
+		}
+		if got := counted(t, p, frame4(to4(own4, 6, 0, tcpTo(22, 2)))); got != "ours" {
+			t.Fatal(got)
+		}
+	}
+	if most := 3 + int(time.Since(begin).Seconds()*10); passed < 1 || passed > most || limited < 200-most {
+		t.Errorf("%d passed, %d at most, %d limited", passed, most, limited)
+	}
+	if err := p.SetKernelPorts(Ports{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := counted(t, p, frame4(to4(other4, 6, 0, tcpTo(22, 2)))); got != "passed" {
+		t.Error("without a rate:", got)
+	}
+}
+
 func TestKernelPorts(t *testing.T) {
 	p := ownProgram(t)
-	if err := p.SetKernelPorts(Ports{TCP: []PortRange{{22, 22}, {60000, 65535}}, UDP: []PortRange{{53, 53}}}); err != nil {
+	if err := p.SetKernelPorts(Ports{TCP: []PortRange{{22, 22}, {60000, 65535}}, UDP: []PortRange{{53, 53}}, Protocols: []uint8{89, 112}}); err != nil {
 		t.Fatal(err)
 	}
 	var fromPort = func(port uint16) []byte { // what an ICMP error quotes
@@ -390,6 +423,11 @@ func TestKernelPorts(t *testing.T) {
 	}
 	err6 := func(typ byte, quoted []byte) []byte {
 		return frame6(to6(58, append([]byte{typ, 0}, make([]byte, 6)...), ip6(6, peer6, quoted)))
+	}
+	tcpFrom := func(port uint16) []byte {
+		b := tcpTo(7, 0x12)
+		binary.BigEndian.PutUint16(b, port)
+		return b
 	}
 	na := frame6(hops255(from(peer6, ip6(58, own6, nd(136, peer6)))))
 	cases := []struct {
@@ -410,9 +448,11 @@ func TestKernelPorts(t *testing.T) {
 		{"time exceeded", err4(11, 17, fromPort(53)), "steered"}, {"echo that looks like it", err4(8, 6, fromPort(22)), "ours"},
 		{"error cut", err4(3, 6, fromPort(22)[:1]), "ours"}, {"v6 error", err6(2, fromPort(22)), "steered"},
 		{"v6 error about ours", err6(2, fromPort(23)), "ours"}, {"v6 echo", err6(128, fromPort(22)), "ours"},
-		{"v4 answer to an echo", frame4(to4(own4, 1, 0, make([]byte, 8))), "steered"}, {"v4 echo", frame4(to4(own4, 1, 0, []byte{8, 7: 0})), "ours"},
-		{"v4 answer cut", frame4(to4(own4, 1, 0, make([]byte, 7))), "ours"}, {"error about an echo", err4(3, 1, make([]byte, 8)), "ours"},
-		{"v6 answer to an echo", frame6(to6(58, []byte{129, 7: 0})), "steered"}, {"arp request", eth(0x0806, arp(1, own4)), "ours"}, {"arp reply", eth(0x0806, claim(2, peer4, own4)), "passed and copied"},
+		{"what the kernel opened", frame4(to4(own4, 6, 0, tcpFrom(22))), "steered"}, {"from a port that any client may have", frame4(to4(own4, 6, 0, tcpFrom(60000))), "ours"},
+		{"ospf", frame4(to4(own4, 89, 0, make([]byte, 24))), "steered"}, {"vrrp, v6", frame6(to6(112, make([]byte, 24))), "steered"},
+		{"gre", frame4(to4(own4, 47, 0, make([]byte, 24))), "ours"}, {"ospf fragment", frame4(to4(own4, 89, 0x2000, make([]byte, 24))), "ours"},
+		{"error about ospf", err4(3, 89, make([]byte, 8)), "steered"},
+		{"arp request", eth(0x0806, arp(1, own4)), "ours"}, {"arp reply", eth(0x0806, claim(2, peer4, own4)), "passed and copied"},
 		{"na to us", na, "passed and copied"}, {"ns to us", frame6(hops255(from(peer6, ip6(58, own6, nd(135, own6))))), "ours"},
 	}
 	run := func() {
@@ -443,6 +483,11 @@ func TestKernelPorts(t *testing.T) {
 	}
 	if got := counted(t, p, cases[0].frame); got != "ours" {
 		t.Error("ports given back:", got)
+	}
+	for _, bad := range []Ports{{Rate: -1}, {Rate: RateMax + 1}, {Protocols: []uint8{6}}, {Protocols: []uint8{17}}, {Protocols: []uint8{0}}} {
+		if err := p.SetKernelPorts(bad); !errors.Is(err, dataplane.CodeInvalid) {
+			t.Error(bad, err)
+		}
 	}
 	for _, bad := range []PortRange{{0, 5}, {7, 6}} {
 		if err := p.SetKernelPorts(Ports{UDP: []PortRange{bad}}); !errors.Is(err, dataplane.CodeInvalid) {

@@ -66,7 +66,7 @@ type Address struct {
 }
 
 // Counters count frames by what the program did with them; each frame counts
-// in one of the first eight.
+// in one of the first nine.
 type Counters struct {
 	Redirected uint64 // to an AF_XDP socket
 	Passed     uint64 // to the kernel
@@ -76,6 +76,7 @@ type Counters struct {
 	Denied     uint64 // dropped by a list
 	Limited    uint64 // dropped by the limit of packets
 	SYNLimited uint64 // dropped by the limit of SYNs
+	PassedOver uint64 // for the kernel, dropped by the rate of what it gets
 	// Of those passed, what was also copied (Copies), and what should have been.
 	Copied, CopyLost uint64
 }
@@ -379,7 +380,9 @@ func (c *Counters) Seen() uint64 {
 }
 
 // Drops is how many of them it dropped.
-func (c *Counters) Drops() uint64 { return c.Dropped + c.Denied + c.Limited + c.SYNLimited }
+func (c *Counters) Drops() uint64 {
+	return c.Dropped + c.Denied + c.Limited + c.SYNLimited + c.PassedOver
+}
 
 // Reason is why the program dropped frames, and how many.
 type Reason struct {
@@ -393,7 +396,8 @@ func (c *Counters) ByReason() []Reason {
 	return []Reason{{"no_socket", c.Dropped, "for the appliance, on a queue without a socket"},
 		{"denied", c.Denied, "their source is on the deny list"},
 		{"rate_limited", c.Limited, "more packets of one source than the limit"},
-		{"syn_limited", c.SYNLimited, "more connection attempts of one source than the limit"}}
+		{"syn_limited", c.SYNLimited, "more connection attempts of one source than the limit"},
+		{"kernel_rate_limited", c.PassedOver, "for the kernel, over the rate of what it may have"}}
 }
 
 // Add adds the counters of another program.
@@ -406,6 +410,7 @@ func (c *Counters) Add(o *Counters) {
 	c.Denied += o.Denied
 	c.Limited += o.Limited
 	c.SYNLimited += o.SYNLimited
+	c.PassedOver += o.PassedOver
 	c.Copied += o.Copied
 	c.CopyLost += o.CopyLost
 }
@@ -418,7 +423,7 @@ func (p *Program) Counters() (Counters, error) {
 		return Counters{}, dataplane.CodeShutdown
 	}
 	var c Counters
-	for i, to := range []*uint64{&c.Redirected, &c.Passed, &c.Dropped, &c.Errors, &c.Copied, &c.CopyLost, &c.Denied, &c.Limited, &c.SYNLimited, &c.Steered} {
+	for i, to := range []*uint64{&c.Redirected, &c.Passed, &c.Dropped, &c.Errors, &c.Copied, &c.CopyLost, &c.Denied, &c.Limited, &c.SYNLimited, &c.Steered, &c.PassedOver} {
 		n, err := sumCPUs(p.counters, uint32(i))
 		if err != nil {
 			return Counters{}, fmt.Errorf("read XDP counters of %s: %w", p.ifname, err)

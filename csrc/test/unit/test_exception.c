@@ -277,6 +277,38 @@ static void test_listed(void **state) {
   PASSED(&w, raw4(&us, mac_us, 112));
   KEPT(&w, raw4(&us, mac_us, 47));
   assert_int_equal(rig_drop(&w.r, NP_DROP_IP_PROTO), 1);
+  /* errors about what the kernel sent from there, and about what we did */
+  static const struct {
+    uint8_t type, proto;
+    uint16_t from, to;
+    uint32_t bytes;
+    bool kernels;
+  } errors[] = {
+      {3, 6, 22, 5000, 8, true},   {11, 6, 22, 5000, 8, true},  {12, 17, 161, 9, 8, true}, {3, 6, 5000, 22, 8, true},
+      {3, 6, 5000, 5060, 8, false}, {3, 6, 7001, 5000, 8, false}, {3, 89, 0, 0, 8, true},    {3, 6, 22, 5000, 3, false},
+      {0, 6, 22, 5000, 8, false},
+  };
+  for (uint32_t i = 0; i < NP_COUNT_OF(errors); i++) {
+    struct frame f;
+    struct np_addr src = rig_v4(PEER);
+    uint8_t icmp[36] = {errors[i].type, [8] = 0x45, [17] = errors[i].proto};
+    np_store_be16(icmp + 28, errors[i].from);
+    np_store_be16(icmp + 30, errors[i].to);
+    frame_eth(&f, mac_us, mac_peer, 0, 0x0800);
+    frame_ip(&f, &src, &us, 1, 64);
+    frame_add(&f, icmp, 28 + errors[i].bytes);
+    frame_finish(&f, 1);
+    if (passed(&w, &f) != errors[i].kernels) fail_msg("error %u", i);
+  }
+  struct frame f;
+  struct np_addr src6 = frame_v6(PEER);
+  struct np_addr us6 = frame_v6(US);
+  uint8_t icmp6_error[52] = {2, [8] = 0x60, [14] = 6, [49] = 22};
+  frame_eth(&f, mac_us, mac_peer, 0, 0x86dd);
+  frame_ip(&f, &src6, &us6, 58, 64);
+  frame_add(&f, icmp6_error, sizeof icmp6_error);
+  frame_finish(&f, 58);
+  assert_true(passed(&w, &f));
   world_free(&w);
 }
 

@@ -58,6 +58,8 @@ type XDPPackets struct {
 	Denied      uint64 `json:"denied_packets_total"`
 	RateLimited uint64 `json:"rate_limited_packets_total"`
 	SYNLimited  uint64 `json:"syn_limited_packets_total"`
+
+	KernelLimited uint64 `json:"kernel_rate_limited_packets_total"` // over the rate of what the kernel may have
 }
 
 // PortRange is first to last.
