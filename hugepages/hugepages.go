@@ -109,6 +109,20 @@ func number(f fs.FS, name string) (int, error) {
 	return n, nil
 }
 
+// NodeOf is the NUMA node of a CPU, NoNode when the machine has none.
+func NodeOf(f fs.FS, cpu int) int {
+	list, err := fs.ReadDir(f, fmt.Sprintf("sys/devices/system/cpu/cpu%d", cpu))
+	if err != nil {
+		return NoNode
+	}
+	for _, e := range list {
+		if n, err := strconv.Atoi(strings.TrimPrefix(e.Name(), "node")); err == nil && strings.HasPrefix(e.Name(), "node") {
+			return n
+		}
+	}
+	return NoNode
+}
+
 // file is where the number of 2 MiB pages of a node is read and set.
 func file(node int) string {
 	if node == NoNode {

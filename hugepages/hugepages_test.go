@@ -56,6 +56,10 @@ func node(n string, total, free int) fstest.MapFS {
 
 func TestPools(t *testing.T) {
 	m := node("node1", 8, 3)
+	m["sys/devices/system/cpu/cpu3/node1/x"] = &fstest.MapFile{}
+	if hugepages.NodeOf(m, 3) != 1 || hugepages.NodeOf(m, 4) != hugepages.NoNode {
+		t.Error("node of a CPU")
+	}
 	m["sys/devices/system/node/possible"] = &fstest.MapFile{Data: []byte("0-1\n")}
 	got, err := hugepages.Pools(m)
 	want := []hugepages.Pool{{Node: 1, Bytes: hugepages.Size2M, Total: 8, Free: 3}, {Node: 1, Bytes: hugepages.Size1G}}

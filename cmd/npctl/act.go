@@ -134,9 +134,7 @@ func drainCmd(a *app) *cobra.Command {
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		if !yes {
-			fmt.Fprint(a.err, "npctl: drain: new connections will be refused until npd restarts. Go on? [y/N] ")
-			line, _ := bufio.NewReader(cmd.InOrStdin()).ReadString('\n')
-			if answer := strings.ToLower(strings.TrimSpace(line)); answer != "y" && answer != "yes" {
+			if !a.ask(cmd, "drain: new connections will be refused until npd restarts. Go on?") {
 				return errors.New("drain: not done")
 			}
 		}

@@ -150,7 +150,7 @@ func newRoot(a *app) *cobra.Command {
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "print nothing, only set the exit code")
 	f.DurationVar(&a.timeout, "timeout", 5*time.Second, "give up after so long (a capture only until it starts)")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(statusCmd(a), connCmd(a), dropsCmd(a), statsCmd(a), backendCmd(a), interfaceCmd(a), nicCmd(a), neighborCmd(a),
+	root.AddCommand(statusCmd(a), doctorCmd(a), connCmd(a), dropsCmd(a), statsCmd(a), backendCmd(a), interfaceCmd(a), nicCmd(a), neighborCmd(a),
 		listenerCmd(a), peerCmd(a), configCmd(a), captureCmd(a), keyCmd(a), certCmd(a), drainCmd(a), logCmd(a), versionCmd(a))
 	return root
 }

@@ -22,6 +22,7 @@ import (
 
 	"github.com/np-appliance/np/ctrl/config"
 	"github.com/np-appliance/np/ctrl/daemon"
+	"github.com/np-appliance/np/ctrl/host"
 	"github.com/np-appliance/np/ctrl/logs"
 	"github.com/np-appliance/np/ctrl/mgmt/api"
 	"github.com/np-appliance/np/ctrl/nic"
@@ -193,7 +194,7 @@ func (a *app) serve() error {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR1)
 	defer signal.Stop(signals)
-	return daemon.Run(context.Background(), daemon.Options{Config: c, Load: a.load, NewPlane: npc.New, System: ports.Linux{}, Log: log,
+	return daemon.Run(context.Background(), daemon.Options{Config: c, Load: a.load, NewPlane: npc.New, System: ports.Linux{}, Files: host.OS("/"), Log: log,
 		Bound:   func(name string) string { return nic.Bound(nic.Dir, name) },
 		Version: version(), Now: time.Now, Mono: monotonic}, signals)
 }

@@ -85,7 +85,7 @@ type Dataplane struct {
 	Backend        string `key:"backend" default:"auto" oneof:"auto|dpdk|af_xdp|af_packet|tap" doc:"of interfaces that don't say: auto tries dpdk (with a device), af_xdp zero-copy, af_xdp copy, af_packet; another word begins there"`
 	OnFallback     string `key:"on_fallback" default:"warn" oneof:"allow|warn|fail" doc:"when an interface or listener gets a lower backend than it asked for"`
 	Cores          CPUs   `key:"cores" default:"1" doc:"CPUs of the poll cores: a list (\"1-3\", [2, 3]) or a count (2: CPUs 0 and 1)"`
-	Hugepages      string `key:"hugepages" default:"auto" oneof:"auto|off|must" doc:"2 MiB pages for packet memory"`
+	Hugepages      string `key:"hugepages" default:"auto" oneof:"auto|off|must|reserve" doc:"2 MiB pages for packet memory: auto when there are any; reserve makes npd reserve them on the cores' NUMA nodes while it runs"`
 	Crypto         string `key:"crypto" default:"auto" oneof:"auto|portable" doc:"portable: libcrypto even where libipsec-mb works"`
 	GRO            bool   `key:"gro" default:"true" doc:"join received TCP segments of a burst that continue each other"`
 	Idle           Idle   `key:"idle" doc:""`
@@ -268,6 +268,19 @@ func (c *Config) InterfaceBackend(i *Interface) string {
 		return i.Backend
 	}
 	return c.Dataplane.Backend
+}
+
+// PacketMemory is about what one core takes for packets and tables, in bytes, with
+// buffers of chunk bytes. What only the data plane knows exactly is a quarter more.
+func (c *Config) PacketMemory(chunk int) int {
+	n := c.Limits.BuffersPerCore * chunk
+	return n + n/4
+}
+
+// HugePagesPerCore is how many pages of 2 MiB that is.
+func (c *Config) HugePagesPerCore(chunk int) int {
+	const page = 2 << 20
+	return (c.PacketMemory(chunk) + page - 1) / page
 }
 
 // Pos returns where a key or table stands, such as "interface[0].name" or

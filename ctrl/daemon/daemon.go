@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"sync"
@@ -25,6 +26,7 @@ import (
 	"github.com/np-appliance/np/ctrl/session"
 	"github.com/np-appliance/np/dataplane"
 	"github.com/np-appliance/np/dataplane/events"
+	"github.com/np-appliance/np/hugepages"
 )
 
 // Options are what a daemon is made of.
@@ -34,6 +36,7 @@ type Options struct {
 	NewPlane func(*dataplane.Config) (dataplane.Plane, error)
 	System   ports.System
 	Bound    func(name string) string // PCI address of a network card that was taken from the kernel, "" none; may be nil
+	Files    hugepages.Files          // the machine's, for [dataplane] hugepages = "reserve"; may be nil
 	Log      *logs.Log
 	Version  api.Version
 	Now      func() time.Time
@@ -78,7 +81,7 @@ func Run(ctx context.Context, o Options, signals <-chan os.Signal) error {
 		return err
 	}
 	d.setState(mgmt.StateReady)
-	d.o.Log.Info("npd ready", "version", o.Version.Version, "backend", d.plane.Info().Backend, "crypto", d.plane.Info().CryptoEngine,
+	d.o.Log.Info("npd ready", "version", o.Version.Version, "backend", d.ports.Actual(netip.Addr{}), "crypto", d.plane.Info().CryptoEngine,
 		"cores", len(d.plane.Cores()), "socket", d.cfg.Management.Socket)
 	if o.Ready != nil {
 		o.Ready()
@@ -258,7 +261,11 @@ func (d *Daemon) makePlane(ctx context.Context) error {
 		}
 		mtu = max(mtu, ports.MTU(&p, &dev))
 	}
-	plane, err := d.o.NewPlane(planeConfig(c, mtu))
+	pc := planeConfig(c, mtu)
+	if c.Dataplane.Hugepages == "reserve" {
+		d.reserve(c, pc)
+	}
+	plane, err := d.o.NewPlane(pc)
 	if err != nil {
 		return fmt.Errorf("start data plane: %w", err)
 	}
@@ -281,6 +288,31 @@ func (d *Daemon) makePlane(ctx context.Context) error {
 	}
 	d.part("ports", d.ports.Run)
 	return nil
+}
+
+// reserve takes huge pages on the nodes of the cores until the daemon ends. Where there
+// are fewer, packet memory is on ordinary pages, as the log says.
+func (d *Daemon) reserve(c *config.Config, pc *dataplane.Config) {
+	if d.o.Files == nil {
+		return
+	}
+	need := map[int]int{}
+	for _, cpu := range pc.CPUs {
+		need[hugepages.NodeOf(d.o.Files, cpu)] += c.HugePagesPerCore(pc.ChunkBytes)
+	}
+	for node, pages := range need {
+		r, err := hugepages.Reserve(d.o.Files, node, pages)
+		if err != nil {
+			d.o.Log.Warn("huge pages not reserved", "node", node, "pages", pages, "err", err)
+		} else {
+			d.o.Log.Info("huge pages reserved", "node", node, "pages", pages, "added", r.Added)
+		}
+		d.later(func() {
+			if err := r.Undo(); err != nil {
+				d.o.Log.Warn("huge pages not given back", "node", node, "err", err)
+			}
+		})
+	}
 }
 
 // port is an interface's configuration; a card that npctl nic bind took from the kernel

@@ -7,6 +7,7 @@ import (
 
 	"github.com/np-appliance/np/ctrl/ladder"
 	"github.com/np-appliance/np/ctrl/mgmt/api"
+	"github.com/np-appliance/np/dataplane"
 )
 
 // backend tells what was asked for and what is, for the whole and for each
@@ -47,4 +48,24 @@ func (s *Server) backend(*http.Request) (any, error) {
 		out.Actual = ladder.None
 	}
 	return out, nil
+}
+
+// connBackend is what brings a connection's bytes: the rung of its interface, or the
+// kernel's sockets.
+func (s *Server) connBackend(c *dataplane.Conn) string {
+	if c.Carrier != dataplane.CarrierStack {
+		return c.Carrier.String()
+	}
+	return s.cfg.Ports.Actual(c.Local.Addr().Unmap().WithZone(""))
+}
+
+func (s *Server) setBackend(r *http.Request) (any, error) {
+	var in api.BackendRequest
+	if err := body(r, &in); err != nil {
+		return nil, err
+	}
+	if err := s.cfg.Ports.SetBackend(r.Context(), in.Interface, in.Backend, in.Device); err != nil {
+		return nil, err
+	}
+	return s.backend(r)
 }

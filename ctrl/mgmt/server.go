@@ -136,6 +136,7 @@ func (s *Server) Handler(readOnly bool) http.Handler {
 	get(api.PathLogLevel, s.logLevel)
 	get(api.PathCerts, s.certs)
 	post(api.PathCertsReload, s.reloadCerts)
+	post(api.PathBackend, s.setBackend)
 	post(api.PathLogLevel, s.setLogLevel)
 	post(api.PathDrain, s.drain)
 	post(api.PathConnClose, s.closeConn)

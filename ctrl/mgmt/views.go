@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strconv"
 	"time"
@@ -62,7 +63,7 @@ func (s *Server) status(r *http.Request) (any, error) {
 	info, st := s.cfg.Plane.Info(), s.cfg.Sessions.Stats()
 	now := s.cfg.Now()
 	out := api.Status{Schema: api.Schema, State: s.cfg.Daemon.State(), Problems: []string{}, Version: s.cfg.Version.Version,
-		StartedAt: s.cfg.Start.UTC(), UptimeSeconds: now.Sub(s.cfg.Start).Seconds(), Backend: info.Backend, CryptoEngine: info.CryptoEngine,
+		StartedAt: s.cfg.Start.UTC(), UptimeSeconds: now.Sub(s.cfg.Start).Seconds(), Backend: s.cfg.Ports.Actual(netip.Addr{}), CryptoEngine: info.CryptoEngine,
 		HugePageBytes: info.HugePage, PublicKey: s.cfg.PublicKey, Cores: s.cores(info.CPUs, per), Interfaces: s.interfaceList(r.Context()),
 		Connections: sum.Counter[dataplane.CounterTCPConns], Sessions: sum.Counter[dataplane.CounterNPROSessions],
 		Streams: sum.Counter[dataplane.CounterNPROStreams], Handshakes: uint64(max(st.HandshakesInFlight, 0)),
@@ -241,7 +242,7 @@ func compression(n uint8) string {
 func (s *Server) view(c *dataplane.Conn, names map[dataplane.ListenerID]string) api.Conn {
 	v := api.Conn{ID: strconv.FormatUint(uint64(c.Handle), 16), Listener: names[c.Listener], Protocol: protocol(c.Kind),
 		Local: c.Local.String(), Remote: c.Remote.String(), State: c.State, SessionState: c.SessionState, AEAD: aead(c.AEAD),
-		Compression: compression(c.Compression), Core: c.Core, Backend: s.cfg.Plane.Info().Backend, Outgoing: c.Outgoing,
+		Compression: compression(c.Compression), Core: c.Core, Backend: s.connBackend(c), Outgoing: c.Outgoing,
 		CreatedAt: s.wall(c.Created), BytesReceived: c.BytesRx, BytesSent: c.BytesTx, BytesRetrans: c.BytesRetrans,
 		SegmentsReceived: c.SegsRx, SegmentsSent: c.SegsTx, FramesReceived: c.FramesRx, FramesSent: c.FramesTx, Streams: c.Streams,
 		SendQueueBytes: c.SendQ, ReceiveQueueBytes: c.RecvQ,

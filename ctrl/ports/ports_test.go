@@ -60,6 +60,8 @@ func TestLadder(t *testing.T) {
 		{"DPDK", func(i *ports.Interface) { i.Device = "0000:00:04.0" }, nil, nil, ladder.DPDK, false, 1},
 		{"DPDK refused", func(i *ports.Interface) { i.Device = "0000:00:04.0" }, nil, func(p *fake.Plane) { p.Fail("AddInterface", 1, dataplane.CodeNodev) }, ladder.ZeroCopy, false, 2},
 		{"DPDK or nothing", func(i *ports.Interface) { i.Backend, i.Device, i.Strict = ladder.DPDK, "net_ring0", true }, nil, func(p *fake.Plane) { p.Fail("AddInterface", 1, unsupported) }, "dpdk refused", true, 0},
+		{"DPDK without a device", func(i *ports.Interface) { i.Backend = ladder.DPDK }, nil, nil, ladder.ZeroCopy, false, 2},
+		{"DPDK without a device, strict", func(i *ports.Interface) { i.Backend, i.Strict = ladder.DPDK, true }, nil, nil, "dpdk refused: interface np0 has no device", true, 0},
 		{"DPDK without the kernel's", func(i *ports.Interface) { i.Name, i.Device = "np7", "net_ring0" }, nil, nil, ladder.DPDK, false, 1},
 		{"nothing without the kernel's", func(i *ports.Interface) { i.Name, i.Device = "np7", "net_ring0" }, nil, func(p *fake.Plane) { p.Fail("AddInterface", 1, unsupported) }, "no such interface", true, 0},
 		{"TAP", func(i *ports.Interface) { i.Name, i.Backend = "np7", ladder.TAP }, nil, nil, ladder.TAP, false, 1},
@@ -536,5 +538,57 @@ func TestDeviceOfThePlane(t *testing.T) {
 		}
 		cancel()
 		<-done
+	})
+}
+
+// TestSetBackend changes a device's backend while it runs; what is refused leaves it
+// where it was.
+func TestSetBackend(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sys, plane, m, _ := setup(t)
+		ctx := t.Context()
+		for _, cfg := range []ports.Interface{np0, vlan(100)} {
+			if err := m.Add(ctx, cfg); err != nil {
+				t.Fatal(err)
+			}
+		}
+		check := func(what, requested, actual string, programs int) {
+			t.Helper()
+			s := m.Status()
+			if s[0].Config.Backend != requested || s[1].Config.Backend != requested || ladder.Actual(s[0].Ladder) != actual || !s[0].Up || !s[1].Up || plane.Interfaces()[0].Down {
+				t.Errorf("%s: %+v", what, s)
+			}
+			open := 0
+			for _, p := range sys.Programs() {
+				if !p.Closed {
+					open++
+				}
+			}
+			if open != programs {
+				t.Errorf("%s: %d XDP programs", what, open)
+			}
+		}
+		if err := m.SetBackend(ctx, "np0.100", ladder.AFPacket, ""); err != nil {
+			t.Fatal(err)
+		}
+		check("af_packet", ladder.AFPacket, ladder.AFPacket, 0)
+		if err := m.SetBackend(ctx, "np0", ladder.Auto, ""); err != nil {
+			t.Fatal(err)
+		}
+		check("auto", ladder.Auto, ladder.ZeroCopy, 1)
+		for _, bad := range [][3]string{{"np0", "best", ""}, {"np0", ladder.TAP, ""}, {"np0", ladder.AFXDP, "net_ring0"}, {"np7", ladder.Auto, ""}} {
+			if err := m.SetBackend(ctx, bad[0], bad[1], bad[2]); err == nil {
+				t.Errorf("%v taken", bad)
+			}
+		}
+		check("mistakes", ladder.Auto, ladder.ZeroCopy, 1)
+		plane.Fail("ReattachInterface", 1, dataplane.CodeUnsupported)
+		if err := m.SetBackend(ctx, "np0", ladder.AFPacket, ""); !errors.Is(err, dataplane.CodeUnsupported) {
+			t.Error(err)
+		}
+		check("refused", ladder.Auto, ladder.ZeroCopy, 1)
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
 	})
 }

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/np-appliance/np/ctrl/ladder"
@@ -96,7 +99,11 @@ func (a *attempt) climb(ctx context.Context) error {
 			Cure:  func(err error) string { return r.cure(err, a) },
 			Final: func(err error) bool { return final(err, r) }}
 		if r.backend == dataplane.BackendDPDK && want.Device == "" {
-			s.Skip, s.SkipCure = a.noDevice()
+			why, cure := a.noDevice()
+			if s.Skip, s.SkipCure = why, cure; want.Backend == ladder.DPDK { // asked for
+				s.Skip, s.Try = "", func(context.Context) error { return errors.New(why) }
+				s.Cure = func(error) string { return cure }
+			}
 		}
 		steps = append(steps, s)
 	}
@@ -261,4 +268,82 @@ func cureDPDK(err error, a *attempt) string {
 		return "npctl nic list"
 	}
 	return "npctl doctor"
+}
+
+// SetBackend gives a running device another backend, or the same one a new try: the
+// queues are closed for a moment, connections stay. On an error the device is on what it
+// was on before; if that is refused too, Run tries on.
+func (m *Manager) SetBackend(ctx context.Context, name, backend, device string) error {
+	wrap := func(err error) error { return fmt.Errorf("set backend of %s to %s: %w", name, backend, err) }
+	if !slices.Contains([]string{ladder.Auto, ladder.DPDK, ladder.AFXDP, ladder.AFPacket}, backend) {
+		return wrap(fmt.Errorf("%w (expected auto, dpdk, af_xdp or af_packet)", dataplane.CodeInvalid))
+	}
+	if device != "" && backend != ladder.Auto && backend != ladder.DPDK {
+		return wrap(fmt.Errorf("%w (a device is for dpdk)", dataplane.CodeInvalid))
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p, err := m.device(name)
+	if err != nil {
+		return err
+	}
+	first := &p.subs[0].cfg
+	if first.Backend == ladder.TAP {
+		return wrap(fmt.Errorf("%w (a TAP is npd's own device)", dataplane.CodeInvalid))
+	}
+	was := [2]string{first.Backend, first.Device}
+	set := func(v [2]string) {
+		for _, s := range p.subs {
+			s.cfg.Backend, s.cfg.Device = v[0], v[1]
+		}
+	}
+	again := func() error {
+		if p.attached {
+			m.detach(ctx, p)
+		}
+		d, missing := m.sys.Inspect(p.name)
+		if missing != nil && first.Kernel() {
+			return missing
+		}
+		return m.attach(ctx, p, &d, missing)
+	}
+	set([2]string{backend, device})
+	if err = again(); err != nil {
+		set(was)
+		if back := again(); back != nil {
+			p.reason, p.retry = back.Error(), m.now()
+			m.say(p)
+			m.Poke()
+			err = errors.Join(err, back)
+		}
+		return wrap(err)
+	}
+	m.log.Info("backend changed by an operator", "interface", p.name, "requested", backend, "backend", p.rung.name)
+	return nil
+}
+
+// Actual names the backends in use, of all interfaces or of the one with an address.
+func (m *Manager) Actual(of netip.Addr) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []string
+	for _, p := range m.ports {
+		if !p.attached || of.IsValid() && !p.has(of) || slices.Contains(out, p.rung.name) {
+			continue
+		}
+		out = append(out, p.rung.name)
+	}
+	if len(out) == 0 {
+		return ladder.None
+	}
+	return strings.Join(out, ", ")
+}
+
+func (p *port) has(a netip.Addr) bool {
+	for _, s := range p.subs {
+		if slices.Contains(s.learned, a) || slices.ContainsFunc(s.cfg.Addresses, func(o netip.Prefix) bool { return o.Addr() == a }) {
+			return true
+		}
+	}
+	return false
 }

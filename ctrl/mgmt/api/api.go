@@ -318,6 +318,15 @@ type Backend struct {
 	Ladder    []Rung       `json:"ladder"`
 }
 
+// BackendRequest gives an interface another backend until npd ends, or the same one a
+// new try; the answer is Backend.
+type BackendRequest struct {
+	Schema    string `json:"schema"`
+	Interface string `json:"interface"`
+	Backend   string `json:"backend"` // auto, dpdk, af_xdp, af_packet
+	Device    string `json:"device,omitempty"`
+}
+
 // BackendUse is what one interface or listener asked for and has.
 type BackendUse struct {
 	Kind      string `json:"kind"` // interface, listener
@@ -495,4 +504,35 @@ type BoundNIC struct {
 	HadAddresses []string   `json:"had_addresses"`
 	Confirmed    bool       `json:"confirmed"`
 	Deadline     *time.Time `json:"deadline,omitempty"` // given back then
+}
+
+// Doctor is what npctl doctor prints.
+type Doctor struct {
+	Schema  string    `json:"schema"`
+	OK      int       `json:"ok"`
+	Warn    int       `json:"warn"`
+	Fail    int       `json:"fail"`
+	Results []Finding `json:"results"`
+	Fixed   []Fixed   `json:"fixed"` // by --fix, before the results
+}
+
+// Finding is what one check says of one thing.
+type Finding struct {
+	Check   string `json:"check"`
+	On      string `json:"on,omitempty"` // an interface, a CPU, a node; absent: the machine
+	Result  string `json:"result"`       // ok, warn, fail
+	Found   string `json:"found"`
+	Cost    string `json:"cost,omitempty"`
+	Cure    string `json:"cure,omitempty"` // a command
+	Fixable bool   `json:"fixable"`        // --fix does it
+}
+
+// Fixed is what --fix did.
+type Fixed struct {
+	Check string `json:"check"`
+	On    string `json:"on,omitempty"`
+	What  string `json:"what"`
+	Back  string `json:"back"` // the command that takes it back
+	Done  bool   `json:"done"`
+	Error string `json:"error,omitempty"`
 }

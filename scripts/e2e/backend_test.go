@@ -1,0 +1,100 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/np-appliance/np/ctrl/mgmt/api"
+)
+
+// backendIs waits until npctl says that an interface asked for and has these, and that a
+// connection says the same.
+func (w *world) backendIs(name, requested, actual string) {
+	w.t.Helper()
+	b := query[api.Backend](w, "backend", "show")
+	for _, u := range b.Backends {
+		if u.Kind == "interface" && u.Name == name {
+			if u.Requested != requested || u.Actual != actual {
+				w.t.Errorf("%s: requested %s, actual %s (%s), want %s, %s", name, u.Requested, u.Actual, u.Reason, requested, actual)
+			}
+			return
+		}
+	}
+	w.t.Fatalf("npctl backend show has no %s: %+v", name, b)
+}
+
+// TestBackends: one connection lives through every backend that this machine has, and
+// npctl tells the truth on each.
+func TestBackends(t *testing.T) {
+	w := newWorld(t, options{})
+	w.backendIs("np0", "auto", "af_xdp copy") // veth has no zero-copy
+	free := w.status().BuffersFree
+	conn := w.mustDial(addr4(7))
+	for _, step := range []struct{ set, actual string }{{"af_packet", "af_packet"}, {"af_xdp", "af_xdp copy"}, {"dpdk", "af_xdp copy"}, {"auto", "af_xdp copy"}, {"af_packet", "af_packet"}} {
+		if out, code := w.npctl("backend", "set", "np0", step.set); code != 0 {
+			t.Fatalf("set %s: exit %d: %s", step.set, code, out)
+		}
+		w.backendIs("np0", step.set, step.actual)
+		if err := echo(conn, 200_000); err != nil {
+			t.Fatalf("on %s: %v", step.actual, err)
+		}
+		list := query[api.Conns](w, "conn", "list").Connections
+		if len(list) != 1 || list[0].Backend != step.actual || w.status().Backend != step.actual {
+			t.Errorf("on %s: %+v", step.actual, list)
+		}
+		w.must(w.in("c", "ping", "-c", "1", "-W", "2", server6))
+	}
+	for _, bad := range [][]string{{"np0", "best"}, {"np0", "tap"}, {"np7", "auto"}, {"np0", "af_packet", "--device", "net_ring0"}} {
+		if out, code := w.npctl(append([]string{"backend", "set"}, bad...)...); code != 2 && code != 4 {
+			t.Errorf("set %v: exit %d: %s", bad, code, out)
+		}
+	}
+	w.backendIs("np0", "af_packet", "af_packet")
+	_ = conn.Close()
+	w.restful(min(free, w.status().Buffers/2)) // the backends' receive rings differ
+}
+
+// TestBackendByEnvironment: AF_PACKET and a TAP from the start, and a device that goes away
+// and comes back on the backend it had.
+func TestBackendByEnvironment(t *testing.T) {
+	for _, backend := range []string{"af_packet", "tap"} {
+		t.Run(backend, func(t *testing.T) {
+			w := newWorld(t, options{env: []string{"NP_DATAPLANE_BACKEND=" + backend}, config: func(s string) string {
+				if backend == "tap" {
+					return strings.Replace(s, `name = "np0"`, `name = "nptap"`, 1)
+				}
+				return s
+			}})
+			name, side := "np0", "c"
+			if backend == "tap" {
+				name, side = "nptap", "s"
+				w.must(w.in("s", "ip", "addr", "add", "198.18.0.9/24", "dev", name))
+			}
+			w.backendIs(name, backend, backend)
+			ping := func() error {
+				if out, err := w.in(side, "ping", "-c", "1", "-W", "1", server4).CombinedOutput(); err != nil {
+					return fmt.Errorf("%w: %s", err, out)
+				}
+				return nil
+			}
+			if err := ping(); err != nil {
+				t.Fatal(err)
+			}
+			if backend != "tap" {
+				return
+			}
+			w.must(w.in("s", "ip", "link", "del", name))
+			w.eventually(10*time.Second, "the TAP is made again", func() error {
+				if out, err := w.in("s", "ip", "addr", "add", "198.18.0.9/24", "dev", name).CombinedOutput(); err != nil && !strings.Contains(string(out), "exists") {
+					return fmt.Errorf("%w: %s", err, out)
+				}
+				return ping()
+			})
+			w.backendIs(name, backend, backend)
+		})
+	}
+}
