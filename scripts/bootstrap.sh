@@ -27,6 +27,7 @@ packages=(
   iputils-ping       # ping and ping6 in e2e
   procps             # sysctl
   tcpdump            # reads our captures back in e2e
+  curl               # HTTP client against net/http on our stack in e2e
   jq                 # perf/run.sh
   shellcheck         # lint of scripts
   nmap               # these five: other people's tools against npd in e2e
