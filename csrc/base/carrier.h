@@ -64,6 +64,9 @@ struct np_carrier_ops {
   struct np_stream *(*stream)(struct np_carrier *c, uint64_t handle);
   /* Snapshot as np_tcp_connections. */
   uint32_t (*connections)(struct np_carrier *c, uint32_t *cursor, struct np_conn_info *out, uint32_t max);
+  /* Changes what (enum np_conn_setting, np/abi.h) of a live connection. NULL: nothing can be changed.
+   * Errors: NP_ERR_STALE, NP_ERR_INVALID, NP_ERR_UNSUPPORTED, NP_ERR_SYS. */
+  enum np_err (*set)(struct np_carrier *c, uint64_t handle, uint32_t what, uint32_t value);
   /* Ends every connection. On the core's thread: nothing of it is in the kernel's or a device's hands
    * afterwards; only RDMA's queue pairs keep buffers until the control side ends them. */
   void (*abort_all)(struct np_carrier *c, uint64_t now_ns);

@@ -122,13 +122,18 @@ struct np_carrier *np_core_carrier_of(const struct np_core *core, uint32_t kind)
   return NULL;
 }
 
-struct np_stream *np_core_stream(struct np_core *core, uint64_t handle) {
+struct np_carrier *np_core_carrier_at(const struct np_core *core, uint64_t handle) {
   uint32_t slot = (uint32_t)handle & ((1u << NP_HANDLE_SLOT_BITS) - 1u);
   for (uint32_t i = 0; i < core->carrier_count; i++) {
     struct np_carrier *c = core->carrier[i].c;
-    if (slot >= c->slot_base && slot - c->slot_base < c->slot_count) return c->ops->stream(c, handle);
+    if (slot >= c->slot_base && slot - c->slot_base < c->slot_count) return c;
   }
-  return np_tcp_stream(core->tcp, handle);
+  return NULL;
+}
+
+struct np_stream *np_core_stream(struct np_core *core, uint64_t handle) {
+  struct np_carrier *c = np_core_carrier_at(core, handle);
+  return c != NULL ? c->ops->stream(c, handle) : np_tcp_stream(core->tcp, handle);
 }
 
 /* The cursor counts slots: TCP's first, then each carrier's from its base on. */

@@ -228,6 +228,11 @@ static enum np_err cmd_udp_close(struct np_core *core, const struct np_cmd *cmd,
 
 static enum np_err cmd_conn_set(struct np_core *core, const struct np_cmd *cmd, struct answer *out) {
   (void)out;
+  struct np_carrier *c = np_core_carrier_at(core, cmd->handle);
+  if (c != NULL) {
+    if (c->ops->set == NULL) return NP_ERR_UNSUPPORTED;
+    return c->ops->set(c, cmd->handle, cmd->stream, cmd->arg);
+  }
   switch (cmd->stream) {
     case NP_CONN_SET_CC:
       return np_tcp_set_cc(core->tcp, cmd->handle, cmd->arg);

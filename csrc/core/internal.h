@@ -226,6 +226,8 @@ uint32_t np_core_carriers_posted(const struct np_core *core);
 void np_core_carriers_stop(struct np_core *core);
 /* NULL: there is none of that kind. */
 struct np_carrier *np_core_carrier_of(const struct np_core *core, uint32_t kind);
+/* That whose slots handle's is among; NULL: our own TCP's. */
+struct np_carrier *np_core_carrier_at(const struct np_core *core, uint64_t handle);
 /* The stream a handle names, whatever carries it; NULL when stale. */
 struct np_stream *np_core_stream(struct np_core *core, uint64_t handle);
 /* As np_tcp_connections, over TCP and all carriers. */

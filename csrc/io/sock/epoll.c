@@ -394,6 +394,7 @@ static const struct np_carrier_ops ops = {
     .fd = epoll_fd,
     .stream = np_sock_stream,
     .connections = np_sock_connections,
+    .set = np_sock_set,
     .abort_all = epoll_abort_all,
     .fini = epoll_fini,
 };

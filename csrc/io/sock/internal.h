@@ -210,4 +210,8 @@ bool np_sock_flush(struct np_carrier *base, uint64_t now_ns);
 void np_sock_info(const struct np_stream *stream, struct np_conn_info *out);
 uint32_t np_sock_connections(struct np_carrier *base, uint32_t *cursor, struct np_conn_info *out, uint32_t max);
 
+/* set.c */
+
+enum np_err np_sock_set(struct np_carrier *base, uint64_t handle, uint32_t what, uint32_t value);
+
 #endif

@@ -489,6 +489,39 @@ static void info(struct sock_rig *t, bool is_unix) {
 }
 static void test_info(void **state) { each(state, info); }
 
+/* Settings of a live connection reach its socket; what Unix sockets lack is refused. */
+static void settings(struct sock_rig *t, bool is_unix) {
+  static const struct {
+    uint32_t what;
+    uint32_t value;
+    enum np_err tcp;
+    enum np_err local;
+  } steps[] = {
+      {NP_CONN_SET_KEEPALIVE, 5000, NP_ERR_OK, NP_ERR_OK},     {NP_CONN_SET_KEEPALIVE, 999, NP_ERR_INVALID, NP_ERR_INVALID},
+      {NP_CONN_SET_KEEPALIVE, 0, NP_ERR_OK, NP_ERR_OK},        {NP_CONN_SET_NAGLE, 1, NP_ERR_OK, NP_ERR_UNSUPPORTED},
+      {NP_CONN_SET_NAGLE, 0, NP_ERR_OK, NP_ERR_OK},            {NP_CONN_SET_NAGLE, 2, NP_ERR_INVALID, NP_ERR_INVALID},
+      {NP_CONN_SET_USER_TIMEOUT, 5000, NP_ERR_OK, NP_ERR_UNSUPPORTED},
+      {NP_CONN_SET_CC, NP_CC_CUBIC, NP_ERR_UNSUPPORTED, NP_ERR_UNSUPPORTED}, {77, 0, NP_ERR_INVALID, NP_ERR_INVALID},
+  };
+  sr_listen(t, NP_SESSION_ECHO, is_unix, 0);
+  int fd = sr_dial(t, is_unix);
+  uint64_t sent = 0;
+  uint64_t got = 0;
+  pump_until(t, fd, &sent, &got, 1000);
+  struct np_conn_info i;
+  only_conn(t, &i);
+  for (size_t k = 0; k < NP_COUNT_OF(steps); k++) {
+    struct np_cmd cmd = {.op = NP_CMD_CONN_SET, .handle = i.handle, .stream = steps[k].what, .arg = steps[k].value};
+    assert_int_equal(rig_command(&t->r, cmd, NULL, 0).err, is_unix ? steps[k].local : steps[k].tcp);
+  }
+  struct np_cmd stale = {.op = NP_CMD_CONN_SET, .handle = i.handle + (UINT64_C(1) << 32), .stream = NP_CONN_SET_NAGLE};
+  assert_int_equal(rig_command(&t->r, stale, NULL, 0).err, NP_ERR_STALE);
+  pump_until(t, fd, &sent, &got, 2000);
+  close(fd);
+  sr_until(t, NP_C_SOCK_CONNS, 0);
+}
+static void test_settings(void **state) { each(state, settings); }
+
 /* Snapshots in pieces name each connection once. */
 static void test_snapshot(void **state) {
   enum { N = 40, STEP = 7 };
@@ -536,6 +569,7 @@ static int run(const char *name, enum np_carrier_kind kind) {
       cmocka_unit_test_prestate(test_outgoing_refused, &kind),
       cmocka_unit_test_prestate(test_bad_commands, &kind),
       cmocka_unit_test_prestate(test_info, &kind),
+      cmocka_unit_test_prestate(test_settings, &kind),
       cmocka_unit_test_prestate(test_snapshot, &kind),
   };
   return cmocka_run_group_tests_name(name, tests, NULL, NULL);
