@@ -43,16 +43,18 @@ func TestListenTCP(t *testing.T) {
 }
 
 func TestListenTCPErrors(t *testing.T) {
-	fds, bound, err := ksock.ListenTCP(netip.MustParseAddrPort("127.0.0.1:0"), 1, &ksock.Options{})
-	if err != nil {
-		t.Fatal(err)
+	for _, cores := range []int{1, 3} {
+		fds, bound, err := ksock.ListenTCP(netip.MustParseAddrPort("127.0.0.1:0"), cores, &ksock.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _, err = ksock.ListenTCP(bound, cores, &ksock.Options{})
+		if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), bound.String()) || !strings.Contains(err.Error(), "ss -ltnp") {
+			t.Errorf("in use, %d cores: %v", cores, err)
+		}
+		ksock.Close(fds)
 	}
-	defer ksock.Close(fds)
-	_, _, err = ksock.ListenTCP(bound, 1, &ksock.Options{})
-	if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), bound.String()) || !strings.Contains(err.Error(), "ss -ltnp") {
-		t.Errorf("in use: %v", err)
-	}
-	_, _, err = ksock.ListenTCP(netip.MustParseAddrPort("198.18.77.77:7700"), 1, &ksock.Options{})
+	_, _, err := ksock.ListenTCP(netip.MustParseAddrPort("198.18.77.77:7700"), 1, &ksock.Options{})
 	if !errors.Is(err, syscall.EADDRNOTAVAIL) || !strings.Contains(err.Error(), "the kernel has no address 198.18.77.77") {
 		t.Errorf("no such address: %v", err)
 	}

@@ -35,10 +35,11 @@ func ListenTCP(addr netip.AddrPort, n int, o *Options) (fds []int, bound netip.A
 	}()
 	bound = addr
 	for range max(n, 1) {
-		fd, err := listenTCP(bound, n > 1, o)
+		first := len(fds) == 0
+		fd, err := listenTCP(bound, n > 1, first, o)
 		if errors.Is(err, unix.EAFNOSUPPORT) && bound.Addr() == netip.IPv6Unspecified() { // a machine without IPv6
 			bound = netip.AddrPortFrom(netip.IPv4Unspecified(), bound.Port())
-			fd, err = listenTCP(bound, n > 1, o)
+			fd, err = listenTCP(bound, n > 1, first, o)
 		}
 		if err != nil {
 			return fds, bound, fmt.Errorf("listen on %s: %w%s", addr, err, cure(err, addr))
@@ -68,7 +69,9 @@ func cure(err error, addr netip.AddrPort) string {
 	return ""
 }
 
-func listenTCP(addr netip.AddrPort, share bool, o *Options) (fd int, err error) {
+// listenTCP makes one socket. Of those that share a port the first binds alone and begins
+// to share afterwards: somebody else's listener there is an error, though it shares too.
+func listenTCP(addr netip.AddrPort, share, first bool, o *Options) (fd int, err error) {
 	if fd, err = tcpSocket(addr.Addr(), o); err != nil {
 		return -1, err
 	}
@@ -80,7 +83,7 @@ func listenTCP(addr netip.AddrPort, share bool, o *Options) (fd int, err error) 
 	if err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
 		return -1, err
 	}
-	if share {
+	if share && !first {
 		if err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
 			return -1, err
 		}
@@ -97,6 +100,11 @@ func listenTCP(addr netip.AddrPort, share bool, o *Options) (fd int, err error) 
 	}
 	if err = unix.Bind(fd, sa); err != nil {
 		return -1, err
+	}
+	if share && first {
+		if err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
+			return -1, err
+		}
 	}
 	backlog := o.Backlog
 	if backlog == 0 {

@@ -128,15 +128,21 @@ func free(path string) error {
 	if fi.Mode().Type() != fs.ModeSocket {
 		return errors.New("a file that is no socket is in the way")
 	}
-	fd, err := DialUnix(path)
-	if err == nil {
-		unix.Close(fd)
-		return fmt.Errorf("%w (another process answers there)", syscall.EADDRINUSE)
+	// With a datagram socket, so that whoever listens sees nothing of it: the kernel says
+	// that it is of the wrong type where there is a stream's, and refuses where there is none.
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
 	}
-	if !errors.Is(err, unix.ECONNREFUSED) { // EAGAIN: its queue is full, but it is there
+	defer unix.Close(fd)
+	switch err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err {
+	case unix.ECONNREFUSED:
+		return os.Remove(path)
+	case nil, unix.EPROTOTYPE:
+		return fmt.Errorf("%w (another process answers there)", syscall.EADDRINUSE)
+	default:
 		return fmt.Errorf("%w (%w)", syscall.EADDRINUSE, err)
 	}
-	return os.Remove(path)
 }
 
 // DialUnix connects to path, which is done when it returns: a full backlog is an error (EAGAIN).
