@@ -302,6 +302,7 @@ type Event struct {
 	Incoming  bool           // EventOpen: accepted rather than dialled
 	Local     netip.AddrPort // EventOpen
 	Remote    netip.AddrPort // EventOpen
+	Unix      *UnixPeer      // EventOpen: who is at the other end of a Unix socket
 	// Body is the frame body in one or more pieces, in order.
 	Body [][]byte
 	// Token is the implementation's; Release needs it.

@@ -33,6 +33,7 @@ type Conn struct {
 	network       string
 	handle        dataplane.Handle
 	local, remote net.Addr
+	unix          *dataplane.UnixPeer
 
 	rmu, wmu sync.Mutex // one reads, one writes at a time; before mu
 	rch, wch chan struct{}
@@ -654,7 +655,7 @@ func (c *Conn) SetUserTimeout(d time.Duration) error {
 func (c *Conn) Properties() dataplane.Properties {
 	p := c.o.properties(c.sh.s.plane)
 	p.Networks = []string{c.network}
-	p.ID = c.handle
+	p.ID, p.Unix = c.handle, c.unix
 	return p
 }
 

@@ -15,6 +15,7 @@ type Listener struct {
 	network string
 	addr    net.Addr
 	queue   chan *Conn
+	remove  func() // what else ends with it, or nil
 
 	mu     sync.Mutex
 	closed bool
@@ -26,7 +27,13 @@ func (l *Listener) push(c *Conn) {
 	c.o, c.network = &l.t.o, l.network
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if a := c.local.(*net.TCPAddr).AddrPort().Addr().Unmap(); !l.closed && fits(l.network, a) {
+	fit := true
+	if l.network == "unix" {
+		c.local, c.remote = l.addr, &net.UnixAddr{Net: "unix"}
+	} else {
+		fit = fits(l.network, c.local.(*net.TCPAddr).AddrPort().Addr().Unmap())
+	}
+	if fit && !l.closed {
 		select {
 		case l.queue <- c:
 			return
@@ -86,6 +93,9 @@ func (l *Listener) Close() error {
 func (l *Listener) unlisten() error {
 	ctx, cancel := context.WithTimeout(context.Background(), undoTime)
 	defer cancel()
+	if l.remove != nil {
+		defer l.remove()
+	}
 	return planeErr(l.t.s.plane.Unlisten(ctx, l.id))
 }
 

@@ -60,7 +60,7 @@ type packet struct {
 
 // ListenPacket implements [dataplane.Transport]: a *PacketConn.
 func (t *Transport) ListenPacket(ctx context.Context, network, address string) (net.PacketConn, error) {
-	if err := known("listen", network, "udp"); err != nil {
+	if err := t.known("listen", network, "udp"); err != nil {
 		return nil, err
 	}
 	at, err := t.bindable(ctx, network, address)

@@ -146,7 +146,7 @@ func (s *stack) Ended() { s.end(dataplane.CodeShutdown) }
 // open takes a connection that stands: to its listener, or to its dial.
 func (s *stack) open(sh *shard, ev *dataplane.Event) {
 	c := &Conn{sh: sh, handle: ev.Conn, local: net.TCPAddrFromAddrPort(ev.Local), remote: net.TCPAddrFromAddrPort(ev.Remote),
-		rch: make(chan struct{}, 1), wch: make(chan struct{}, 1)}
+		rch: make(chan struct{}, 1), wch: make(chan struct{}, 1), unix: ev.Unix}
 	sh.put(c)
 	s.mu.Lock()
 	defer s.mu.Unlock()

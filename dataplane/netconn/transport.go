@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -14,13 +15,19 @@ import (
 
 	"github.com/np-appliance/np/dataplane"
 	"github.com/np-appliance/np/dataplane/events"
+	"github.com/np-appliance/np/dataplane/ksock"
 )
 
 // Options of a transport; zero values mean defaults.
 type Options struct {
-	Backend string     // of Properties; "": what the plane says of itself
+	Backend string     // of Properties; "": what the plane says of itself, or the carrier's name
 	Source  netip.Addr // of dials; invalid: as the route to the peer has it
 	MTU     int        // of Properties
+
+	// Carrier brings the bytes. One of kernel sockets has to be among the plane's; the
+	// networks are then "tcp", "tcp4", "tcp6" and "unix".
+	Carrier  dataplane.Carrier
+	UnixMode fs.FileMode // of the files of listening Unix sockets; 0: 0600
 
 	CongestionControl dataplane.CongestionControl
 	DSCP              int // of listeners and datagrams
@@ -39,6 +46,7 @@ type Options struct {
 const (
 	backlog        = 1024
 	readBuffer     = 4 << 20
+	socketBuffer   = 256 << 10
 	writeBuffer    = 256 << 10
 	writeBufferMax = 512 << 10 // a core's queue takes a megabyte
 	datagramBytes  = 256 << 10
@@ -48,6 +56,9 @@ const (
 )
 
 func (o *Options) defaults() {
+	if o.ReadBuffer <= 0 && o.Carrier != dataplane.CarrierStack {
+		o.ReadBuffer = socketBuffer
+	}
 	for _, d := range []struct {
 		p *int
 		n int
@@ -57,18 +68,42 @@ func (o *Options) defaults() {
 		}
 	}
 	o.WriteBuffer = min(o.WriteBuffer, writeBufferMax)
+	if o.UnixMode == 0 {
+		o.UnixMode = unixMode
+	}
 }
 
 func (o *Options) properties(p dataplane.Plane) dataplane.Properties {
-	backend := o.Backend
-	if backend == "" {
-		backend = p.Info().Backend
+	r := dataplane.Properties{Backend: o.Backend, MTU: o.MTU, ReadBuffer: o.ReadBuffer, WriteBuffer: o.WriteBuffer, ZeroCopy: true, Vectored: true,
+		Networks: o.networks(), Latency: dataplane.LatencyPolled}
+	if o.sockets() {
+		r.Latency = dataplane.LatencyKernel
 	}
-	return dataplane.Properties{Backend: backend, MTU: o.MTU, ReadBuffer: o.ReadBuffer, WriteBuffer: o.WriteBuffer, ZeroCopy: true, Vectored: true,
-		Latency: dataplane.LatencyPolled}
+	switch {
+	case r.Backend != "":
+	case o.Carrier == dataplane.CarrierStack:
+		r.Backend = p.Info().Backend
+	default:
+		r.Backend = o.Carrier.String()
+	}
+	return r
 }
 
-var networks = [...]string{"tcp", "tcp4", "tcp6", "udp", "udp4", "udp6"}
+// sockets says whether the carrier's streams are kernel sockets.
+func (o *Options) sockets() bool {
+	return o.Carrier == dataplane.CarrierEpoll || o.Carrier == dataplane.CarrierUring
+}
+
+// networks are those that the carrier has.
+func (o *Options) networks() []string {
+	switch {
+	case o.Carrier == dataplane.CarrierStack:
+		return []string{"tcp", "tcp4", "tcp6", "udp", "udp4", "udp6"}
+	case o.sockets():
+		return []string{"tcp", "tcp4", "tcp6", "unix"}
+	}
+	return nil
+}
 
 // Transport implements [dataplane.Transport] over a plane.
 type Transport struct {
@@ -151,14 +186,12 @@ func (t *Transport) Stats() Stats {
 
 // Properties implements [dataplane.Transport].
 func (t *Transport) Properties() dataplane.Properties {
-	p := t.o.properties(t.s.plane)
-	p.Networks = networks[:]
-	return p
+	return t.o.properties(t.s.plane)
 }
 
 // known says whether network is one of ours, and of the kind that is wanted.
-func known(op, network string, prefixes ...string) error {
-	have := slices.DeleteFunc(slices.Clone(networks[:]), func(n string) bool {
+func (t *Transport) known(op, network string, prefixes ...string) error {
+	have := slices.DeleteFunc(t.o.networks(), func(n string) bool {
 		return !slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(n, p) })
 	})
 	if slices.Contains(have, network) {
@@ -227,8 +260,11 @@ func (t *Transport) resolve(ctx context.Context, network, address string) ([]net
 // Dial implements [dataplane.Transport]: a *Conn for "tcp", a connected datagram socket
 // for "udp". A name's addresses are tried in their order, each with its share of the time.
 func (t *Transport) Dial(ctx context.Context, network, address string) (net.Conn, error) {
-	if err := known("dial", network, "tcp", "udp"); err != nil {
+	if err := t.known("dial", network, "tcp", "udp", "unix"); err != nil {
 		return nil, err
+	}
+	if network == "unix" {
+		return t.dialUnix(ctx, address)
 	}
 	list, err := t.resolve(ctx, network, address)
 	if err != nil {
@@ -271,6 +307,14 @@ func (t *Transport) dialOne(ctx context.Context, network string, to netip.AddrPo
 	if strings.HasPrefix(network, "udp") {
 		return t.dialPacket(ctx, network, local, to)
 	}
+	if t.o.sockets() {
+		c, err := t.dialSocket(ctx, local, to)
+		if err != nil {
+			return nil, err
+		}
+		c.o, c.network = &t.o, network
+		return c, nil
+	}
 	c, err := t.s.connect(ctx, &dataplane.ConnectConfig{Local: local, Remote: to, Kind: dataplane.SessionPipe, CongestionControl: t.o.CongestionControl, Core: -1})
 	if err != nil {
 		return nil, err
@@ -298,19 +342,29 @@ func (t *Transport) bindable(ctx context.Context, network, address string) (neti
 
 // Listen implements [dataplane.Transport]: a *Listener. Port 0 chooses a dynamic one.
 func (t *Transport) Listen(ctx context.Context, network, address string) (net.Listener, error) {
-	if err := known("listen", network, "tcp"); err != nil {
+	if err := t.known("listen", network, "tcp", "unix"); err != nil {
 		return nil, err
+	}
+	if network == "unix" {
+		return t.listenUnix(ctx, address)
 	}
 	at, err := t.bindable(ctx, network, address)
 	if err != nil {
 		return nil, opError("listen", network, nil, nil, contextErr(err))
+	}
+	if t.o.sockets() { // the kernel chooses a port
+		l, err := t.listenSockets(ctx, network, at)
+		if err != nil {
+			return nil, opError("listen", network, nil, net.TCPAddrFromAddrPort(at), contextErr(planeErr(err)))
+		}
+		return l, nil
 	}
 	chosen := at.Port() != 0
 	for try := 0; ; try++ {
 		if !chosen {
 			at = netip.AddrPortFrom(at.Addr(), uint16(portMin+rand.IntN(portCount)))
 		}
-		l, err := t.listen(ctx, network, at)
+		l, err := t.listen(ctx, &dataplane.ListenConfig{Address: at}, network, net.TCPAddrFromAddrPort(at), nil)
 		if err == nil {
 			return l, nil
 		}
@@ -321,23 +375,28 @@ func (t *Transport) Listen(ctx context.Context, network, address string) (net.Li
 	}
 }
 
-func (t *Transport) listen(ctx context.Context, network string, at netip.AddrPort) (*Listener, error) {
+// listen opens a listener of the plane; cfg says where. remove is called when it ends.
+func (t *Transport) listen(ctx context.Context, cfg *dataplane.ListenConfig, network string, addr net.Addr, remove func()) (*Listener, error) {
 	s := t.s
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
+		ksock.Close(cfg.Sockets)
 		return nil, dataplane.CodeShutdown
 	}
 	s.listening++
 	s.mu.Unlock()
-	id, err := s.plane.Listen(ctx, &dataplane.ListenConfig{Address: at, Kind: dataplane.SessionPipe, Backlog: t.o.HalfOpen, MaxConns: t.o.MaxConns,
-		Cookies: t.o.Cookies, CongestionControl: t.o.CongestionControl, DSCP: t.o.DSCP})
+	cfg.Kind, cfg.Backlog, cfg.MaxConns, cfg.Cookies = dataplane.SessionPipe, t.o.HalfOpen, t.o.MaxConns, t.o.Cookies
+	if !t.o.sockets() { // which have theirs already
+		cfg.CongestionControl, cfg.DSCP = t.o.CongestionControl, t.o.DSCP
+	}
+	id, err := s.plane.Listen(ctx, cfg)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.listening--
 	var l *Listener
 	if err == nil {
-		l = &Listener{t: t, id: id, network: network, addr: net.TCPAddrFromAddrPort(at), queue: make(chan *Conn, t.o.Backlog), done: make(chan struct{})}
+		l = &Listener{t: t, id: id, network: network, addr: addr, remove: remove, queue: make(chan *Conn, t.o.Backlog), done: make(chan struct{})}
 		if s.closed {
 			err = dataplane.CodeShutdown
 			go l.unlisten()

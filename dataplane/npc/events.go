@@ -103,7 +103,9 @@ func (c *core) decode(ev *C.struct_np_event, out *dataplane.Event) bool {
 			// Bodies of the core's own making are contiguous and aligned.
 			if ev.body.len >= C.sizeof_struct_np_conn_info {
 				i := (*C.struct_np_conn_info)(unsafe.Add(unsafe.Pointer(ev.body), ev.body.data_off))
-				if i.is_unix == 0 {
+				if i.is_unix != 0 {
+					out.Unix = &dataplane.UnixPeer{PID: uint32(i.peer_pid), UID: uint32(i.peer_uid), GID: uint32(i.peer_gid)}
+				} else {
 					out.Local, out.Remote = addrPort(&i.local, i.local_port), addrPort(&i.remote, i.remote_port)
 				}
 			}
