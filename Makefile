@@ -160,6 +160,14 @@ suites: bin relay ## nmap, scapy, tcpreplay, hping3 and tcpkill against npd, NP_
 	NP_BIN=$(CURDIR)/build/bin NP_SUITE_SEEDS=$(NP_SUITE_SEEDS) go test -tags e2e -count=1 -timeout 60m -v -run TestSuite ./scripts/e2e/...
 .PHONY: interop suites
 
+VM_RDMA_RUN ?= .
+vm-rdma: stamp ## RDMA on soft-RoCE in an emulated guest: conformance, NPRO, loss, peers killed
+	@mkdir -p build/vm
+	go test -c -tags vm -o build/vm/rdma.test ./scripts/vm/rdma
+	scripts/vm/run.sh -t 1200 -m 2048 -k "veth rdma_rxe rdma_ucm sch_netem" -- scripts/vm/rdma/endpoints.sh \
+	  $(CURDIR)/build/vm/rdma.test -test.v -test.run '$(VM_RDMA_RUN)' -test.timeout 19m
+.PHONY: vm-rdma
+
 test-san: ## C under ASan + UBSan and TSan, Go under -race
 	$(MAKE) V=san test-c
 	$(MAKE) V=tsan test-tsan

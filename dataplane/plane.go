@@ -78,6 +78,7 @@ type Config struct {
 	LoadDepth      int // its messages in flight per connection at most
 
 	Carriers     []Carrier // besides CarrierStack; what is asked for has to work
+	RDMAConns    int       // sessions per core for connections of OpenRDMA, which has to be called with as many; 0: none
 	SocketConns  int       // connections of each of them, per core; 0: 1,024
 	SocketRcvBuf int       // of a connection, received and not consumed; 0: 256 KiB
 	SocketSndBuf int       // of a connection, queued and not yet the kernel's; 0: 256 KiB

@@ -20,6 +20,7 @@ packages=(
   libcmocka-dev      # C unit tests
   libibverbs-dev     # RDMA: headers; the libraries are loaded at run time
   librdmacm-dev      # RDMA's connection manager
+  ibverbs-providers  # what the guest of make vm-rdma loads
   linux-libc-dev     # AF_XDP and BPF headers
   libbpf-dev         # bpf_helpers.h for the XDP programs
   iproute2           # namespaces and veth pairs of demo and e2e

@@ -208,7 +208,7 @@ struct packet {
 
 /* What of the upper layer matters here. */
 struct upper {
-  __u32 proto; /* whose port it is, TCP or UDP; another protocol, without one; 0: none */
+  __u32 proto; /* whose port it is, TCP or UDP; another protocol, without one; ICMP: an answer to an echo; 0: none */
   __be16 port; /* ours: the destination, or, in an ICMP error, the source of the packet it is about */
   __u16 syn;   /* a SYN, or what might be one */
 };
@@ -228,11 +228,15 @@ static __always_inline int kernel_has(__u32 proto, __be16 port) {
   return bits && *bits >> (n & 63) & 1;
 }
 
-/* An ICMP error about a packet that we sent. */
-static __always_inline void read_error(const __u8 *icmp, const void *end, int v6, struct upper *up) {
+/* An ICMP error about a packet that we sent, or an answer to an echo: the appliance asks for none. */
+static __always_inline void read_icmp(const __u8 *icmp, const void *end, int v6, struct upper *up) {
   const __u8 *in = icmp + 8;
   __u32 proto;
   if ((const void *)in > end) return;
+  if (icmp[0] == (v6 ? 129 : 0)) {
+    up->proto = NEXT_ICMP;
+    return;
+  }
   if (!v6) {
     const struct ip4 *ip = (const void *)in;
     if (icmp[0] != 3 && icmp[0] != 11 && icmp[0] != 12) return;
@@ -247,7 +251,7 @@ static __always_inline void read_error(const __u8 *icmp, const void *end, int v6
   }
   if ((const void *)(in + sizeof(up->port)) > end) return;
   __builtin_memcpy(&up->port, in, sizeof(up->port));
-  up->proto = proto;
+  up->proto = proto == NEXT_ICMP ? 0 : proto;
 }
 
 /* The upper layer at its beginning; part: in a first fragment, whose ports do not count. */
@@ -262,7 +266,7 @@ static __always_inline void read_upper(const __u8 *at, const void *end, __u32 pr
   }
   if (part) return;
   if (proto == NEXT_ICMP || proto == NEXT_ICMPV6) {
-    read_error(at, end, proto == NEXT_ICMPV6, up);
+    read_icmp(at, end, proto == NEXT_ICMPV6, up);
     return;
   }
   up->proto = proto;
@@ -354,7 +358,10 @@ static __always_inline __u32 discovery(const struct packet *p, const void *end) 
 }
 
 /* Whether a packet to an own address is for a port that the kernel has. */
-static __always_inline int kernels(const struct upper *up) { return up->proto && kernel_has(up->proto, up->port); }
+static __always_inline int kernels(const struct upper *up) {
+  if (up->proto == NEXT_ICMP) return 1;
+  return up->proto && kernel_has(up->proto, up->port);
+}
 
 enum judgment { FINE, DENY_SOURCE, OVER_PACKETS, OVER_SYNS };
 

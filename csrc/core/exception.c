@@ -58,7 +58,8 @@ static bool lists(const struct np_exception_config *c, uint16_t proto, const str
   return lists_proto(c, proto);
 }
 
-/* An ICMP error about a packet that the kernel sent from an address that both have. */
+/* Of an address that both have: an ICMP error about a packet that the kernel sent, or an answer to its echo, since
+ * the stack asks for none. */
 static bool about_kernels(const struct np_exception_config *c, const struct np_pkt *pkt) {
   const uint8_t *icmp = np_buf_cdata(pkt->buf) + pkt->l4_off; /* eight bytes: parsed */
   uint32_t len = np_min_u32(pkt->l4_len, pkt->buf->len - pkt->l4_off);
@@ -66,6 +67,8 @@ static bool about_kernels(const struct np_exception_config *c, const struct np_p
   struct np_flow flow = {.remote_port = 0};
   uint32_t header = NP_IP6_BYTES;
   uint16_t proto = 0;
+  if (c->tcp_port[0] == 0 && c->udp_port[0] == 0 && c->proto[0] == 0) return false;
+  if (icmp[0] == (pkt->l4_proto == NP_PROTO_ICMP ? NP_ICMP_ECHO_REPLY : NP_ICMP6_ECHO_REPLY)) return true;
   if (pkt->l4_proto == NP_PROTO_ICMP) {
     bool error = icmp[0] == NP_ICMP_UNREACH || icmp[0] == NP_ICMP_TIME_EXCEEDED || icmp[0] == NP_ICMP_PARAM;
     if (!error || len < NP_ICMP_BYTES + NP_IP4_BYTES) return false;

@@ -386,6 +386,11 @@ void np_plane_rdma_reject(struct np_plane_rdma *r, uint64_t id) {
   np_plane_rdma_drop(r, id);
 }
 
+int32_t np_plane_rdma_core(struct np_plane_rdma *r, uint64_t id) {
+  const struct np_rdma_place *p = np_rdma_place_of(r, id);
+  return p == NULL || p->qp == NULL ? -1 : (int32_t)p->core;
+}
+
 enum np_err np_plane_rdma_adopt(struct np_plane_rdma *r, uint64_t id, uint64_t listener) {
   struct np_rdma_place *p = np_rdma_place_of(r, id);
   if (p == NULL || p->qp == NULL || p->outgoing) return NP_ERR_STALE;

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "np/plane.h"
+#include "np/rdma.h"
 
 #if defined(__has_include)
 #if __has_include("zz_stamp.h")

@@ -51,6 +51,8 @@ type Plane struct {
 
 	nextCore atomic.Uint32 // that gets the next connection of ours
 
+	rdma *rdma // of OpenRDMA; changes once, under life
+
 	capturing atomic.Bool
 	capture   *capture // under life
 }
@@ -133,6 +135,9 @@ func encodeConfig(cc *C.struct_np_plane_config, cfg *dataplane.Config) error {
 		if f.from > 0 {
 			*f.to = C.uint32_t(f.from)
 		}
+	}
+	if err := encodeRDMA(cc, cfg); err != nil {
+		return err
 	}
 	if err := encodeCarriers(cc, cfg); err != nil {
 		return err
@@ -266,6 +271,12 @@ func (p *Plane) Close() error {
 		return nil
 	}
 	close(p.stop)
+	p.life.RLock()
+	rdma := p.rdma
+	p.life.RUnlock()
+	if rdma != nil {
+		rdma.shut()
+	}
 	C.np_plane_stop(p.c) // joins: from here on nothing in C moves
 	for _, c := range p.cores {
 		c.bury()
@@ -287,6 +298,9 @@ func (p *Plane) Close() error {
 	}
 	for _, q := range p.lost {
 		C.np_plane_queue_close(p.c, q)
+	}
+	if p.rdma != nil {
+		p.rdma.end()
 	}
 	C.np_plane_destroy(p.c)
 	p.c = nil

@@ -481,7 +481,8 @@ func (p *Plane) Listen(ctx context.Context, cfg *dataplane.ListenConfig) (datapl
 	defer p.leave()
 	stack := cfg.Carrier == dataplane.CarrierStack
 	where := cfg.Address.IsValid() && len(cfg.Sockets) == 0
-	if !stack {
+	rdma := cfg.Carrier == dataplane.CarrierRDMA // listens by its connection manager
+	if !stack && !rdma {
 		where = len(cfg.Sockets) == len(p.cores)
 	}
 	if !where || cfg.Backlog < 0 || cfg.MaxConns < 0 || cfg.DSCP < 0 || cfg.DSCP > 63 {
@@ -502,12 +503,12 @@ func (p *Plane) Listen(ctx context.Context, cfg *dataplane.ListenConfig) (datapl
 	p.lmu.Unlock()
 	err := p.all(ctx, func(c *core) request {
 		mine := args
-		if !stack {
+		if !stack && !rdma {
 			mine.fd = C.int32_t(cfg.Sockets[c.index])
 		}
 		// Settled before the first EventOpen of this listener can be polled.
 		return request{op: C.NP_CMD_LISTEN, body: bytesOf(&mine), settle: func(a answer) {
-			if a.unsent && !stack {
+			if a.unsent && !stack && !rdma {
 				closeSockets(cfg.Sockets[c.index : c.index+1])
 			}
 			if a.err == nil {

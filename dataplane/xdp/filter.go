@@ -410,10 +410,12 @@ func (s *filterState) write() error {
 }
 
 // SetKernelPorts leaves to the kernel what comes for these ports or protocols of own
-// addresses, or from such a port below 1024, and ICMP errors about what left from them;
-// everything else of the addresses stays the appliance's, fragments included. Answers of
-// neighbors then go to both, as either may have asked. The kernel must have the addresses
-// too. The rate is of all that goes to the kernel.
+// addresses, or from such a port below 1024, ICMP errors about what left from them, and,
+// while there are any, answers to echoes; everything else of the addresses stays the
+// appliance's, fragments included. Answers of neighbors then go to both, as either may
+// have asked. The kernel must have the addresses too. What it opens itself to other
+// ports comes home only to listed ones: list net.ipv4.ip_local_port_range for it. The
+// rate is of all that goes to the kernel.
 func (p *Program) SetKernelPorts(ports Ports) error {
 	var bits [kernelWords]uint64
 	if ports.Rate < 0 || ports.Rate > RateMax {

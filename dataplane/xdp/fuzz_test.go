@@ -12,7 +12,7 @@ import (
 // upperModel is what matters of a packet's upper layer: a port and whose it is, and
 // whether it counts as a SYN. Written from the documents, not from the program.
 type upperModel struct {
-	proto byte // whose port, TCP or UDP; another one without; 0 none
+	proto byte // whose port, TCP or UDP; another one without; ICMP: an answer to an echo; 0 none
 	port  uint16
 	peer  uint16 // the other port of TCP or UDP itself, when it is below 1024
 	syn   bool
@@ -39,12 +39,20 @@ func modelUpper(proto byte, b []byte, first bool) (u upperModel) {
 		if peer := u16(b); peer < 1024 {
 			u.peer = peer
 		}
+	case proto == 1 && len(b) >= 8 && b[0] == 0, proto == 58 && len(b) >= 8 && b[0] == 129:
+		u.proto = 1
 	case proto == 1 && len(b) >= 28 && (b[0] == 3 || b[0] == 11 || b[0] == 12) && u16(b[14:])&0x1fff == 0:
 		if quoted := b[8:]; len(quoted) >= int(quoted[0]&15)*4+2 {
 			u.proto, u.port = quoted[9], u16(quoted[quoted[0]&15*4:])
+			if u.proto == 1 { // what a quoted packet asked for is no answer to it
+				u.proto = 0
+			}
 		}
 	case proto == 58 && len(b) >= 50 && b[0] >= 1 && b[0] <= 4:
 		u.proto, u.port = b[14], u16(b[48:])
+		if u.proto == 1 {
+			u.proto = 0
+		}
 	case proto != 1 && proto != 58:
 		u.proto = proto
 	}
@@ -176,7 +184,7 @@ func newDifferential(t testing.TB) *differential {
 }
 
 func (d *differential) kernel(proto byte, port uint16) bool {
-	return proto == 6 && port == 22 || proto == 17 && port >= 0x8000 || proto == 89 || proto == 200
+	return proto == 1 || proto == 6 && port == 22 || proto == 17 && port >= 0x8000 || proto == 89 || proto == 200
 }
 
 // check runs a frame twice: one that counts as a SYN exceeds the limit the second time at the latest.
@@ -246,7 +254,7 @@ func seeds() [][]byte {
 		frame6(to6(6, syn)), frame6(to6(17, udp)), frame6(from(netip.MustParseAddr("2001:db8:f:1::9"), to6(6, syn))),
 		frame6(to6(44, []byte{6, 0, 0, 1, 0, 0, 0, 1}, syn)), frame6(to6(44, []byte{6, 0, 0, 8, 0, 0, 0, 1}, syn)),
 		frame6(hops255(from(peer6, ip6(58, group6, nd(135, own6))))), frame6(hops255(from(peer6, ip6(58, own6, nd(136, own6))))),
-		frame6(to6(58, []byte{1, 0, 0, 0, 0, 0, 0, 0}, ip6(6, peer6, tcpTo(1, 0)))), frame6(ip6(17, other6, udp))}
+		frame4(to4(own4, 1, 0, make([]byte, 8))), frame6(to6(58, []byte{129, 0, 0, 0, 0, 0, 0, 0})), frame6(to6(58, []byte{1, 0, 0, 0, 0, 0, 0, 0}, ip6(6, peer6, tcpTo(1, 0)))), frame6(ip6(17, other6, udp))}
 	for _, n := range []int{1, 8, 9} {
 		first, b := chain(60, n, n%3, 6)
 		out = append(out, frame6(to6(first, b, syn)))

@@ -286,7 +286,8 @@ static void test_listed(void **state) {
   } errors[] = {
       {3, 6, 22, 5000, 8, true},   {11, 6, 22, 5000, 8, true},  {12, 17, 161, 9, 8, true}, {3, 6, 5000, 22, 8, true},
       {3, 6, 5000, 5060, 8, false}, {3, 6, 7001, 5000, 8, false}, {3, 89, 0, 0, 8, true},    {3, 6, 22, 5000, 3, false},
-      {0, 6, 22, 5000, 8, false},
+      {0, 6, 7001, 5000, 8, true}, /* an answer to an echo */
+      {8, 6, 22, 5000, 8, false},
   };
   for (uint32_t i = 0; i < NP_COUNT_OF(errors); i++) {
     struct frame f;
