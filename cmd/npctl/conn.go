@@ -86,7 +86,7 @@ func connListCmd(a *app) *cobra.Command {
 }
 
 func connTable(list []api.Conn, wide bool) *table {
-	cols := []string{"id", "protocol", "state", "remote", "local", "peer", ">core", ">rtt ms", ">cwnd", ">received", ">sent", ">retrans"}
+	cols := []string{"id", "protocol", "backend", "state", "remote", "local", "peer", ">core", ">rtt ms", ">cwnd", ">received", ">sent", ">retrans"}
 	if wide {
 		cols = append(cols, "aead", "pattern", ">streams", ">frames in", ">frames out", ">sendq", ">recvq", ">age", "limited")
 	}
@@ -100,7 +100,7 @@ func connTable(list []api.Conn, wide bool) *table {
 				peer = peer[:min(10, len(peer))] + "…"
 			}
 		}
-		t.row(c.ID, c.Protocol, c.State, c.Remote, c.Local, peer, c.Core, fmt.Sprintf("%.3f", c.TCP.RTTMs), bytesText(uint64(c.TCP.CwndBytes)),
+		t.row(c.ID, c.Protocol, c.Backend, c.State, c.Remote, c.Local, peer, c.Core, fmt.Sprintf("%.3f", c.TCP.RTTMs), bytesText(uint64(c.TCP.CwndBytes)),
 			bytesText(c.BytesReceived), bytesText(c.BytesSent), c.TCP.Retrans,
 			c.AEAD, c.Pattern, c.Streams, c.FramesReceived, c.FramesSent, c.SendQueueBytes, c.ReceiveQueueBytes, ago(time.Since(c.CreatedAt)), c.TCP.Limited)
 	}
@@ -121,12 +121,21 @@ func connShowCmd(a *app) *cobra.Command {
 				return err
 			}
 			if info && (a.output == "table" || a.output == "wide") {
-				fmt.Fprintln(a.out, "\t"+tcpInfo(&v.Connection))
+				fmt.Fprintln(a.out, "\t"+transportInfo(&v.Connection))
 			}
 			return nil
 		})
 	}
 	return c
+}
+
+// transportInfo is what is known below the session.
+func transportInfo(c *api.Conn) string {
+	if u := c.Unix; u != nil {
+		return fmt.Sprintf("unix pid:%d uid:%d gid:%d bytes_sent:%d bytes_received:%d lastrcv:%.0f skmem:(r%d,rb%d,w%d,tb%d)", u.PID, u.UID, u.GID,
+			c.BytesSent, c.BytesReceived, c.LastReceivedMs, c.ReceiveQueueBytes, c.TCP.RcvBufBytes, c.SendQueueBytes, c.TCP.SndBufBytes)
+	}
+	return tcpInfo(c)
 }
 
 // tcpInfo is one line in the vocabulary of ss -ti.

@@ -203,7 +203,7 @@ func neighborCmd(a *app) *cobra.Command {
 
 func listenerCmd(a *app) *cobra.Command {
 	return noun("listener", "Listeners", get(a, "list", "Listeners and their connections", api.PathListeners, func(l *api.Listeners) error {
-		cols := []string{"name", "address", "protocol", ">connections", ">limit", ">accepted", "version 1"}
+		cols := []string{"name", "address", "protocol", "backend", ">connections", ">limit", ">accepted", "version 1"}
 		if a.output == "wide" {
 			cols = append(cols, "congestion control")
 		}
@@ -213,7 +213,7 @@ func listenerCmd(a *app) *cobra.Command {
 			if e.MaxConnections > 0 {
 				limit = fmt.Sprint(e.MaxConnections)
 			}
-			t.row(e.Name, e.Address, e.Protocol, e.Connections, limit, e.Accepted, map[bool]string{true: "allowed", false: "refused"}[e.AllowV1], e.CongestionControl)
+			t.row(e.Name, e.Address, e.Protocol, e.Backend, e.Connections, limit, e.Accepted, map[bool]string{true: "allowed", false: "refused"}[e.AllowV1], e.CongestionControl)
 		}
 		return a.print(l, anys(l.Listeners), t)
 	}))

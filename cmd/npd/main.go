@@ -176,8 +176,10 @@ func (a *app) serve() error {
 	if err != nil {
 		return err
 	}
-	if err := ports.CheckPrivileges(); err != nil {
-		return err
+	if len(c.Interfaces) > 0 { // kernel sockets need none
+		if err := ports.CheckPrivileges(); err != nil {
+			return err
+		}
 	}
 	log, err := a.logger(c)
 	if err != nil {
@@ -194,7 +196,7 @@ func (a *app) serve() error {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR1)
 	defer signal.Stop(signals)
-	return daemon.Run(context.Background(), daemon.Options{Config: c, Load: a.load, NewPlane: npc.New, System: ports.Linux{}, Files: host.OS("/"), Log: log,
+	return daemon.Run(context.Background(), daemon.Options{Config: c, Load: a.load, NewPlane: npc.New, ProbeUring: npc.ProbeUring, System: ports.Linux{}, Files: host.OS("/"), Log: log,
 		Bound:   func(name string) string { return nic.Bound(nic.Dir, name) },
 		Version: version(), Now: time.Now, Mono: monotonic}, signals)
 }

@@ -121,7 +121,7 @@ func nproCmd(stdout, stderr io.Writer) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd, stdout, stderr) },
 	}
 	f := c.Flags()
-	f.StringVar(&o.addr, "addr", "198.18.0.1:7700", "server, host:port")
+	f.StringVar(&o.addr, "addr", "198.18.0.1:7700", "server, host:port or unix:PATH")
 	f.StringVar(&o.key, "key", "", "the server's public key (base64); without it XX takes any server, which is for tests only")
 	f.StringVar(&o.identity, "identity", "", "file with our private key; without it a new one each run")
 	f.StringVar(&o.psk, "psk-file", "", "file with the pre-shared key (base64), for nnpsk0")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/np-appliance/np/ctrl/handshake"
@@ -18,8 +19,9 @@ const DefaultPort = 7700
 // Config says whom to connect to and how. Zero values mean the defaults named;
 // only Address and what the pattern needs must be set.
 type Config struct {
-	Address string // host:port
-	// DialContext makes the transport; net.Dialer's by default. network is "tcp".
+	Address string // host:port, or unix:PATH
+	// DialContext makes the transport; net.Dialer's by default. network is "tcp", or "unix"
+	// with the path as address.
 	DialContext func(ctx context.Context, network, address string) (net.Conn, error)
 
 	Pattern  handshake.Pattern // XX
@@ -109,6 +111,14 @@ func (c *Config) normalize() error {
 	// Everything a handshake would refuse is refused now and not at the first reconnect.
 	_, err := handshake.NewInitiator(c.handshake())
 	return err
+}
+
+// where is what to dial.
+func (c *Config) where() (network, address string) {
+	if path, ok := strings.CutPrefix(c.Address, "unix:"); ok {
+		return "unix", path
+	}
+	return "tcp", c.Address
 }
 
 func (c *Config) handshake() *handshake.Config {

@@ -61,7 +61,8 @@ type conn struct {
 // connect makes the transport and the handshake.
 func connect(ctx context.Context, cfg *Config) (*conn, error) {
 	dctx, cancel := context.WithTimeout(ctx, cfg.ConnectTimeout)
-	nc, err := cfg.DialContext(dctx, "tcp", cfg.Address)
+	network, address := cfg.where()
+	nc, err := cfg.DialContext(dctx, network, address)
 	cancel()
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", cfg.Address, err)

@@ -167,14 +167,19 @@ type TCP struct {
 
 // Listener is one [[listener]].
 type Listener struct {
-	Name           string         `key:"name" need:"a name such as \"npro\"" doc:""`
-	Address        netip.AddrPort `key:"address" need:"an address such as \"198.18.0.1:7700\" or \":7700\" for all" doc:""`
-	Protocol       string         `key:"protocol" default:"npro" oneof:"npro|echo|discard|chargen" doc:"npro, or plain TCP echo, discard and chargen"`
-	Backlog        int            `key:"backlog" default:"512" min:"1" max:"65536" doc:"connections being opened"`
-	MaxConnections int            `key:"max_connections" default:"0" min:"0" max:"8388608" doc:"0: [server] max_connections"`
+	Name           string  `key:"name" need:"a name such as \"npro\"" doc:""`
+	Address        Address `key:"address" need:"an address such as \"198.18.0.1:7700\", \":7700\" for all, or \"unix:/run/np/npro.sock\"" doc:"of an [[interface]], of the kernel, or a Unix socket's path"`
+	Protocol       string  `key:"protocol" default:"npro" oneof:"npro|echo|discard|chargen" doc:"npro, or plain TCP echo, discard and chargen"`
+	Backlog        int     `key:"backlog" default:"512" min:"1" max:"65536" doc:"connections being opened"`
+	MaxConnections int     `key:"max_connections" default:"0" min:"0" max:"8388608" doc:"0: [server] max_connections"`
 
 	CongestionControl string `key:"congestion_control" default:"inherit" oneof:"inherit|cubic|newreno|bbr" doc:"inherit: [tcp] congestion_control"`
-	DSCP              int    `key:"dscp" default:"0" min:"0" max:"63" doc:"Differentiated Services code point of what it sends (RFC 2474); 46 is expedited forwarding"`
+	Backend           string `key:"backend" default:"auto" oneof:"auto|stack|io_uring|epoll" doc:"auto: the stack for addresses of an [[interface]], else kernel sockets by io_uring or epoll"`
+	Mode              string `key:"mode" default:"0660" doc:"of a Unix socket: who may write to it may connect"`
+	Owner             string `key:"owner" default:"" doc:"of a Unix socket: a user; none: whom npd runs as"`
+	Group             string `key:"group" default:"" doc:"of a Unix socket"`
+
+	DSCP int `key:"dscp" default:"0" min:"0" max:"63" doc:"Differentiated Services code point of what it sends (RFC 2474); 46 is expedited forwarding"`
 }
 
 // TLS is [tls].
@@ -299,7 +304,7 @@ func (c *Config) Listen() []Listener {
 	if len(c.Listeners) > 0 {
 		return slices.Clone(c.Listeners)
 	}
-	return []Listener{{Name: "npro", Address: c.Server.Address, Protocol: "npro", Backlog: 512, CongestionControl: "inherit"}}
+	return []Listener{{Name: "npro", Address: AddressOf(c.Server.Address), Protocol: "npro", Backlog: 512, CongestionControl: "inherit", Backend: "auto", Mode: "0660"}}
 }
 
 // ListenerLimit is a listener's limit of connections.

@@ -66,8 +66,19 @@ func TestErrors(t *testing.T) {
 			`np.toml:9:1: address ":7700" is given twice, expected it once (first at np.toml:6:1)`},
 		{"shadowed listener", minimal + "[[listener]]\nname = \"a\"\naddress = \":7700\"\n[[listener]]\nname = \"b\"\naddress = \"198.18.0.1:7700\"\n",
 			`np.toml:9:1: port 7700 is in use by listener "a" (np.toml:6:1), expected a free port`},
-		{"foreign listener", minimal + "[[listener]]\nname = \"a\"\naddress = \"198.18.0.9:7700\"\n",
+		{"foreign listener", minimal + "[[listener]]\nname = \"a\"\naddress = \"198.18.0.9:7700\"\nbackend = \"stack\"\n",
 			`np.toml:6:1: 198.18.0.9:7700 is on no interface, expected an address of an [[interface]] or ":7700" for all`},
+		{"Unix socket on the stack", minimal + "[[listener]]\nname = \"a\"\naddress = \"unix:/run/np/a.sock\"\nbackend = \"stack\"\n",
+			`np.toml:6:1: unix:/run/np/a.sock: a Unix socket is the kernel's, expected backend auto, io_uring or epoll instead of stack`},
+		{"stack without an interface", "[[listener]]\nname = \"a\"\naddress = \":7700\"\nbackend = \"stack\"\n",
+			`np.toml:3:1: :7700: backend stack without an [[interface]], expected one, or backend auto, io_uring or epoll`},
+		{"kernel sockets on an interface's address", minimal + "[[listener]]\nname = \"a\"\naddress = \"198.18.0.1:7700\"\nbackend = \"epoll\"\n",
+			`np.toml:6:1: 198.18.0.1:7700 is an [[interface]]'s, which the kernel has not, expected backend auto or stack instead of epoll`},
+		{"relative path", minimal + "[[listener]]\nname = \"a\"\naddress = \"unix:a.sock\"\n", `np.toml:6:11: listener[0].address: got "unix:a.sock", expected an absolute path such as "unix:/run/np/npro.sock"`},
+		{"long path", minimal + "[[listener]]\nname = \"a\"\naddress = \"unix:/" + strings.Repeat("x", 120) + "\"\n", `np.toml:6:11: listener[0].address: got a path of 121 bytes, expected at most 99`},
+		{"mode", minimal + "[[listener]]\nname = \"a\"\naddress = \"unix:/a\"\nmode = \"rw\"\n", `np.toml:7:1: listener.mode: got "rw", expected permissions in octal such as "0660"`},
+		{"owner of TCP", minimal + "[[listener]]\nname = \"a\"\naddress = \":7\"\nowner = \"root\"\n", `np.toml:7:1: listener.owner: :7 is TCP, expected it only with an address that begins with "unix:"`},
+		{"DSCP of a Unix socket", minimal + "[[listener]]\nname = \"a\"\naddress = \"unix:/a\"\ndscp = 46\n", `np.toml:7:1: listener.dscp: unix:/a sends no packets, expected 0`},
 		{"syntax", minimal + "[server\n", `np.toml:4:`},
 		{"VLAN twice", minimal + "vlan = 7\n[[interface]]\nname = \"np0\"\naddresses = [\"198.18.7.1/24\"]\nvlan = 7\n",
 			`np.toml:6:1: interface "np0.7" is given twice, expected it once (first at np.toml:2:1)`},
@@ -469,5 +480,44 @@ func TestException(t *testing.T) {
 		if _, err := load(t, head+text); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", text, err, want)
 		}
+	}
+}
+
+// TestOnKernel says which listeners are whose.
+func TestOnKernel(t *testing.T) {
+	listener := func(address, backend string) string {
+		return "[[listener]]\nname = \"a\"\naddress = \"" + address + "\"\nbackend = \"" + backend + "\"\n"
+	}
+	for _, tt := range []struct {
+		name, text string
+		kernel     bool
+	}{
+		{"an interface's address", minimal + listener("198.18.0.1:7700", "auto"), false},
+		{"all addresses", minimal + listener(":7700", "auto"), false},
+		{"all of the kernel's", minimal + listener(":7700", "epoll"), true},
+		{"loopback", minimal + listener("127.0.0.1:7700", "auto"), true},
+		{"a path", minimal + listener("unix:/run/np/a.sock", "auto"), true},
+		{"no interface", listener(":7700", "auto"), true},
+		{"no interface, a path", listener("unix:/run/np/a.sock", "io_uring"), true},
+	} {
+		c, err := load(t, tt.text)
+		if err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+			continue
+		}
+		l := c.Listen()[0]
+		if got := c.OnKernel(&l); got != tt.kernel {
+			t.Errorf("%s: on kernel sockets %v", tt.name, got)
+		}
+		if path := l.Address.Path(); path != "" && (path != "/run/np/a.sock" || l.Address.AddrPort().IsValid()) {
+			t.Errorf("%s: %s", tt.name, path)
+		}
+	}
+	// the same port on the stack and on the kernel is no conflict
+	if _, err := load(t, minimal+listener(":7700", "auto")+strings.Replace(listener(":7700", "epoll"), `"a"`, `"b"`, 1)); err == nil {
+		t.Error("one address twice") // npctl and reload know listeners by their address
+	}
+	if _, err := load(t, minimal+listener(":7700", "auto")+strings.Replace(listener("127.0.0.1:7700", "auto"), `"a"`, `"b"`, 1)); err != nil {
+		t.Error(err)
 	}
 }

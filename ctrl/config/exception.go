@@ -76,8 +76,8 @@ func (l *loader) ownPorts() {
 		l.fail(c.Pos("exception.tcp_ports"), "exception.tcp_ports: %d is the port of server.address, expected one that the appliance does not serve", c.Server.Address.Port())
 	}
 	for _, li := range c.Listeners {
-		if slices.Contains(c.Exception.TCPPorts, int(li.Address.Port())) {
-			l.fail(c.Pos("exception.tcp_ports"), "exception.tcp_ports: %d is the port of listener %q, expected one that the appliance does not serve", li.Address.Port(), li.Name)
+		if !c.OnKernel(&li) && slices.Contains(c.Exception.TCPPorts, int(li.Address.AddrPort().Port())) {
+			l.fail(c.Pos("exception.tcp_ports"), "exception.tcp_ports: %d is the port of listener %q, expected one that the appliance does not serve", li.Address.AddrPort().Port(), li.Name)
 		}
 	}
 	for _, u := range [...]struct {

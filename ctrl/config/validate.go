@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -67,8 +68,11 @@ func (l *loader) unique(seen map[string]string, what, value, path string) {
 func (l *loader) interfaces() {
 	c := l.cfg
 	if len(c.Interfaces) == 0 {
+		if len(c.Listeners) > 0 {
+			return // on kernel sockets
+		}
 		at := Pos{Kind: File, Source: l.name}
-		l.fail(at, "no [[interface]], expected at least one with name and addresses (see npd config example)")
+		l.fail(at, "no [[interface]], expected at least one with name and addresses, or a [[listener]] on kernel sockets (see npd config example)")
 		return
 	}
 	if len(c.Interfaces) > interfacesMax {
@@ -260,8 +264,9 @@ func (l *loader) listeners() {
 		li := &c.Listeners[i]
 		at := fmt.Sprintf("listener[%d]", i)
 		l.unique(seen, "listener", li.Name, at+".name")
-		l.unique(ports, "address", AddrPortString(li.Address), at+".address")
+		l.unique(ports, "address", string(li.Address), at+".address")
 		l.shadowed(i)
+		l.unixKeys(li, at)
 	}
 	if len(c.Listeners) == 0 && !c.Server.Address.IsValid() {
 		l.fail(c.Pos("server.address"), "no [[listener]] and no server.address, expected one of them")
@@ -271,23 +276,59 @@ func (l *loader) listeners() {
 		if i := slices.IndexFunc(c.Listeners, func(o Listener) bool { return o.Name == li.Name }); i >= 0 {
 			path = fmt.Sprintf("listener[%d].address", i)
 		}
-		a := li.Address.Addr()
-		if !a.IsValid() || a.IsUnspecified() || l.ours(a) {
-			continue
-		}
-		l.fail(c.Pos(path), "%s is on no interface, expected an address of an [[interface]] or \":%d\" for all", li.Address, li.Address.Port())
+		l.onBackend(&li, path)
 	}
 	if c.Dataplane.UDPEchoPort != 0 && c.Dataplane.UDPEchoPort == c.Dataplane.UDPDiscardPort {
 		l.fail(c.Pos("dataplane.udp_discard_port"), "dataplane.udp_discard_port: port %d is udp_echo_port already, expected another", c.Dataplane.UDPDiscardPort)
 	}
 }
 
+// onBackend checks that a listener's address and backend go together.
+func (l *loader) onBackend(li *Listener, path string) {
+	c := l.cfg
+	a := li.Address.AddrPort().Addr()
+	switch {
+	case !l.cfg.OnKernel(li):
+		switch {
+		case !a.IsValid():
+			l.fail(c.Pos(path), "%s: a Unix socket is the kernel's, expected backend auto, io_uring or epoll instead of stack", li.Address)
+		case len(c.Interfaces) == 0:
+			l.fail(c.Pos(path), "%s: backend stack without an [[interface]], expected one, or backend auto, io_uring or epoll", li.Address)
+		case !a.IsUnspecified() && !c.ours(a):
+			l.fail(c.Pos(path), "%s is on no interface, expected an address of an [[interface]] or \":%d\" for all", li.Address, li.Address.AddrPort().Port())
+		}
+	case a.IsValid() && !a.IsUnspecified() && c.ours(a):
+		l.fail(c.Pos(path), "%s is an [[interface]]'s, which the kernel has not, expected backend auto or stack instead of %s", li.Address, li.Backend)
+	}
+}
+
+// unixKeys checks the keys that only a Unix socket has.
+func (l *loader) unixKeys(li *Listener, at string) {
+	if li.Address.Path() == "" {
+		for _, k := range [...]struct{ key, value, none string }{{"mode", li.Mode, "0660"}, {"owner", li.Owner, ""}, {"group", li.Group, ""}} {
+			if k.value != k.none {
+				l.fail(l.cfg.Pos(at+"."+k.key), "listener.%s: %s is TCP, expected it only with an address that begins with \"unix:\"", k.key, li.Address)
+			}
+		}
+		return
+	}
+	if n, err := strconv.ParseUint(li.Mode, 8, 16); err != nil || n > 0o777 {
+		l.fail(l.cfg.Pos(at+".mode"), "listener.mode: got %q, expected permissions in octal such as \"0660\"", li.Mode)
+	}
+	if li.DSCP != 0 {
+		l.fail(l.cfg.Pos(at+".dscp"), "listener.dscp: %s sends no packets, expected 0", li.Address)
+	}
+}
+
 // shadowed reports a listener whose port another one takes on all addresses.
 func (l *loader) shadowed(i int) {
 	c := l.cfg
-	a := c.Listeners[i].Address
+	a := c.Listeners[i].Address.AddrPort()
 	for j := range c.Listeners[:i] {
-		b := c.Listeners[j].Address
+		b := c.Listeners[j].Address.AddrPort()
+		if !a.IsValid() || !b.IsValid() || c.OnKernel(&c.Listeners[i]) != c.OnKernel(&c.Listeners[j]) {
+			continue // each has ports of its own
+		}
 		if a != b && a.Port() == b.Port() && (a.Addr().IsUnspecified() || b.Addr().IsUnspecified()) {
 			l.fail(c.Pos(fmt.Sprintf("listener[%d].address", i)), "port %d is in use by listener %q (%s), expected a free port",
 				a.Port(), c.Listeners[j].Name, c.Pos(fmt.Sprintf("listener[%d].address", j)))
@@ -295,8 +336,11 @@ func (l *loader) shadowed(i int) {
 	}
 }
 
-func (l *loader) ours(a netip.Addr) bool {
-	return slices.ContainsFunc(l.cfg.Interfaces, func(it Interface) bool {
+func (l *loader) ours(a netip.Addr) bool { return l.cfg.ours(a) }
+
+// ours says whether an interface of the appliance has the address.
+func (c *Config) ours(a netip.Addr) bool {
+	return slices.ContainsFunc(c.Interfaces, func(it Interface) bool {
 		return slices.ContainsFunc(it.Addresses, func(p netip.Prefix) bool { return p.Addr() == a })
 	})
 }

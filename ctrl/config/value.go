@@ -35,6 +35,10 @@ func setScalar(out reflect.Value, v any, text bool) error {
 		a, err := ParseAddrPort(v)
 		*dst = a
 		return err
+	case *Address:
+		a, err := ParseAddress(v)
+		*dst = a
+		return err
 	case *string:
 		s, ok := v.(string)
 		if !ok {
@@ -269,6 +273,8 @@ func format(v reflect.Value) string {
 		return strconv.Quote(x.String())
 	case netip.Prefix:
 		return strconv.Quote(x.String())
+	case Address:
+		return strconv.Quote(string(x))
 	case string:
 		return strconv.Quote(x)
 	}

@@ -26,6 +26,7 @@ import (
 	"github.com/np-appliance/np/ctrl/session"
 	"github.com/np-appliance/np/dataplane"
 	"github.com/np-appliance/np/dataplane/events"
+	"github.com/np-appliance/np/dataplane/ksock"
 	"github.com/np-appliance/np/hugepages"
 )
 
@@ -41,6 +42,8 @@ type Options struct {
 	Version  api.Version
 	Now      func() time.Time
 	Mono     func() time.Duration // CLOCK_MONOTONIC
+	// ProbeUring, if set, says why this kernel gives no io_uring; nil: it does.
+	ProbeUring func() error
 	// Ready, if set, is called once the daemon answers.
 	Ready func()
 }
@@ -55,11 +58,13 @@ type Daemon struct {
 	session *session.Manager
 	limiter *logs.Limiter
 	certs   *secure.Store // nil: none
+	noUring error         // why there is none
 
 	mu        sync.Mutex
 	cfg       *config.Config
 	state     string
 	listeners []mgmt.Listener
+	files     map[dataplane.ListenerID]*ksock.Unix
 	undo      []func() // takes down what start made, last first
 	wg        sync.WaitGroup
 	failed    chan error // a part that ended by itself
@@ -75,7 +80,8 @@ var errStopped = errors.New("stopped")
 // are those of OPERATOR: HUP reloads, TERM and INT drain and end, a second one
 // ends at once, USR1 reopens logs.
 func Run(ctx context.Context, o Options, signals <-chan os.Signal) error {
-	d := &Daemon{o: o, start: o.Now(), cfg: o.Config, state: mgmt.StateStarting, failed: make(chan error, 8)}
+	d := &Daemon{o: o, start: o.Now(), cfg: o.Config, state: mgmt.StateStarting, failed: make(chan error, 8),
+		files: map[dataplane.ListenerID]*ksock.Unix{}}
 	defer d.down()
 	if err := d.up(ctx); err != nil {
 		return err
@@ -261,7 +267,9 @@ func (d *Daemon) makePlane(ctx context.Context) error {
 		}
 		mtu = max(mtu, ports.MTU(&p, &dev))
 	}
+	d.probe()
 	pc := planeConfig(c, mtu)
+	d.carriers(c, pc)
 	if c.Dataplane.Hugepages == "reserve" {
 		d.reserve(c, pc)
 	}
@@ -275,6 +283,7 @@ func (d *Daemon) makePlane(ctx context.Context) error {
 			d.o.Log.Error("data plane not closed", "err", err)
 		}
 	})
+	d.later(d.removeFiles)
 	d.ports = ports.New(d.o.System, plane, d.o.Log.With("component", "ports"), d.o.Now)
 	d.later(func() {
 		if err := d.ports.Close(); err != nil {
@@ -346,49 +355,6 @@ func (d *Daemon) makeSessions(key handshake.PrivateKey, psk *[32]byte) error {
 	}
 	d.part("sessions", d.session.Run)
 	d.part("events", sc.Events.Run)
-	return nil
-}
-
-// listen opens one listener.
-func (d *Daemon) listen(ctx context.Context, c *config.Config, l *config.Listener) error {
-	lc := listenConfig(c, l)
-	if lc.Kind == dataplane.SessionNPRO {
-		lc.MaxConns += session.RefusalRoom
-	}
-	id, err := d.plane.Listen(ctx, lc)
-	if err != nil {
-		return fmt.Errorf("listener %s on %s: %w", l.Name, config.AddrPortString(l.Address), err)
-	}
-	if lc.Kind == dataplane.SessionNPRO {
-		d.session.SetLimit(id, c.ListenerLimit(l))
-	}
-	d.mu.Lock()
-	d.listeners = append(d.listeners, mgmt.Listener{ID: id, Name: l.Name, Address: config.AddrPortString(l.Address), Protocol: l.Protocol,
-		Port: l.Address.Port(), MaxConns: c.ListenerLimit(l), CongestionControl: listenerCongestion(c, l),
-		Requested: ladder.Auto, Ladder: []ladder.Rung{{Backend: ladder.Stack, Chosen: true}}})
-	d.mu.Unlock()
-	d.o.Log.Info("listening", "listener", l.Name, "address", config.AddrPortString(l.Address), "protocol", l.Protocol)
-	return nil
-}
-
-// unlisten closes a listener; its connections stay.
-func (d *Daemon) unlisten(ctx context.Context, l *config.Listener) error {
-	d.mu.Lock()
-	at := slices.IndexFunc(d.listeners, func(o mgmt.Listener) bool { return o.Address == config.AddrPortString(l.Address) })
-	if at < 0 {
-		d.mu.Unlock()
-		return fmt.Errorf("listener %s: %w", l.Name, dataplane.CodeNotfound)
-	}
-	id := d.listeners[at].ID
-	d.mu.Unlock()
-	if err := d.plane.Unlisten(ctx, id); err != nil {
-		return fmt.Errorf("listener %s: %w", l.Name, err)
-	}
-	d.mu.Lock()
-	d.listeners = slices.DeleteFunc(d.listeners, func(o mgmt.Listener) bool { return o.ID == id })
-	d.mu.Unlock()
-	d.session.ForgetListener(id)
-	d.o.Log.Info("no longer listening", "listener", l.Name, "address", config.AddrPortString(l.Address))
 	return nil
 }
 

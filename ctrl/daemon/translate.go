@@ -75,7 +75,9 @@ func planeConfig(c *config.Config, mtu int) *dataplane.Config {
 	if p.MaxConns == 0 {
 		p.MaxConns = timeWaitRoom
 		for _, l := range c.Listen() {
-			p.MaxConns += c.ListenerLimit(&l)
+			if !c.OnKernel(&l) {
+				p.MaxConns += c.ListenerLimit(&l)
+			}
 		}
 	}
 	_, _ = rand.Read(p.Secret[:]) // never fails
@@ -158,7 +160,7 @@ func filterConfig(f *config.Filter) *xdp.Filter {
 }
 
 func listenConfig(c *config.Config, l *config.Listener) *dataplane.ListenConfig {
-	lc := &dataplane.ListenConfig{Address: l.Address, Kind: dataplane.SessionNPRO, Backlog: l.Backlog, MaxConns: c.ListenerLimit(l), Cookies: c.TCP.SYNCookies,
+	lc := &dataplane.ListenConfig{Address: l.Address.AddrPort(), Kind: dataplane.SessionNPRO, Backlog: l.Backlog, MaxConns: c.ListenerLimit(l), Cookies: c.TCP.SYNCookies,
 		CongestionControl: congestion(l.CongestionControl), DSCP: l.DSCP}
 	switch l.Protocol {
 	case "echo":

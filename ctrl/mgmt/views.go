@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/np-appliance/np/ctrl/ladder"
 	"github.com/np-appliance/np/ctrl/mgmt/api"
 	"github.com/np-appliance/np/ctrl/npro"
 	"github.com/np-appliance/np/ctrl/ports"
@@ -65,7 +66,7 @@ func (s *Server) status(r *http.Request) (any, error) {
 	out := api.Status{Schema: api.Schema, State: s.cfg.Daemon.State(), Problems: []string{}, Version: s.cfg.Version.Version,
 		StartedAt: s.cfg.Start.UTC(), UptimeSeconds: now.Sub(s.cfg.Start).Seconds(), Backend: s.cfg.Ports.Actual(netip.Addr{}), CryptoEngine: info.CryptoEngine,
 		HugePageBytes: info.HugePage, PublicKey: s.cfg.PublicKey, Cores: s.cores(info.CPUs, per), Interfaces: s.interfaceList(r.Context()),
-		Connections: sum.Counter[dataplane.CounterTCPConns], Sessions: sum.Counter[dataplane.CounterNPROSessions],
+		Connections: sum.Counter[dataplane.CounterTCPConns] + sum.Counter[dataplane.CounterSockConns], Sessions: sum.Counter[dataplane.CounterNPROSessions],
 		Streams: sum.Counter[dataplane.CounterNPROStreams], Handshakes: uint64(max(st.HandshakesInFlight, 0)),
 		BuffersFree: sum.Counter[dataplane.CounterBufFree], Buffers: sum.Counter[dataplane.CounterBufTotal],
 		RxPackets: sum.Counter[dataplane.CounterRXPkts], TxPackets: sum.Counter[dataplane.CounterTXPkts], Dropped: packets}
@@ -254,6 +255,12 @@ func (s *Server) view(c *dataplane.Conn, names map[dataplane.ListenerID]string) 
 			TailProbes: c.TailProbes, Undos: c.Undos, UserTimeoutMs: ms(c.UserTimeout), UnackedMs: ms(c.Unacked),
 			CongestionControl: c.CongestionControl.String(), ECN: c.ECN, CESeen: c.CESeen, ECESeen: c.ECESeen,
 			PacingBps: c.PacingRate * 8, DeliveryBps: c.DeliveryRate * 8}}
+	if c.Carrier != dataplane.CarrierStack {
+		v.Backend = c.Carrier.String()
+	}
+	if u := c.Unix; u != nil {
+		v.Unix, v.Local, v.Remote = &api.UnixPeer{PID: u.PID, UID: u.UID, GID: u.GID}, "unix", fmt.Sprintf("pid:%d uid:%d", u.PID, u.UID)
+	}
 	if b := c.BBR; b != nil {
 		v.TCP.BBR = &api.BBR{Phase: b.Phase, BandwidthBps: b.Bandwidth * 8, MinRTTMs: ms(b.MinRTT), PacingGain: b.PacingGain, CwndGain: b.CwndGain,
 			InflightHiBytes: b.InflightHi, InflightLoBytes: b.InflightLo}
@@ -399,7 +406,7 @@ func (s *Server) listeners(r *http.Request) (any, error) {
 	out := api.Listeners{Schema: api.Schema, Listeners: []api.Listener{}}
 	for _, l := range s.cfg.Daemon.Listeners() {
 		out.Listeners = append(out.Listeners, api.Listener{Name: l.Name, Address: l.Address, Protocol: l.Protocol, Connections: count[l.ID],
-			MaxConnections: l.MaxConns, Accepted: s.cfg.Sessions.Accepted(l.ID),
+			MaxConnections: l.MaxConns, Accepted: s.cfg.Sessions.Accepted(l.ID), Backend: ladder.Actual(l.Ladder),
 			CongestionControl: l.CongestionControl})
 	}
 	return out, nil

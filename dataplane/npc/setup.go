@@ -489,8 +489,12 @@ func (p *Plane) Listen(ctx context.Context, cfg *dataplane.ListenConfig) (datapl
 		closeSockets(cfg.Sockets)
 		return 0, fmt.Errorf("listen on %s: %w", cfg.Address, dataplane.CodeInvalid)
 	}
+	share := perCore(cfg.MaxConns, len(p.cores))
+	if !cfg.Address.IsValid() {
+		share = cfg.MaxConns // the cores share one socket: who wakes first accepts, so one may get nearly all
+	}
 	args := C.struct_np_cmd_listen{port: C.uint16_t(cfg.Address.Port()), session_kind: C.uint8_t(cfg.Kind), cookies: flag(cfg.Cookies),
-		backlog: C.uint32_t(cfg.Backlog), conns_max: C.uint32_t(perCore(cfg.MaxConns, len(p.cores))), congestion_control: C.uint8_t(cfg.CongestionControl),
+		backlog: C.uint32_t(cfg.Backlog), conns_max: C.uint32_t(share), congestion_control: C.uint8_t(cfg.CongestionControl),
 		dscp: C.uint8_t(cfg.DSCP), carrier: C.uint8_t(cfg.Carrier), fd: -1}
 	if !cfg.Address.Addr().IsUnspecified() {
 		setAddr(&args.local, cfg.Address.Addr())

@@ -47,6 +47,9 @@ func encodeCarriers(cc *C.struct_np_plane_config, cfg *dataplane.Config) error {
 	return nil
 }
 
+// ProbeUring says why this kernel gives no io_uring; nil: it does.
+func ProbeUring() error { return dataplane.CodeUnsupported }
+
 // closeSockets closes descriptors that no core got.
 func closeSockets(fds []int) {
 	for _, fd := range fds {

@@ -160,6 +160,13 @@ type Interfaces struct {
 	Interfaces []Interface `json:"interfaces"`
 }
 
+// UnixPeer is who is at the other end of a Unix socket.
+type UnixPeer struct {
+	PID uint32 `json:"pid"`
+	UID uint32 `json:"uid"`
+	GID uint32 `json:"gid"`
+}
+
 // Conn is a connection, with the vocabulary of `ss -ti`.
 type Conn struct {
 	ID                string    `json:"id"` // hexadecimal handle
@@ -178,6 +185,7 @@ type Conn struct {
 	Core              int       `json:"core"`
 	Backend           string    `json:"backend"`
 	Outgoing          bool      `json:"outgoing"`
+	Unix              *UnixPeer `json:"unix,omitempty"` // of a Unix socket: who is at the other end
 	CreatedAt         time.Time `json:"created_at"`
 	LastReceivedMs    float64   `json:"last_received_ms"` // ago
 	BytesReceived     uint64    `json:"bytes_received"`
@@ -379,6 +387,7 @@ type Listener struct {
 	MaxConnections int    `json:"max_connections"` // 0: none of its own
 	Accepted       uint64 `json:"accepted_total"`
 	AllowV1        bool   `json:"allow_v1"`
+	Backend        string `json:"backend"` // stack, io_uring, epoll
 
 	CongestionControl string `json:"congestion_control"`
 }
