@@ -168,6 +168,11 @@ vm-rdma: stamp ## RDMA on soft-RoCE in an emulated guest: conformance, NPRO, los
 	  $(CURDIR)/build/vm/rdma.test -test.v -test.run '$(VM_RDMA_RUN)' -test.timeout 19m
 .PHONY: vm-rdma
 
+.PHONY: vm-nic
+vm-nic: ## npctl nic bind with a real driver, in an emulated guest (a minute)
+	CGO_ENABLED=0 go build -trimpath -o $(BUILD)/vm-npctl ./cmd/npctl
+	scripts/vm/nic-bind.sh $(BUILD)/vm-npctl
+
 test-san: ## C under ASan + UBSan and TSan, Go under -race
 	$(MAKE) V=san test-c
 	$(MAKE) V=tsan test-tsan
