@@ -104,14 +104,21 @@ func (m *Manager) await(ctx context.Context, events <-chan dataplane.RDMAEvent, 
 type Plane struct {
 	dataplane.Plane
 	M *Manager
+	// All is for a plane that has nothing but RDMA: connections and listeners of CarrierStack
+	// go by it too, and nothing falls back.
+	All bool
 }
 
 // Plane returns the manager's plane with RDMA.
 func (m *Manager) Plane() *Plane { return &Plane{Plane: m.plane, M: m} }
 
+func (p *Plane) ours(c dataplane.Carrier) bool {
+	return c == dataplane.CarrierRDMA || p.All && c == dataplane.CarrierStack
+}
+
 // Listen implements [dataplane.Plane].
 func (p *Plane) Listen(ctx context.Context, cfg *dataplane.ListenConfig) (dataplane.ListenerID, error) {
-	if cfg.Carrier != dataplane.CarrierRDMA {
+	if !p.ours(cfg.Carrier) {
 		return p.Plane.Listen(ctx, cfg)
 	}
 	id, _, err := p.M.Listen(ctx, cfg)
@@ -129,7 +136,7 @@ func (p *Plane) Unlisten(ctx context.Context, id dataplane.ListenerID) error {
 // Connect implements [dataplane.Plane].
 func (p *Plane) Connect(ctx context.Context, cfg *dataplane.ConnectConfig) (dataplane.Handle, error) {
 	switch {
-	case cfg.Carrier == dataplane.CarrierRDMA:
+	case p.ours(cfg.Carrier):
 		return p.M.Dial(ctx, cfg)
 	case cfg.Carrier != dataplane.CarrierStack || p.M.cfg.Prefer == nil || !p.M.cfg.Prefer(cfg.Remote) || p.M.declined(cfg.Remote):
 		return p.Plane.Connect(ctx, cfg)

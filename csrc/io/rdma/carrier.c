@@ -204,7 +204,9 @@ static void look_after(struct np_rdma *r, struct np_rdma_conn *c) {
     np_rdma_dirty(r, c);
   }
   if ((c->flags & NP_RF_DETACHED) && r->now_ns >= c->linger_ns) np_rdma_fail(r, c, NP_ERR_TIMEDOUT);
-  uint64_t idle_ns = (uint64_t)r->config.keepalive_ms * UINT64_C(1000000);
+  uint64_t limit_ns = (uint64_t)c->user_timeout_ms * UINT64_C(1000000);
+  if (limit_ns != 0 && c->sq_head != c->sq_tail && r->now_ns - c->progress_ns >= limit_ns) np_rdma_fail(r, c, NP_ERR_TIMEDOUT);
+  uint64_t idle_ns = (uint64_t)c->keepalive_ms * UINT64_C(1000000);
   if (idle_ns == 0 || r->now_ns - c->last_rx_ns < idle_ns || r->now_ns - c->last_tx_ns < idle_ns) return;
   np_rdma_ask(r, c);
 }
@@ -230,6 +232,22 @@ static struct np_stream *carrier_stream(struct np_carrier *carrier, uint64_t han
   if (slot >= r->config.base.conns_max) return NULL;
   struct np_rdma_conn *c = &r->conn[slot];
   return c->state == NP_RDMA_OPEN && c->stream.handle == handle ? &c->stream : NULL;
+}
+
+/* Of TCP's settings those that mean something here. */
+static enum np_err carrier_set(struct np_carrier *carrier, uint64_t handle, uint32_t what, uint32_t value) {
+  struct np_stream *s = carrier_stream(carrier, handle);
+  if (s == NULL) return NP_ERR_STALE;
+  struct np_rdma_conn *c = np_rdma_of(s);
+  switch (what) {
+    case NP_CONN_SET_KEEPALIVE: c->keepalive_ms = value; return NP_ERR_OK;
+    case NP_CONN_SET_USER_TIMEOUT:
+      c->user_timeout_ms = value;
+      c->progress_ns = of(carrier)->now_ns;
+      return NP_ERR_OK;
+    case NP_CONN_SET_NAGLE: return value == 0 ? NP_ERR_OK : NP_ERR_UNSUPPORTED; /* what a turn queued leaves with it */
+    default: return NP_ERR_UNSUPPORTED;
+  }
 }
 
 static uint32_t carrier_connections(struct np_carrier *carrier, uint32_t *cursor, struct np_conn_info *out, uint32_t max) {
@@ -276,6 +294,7 @@ static const struct np_carrier_ops carrier_ops = {
     .busy = carrier_busy,
     .fd = carrier_fd,
     .stream = carrier_stream,
+    .set = carrier_set,
     .connections = carrier_connections,
     .abort_all = carrier_abort_all,
     .fini = carrier_fini,
@@ -361,6 +380,7 @@ enum np_err np_rdma_attach(struct np_rdma *r, uint32_t slot, const struct np_rdm
       .flags = dirty | (args->outgoing ? NP_RF_OUTGOING : 0),
       .dirty_next = dirty_next,
       .state = NP_RDMA_SETUP,
+      .keepalive_ms = r->config.keepalive_ms,
       .created_ns = now_ns,
       .last_rx_ns = now_ns,
       .last_tx_ns = now_ns,

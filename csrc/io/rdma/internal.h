@@ -81,6 +81,9 @@ struct np_rdma_conn {
   uint32_t retired;       /* atomic: set by the core, taken by control */
   uint64_t hold_until_ns;
   uint64_t linger_ns;     /* when a detached one is given up */
+  uint64_t progress_ns;   /* when a request was done, or one made with none in flight */
+  uint32_t keepalive_ms;  /* 0: never */
+  uint32_t user_timeout_ms; /* requests that are not done so long end it; 0: the device's own limits */
   uint64_t created_ns;
   uint64_t last_rx_ns;
   uint64_t last_tx_ns;

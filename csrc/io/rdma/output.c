@@ -11,6 +11,7 @@ uint32_t np_rdma_sq_room(const struct np_rdma_conn *c) {
 
 uint64_t np_rdma_sq_take(struct np_rdma_conn *c, struct np_buf *bufs, uint32_t bytes, uint32_t op) {
   np_assert(np_rdma_sq_room(c) > 0);
+  if (c->sq_head == c->sq_tail) c->progress_ns = np_rdma_owner(c)->now_ns;
   c->sq[c->sq_tail & SQ_MASK] = (struct np_rdma_sq){.bufs = bufs, .bytes = bytes, .op = op};
   c->flight_bytes += bytes;
   uint64_t wr = (uint64_t)c->generation << 32 | (uint64_t)c->slot << 16 | c->sq_tail;
@@ -33,6 +34,7 @@ void np_rdma_sq_done(struct np_rdma *r, struct np_rdma_conn *c, uint16_t positio
   if (count > NP_RDMA_SQ_DEPTH - np_rdma_sq_room(c)) return;
   while (count-- > 0) give_back(r, c, count == 0 ? err : NP_ERR_OK); /* bound: the send queue */
   c->flags &= ~NP_RF_ASKED;
+  c->progress_ns = r->now_ns;
 }
 
 void np_rdma_sq_drop(struct np_rdma *r, struct np_rdma_conn *c, enum np_err err) {
@@ -131,7 +133,7 @@ static bool make_next(struct np_rdma *r, struct np_rdma_conn *c, struct np_rv_po
   c->msgs_tx++;
   np_rdma_count(r, NP_C_RDMA_MSGS_TX);
   /* Now and then one that holds nothing, so that places in the send queue come back. */
-  if ((uint16_t)(c->sq_tail - c->sq_signaled) >= NP_RDMA_SIGNAL_EVERY) post->signaled = true;
+  if ((uint16_t)(c->sq_tail - c->sq_signaled) >= NP_RDMA_SIGNAL_EVERY || c->user_timeout_ms != 0) post->signaled = true;
   if (post->signaled) c->sq_signaled = c->sq_tail;
   return true;
 }

@@ -114,6 +114,8 @@ static void stream_info(const struct np_stream *s, struct np_conn_info *out) {
   out->rcv_buf_bytes = c->link.ring_bytes;
   out->snd_buf_bytes = r->config.base.snd_buf_bytes;
   out->ssthresh_bytes = UINT32_MAX;
+  out->user_timeout_ms = c->user_timeout_ms;
+  if (c->sq_head != c->sq_tail) out->unacked_ms = (uint32_t)((r->now_ns - c->progress_ns) / UINT64_C(1000000));
   out->created_ns = c->created_ns;
   out->last_rx_ns = c->last_rx_ns;
   out->bytes_rx = c->bytes_rx;

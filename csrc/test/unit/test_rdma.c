@@ -337,6 +337,33 @@ static void test_keepalive(void **state) {
   assert_int_equal(r->pa[0].err, NP_ERR_TIMEDOUT);
 }
 
+/* A user timeout is shorter than the device's own patience. */
+static void test_user_timeout(void **state) {
+  struct rig *r = *state;
+  struct np_stream *s = open_one(r, 0);
+  struct np_carrier *c = np_rdma_carrier(r->a.rdma);
+  assert_int_equal(c->ops->set(c, s->handle, NP_CONN_SET_USER_TIMEOUT, 2000), NP_ERR_OK);
+  assert_int_equal(c->ops->set(c, s->handle, NP_CONN_SET_NAGLE, 0), NP_ERR_OK);
+  assert_int_equal(c->ops->set(c, s->handle, NP_CONN_SET_NAGLE, 1), NP_ERR_UNSUPPORTED);
+  assert_int_equal(c->ops->set(c, s->handle, NP_CONN_SET_CC, 0), NP_ERR_UNSUPPORTED);
+  assert_int_equal(c->ops->set(c, s->handle + 1, NP_CONN_SET_NAGLE, 0), NP_ERR_STALE);
+  for (uint32_t i = 0; i < 8; i++) { /* idle, and answered for: no reason to end */
+    r->pa[0].to_send++;
+    pump(&r->pa[0], 1);
+    r->now_ns += 1000000000;
+    turns(r, 2, 8);
+  }
+  assert_false(r->pa[0].is_closed);
+  r->pa[0].to_send++;
+  pump(&r->pa[0], 1);
+  for (uint32_t i = 0; i < 4; i++) {
+    r->now_ns += 1000000000;
+    turn_one(&r->a, r->now_ns); /* nothing is carried over */
+  }
+  assert_true(r->pa[0].is_closed);
+  assert_int_equal(r->pa[0].err, NP_ERR_TIMEDOUT);
+}
+
 /* A message whose immediate or length no honest peer sends. */
 static void hostile(struct rig *r, uint32_t slot, uint8_t kind, uint32_t imm, uint32_t bytes, enum np_err err) {
   open_one(r, slot);
@@ -507,7 +534,7 @@ int main(void) {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
   const struct CMUnitTest tests[] = {
       T(test_both_ways), T(test_backpressure), T(test_crowded), T(test_half_close), T(test_abort), T(test_gone_after_fin),
-      T(test_peer_death), T(test_keepalive), T(test_hostile), T(test_detach), T(test_linger), T(test_refused),
+      T(test_peer_death), T(test_keepalive), T(test_user_timeout), T(test_hostile), T(test_detach), T(test_linger), T(test_refused),
       T(test_no_lost_wakeup), T(test_one_sided), T(test_pool_empty), T(test_info),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -6,40 +6,77 @@ import (
 	"bytes"
 	"context"
 	"net/netip"
+	"os/exec"
 	"testing"
 	"time"
 
 	ctrl "github.com/np-appliance/np/ctrl/rdma"
 	"github.com/np-appliance/np/dataplane"
+	"github.com/np-appliance/np/dataplane/events"
+	"github.com/np-appliance/np/dataplane/netconn"
 	"github.com/np-appliance/np/dataplane/npc"
+	"github.com/np-appliance/np/dataplane/transporttest"
 )
-
-// end is a plane with RDMA.
-type end struct {
-	plane dataplane.Plane
-	rdma  dataplane.RDMA
-	m     *ctrl.Manager
-}
 
 var (
 	clientAddr = netip.MustParseAddr("198.18.0.1")
 	serverAddr = netip.MustParseAddr("198.18.1.1")
 )
 
-func newEnd(t *testing.T, conns int, mcfg ctrl.Config) *end {
+// end is a plane with RDMA, and a transport over it where with asks for one.
+type end struct {
+	plane dataplane.Plane
+	rdma  dataplane.RDMA
+	m     *ctrl.Manager
+	tr    *netconn.Transport
+}
+
+type with struct {
+	conns     int
+	manager   ctrl.Config
+	source    netip.Addr
+	transport bool
+}
+
+func newEnd(t *testing.T, w with) *end {
 	t.Helper()
-	p, err := npc.New(&dataplane.Config{CPUs: []int{-1}, RDMAConns: conns, IdleSpin: 20 * time.Microsecond})
+	p, err := npc.New(&dataplane.Config{CPUs: []int{-1}, RDMAConns: w.conns, IdleSpin: 20 * time.Microsecond, BuffersPerCore: 32768, MaxConns: 64, MaxStreams: 64})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { p.Close() })
-	r, err := p.(dataplane.RDMAOpener).OpenRDMA(&dataplane.RDMAConfig{MaxConns: conns, RingBytes: 64 << 10, Keepalive: 2 * time.Second})
+	r, err := p.(dataplane.RDMAOpener).OpenRDMA(&dataplane.RDMAConfig{MaxConns: w.conns, RingBytes: ringBytes, Keepalive: 5 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := ctrl.New(p, r, mcfg)
-	t.Cleanup(m.Stop)
-	return &end{plane: p, rdma: r, m: m}
+	e := &end{plane: p, rdma: r, m: ctrl.New(p, r, w.manager)}
+	t.Cleanup(e.m.Stop)
+	if !w.transport {
+		return e
+	}
+	all := e.m.Plane()
+	all.All = true
+	read := events.New(p)
+	if e.tr, err = netconn.New(all, read, netconn.Options{Backend: "rdma", Source: w.source, ReadBuffer: ringBytes}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- read.Run(ctx) }()
+	t.Cleanup(func() {
+		_ = e.tr.Close()
+		cancel()
+		<-done
+	})
+	return e
+}
+
+const ringBytes = 64 << 10
+
+// held counts buffers that are out, and connections that are not ended yet.
+func (e *end) held() int {
+	c := e.plane.Counters(0)
+	return int(c.Counter[dataplane.CounterBufTotal]) - int(c.Counter[dataplane.CounterBufFree]) + int(c.Counter[dataplane.CounterRdmaConns])
 }
 
 func (e *end) listen(t *testing.T, kind dataplane.SessionKind) netip.AddrPort {
@@ -51,8 +88,35 @@ func (e *end) listen(t *testing.T, kind dataplane.SessionKind) netip.AddrPort {
 	return at
 }
 
+// netem puts an impairment on both ends of the wire; none takes it away.
+func netem(t *testing.T, args ...string) {
+	t.Helper()
+	for _, dev := range []string{"v0", "v1"} {
+		_ = exec.Command("tc", "qdisc", "del", "dev", dev, "root").Run()
+		if len(args) == 0 {
+			continue
+		}
+		if out, err := exec.Command("tc", append([]string{"qdisc", "add", "dev", dev, "root", "netem"}, args...)...).CombinedOutput(); err != nil {
+			t.Fatalf("tc: %v: %s", err, out)
+		}
+	}
+}
+
+func TestConformance(t *testing.T) {
+	client, server := newEnd(t, with{conns: 1100, source: clientAddr, transport: true}), newEnd(t, with{conns: 1100, transport: true})
+	transporttest.Run(t, transporttest.Backend{
+		Name: "rdma", Client: client.tr, Server: server.tr, Network: "tcp", Listen: serverAddr.String() + ":0",
+		Refused: serverAddr.String() + ":1", BufferMax: 4 << 20,
+		Vanish: func(t *testing.T) func() {
+			netem(t, "loss", "100%")
+			return func() { netem(t) }
+		},
+		Held: func() int { return client.held() + server.held() },
+	}, transporttest.Options{Settle: 60 * time.Second})
+}
+
 func TestSmoke(t *testing.T) {
-	server, client := newEnd(t, 16, ctrl.Config{}), newEnd(t, 16, ctrl.Config{})
+	server, client := newEnd(t, with{conns: 16}), newEnd(t, with{conns: 16})
 	at := server.listen(t, dataplane.SessionEcho)
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
