@@ -61,6 +61,7 @@ enum {
   ALL_TRAFFIC = 16,  /* lists and limits hold for what goes to the kernel, too */
   KERNEL_PORTS = 32, /* np_kernel_ports has some */
   LIMIT_PASSED = 64, /* what goes to the kernel has a rate, all sources together */
+  BEHIND = 128,      /* the appliance has copies of what the kernel gets (AF_PACKET): nothing is redirected */
 };
 
 struct settings {

@@ -299,7 +299,10 @@ static __always_inline int run(struct xdp_md *ctx) {
   enum verdict v = choose(data, end, &p);
   enum counter why = v == SHORT ? MALFORMED : PASSED;
   long action;
-  if (set && set->flags && p.family != NO_PACKET && v != SHORT) v = filter(ctx, set, &p, v, &why);
+  if (set && set->flags) {
+    if (p.family != NO_PACKET && v != SHORT) v = filter(ctx, set, &p, v, &why);
+    if (v != DROP && (set->flags & BEHIND)) v = TO_KERNEL;
+  }
   if (v == DROP) {
     count(why);
     return XDP_DROP;

@@ -2,6 +2,7 @@ package ports
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -89,10 +90,30 @@ func (m *Manager) setFilter(p *port, next filter) error {
 		if err := p.prog.SetFilter(f); err != nil {
 			return err
 		}
-	case p.attached:
-		return fmt.Errorf("filter of %s: %w (%s runs without an XDP program: configure the filter, then restart)", p.name, dataplane.CodeUnsupported, p.rung.name)
+	case p.attached && !p.rung.kernel:
+		return fmt.Errorf("filter of %s: %w (on %s no XDP program sees its packets)", p.name, dataplane.CodeUnsupported, p.rung.name)
+	case p.attached && !next.empty():
+		return m.attachFilter(p, next)
 	}
 	p.filter = next
+	return nil
+}
+
+// attachFilter gives a device a program that has been without one, its backend not
+// needing any. m.mu is held.
+func (m *Manager) attachFilter(p *port, next filter) error {
+	prog, err := m.sys.Attach(p.name, xdp.Options{Mode: p.subs[0].cfg.Mode, Frags: p.device.MTU > mtuOneFrame})
+	if err != nil {
+		return fmt.Errorf("filter of %s: %w", p.name, err)
+	}
+	was := p.filter
+	p.filter = next
+	if err := steer(prog, p, nil); err != nil {
+		p.filter = was
+		return errors.Join(err, prog.Close())
+	}
+	p.prog, p.watching = prog, func() {}
+	m.log.Info("filter attached", "interface", p.name, "xdp_mode", modeText(prog))
 	return nil
 }
 

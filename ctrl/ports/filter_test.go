@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/np-appliance/np/ctrl/ladder"
 	"github.com/np-appliance/np/ctrl/ports"
 	"github.com/np-appliance/np/dataplane"
 	"github.com/np-appliance/np/dataplane/xdp"
@@ -135,6 +136,38 @@ func TestFilter(t *testing.T) {
 		cancel()
 		<-done
 	})
+}
+
+// TestFilterOnAFPacket: a backend without a program gets one with the first entry, which
+// redirects nothing; TAP can have none.
+func TestFilterOnAFPacket(t *testing.T) {
+	sys, _, m, _ := setup(t)
+	cfg := np0
+	cfg.Backend = ladder.AFPacket
+	if err := m.Add(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	if len(sys.Programs()) != 0 {
+		t.Fatal("a program without need")
+	}
+	sys.Refuse(dataplane.CodeBusy, false)
+	if err := m.AddListEntry("np0", entry(xdp.Deny, "198.18.6.0/24")); !errors.Is(err, dataplane.CodeBusy) || listed(t, m) != "" {
+		t.Error(err, listed(t, m))
+	}
+	sys.Refuse(nil, false)
+	if err := m.AddListEntry("np0", entry(xdp.Deny, "198.18.6.0/24")); err != nil {
+		t.Fatal(err)
+	}
+	p := sys.Programs()[0]
+	if f, _ := p.Filter(); len(f.Entries) != 1 || !p.Behind || len(p.Steered()) != 2 || len(p.Sockets) != 0 {
+		t.Errorf("%+v", p)
+	}
+	if err := m.DelListEntry("np0", netip.MustParsePrefix("198.18.6.0/24")); err != nil || listed(t, m) != "" {
+		t.Error(err)
+	}
+	if err := m.Close(); err != nil || !p.Closed {
+		t.Error("left behind", err)
+	}
 }
 
 // TestFilterTwice: a device has one filter, told by its first interface.

@@ -242,10 +242,14 @@ func steer(prog Program, p *port, queues []dataplane.Queue) error {
 	if err := prog.SetFilter(p.filter.program()); err != nil {
 		return err
 	}
-	if !p.rung.program {
-		return nil // a filter only: all that passes it is the kernel's, of which the backend has copies
+	// A filter only, where the backend has copies of what the kernel gets.
+	if err := prog.SetBehind(!p.rung.program); err != nil {
+		return err
 	}
 	for _, q := range queues {
+		if !p.rung.program {
+			break
+		}
 		if err := prog.SetSocket(q.Queue, q.FD); err != nil {
 			return err
 		}

@@ -23,6 +23,7 @@ type Program interface {
 	DelAddress(xdp.Address) error
 	SetSocket(queue, fd int) error
 	SetFilter(*xdp.Filter) error
+	SetBehind(on bool) error
 	SetKernelPorts(xdp.Ports) error
 	Hits() (map[netip.Prefix]uint64, error)
 	LimitedSources(n int) ([]xdp.LimitedSource, error)

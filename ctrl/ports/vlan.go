@@ -80,7 +80,7 @@ func (m *Manager) join(ctx context.Context, p *port, s *sub) error {
 		if err := m.addSub(ctx, s, s.shared(p.opened)); err != nil {
 			return err
 		}
-		if p.steers() {
+		if p.prog != nil {
 			if err := p.prog.SetAddresses(append(p.addresses(), s.addresses()...)); err != nil {
 				return err
 			}
@@ -169,7 +169,7 @@ func (m *Manager) AddAddress(ctx context.Context, name string, a netip.Prefix) e
 			return fmt.Errorf("address %s on %s: %w", a, name, err)
 		}
 	}
-	if p.steers() {
+	if p.prog != nil {
 		if err := p.prog.AddAddress(xdp.Address{Addr: a.Addr(), VLAN: s.cfg.VLAN}); err != nil {
 			if s.added {
 				err = errors.Join(err, m.plane.DelAddress(ctx, s.id, a))
@@ -192,7 +192,7 @@ func (m *Manager) DelAddress(ctx context.Context, name string, a netip.Prefix) e
 	if s == nil {
 		return fmt.Errorf("interface %s: %w", name, dataplane.CodeNotfound)
 	}
-	if p.steers() {
+	if p.prog != nil {
 		if err := p.prog.DelAddress(xdp.Address{Addr: a.Addr(), VLAN: s.cfg.VLAN}); err != nil {
 			m.steerAgain(p)
 			return err
@@ -212,7 +212,7 @@ func (m *Manager) DelAddress(ctx context.Context, name string, a netip.Prefix) e
 // steerAgain makes the program steer what is in force, after a change that
 // stopped halfway. m.mu is held.
 func (m *Manager) steerAgain(p *port) {
-	if !p.steers() {
+	if p.prog == nil {
 		return
 	}
 	if err := p.prog.SetAddresses(p.addresses()); err != nil {

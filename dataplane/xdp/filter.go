@@ -95,6 +95,7 @@ const (
 	flagAll
 	flagPorts
 	flagPassed
+	flagBehind
 )
 
 // settings is struct settings of np_filter.h.
@@ -133,6 +134,7 @@ type filterState struct {
 	next        uint32   // slots never used begin here
 	limits      Limits
 	all         bool
+	behind      bool
 	kernel      [kernelWords]uint64
 	passRate    int
 }
@@ -393,6 +395,9 @@ func (s *filterState) write() error {
 	if s.all && w.Flags != 0 {
 		w.Flags |= flagAll
 	}
+	if s.behind {
+		w.Flags |= flagBehind
+	}
 	if s.kernel != [len(s.kernel)]uint64{} {
 		w.Flags |= flagPorts
 	}
@@ -407,6 +412,19 @@ func (s *filterState) write() error {
 		return fmt.Errorf("write settings: %w", err)
 	}
 	return nil
+}
+
+// SetBehind says that the appliance has its frames behind the kernel's driver, as
+// copies (AF_PACKET): then what the filter lets pass goes to the kernel, own
+// addresses or not, and counts as Passed.
+func (p *Program) SetBehind(on bool) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return dataplane.CodeShutdown
+	}
+	p.filter.behind = on
+	return p.filter.write()
 }
 
 // SetKernelPorts leaves to the kernel what comes for these ports or protocols of own

@@ -499,6 +499,34 @@ func TestKernelPorts(t *testing.T) {
 	}
 }
 
+// TestBehind: where the appliance has copies of what the kernel gets, the filter judges its own packets
+// as ever, and what passes goes to the kernel.
+func TestBehind(t *testing.T) {
+	p := ownProgram(t)
+	if err := p.SetBehind(true); err != nil {
+		t.Fatal(err)
+	}
+	set(t, p, Filter{Entries: prefixes(Deny, "198.18.0.2/32")})
+	for _, c := range []struct {
+		frame []byte
+		want  string
+	}{
+		{frame4(to4(own4, 17, 0)), "denied"}, {frame4(from(netip.MustParseAddr("198.18.0.3"), to4(own4, 17, 0))), "passed"},
+		{frame4(to4(other4, 17, 0)), "passed"}, {frame6(to6(17)), "passed"}, {eth(0x0806, arp(1, own4)), "passed"},
+		{eth(0x0806, claim(1, other4, other4)), "passed"}, {eth(0x0800, to4(own4, 17, 0)[:19]), "short"},
+	} {
+		if got := counted(t, p, c.frame); got != c.want {
+			t.Errorf("%x: %s, want %s", c.frame, got, c.want)
+		}
+	}
+	if err := p.SetBehind(false); err != nil {
+		t.Fatal(err)
+	}
+	if got := counted(t, p, frame6(to6(17))); got != "ours" {
+		t.Error(got)
+	}
+}
+
 func TestFilterRefused(t *testing.T) {
 	p := ownProgram(t)
 	good := Filter{Entries: prefixes(Deny, "198.18.0.2/32"), Limits: Limits{Packets: 1000}}

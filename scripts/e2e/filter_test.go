@@ -392,3 +392,33 @@ func TestFilterOfReturningDevice(t *testing.T) {
 		t.Errorf("%+v", l)
 	}
 }
+
+// On AF_PACKET, which needs no XDP program, the first entry brings one: it judges the appliance's packets alone, before the
+// kernel makes copies of them.
+func TestFilterOnAFPacket(t *testing.T) {
+	w := newWorld(t, options{env: []string{"NP_DATAPLANE_BACKEND=af_packet"}})
+	w.must(w.in("c", "ip", "addr", "add", second4+"/24", "dev", "c0"))
+	w.must(w.in("s", "ip", "addr", "add", kernel4+"/24", "dev", "np0"))
+	w.kernelEcho(net.JoinHostPort(kernel4, "22"))
+	if n := w.nic(); n.XDPMode != "" || n.Backend != "af_packet" {
+		t.Fatalf("%+v", n)
+	}
+	if err := w.reach("198.18.0.2", addr4(7)); err != nil {
+		t.Fatal(err)
+	}
+	w.do("nic", "filter", "add", "np0", "198.18.0.2", "--deny")
+	w.eventually(5*time.Second, "another source", func() error { return w.reach(second4, addr4(7)) }) // attaching may drop the carrier
+	if err := w.reach("198.18.0.2", addr4(7)); err == nil {
+		t.Error("a denied source was served")
+	}
+	if err := w.reach("198.18.0.2", net.JoinHostPort(kernel4, "22")); err != nil {
+		t.Error("the kernel's own address is cut off:", err)
+	}
+	if n := w.nic(); n.XDPMode != "native" || n.Packets.Denied < 1 || n.Packets.Redirected+n.Packets.NoSocket != 0 {
+		t.Errorf("%+v", n)
+	}
+	w.do("nic", "filter", "delete", "np0", "198.18.0.2")
+	if err := w.reach("198.18.0.2", addr4(7)); err != nil {
+		t.Error("the entry is gone:", err)
+	}
+}

@@ -182,6 +182,7 @@ type Program struct {
 	kernel    xdp.Ports
 	Addresses map[xdp.Address]bool
 	Sockets   map[int]int
+	Behind    bool
 	Closed    bool
 }
 
@@ -280,6 +281,14 @@ func (p *Program) SetFilter(f *xdp.Filter) error {
 		return p.refuseAll
 	}
 	p.filter = *f
+	return nil
+}
+
+// SetBehind implements [ports.Program].
+func (p *Program) SetBehind(on bool) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.Behind = on
 	return nil
 }
 
