@@ -2,25 +2,25 @@
 # The figures of perf/README.md: prints a table and appends one JSON line per figure to
 # perf/results/YYYY-MM-DD.jsonl.
 #
-#   perf/run.sh [stack|records|veth|peers|npro|idle]...    default: all
+#   perf/run.sh [stack|records|veth|netconn|peers|npro|idle]...    default: all
 #
-# veth, peers, npro and idle make network namespaces and need root. ROUNDS (3) and SECS (2) say how
+# veth, netconn, peers, npro and idle make network namespaces and need root. ROUNDS (3) and SECS (2) say how
 # often and how long each contender of those runs; contenders take turns, figures are medians.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 top=$PWD bin=$PWD/build/bin perf=$PWD/build/release/perf
 rounds=${ROUNDS:-3} secs=${SECS:-2}
 parts=("$@")
-[[ ${#parts[@]} -gt 0 ]] || parts=(stack records veth peers npro idle)
+[[ ${#parts[@]} -gt 0 ]] || parts=(stack records veth netconn peers npro idle)
 
 die() {
   echo "perf/run.sh: $*" >&2
   exit 1
 }
 for p in "${parts[@]}"; do
-  case $p in stack | records) ;; veth | peers | npro | idle) need_root=1 ;; *) die "unknown part '$p': want stack, records, veth, peers, npro or idle" ;; esac
+  case $p in stack | records) ;; veth | netconn | peers | npro | idle) need_root=1 ;; *) die "unknown part '$p': want stack, records, veth, netconn, peers, npro or idle" ;; esac
 done
-[[ -z ${need_root:-} || $(id -u) == 0 ]] || die "veth, peers, npro and idle need root (network namespaces, AF_XDP); without it: perf/run.sh stack records"
+[[ -z ${need_root:-} || $(id -u) == 0 ]] || die "veth, netconn, peers, npro and idle need root (network namespaces, AF_XDP); without it: perf/run.sh stack records"
 for f in "$perf/peer" "$perf/bench_stack" "$perf/bench_conns" "$perf/bench_records" "$bin/npd"; do [[ -x $f ]] || die "$f is not there: make bench builds it"; done
 
 mkdir -p build perf/results
@@ -53,6 +53,7 @@ cleanup() {
     scripts/netns.sh down "$name"
     scripts/netns.sh down "${name}k"
   fi
+  [[ -z ${netconn:-} ]] || scripts/netns.sh down "${name}n"
   if [[ -n ${peers:-} ]]; then
     scripts/netns.sh down "${name}l"
     scripts/netns.sh down "${name}g"
@@ -255,6 +256,49 @@ run_veth() {
   figure veth "1 connection, MTU 1500, server receives" "$(median "${np_rx[@]}")" Gbit/s kernel "$(median "${k_rx[@]}")"
   figure veth "1 connection, MTU 1500, server sends" "$(median "${np_tx[@]}")" Gbit/s kernel "$(median "${k_tx[@]}")"
   kill "$kpid" "$kspin"
+}
+
+# An echo server in Go on net.Conns of our own stack and of Go's net: all of it on one CPU, poll core included.
+run_netconn() {
+  local own net i r t c0 what tls
+  world_up
+  netconn=1
+  scripts/netns.sh up "${name}n"
+  go build -trimpath -o "$bin/tlsecho" ./perf/tlsecho
+  go build -trimpath -o "$bin/netecho" ./perf/netecho
+  for tls in "" -tls; do
+    # shellcheck disable=SC2086 # nothing or one word
+    ip netns exec "${name}n-s" taskset -c "$scpu" "$bin/netecho" -backend af_xdp -cpu "$scpu" -spin 1us $tls </dev/null >/dev/null 2>>"$dir/servers.log" &
+    own=$!
+    pids+=("$own")
+    # shellcheck disable=SC2086
+    kernel_server net "$bin/netecho" -backend net $tls
+    sleep 1
+    kill -0 "$own" 2>/dev/null || { cat "$dir/servers.log" >&2; die "netecho ended"; }
+    local -A rps=() busy=()
+    for ((i = 0; i < rounds; i++)); do
+      for t in own net; do
+        local ns=${name}n pid=$own
+        [[ $t == own ]] || ns=${name}k pid=$net
+        c0=$(cpu_ns "$pid")
+        if [[ -n $tls ]]; then
+          r=$(ip netns exec "$ns-c" taskset -c "$ccpu" "$bin/tlsecho" load -addr 198.18.0.1:7000 -conns 64 -depth 1 -size 64 -duration "${secs}s" |
+            jq -r '"rps=\(.messages_per_second | round) requests=\(.messages_all)"')
+        else
+          r=$(ip netns exec "$ns-c" taskset -c "$ccpu" "$perf/peer" echo 198.18.0.1 7000 64 64 "$secs")
+        fi
+        rps[$t]+=" $(field rps "$r")"
+        busy[$t]+=" $(per $(($(cpu_ns "$pid") - c0)) "$(field requests "$r")")"
+      done
+    done
+    what="64 B echo, 64 connections${tls:+, TLS}"
+    # shellcheck disable=SC2086 # lists of numbers
+    figure netconn "$what" "$(median ${rps[own]})" req/s "Go's net" "$(median ${rps[net]})"
+    # shellcheck disable=SC2086
+    figure netconn "$what, server busy" "$(median ${busy[own]})" ns/req "Go's net" "$(median ${busy[net]})"
+    kill "$own" "$net"
+    wait "$own" "$net" 2>/dev/null || true
+  done
 }
 
 # The same loads against other userspace stacks, from np's own stack and from the kernel's: NAME NAMESPACE FIRST_PORT

@@ -191,9 +191,12 @@ func TestSocketsOwned(t *testing.T) {
 		{"a socket too few", echo, 1, dataplane.CodeInvalid},
 		{"sockets for the stack", dataplane.ListenConfig{Address: netip.MustParseAddrPort("127.0.0.1:7"), Kind: dataplane.SessionEcho}, 2, dataplane.CodeInvalid},
 		{"no kind", dataplane.ListenConfig{Carrier: dataplane.CarrierEpoll}, 2, dataplane.CodeInvalid},
-		{"a carrier that is not there", dataplane.ListenConfig{Kind: dataplane.SessionEcho, Carrier: dataplane.CarrierRDMA}, 2, dataplane.CodeUnsupported},
+		{"a carrier that is not there", dataplane.ListenConfig{Address: netip.MustParseAddrPort("127.0.0.1:7"), Kind: dataplane.SessionEcho,
+			Carrier: dataplane.CarrierRDMA}, 0, dataplane.CodeUnsupported},
 	} {
-		c.cfg.Sockets = sockets(c.n)
+		if c.n > 0 {
+			c.cfg.Sockets = sockets(c.n)
+		}
 		if _, err := p.Listen(t.Context(), &c.cfg); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", c.name, err, c.want)
 		}
