@@ -168,6 +168,11 @@ vm-rdma: stamp ## RDMA on soft-RoCE in an emulated guest: conformance, NPRO, los
 	  $(CURDIR)/build/vm/rdma.test -test.v -test.run '$(VM_RDMA_RUN)' -test.timeout 19m
 .PHONY: vm-rdma
 
+.PHONY: man
+man: bin ## manual pages of npctl, from its commands, into build/man
+	@mkdir -p build/man
+	build/bin/npctl man build/man
+
 .PHONY: vm-nic
 vm-nic: ## npctl nic bind with a real driver, in an emulated guest (a minute)
 	CGO_ENABLED=0 go build -trimpath -o $(BUILD)/vm-npctl ./cmd/npctl

@@ -318,3 +318,18 @@ func TestCert(t *testing.T) {
 		t.Errorf("a key shown: %d %s", code, errOut)
 	}
 }
+
+// TestManual: each command has a page with its options and text.
+func TestManual(t *testing.T) {
+	dir := t.TempDir()
+	var out, errs strings.Builder
+	if code := run(t.Context(), []string{"man", dir}, &out, &errs); code != 0 {
+		t.Fatal(code, errs.String())
+	}
+	for page, want := range map[string]string{"npctl.1": "Show and steer a running npd", "npctl-nic-bind.1": "vfio", "npctl-doctor.1": "--fix", "npctl-backend-set.1": "--device"} {
+		b, err := os.ReadFile(filepath.Join(dir, page))
+		if err != nil || !strings.Contains(strings.ReplaceAll(string(b), "\\", ""), want) {
+			t.Errorf("%s lacks %s: %v", page, want, err)
+		}
+	}
+}

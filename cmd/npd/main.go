@@ -176,10 +176,8 @@ func (a *app) serve() error {
 	if err != nil {
 		return err
 	}
-	if len(c.Interfaces) > 0 { // kernel sockets need none
-		if err := ports.CheckPrivileges(); err != nil {
-			return err
-		}
+	if err := ports.CheckPrivileges(daemon.Interfaces(c)); err != nil {
+		return err
 	}
 	log, err := a.logger(c)
 	if err != nil {

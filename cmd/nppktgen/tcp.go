@@ -146,7 +146,7 @@ func (o *tcpOptions) run(cmd *cobra.Command, stdout, stderr io.Writer) error {
 	if err != nil {
 		return usageError{err}
 	}
-	if err := ports.CheckPrivileges(); err != nil {
+	if err := ports.CheckPrivileges([]ports.Interface{so.Interface}); err != nil {
 		return err
 	}
 	if o.progress || terminal(stderr) {

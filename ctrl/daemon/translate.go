@@ -101,6 +101,15 @@ func listenerCongestion(c *config.Config, l *config.Listener) string {
 	return c.TCP.CongestionControl
 }
 
+// Interfaces are the interfaces of a configuration as package ports has them.
+func Interfaces(c *config.Config) []ports.Interface {
+	out := make([]ports.Interface, len(c.Interfaces))
+	for i := range out {
+		out[i] = portConfig(c, &c.Interfaces[i])
+	}
+	return out
+}
+
 func portConfig(c *config.Config, i *config.Interface) ports.Interface {
 	p := ports.Interface{Name: i.Name, Addresses: i.Addresses, MTU: i.MTU, Queues: i.Queues, VLAN: uint16(i.VLAN), DADTransmits: i.DADTransmits, ACD: i.ACD, AcceptRA: i.AcceptRA, Backend: c.InterfaceBackend(i), Device: i.Device,
 		Strict: c.Dataplane.OnFallback == "fail", Quiet: c.Dataplane.OnFallback == "allow"}

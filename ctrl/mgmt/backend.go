@@ -2,6 +2,7 @@ package mgmt
 
 import (
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -14,7 +15,7 @@ import (
 // interface and listener.
 func (s *Server) backend(*http.Request) (any, error) {
 	out := api.Backend{Schema: api.Schema, Requested: s.cfg.Daemon.Config().Dataplane.Backend, Backends: []api.BackendUse{}, Ladder: []api.Rung{}}
-	var actual, reasons []string
+	var reasons []string
 	for _, p := range s.cfg.Ports.Status() {
 		use := api.BackendUse{Kind: "interface", Name: p.Config.Label(), Device: p.Config.Device, Requested: p.Config.Backend, Actual: ladder.None, Reason: p.Reason}
 		if p.Shared {
@@ -24,9 +25,6 @@ func (s *Server) backend(*http.Request) (any, error) {
 			use.Actual, use.Reason = ladder.Actual(p.Ladder), ladder.Why(p.Ladder)
 		}
 		out.Backends = append(out.Backends, use)
-		if !slices.Contains(actual, use.Actual) {
-			actual = append(actual, use.Actual)
-		}
 		if use.Reason != "" {
 			reasons = append(reasons, use.Name+": "+use.Reason)
 		}
@@ -43,11 +41,25 @@ func (s *Server) backend(*http.Request) (any, error) {
 			out.Ladder = append(out.Ladder, api.Rung{Listener: l.Name, Backend: r.Backend, Chosen: r.Chosen, Skipped: r.Skipped, Reason: r.Reason, Cure: r.Cure})
 		}
 	}
-	out.Actual, out.Reason = strings.Join(actual, ", "), strings.Join(reasons, "; ")
-	if out.Actual == "" {
-		out.Actual = ladder.None
-	}
+	out.Actual, out.Reason = s.backends(), strings.Join(reasons, "; ")
 	return out, nil
+}
+
+// backends names all backends in use: of interfaces, then of listeners on kernel sockets.
+func (s *Server) backends() string {
+	var out []string
+	if a := s.cfg.Ports.Actual(netip.Addr{}); a != ladder.None {
+		out = append(out, a)
+	}
+	for _, l := range s.cfg.Daemon.Listeners() {
+		if a := ladder.Actual(l.Ladder); a != ladder.Stack && !slices.Contains(out, a) {
+			out = append(out, a)
+		}
+	}
+	if len(out) == 0 {
+		return ladder.None
+	}
+	return strings.Join(out, ", ")
 }
 
 // connBackend is what brings a connection's bytes: the rung of its interface, or the

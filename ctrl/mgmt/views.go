@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"slices"
 	"strconv"
 	"time"
@@ -64,7 +63,7 @@ func (s *Server) status(r *http.Request) (any, error) {
 	info, st := s.cfg.Plane.Info(), s.cfg.Sessions.Stats()
 	now := s.cfg.Now()
 	out := api.Status{Schema: api.Schema, State: s.cfg.Daemon.State(), Problems: []string{}, Version: s.cfg.Version.Version,
-		StartedAt: s.cfg.Start.UTC(), UptimeSeconds: now.Sub(s.cfg.Start).Seconds(), Backend: s.cfg.Ports.Actual(netip.Addr{}), CryptoEngine: info.CryptoEngine,
+		StartedAt: s.cfg.Start.UTC(), UptimeSeconds: now.Sub(s.cfg.Start).Seconds(), Backend: s.backends(), CryptoEngine: info.CryptoEngine,
 		HugePageBytes: info.HugePage, PublicKey: s.cfg.PublicKey, Cores: s.cores(info.CPUs, per), Interfaces: s.interfaceList(r.Context()),
 		Connections: sum.Counter[dataplane.CounterTCPConns] + sum.Counter[dataplane.CounterSockConns], Sessions: sum.Counter[dataplane.CounterNPROSessions],
 		Streams: sum.Counter[dataplane.CounterNPROStreams], Handshakes: uint64(max(st.HandshakesInFlight, 0)),
@@ -255,9 +254,6 @@ func (s *Server) view(c *dataplane.Conn, names map[dataplane.ListenerID]string) 
 			TailProbes: c.TailProbes, Undos: c.Undos, UserTimeoutMs: ms(c.UserTimeout), UnackedMs: ms(c.Unacked),
 			CongestionControl: c.CongestionControl.String(), ECN: c.ECN, CESeen: c.CESeen, ECESeen: c.ECESeen,
 			PacingBps: c.PacingRate * 8, DeliveryBps: c.DeliveryRate * 8}}
-	if c.Carrier != dataplane.CarrierStack {
-		v.Backend = c.Carrier.String()
-	}
 	if u := c.Unix; u != nil {
 		v.Unix, v.Local, v.Remote = &api.UnixPeer{PID: u.PID, UID: u.UID, GID: u.GID}, "unix", fmt.Sprintf("pid:%d uid:%d", u.PID, u.UID)
 	}

@@ -104,3 +104,36 @@ func TestBackendByEnvironment(t *testing.T) {
 		})
 	}
 }
+
+// TestFewCapabilities: without the capability to load XDP programs an interface runs on
+// AF_PACKET and npctl says why; where falling is forbidden npd says what is missing.
+func TestFewCapabilities(t *testing.T) {
+	few := []string{"setpriv", "--bounding-set", "-all,+net_raw", "--inh-caps", "-all,+net_raw"}
+	w := newWorld(t, options{wrap: few})
+	w.backendIs("np0", "auto", "af_packet")
+	b := query[api.Backend](w, "backend", "show")
+	if !strings.Contains(b.Reason, "not permitted") {
+		t.Errorf("%+v", b)
+	}
+	for _, r := range b.Ladder {
+		if r.Interface == "np0" && !r.Chosen && (r.Reason == "" || !r.Skipped && !strings.Contains(r.Cure, "setcap")) {
+			t.Errorf("left without reason or cure: %+v", r)
+		}
+	}
+	conn := w.mustDial(addr4(7))
+	if err := echo(conn, 100_000); err != nil {
+		t.Error(err)
+	}
+	w.stop()
+	w.env = append(w.env, "NP_DATAPLANE_ON_FALLBACK=fail")
+	w.start()
+	select {
+	case err := <-w.exited:
+		w.npd = nil
+		if err == nil || !strings.Contains(w.logTail(3), "needs CAP_NET_ADMIN, CAP_BPF, CAP_IPC_LOCK") {
+			t.Errorf("%v: %s", err, w.logTail(3))
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("npd runs although it may not fall")
+	}
+}

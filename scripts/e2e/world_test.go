@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -37,6 +38,7 @@ type options struct {
 	env    []string                    // further NP_SECTION_KEY=value
 	config func(example string) string // changes the example configuration
 	noNpd  bool                        // the test starts it itself
+	wrap   []string                    // a command that runs npd, such as setpriv with its arguments
 	relay  bool                        // a third namespace between the two, for startRelay
 }
 
@@ -47,6 +49,7 @@ type world struct {
 	dir    string
 	bin    string
 	env    []string
+	wrap   []string
 	npd    *exec.Cmd
 	log    string
 	exited chan error
@@ -62,7 +65,7 @@ func newWorld(t *testing.T, o options) *world {
 	if bin == "" {
 		t.Fatal("NP_BIN is not set: run make e2e")
 	}
-	w := &world{t: t, name: worldName(), dir: t.TempDir(), bin: bin}
+	w := &world{t: t, name: worldName(), dir: t.TempDir(), bin: bin, wrap: o.wrap}
 	args := []string{"up", w.name, "1500", "1"}
 	if o.mtu > 0 {
 		args[2] = fmt.Sprint(o.mtu)
@@ -132,7 +135,8 @@ func (w *world) start() {
 		w.t.Fatal(err)
 	}
 	defer out.Close()
-	w.npd = w.in("s", w.bin+"/npd", "-c", w.path("np.toml"))
+	line := append(slices.Clone(w.wrap), w.bin+"/npd", "-c", w.path("np.toml"))
+	w.npd = w.in("s", line[0], line[1:]...)
 	w.npd.Stdout, w.npd.Stderr = out, out
 	if err := w.npd.Start(); err != nil {
 		w.t.Fatal(err)
