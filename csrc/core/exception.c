@@ -112,13 +112,13 @@ static enum whose whose_icmp6(const struct np_core *core, const struct np_pkt *p
   return np_ip_owns(core->ip, &target) ? OURS : KERNELS;
 }
 
-/* Frames to somebody else's MAC are left to the network layer, which counts them. */
-static bool to_us(const struct np_port_queue *port, const struct np_pkt *pkt) {
+/* Frames to somebody else's MAC are left to the network layer, which counts them. The TAP has the interface's. */
+static bool to_us(const struct np_port_queue *tap, const struct np_pkt *pkt) {
   if (pkt->link_dst != NP_LINK_UNICAST) return true;
-  return memcmp(np_buf_cdata(pkt->buf), port->mac.b, sizeof port->mac.b) == 0;
+  return memcmp(np_buf_cdata(pkt->buf), tap->mac.b, sizeof tap->mac.b) == 0;
 }
 
-static enum whose whose(const struct np_core *core, const struct np_port_queue *port, const struct np_pkt *pkt) {
+static enum whose whose(const struct np_core *core, const struct np_port_queue *tap, const struct np_pkt *pkt) {
   const struct np_exception_config *c = &core->exc.config;
   bool kernels = false;
   switch (pkt->l4_proto) {
@@ -126,14 +126,14 @@ static enum whose whose(const struct np_core *core, const struct np_port_queue *
       kernels = about_kernels(c, pkt);
       break;
     case NP_PROTO_ARP:
-      return to_us(port, pkt) ? whose_arp(core, pkt) : OURS;
+      return to_us(tap, pkt) ? whose_arp(core, pkt) : OURS;
     case NP_PROTO_ICMPV6:
-      return to_us(port, pkt) ? whose_icmp6(core, pkt) : OURS;
+      return to_us(tap, pkt) ? whose_icmp6(core, pkt) : OURS;
     default:
       kernels = lists(c, pkt->l4_proto, &pkt->flow);
       break;
   }
-  return NP_UNLIKELY(kernels) && to_us(port, pkt) ? KERNELS : OURS;
+  return NP_UNLIKELY(kernels) && to_us(tap, pkt) ? KERNELS : OURS;
 }
 
 /* A port vouched for a sum that may not be in the packet; the kernel would look at it. Offsets are those of parsing,
@@ -185,7 +185,7 @@ uint32_t np_exception_burst(struct np_core *core, struct np_port_queue *port, ui
   uint32_t kept = 0;
   for (uint32_t i = 0; i < n; i++) {
     struct np_pkt *pkt = &core->pkt[i];
-    enum whose w = whose(core, port, pkt);
+    enum whose w = whose(core, tap, pkt);
     if (NP_LIKELY(w == OURS)) {
       if (kept != i) core->pkt[kept] = *pkt;
       kept++;

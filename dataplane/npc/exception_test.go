@@ -30,12 +30,17 @@ type kernelSide struct {
 // newKernelSide puts the appliance on npn0 with an exception path, whose kernel's
 // end has 198.18.0.50, 2001:db8::50 and the appliance's own 198.18.0.1 too. That it
 // is another namespace than the device's makes sure that all goes by the TAP.
-func newKernelSide(r *rig) *kernelSide {
+func newKernelSide(r *rig, backend dataplane.Backend) *kernelSide {
 	r.t.Helper()
 	i, err := xdp.Inspect("npn0")
 	r.must(err)
-	cfg := &dataplane.InterfaceConfig{Name: i.Name, Index: i.Index, MAC: i.MAC, MTU: 1500, Backend: dataplane.BackendAFPacket, Exception: "npn0x",
+	cfg := &dataplane.InterfaceConfig{Name: i.Name, Index: i.Index, MAC: i.MAC, MTU: 1500, Backend: backend, Exception: "npn0x",
 		Addresses: []netip.Prefix{ours4, ours6}}
+	if backend == dataplane.BackendDPDK {
+		r.withDPDK()
+		cfg.Index, cfg.MAC, cfg.MTU, cfg.Queues = 0, nil, 0, len(r.p.cores)
+		cfg.Device = fmt.Sprintf("net_af_packet0,iface=npn0,qpairs=%d", len(r.p.cores))
+	}
 	id, qs, err := r.p.AddInterface(r.t.Context(), cfg)
 	r.must(err)
 	if len(qs) != len(r.p.cores) {
@@ -124,10 +129,14 @@ func (r *rig) dropped(n dataplane.Drop) (sum uint64) {
 // TestException shares a device: the appliance serves its addresses, the kernel
 // pings, serves TCP on its own, and keeps port 22 of the appliance's.
 func TestException(t *testing.T) {
-	for _, cores := range []int{1, 2} {
-		t.Run(fmt.Sprintf("cores %d", cores), func(t *testing.T) {
+	for _, tt := range []struct {
+		cores   int
+		backend dataplane.Backend
+	}{{1, dataplane.BackendAFPacket}, {2, dataplane.BackendAFPacket}, {1, dataplane.BackendDPDK}, {2, dataplane.BackendDPDK}} {
+		cores := tt.cores
+		t.Run(fmt.Sprintf("%s cores %d", tt.backend, cores), func(t *testing.T) {
 			inNamespaceWith(t, cores, func(cfg *dataplane.Config) { cfg.Exception.TCPPorts = []uint16{22} }, func(r *rig) {
-				k := newKernelSide(r)
+				k := newKernelSide(r, tt.backend)
 				r.listen("0.0.0.0:7", dataplane.SessionEcho)
 				r.listen("[2001:db8::1]:7", dataplane.SessionEcho)
 				k.listen("0.0.0.0:22")
@@ -165,7 +174,7 @@ func TestException(t *testing.T) {
 // the appliance goes on serving.
 func TestExceptionRate(t *testing.T) {
 	inNamespaceWith(t, 1, func(cfg *dataplane.Config) { cfg.Exception.Rate = 100 }, func(r *rig) {
-		newKernelSide(r)
+		newKernelSide(r, dataplane.BackendAFPacket)
 		r.listen("0.0.0.0:7", dataplane.SessionEcho)
 		r.sh("ping -c 1 -W 2 198.18.0.50")
 		c, err := net.Dial("udp", "198.18.0.50:9")

@@ -135,7 +135,7 @@ func (w *world) sums(sent, seen uint64) {
 		n := w.nic()
 		out := w.sent()
 		p := n.Packets
-		if p.Seen != p.Redirected+p.Passed+p.Steered+p.Malformed+p.NoSocket+p.Denied+p.RateLimited+p.SYNLimited {
+		if p.Seen != p.Redirected+p.Passed+p.Steered+p.Malformed+p.NoSocket+p.Denied+p.RateLimited+p.SYNLimited+p.KernelLimited {
 			w.t.Fatalf("does not sum: %+v", p)
 		}
 		if out-sent != p.Seen-seen {

@@ -180,6 +180,20 @@ var transports = []struct {
 	{"af_xdp-both", 1, func(t *testing.T, w *world) []transporttest.Backend {
 		return []transporttest.Backend{backend("both", xdpEnd(t, w, "c", "c0", "198.18.0.3", "2001:db8::3", 1).end, xdpEnd(t, w, "s", "np0", server4, server6, 1).end)}
 	}},
+	{"af_packet", 1, func(t *testing.T, w *world) []transporttest.Backend {
+		w.must(w.in("c", "ethtool", "-K", "c0", "tx", "on", "tso", "on", "gso", "on")) // frames of 64 KiB with unfinished sums
+		us, them := packetEnd(t, w, 1).end, kernelEnd(w)
+		client := backend("client", us, them)
+		client.Vanish = w.vanish
+		return []transporttest.Backend{client, backend("server", them, us)}
+	}},
+	{"af_packet-2-cores", 1, func(t *testing.T, w *world) []transporttest.Backend {
+		return []transporttest.Backend{backend("server", kernelEnd(w), packetEnd(t, w, 2).end)}
+	}},
+	{"tap", 1, func(t *testing.T, w *world) []transporttest.Backend {
+		us := tapEnd(t, w, 1).end
+		return []transporttest.Backend{backend("client", us, tapKernel(w)), backend("server", tapKernel(w), us)}
+	}},
 }
 
 // vanish takes the client's link away and gives it back.

@@ -1,0 +1,127 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/np-appliance/np/ctrl/mgmt/api"
+)
+
+// hostDial dials from the appliance's host, from one of its addresses.
+func (w *world) hostDial(local, addr string) (c net.Conn, err error) {
+	err = w.inSide("s", func() error {
+		d := net.Dialer{Timeout: 2 * time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(local)}}
+		c, err = d.DialContext(context.Background(), "tcp", addr)
+		return err
+	})
+	return c, err
+}
+
+// clientEcho listens in the client's namespace.
+func (w *world) clientEcho(addr string) {
+	w.t.Helper()
+	var l net.Listener
+	if err := w.inClient(func() (err error) { l, err = net.Listen("tcp", addr); return err }); err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				b := make([]byte, 4096)
+				for {
+					n, err := c.Read(b)
+					if err != nil {
+						_ = c.Close()
+						return
+					}
+					_, _ = c.Write(b[:n])
+				}
+			}()
+		}
+	}()
+}
+
+// TestException: on the device that the appliance serves, the kernel answers for its own
+// address, keeps the listed ports of the appliance's, opens connections from there, and gets no
+// more than its rate.
+func TestException(t *testing.T) {
+	const own, rate = "198.18.0.1", 300
+	w := newWorld(t, options{env: []string{"NP_EXCEPTION_TCP_PORTS=22,179", fmt.Sprintf("NP_EXCEPTION_KERNEL_RATE=%d", rate)}})
+	free := w.status().BuffersFree
+	w.must(w.in("s", "ip", "addr", "add", kernel4+"/24", "dev", "np0"))
+	w.must(w.in("s", "ip", "addr", "add", own+"/24", "dev", "np0"))
+	w.kernelEcho(":22")
+	w.clientEcho("198.18.0.2:179")
+	serves := func() {
+		t.Helper()
+		for _, addr := range []string{own + ":7", own + ":22", kernel4 + ":22"} {
+			c := w.mustDial(addr)
+			if err := echo(c, 10_000); err != nil {
+				t.Errorf("%s: %v", addr, err)
+			}
+			_ = c.Close()
+		}
+	}
+	serves()
+	w.must(w.in("c", "ping", "-c", "2", "-i", "0.05", "-W", "2", kernel4))
+	w.must(w.in("c", "ping", "-c", "2", "-i", "0.05", "-W", "2", own))
+	if n := w.stat("icmp_echo_replies_total"); n != 2 {
+		t.Errorf("%d echoes answered by the appliance, want 2", n)
+	}
+	// what the kernel opens to a listed port comes home to it, from the shared address too
+	for _, local := range []string{kernel4, own} {
+		c, err := w.hostDial(local, "198.18.0.2:179")
+		if err != nil {
+			t.Fatalf("from %s: %v", local, err)
+		}
+		if err := echo(c, 1000); err != nil {
+			t.Errorf("from %s: %v", local, err)
+		}
+		_ = c.Close()
+	}
+	w.must(w.in("s", "ping", "-c", "1", "-W", "2", "-I", own, "198.18.0.2"))
+	if p := w.nic().Packets; p.Steered == 0 || p.Passed == 0 {
+		t.Errorf("%+v", p)
+	}
+
+	sent, seen := w.marks()
+	flood, err := w.dial("udp", kernel4+":9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer flood.Close()
+	before, begin := w.nic().Packets, time.Now()
+	for range 5000 {
+		_, _ = flood.Write([]byte("for the kernel"))
+	}
+	c := w.mustDial(own + ":7")
+	if err := echo(c, 1_000_000); err != nil { // the appliance has no part in it
+		t.Error(err)
+	}
+	_ = c.Close()
+	after := w.nic().Packets
+	most := rate/10 + uint64(time.Since(begin).Seconds()*rate) + 50
+	if passed, limited := after.Passed-before.Passed, after.KernelLimited-before.KernelLimited; passed > most || limited < 3000 {
+		t.Errorf("%d passed, %d at most expected, %d limited", passed, most, limited)
+	}
+	w.sums(sent, seen)
+	if n := w.drop("kernel_rate_limited"); n < 3000 {
+		t.Errorf("npctl drops says %d", n)
+	}
+	time.Sleep(200 * time.Millisecond) // the rate forgives
+	serves()
+	w.restful(free)
+	if l := query[api.Drops](w, "drops").Ledger; l.Passed != 0 {
+		t.Errorf("a core passed %d packets of a device that it shares by XDP", l.Passed)
+	}
+}
