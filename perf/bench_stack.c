@@ -3,12 +3,15 @@
  * numbers each. Only the core's own work is timed.
  *
  *   bench_stack [--conns N] [--size BYTES] [--rounds R] [--hold N] [--depth D] [--discard 1] [--gro 0] [--ack 1] [--json]
+ *   bench_stack --pipe 1 [--conns N] [--size BYTES] [--rounds R] [--depth D] [--json]
  *   bench_stack --send 1 [--conns N] [--rounds R] [--offload 1] [--json]
  *   bench_stack --idle SECONDS [--conns N] [--json]
  *
  * Default: 1,000 connections, 64 bytes echoed, 400 rounds. --hold opens N connections more
  * and says what an idle one costs. --depth: so many segments of a connection in a row. --discard: nothing is
  * echoed. --gro 0: segments are not joined.
+ * --pipe 1: the echo is made by what stands for Go at the other end of the core's rings: an event, and commands to send,
+ * credit and free for each; only the core's side is timed.
  * --send 1: the core sends chargen's lines on every connection; clients acknowledge every second segment. --offload 1:
  * by a port that gathers, cuts super-segments and sums. --idle SECONDS: what connections that say nothing cost, with
  * keep-alives after so long.
@@ -22,6 +25,8 @@
 #include <unistd.h>
 
 #include "base/bytes.h"
+#include "base/chain.h"
+#include "base/ring.h"
 #include "core/core.h"
 #include "ip/ip.h"
 #include "session/session.h"
@@ -67,6 +72,7 @@ struct bench {
   uint64_t turn_ns; /* in settle */
   uint16_t port;
   uint32_t established;
+  bool pipe;
 };
 
 static uint64_t clock_ns(void) {
@@ -186,6 +192,33 @@ static void take_sent(struct bench *b) {
   b->tx_count = 0;
 }
 
+static void command(struct np_core_shared *s, struct np_cmd cmd) {
+  if (np_ring_room(s->cmd, 1) == 0) abort();
+  memcpy(np_ring_slot(s->cmd, 0), &cmd, sizeof cmd);
+  np_ring_publish(s->cmd, 1);
+}
+
+/* What Go would do with the events of a turn. */
+static void serve(struct bench *b) {
+  struct np_core_shared *s = np_core_shared(b->core);
+  while (np_ring_avail(s->event) > 0) {
+    struct np_event ev;
+    memcpy(&ev, np_ring_item(s->event, 0), sizeof ev);
+    np_ring_consume(s->event, 1);
+    if (ev.op == NP_EV_DATA) {
+      struct np_loan loan;
+      if (np_ring_avail(s->loan) == 0 || ev.body_bytes > 1792) abort();
+      memcpy(&loan, np_ring_item(s->loan, 0), sizeof loan);
+      np_ring_consume(s->loan, 1);
+      np_buf_copy(ev.body, 0, np_buf_append(loan.buf, ev.body_bytes), ev.body_bytes);
+      loan.buf->next = NULL;
+      command(s, (struct np_cmd){.op = NP_CMD_SEND, .handle = ev.handle, .body = loan.buf, .body_bytes = ev.body_bytes});
+      command(s, (struct np_cmd){.op = NP_CMD_CREDIT, .handle = ev.handle, .arg = ev.body_bytes});
+    }
+    if (ev.body != NULL) command(s, (struct np_cmd){.op = NP_CMD_FREE, .body = ev.body});
+  }
+}
+
 static void settle(struct bench *b) {
   for (uint32_t i = 0; i < 32; i++) {
     b->now_ns += 1000;
@@ -193,6 +226,7 @@ static void settle(struct bench *b) {
     bool work = np_core_turn(b->core, b->now_ns);
     b->turn_ns += clock_ns() - start;
     take_sent(b);
+    if (b->pipe) serve(b);
     if (!work && b->rx_count == 0) return;
   }
 }
@@ -216,9 +250,15 @@ struct stages {
 
 /* One burst through the core's turn, timed as a whole. */
 static uint64_t turn_burst(struct bench *b) {
-  uint64_t start = clock_ns();
-  while (np_core_turn(b->core, b->now_ns)) continue;
-  return clock_ns() - start;
+  uint64_t ns = 0;
+  bool work;
+  do {
+    uint64_t start = clock_ns();
+    work = np_core_turn(b->core, b->now_ns);
+    ns += clock_ns() - start;
+    if (b->pipe) serve(b);
+  } while (work);
+  return ns;
 }
 
 /* One burst by hand, stage by stage, as the turn does it. */
@@ -410,10 +450,12 @@ static void set_up(struct bench *b, uint32_t conns, bool gro, bool offload, uint
   struct np_cmd_listen echo = {.port = 7, .session_kind = NP_SESSION_ECHO, .backlog = 4096};
   struct np_cmd_listen discard = {.port = 9, .session_kind = NP_SESSION_DISCARD, .backlog = 4096};
   struct np_cmd_listen chargen = {.port = 19, .session_kind = NP_SESSION_CHARGEN, .backlog = 4096};
+  struct np_cmd_listen pipe = {.port = 10, .session_kind = NP_SESSION_PIPE, .backlog = 4096};
   uint64_t handle;
   if (np_ip_iface_add(ip, 0, &iface) || np_core_attach(b->core, &b->q, 0) || np_ip_iface_up(ip, 0, true, b->now_ns) ||
       np_ip_addr_add(ip, 0, &addr, 16, b->now_ns) || np_core_listen(b->core, &echo, &handle) ||
-      np_core_listen(b->core, &discard, &handle) || np_core_listen(b->core, &chargen, &handle))
+      np_core_listen(b->core, &discard, &handle) || np_core_listen(b->core, &chargen, &handle) ||
+      np_core_listen(b->core, &pipe, &handle))
     abort();
   b->client = calloc(conns, sizeof *b->client);
   b->probed = calloc(conns, sizeof *b->probed);
@@ -508,6 +550,8 @@ int main(int argc, char **argv) {
     return 2;
   }
   if (sends) b->port = 19;
+  b->pipe = option(argc, argv, "--pipe", 0) != 0;
+  if (b->pipe) b->port = 10;
   set_up(b, conns + hold, gro, offload, idle_s, &config);
   long before = rss_kib();
   /* one connection of each client address first: a neighbor's queue holds only a few
@@ -544,15 +588,15 @@ int main(int argc, char **argv) {
   }
   struct stages s = {0};
   uint32_t staged = rounds / 2 + 1;
-  echo_rounds(b, conns, size, staged, &s);
+  if (!b->pipe) echo_rounds(b, conns, size, staged, &s);
   double per = 1.0 / ((double)conns * staged * depth);
   struct np_plane_config more = config;
   more.conns_max = config.conns_max + 100000;
   double idle_bytes = (double)(np_core_bytes(&more) - np_core_bytes(&config)) / 100000.0;
   if (json)
-    printf("{\"bench\":\"stack\",\"conns\":%u,\"held\":%u,\"size_bytes\":%u,\"depth\":%u,\"discard\":%d,\"gro\":%d,\"fast_path\":%.4f,\"ns_per_segment\":%.1f,\"mpps\":%.2f,"
+    printf("{\"bench\":\"%s\",\"conns\":%u,\"held\":%u,\"size_bytes\":%u,\"depth\":%u,\"discard\":%d,\"gro\":%d,\"fast_path\":%.4f,\"ns_per_segment\":%.1f,\"mpps\":%.2f,"
            "\"parse_ns\":%.1f,\"ip_ns\":%.1f,\"tcp_input_ns\":%.1f,\"deliver_echo_send_ns\":%.1f,\"open_ns\":%.0f,\"bytes_per_conn\":%.0f}\n",
-           conns, hold, size, depth, discard, gro, hit, ns, 1e3 / ns, (double)s.parse_ns * per, (double)s.ip_ns * per, (double)s.input_ns * per,
+           b->pipe ? "stack-pipe" : "stack", conns, hold, size, depth, discard, gro, hit, ns, 1e3 / ns, (double)s.parse_ns * per, (double)s.ip_ns * per, (double)s.input_ns * per,
            (double)(s.session_ns + s.send_ns) * per, open_ns, idle_bytes);
   else
     printf("stack alone, %u connections (%u held besides), %u B echo, one core\n"
