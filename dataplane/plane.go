@@ -386,7 +386,8 @@ type Core interface {
 	Abort(conn Handle) error
 	// Write queues bytes on a pipe; parts are copied before it returns. EventSent
 	// returns their number to the writer's budget once they left the queue. Errors
-	// as Send; all or nothing. A pipe queues up to 1 MiB or 1,024 buffers: a writer whose
+	// as Send; all or nothing. CodeFull may also mean that peers who do not read hold too
+	// many buffers; then 1 KiB is taken where nothing of the pipe is unsent. A pipe queues up to 1 MiB or 1,024 buffers: a writer whose
 	// budget is well below that never meets an EventSent with CodeFull, which breaks its stream.
 	Write(conn Handle, parts [][]byte) error
 	// CloseWrite half-closes a pipe after what is queued.

@@ -101,6 +101,8 @@ const (
 	CounterTCPMemPressureNS                   // time for which they were
 	CounterTCPMemShed                         // bytes of buffers with out-of-order data given up while short
 	CounterPipes                              // connections whose bytes go to Go and back now
+	CounterPipeQueued                         // buffers of theirs that wait for a peer to read
+	CounterPipeShare                          // how many of them each may have now, because too many wait; 0: no limit but each writer's own
 	CounterPipeBytesRX                        // bytes of them given to Go
 	CounterPipeBytesTX                        // bytes of Go's given to their streams
 	CounterSockConns                          // connections on kernel sockets now
@@ -340,6 +342,8 @@ var counterMeta = [CounterCount]CounterMeta{
 	{Name: "tcp_memory_pressure_nanoseconds_total", Help: "time for which they were"},
 	{Name: "tcp_memory_shed_bytes_total", Help: "bytes of buffers with out-of-order data given up while short"},
 	{Name: "pipes", Help: "connections whose bytes go to Go and back now"},
+	{Name: "pipe_queued_buffers", Help: "buffers of theirs that wait for a peer to read"},
+	{Name: "pipe_share_buffers", Help: "how many of them each may have now, because too many wait; 0: no limit but each writer's own"},
 	{Name: "pipe_received_bytes_total", Help: "bytes of them given to Go"},
 	{Name: "pipe_sent_bytes_total", Help: "bytes of Go's given to their streams"},
 	{Name: "sock_connections", Help: "connections on kernel sockets now"},

@@ -310,12 +310,20 @@ static void session_loan_replace(void *ctx, uint32_t n) {
   core->loans_owed += n;
 }
 
-/* What Go may send is the pool's, and what comes in needs it more: below an eighth Go gets a few only, so
- * that it can still command, and below a sixteenth none. Whoever sends waits, and what is freed lets it go on. */
+/* What must be free for more to be lent than a few: lending stops before TCP is at its maximum (tcp/mem.c)
+ * and refuses connections. */
+static uint32_t lending_floor(const struct np_core *core) {
+  uint32_t quarter = core->pool.count / 4;
+  return np_max_u32(quarter - np_min_u32(quarter, core->idle_bufs), quarter / 2) + quarter / 4;
+}
+
+/* What Go may send is the pool's, and what comes in needs it more. When that is short Go gets a few, so that it can
+ * still command and somebody moves, down to a sixteenth of the pool. Whoever sends waits, and what is freed lets it go on. */
 void np_core_loan_repay(struct np_core *core) {
   struct np_pool *pool = &core->pool;
+  uint32_t most = lending_floor(core);
   while (core->loans_owed > 0) { /* bound: loans_max */
-    uint32_t floor = core->loans_out < core->loans_max / 8 ? pool->count / 16 : pool->count / 8;
+    uint32_t floor = core->loans_out < core->loans_max / 8 ? pool->count / 16 : most;
     if (pool->free_count <= floor || np_pool_avail(pool) == 0) break;
     struct np_buf *b = np_pool_get(pool);
     np_core_loan_return(core, b);
@@ -446,12 +454,26 @@ static uint32_t rx_queue(struct np_core *core, struct np_port_queue *q) {
 
 /* ---- ports ---- */
 
+/* Peers that do not read could have all that Go sends wait here. When it holds a quarter of what there is
+ * to hold, each pipe may have its part of that quarter and no more, and the least when nothing can be lent; Go's
+ * side sees to it before it sends. */
+static void pipe_share(struct np_core *core) {
+  uint64_t *counter = core->counters->counter;
+  uint32_t most = (core->pool.count - core->idle_bufs) / 4;
+  uint64_t share = 0;
+  if (counter[NP_C_PIPE_QUEUED] > most) share = np_max_u64(most / np_max_u64(counter[NP_C_PIPES], 1), 1);
+  if (core->loans_owed > 0 && core->pool.free_count <= lending_floor(core)) share = 1;
+  counter[NP_C_PIPE_SHARE] = share;
+}
+
 static void gauges(struct np_core *core) {
   uint32_t idle = core->loans_out;
   for (uint32_t i = 0; i < core->queue_count; i++) idle += core->queue[i].port->posted_count;
   if (core->carrier_count > 0) idle += np_core_carriers_posted(core);
   core->counters->counter[NP_C_BUF_FREE] = core->pool.free_count + idle;
   np_tcp_mem_turn(core->tcp, idle);
+  core->idle_bufs = idle;
+  if (core->counters->counter[NP_C_PIPES] + core->counters->counter[NP_C_PIPE_SHARE] > 0) pipe_share(core);
 }
 
 static void ifaces_up(struct np_core *core, uint16_t port, bool up) {

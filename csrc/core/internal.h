@@ -136,6 +136,7 @@ struct np_core {
   uint32_t caps_any;       /* for sending, of any port attached so far */
   uint32_t loans_out;      /* in the loan ring or with Go */
   uint32_t loans_owed;     /* given to streams, to be replaced from the pool */
+  uint32_t idle_bufs;      /* posted by ports and lent, at the end of the last turn */
   uint32_t loans_max;      /* as configured: what loans_out is without debts and commands under way */
   uint32_t queue_count;
   uint32_t index;

@@ -17,8 +17,15 @@ void np_pipe_start(struct np_sess *s) {
   np_sess_dirty(s);
 }
 
+/* Buffers in the queue now, at least as many as there are; and in all of the core's. */
+static void set_queued(struct np_sess *s, uint32_t bufs) {
+  s->owner->pipe_queued += bufs - s->sendq_items;
+  s->sendq_items = bufs;
+}
+
 void np_pipe_release(struct np_sess *s) {
   s->owner->env.counters->counter[NP_C_PIPES]--;
+  set_queued(s, 0);
   np_timer_cancel(s->owner->env.wheel, &s->timer);
 }
 
@@ -84,13 +91,14 @@ static void pump(struct np_sess *s) {
   struct np_bufq out = s->out;
   if (NP_LIKELY(s->out.bytes <= room)) {
     s->out = (struct np_bufq){0};
-    s->sendq_items = 0;
+    set_queued(s, 0);
   } else {
     out = (struct np_bufq){0};
-    while (s->out.head != NULL && s->out.head->len <= room - out.bytes) { /* bound: the queue's pieces */
+    uint32_t moved = 0;
+    for (; s->out.head != NULL && s->out.head->len <= room - out.bytes; moved++) { /* bound: the queue's pieces */
       np_bufq_move(&s->out, &out);
-      s->sendq_items--;
     }
+    set_queued(s, s->sendq_items - moved);
     if (room > 0) np_sess_dirty(s); /* with none at all the stream says when there is some */
     if (out.head == NULL) return;
   }
@@ -143,7 +151,7 @@ static enum np_err cmd_send(struct np_sess *s, const struct np_cmd *cmd, struct 
   if (bytes == 0 || bytes != cmd->body_bytes) return NP_ERR_INVALID;
   bool taken = np_bufq_intake(&s->out, body, ss->env.pool, np_sess_piece_bytes(s));
   np_assert(taken); /* nobody else holds a lent buffer, so that nothing had to be copied */
-  s->sendq_items = s->out.head == s->out.tail ? 1 : s->sendq_items + pieces; /* more than there are: some were joined */
+  set_queued(s, s->out.head == s->out.tail ? 1 : s->sendq_items + pieces); /* more than there are: some were joined */
   ss->env.loan_replace(ss->env.ctx, pieces);
   np_sess_dirty(s);
   return NP_ERR_OK;
@@ -256,6 +264,7 @@ static void pipe_closed(struct np_session *base, enum np_err err) {
   }
   s->base.stream = NULL;
   np_bufq_free(&s->out);
+  set_queued(s, 0);
   s->sent_due = 0;
   s->flags |= NP_SF_GONE;
   np_sess_dirty(s);

@@ -318,6 +318,7 @@ bool np_sessions_run(struct np_sessions *ss, uint64_t now_ns) {
   ss->now_ns = now_ns;
   ss->ev_known = 0;
   ss->work_left = false;
+  ss->env.counters->counter[NP_C_PIPE_QUEUED] = ss->pipe_queued; /* again below: some may have ended since */
   bool drains = ss->draining && ss->drain_at < ss->config.sessions_max;
   if (ss->dirty_head == NULL && ss->tx_n == 0 && ss->tx_list == NULL && !drains) return false;
   ss->running = true;
@@ -340,6 +341,7 @@ bool np_sessions_run(struct np_sessions *ss, uint64_t now_ns) {
   np_npro_open_batch(ss);
   np_npro_send_all(ss);
   ss->running = false;
+  ss->env.counters->counter[NP_C_PIPE_QUEUED] = ss->pipe_queued;
   reap(ss);
   return ss->work_left;
 }

@@ -231,6 +231,7 @@ struct np_sessions {
   uint32_t free_stream;
   uint32_t count;
   uint32_t streams;
+  uint32_t pipe_queued;  /* buffers in the queues of all pipes */
   struct np_hash_key hash;
   bool running;
   bool pressure;         /* pool below an eighth: windows stay as they are */

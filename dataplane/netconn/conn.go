@@ -25,6 +25,9 @@ const (
 // refuses beyond 1,024.
 const writesMost = 256
 
+// leastPiece is what a write is cut down to that finds no room.
+const leastPiece = 1 << 10
+
 // Conn is a connection over a plane: a [dataplane.StreamConn]. Its methods are safe
 // for concurrent use, as net.Conn's are.
 type Conn struct {
@@ -471,6 +474,10 @@ func (c *Conn) send(want int) (int, error) {
 		case errors.Is(err, dataplane.CodeFull):
 			c.sleepWrite(room)
 			room = nil
+			if want > leastPiece { // less may find room where buffers are short
+				want = max(want/2, leastPiece)
+				c.cut(want)
+			}
 		case errors.Is(err, dataplane.CodeInvalid) && n > 1024:
 			c.sh.piece.Store(int32(n / 2)) // more than all lent buffers together
 		case errors.Is(err, dataplane.CodeStale), errors.Is(err, dataplane.CodeShutdown):

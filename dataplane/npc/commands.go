@@ -7,6 +7,7 @@ import "C"
 
 import (
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -25,19 +26,20 @@ type core struct {
 	p     *Plane
 	index int
 
-	mu      sync.Mutex
-	dead    bool // memory of the core is gone or going; set under both locks
-	cmd     ring
-	loan    ring
-	queued  uint32             // commands written, not yet published
-	free    []*C.struct_np_buf // lent buffers that hold nothing
-	frees   []*C.struct_np_buf // chains released while the command ring was full
-	orphans []orphan           // to be ended
-	loans   int
-	wakeFD  int
-	token   uint32
-	calls   map[uint32]*call
-	wakeup  [8]byte // what one wakes with: a native uint64 1
+	mu       sync.Mutex
+	dead     bool // memory of the core is gone or going; set under both locks
+	cmd      ring
+	loan     ring
+	queued   uint32             // commands written, not yet published
+	free     []*C.struct_np_buf // lent buffers that hold nothing
+	frees    []*C.struct_np_buf // chains released while the command ring was full
+	orphans  []orphan           // to be ended
+	loans    int
+	wakeFD   int
+	counters *C.struct_np_counters
+	token    uint32
+	calls    map[uint32]*call
+	wakeup   [8]byte // what one wakes with: a native uint64 1
 
 	rmu   sync.Mutex
 	event ring
@@ -48,7 +50,7 @@ type core struct {
 	down  [32]atomic.Bool     // interfaces whose device is gone, as this core sees it
 
 	// live has the open connections by slot.
-	live    atomic.Pointer[[]liveConn]
+	live    atomic.Pointer[[]*liveConn]
 	starved atomic.Bool // a Send found no room; Wait looks again soon
 	asleep  atomic.Bool // in Wait; whoever brings something kicks
 	wait    waiter
@@ -59,6 +61,7 @@ type core struct {
 type liveConn struct {
 	generation atomic.Uint32 // 0 none
 	segment    atomic.Uint32 // of a pipe: how long its stream likes pieces, 0 as a buffer holds
+	unsent     atomic.Int64  // of a pipe: bytes written and not told as sent
 }
 
 var _ dataplane.Core = (*core)(nil)
@@ -74,7 +77,7 @@ func (c *core) find(h dataplane.Handle) *liveConn {
 	if h == 0 || h.Core() != c.index || slot >= uint64(len(t)) || t[slot].generation.Load() != uint32(h>>32) {
 		return nil
 	}
-	return &t[slot]
+	return t[slot]
 }
 
 func (c *core) alive(h dataplane.Handle) bool { return c.find(h) != nil }
@@ -88,22 +91,35 @@ func (c *core) mark(h dataplane.Handle, generation uint32) {
 		if generation == 0 {
 			return
 		}
-		grown := make([]liveConn, max(2*len(t), int(slot)+1))
-		for i := range t {
-			grown[i].generation.Store(t[i].generation.Load())
-			grown[i].segment.Store(t[i].segment.Load())
+		// The entries stay where they are: whoever found one goes on using it.
+		more := make([]liveConn, max(2*len(t), int(slot)+1)-len(t))
+		grown := slices.Grow(slices.Clone(t), len(more))
+		for i := range more {
+			grown = append(grown, &more[i])
 		}
 		c.live.Store(&grown)
 		t = grown
 	}
-	t[slot].segment.Store(0)
-	t[slot].generation.Store(generation)
+	l := t[slot]
+	if l.generation.Load() == generation {
+		return
+	}
+	l.segment.Store(0)
+	l.unsent.Store(0)
+	l.generation.Store(generation)
 }
 
 // segments notes how long a pipe's stream likes pieces. rmu is held.
 func (c *core) segments(h dataplane.Handle, bytes uint32) {
 	if l := c.find(h); l != nil && l.segment.Load() != bytes {
 		l.segment.Store(bytes)
+	}
+}
+
+// sent notes what of a pipe's bytes left. rmu is held.
+func (c *core) sent(h dataplane.Handle, bytes uint32) {
+	if l := c.find(h); l != nil {
+		l.unsent.Add(-int64(bytes))
 	}
 }
 
@@ -383,9 +399,31 @@ func (c *core) Write(conn dataplane.Handle, parts [][]byte) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.putPieces(n, parts, most, func(s *C.struct_np_cmd) {
+	if c.dead {
+		return dataplane.CodeShutdown
+	}
+	if c.overShare(l.unsent.Load(), n, most) {
+		return c.full()
+	}
+	err := c.putPieces(n, parts, most, func(s *C.struct_np_cmd) {
 		s.op, s.handle, s.token = C.NP_CMD_SEND, C.uint64_t(conn), C.uint32_t(sendToken|n)
 	})
+	if err == nil {
+		l.unsent.Add(int64(n))
+	}
+	return err
+}
+
+// leastWrite is what a pipe may have unsent however short buffers are.
+const leastWrite = 2048
+
+// overShare says whether a pipe has to wait before it writes more: peers that do
+// not read make the core's pipes hold too much. Without it they would in time
+// have all buffers, and those whose peers do read would wait with them. mu is
+// held, and the core is not dead.
+func (c *core) overShare(unsent int64, n, piece int) bool {
+	share := atomic.LoadUint64((*uint64)(unsafe.Pointer(&c.counters.counter[C.NP_C_PIPE_SHARE])))
+	return share > 0 && int(unsent)+n > max(int(share)*piece, leastWrite)
 }
 
 // CloseWrite implements [dataplane.Core].

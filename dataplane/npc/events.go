@@ -121,12 +121,14 @@ func (c *core) decode(ev *C.struct_np_event, out *dataplane.Event) bool {
 		out.Bytes = uint32(ev.arg)
 		if out.Kind == dataplane.SessionPipe {
 			c.segments(out.Conn, uint32(ev.stream))
+			c.sent(out.Conn, out.Bytes)
 		}
 	case C.NP_EV_DONE: // a Send that failed on the core
 		out.Op, out.Bytes = dataplane.EventSent, uint32(ev.token)&^sendToken
 		if !c.alive(out.Conn) {
 			return false // EventClosed was the last event
 		}
+		c.sent(out.Conn, out.Bytes) // of a pipe; others do not look
 	case C.NP_EV_GOAWAY:
 		out.Stream = uint32(ev.arg)
 	case C.NP_EV_ADDRS:

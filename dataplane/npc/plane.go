@@ -218,9 +218,9 @@ func encodeException(cc *C.struct_np_exception_config, cfg *dataplane.ExceptionC
 func (p *Plane) newCore(i, buffers, loans int) (*core, error) {
 	sh := C.np_plane_core(p.c, C.uint32_t(i))
 	c := &core{p: p, index: i, cmd: newRing(sh.cmd), loan: newRing(sh.loan), event: newRing(sh.event),
-		loans: loans, calls: map[uint32]*call{}, views: make([][]byte, buffers), wakeFD: -1}
+		loans: loans, calls: map[uint32]*call{}, views: make([][]byte, buffers), wakeFD: -1, counters: sh.counters}
 	binary.NativeEndian.PutUint64(c.wakeup[:], 1)
-	c.live.Store(new([]liveConn))
+	c.live.Store(new([]*liveConn))
 	for _, r := range []struct {
 		ring *ring
 		size uintptr

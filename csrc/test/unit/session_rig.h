@@ -449,6 +449,7 @@ static inline void rig_free(struct rig *r) {
   np_assert(r->wheel.count == 0);
   rig_repay(r);
   np_assert(r->counters.counter[NP_C_PIPES] == 0);
+  np_assert(r->counters.counter[NP_C_PIPE_QUEUED] == 0);
   np_assert(r->loan_count == RIG_LOANS);
   for (uint32_t i = 0; i < RIG_LOANS; i++) np_buf_put(r->loans[i]);
   np_assert(r->pool.free_count == r->pool.count);

@@ -313,6 +313,7 @@ static void world_end(struct world *w) {
     rig_turn(r, 1000);
     assert_int_equal(np_sessions_count(np_core_sessions(r->core)), 0);
     assert_int_equal(rig_counter(r, NP_C_PIPES), 0);
+    assert_int_equal(rig_counter(r, NP_C_PIPE_QUEUED), 0);
     assert_int_equal(r->core->loans_out, r->core->loans_max);
     assert_int_equal(r->core->loans_owed, 0);
     rig_ledger(r);

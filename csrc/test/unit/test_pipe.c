@@ -227,6 +227,8 @@ static void queue_is_bounded(void **state) {
   assert_int_equal(err, NP_ERR_FULL);
   assert_int_equal(r->loan_count, RIG_LOANS);
   assert_in_range(queued, NP_PIPE_SENDQ_BYTES, NP_PIPE_SENDQ_BYTES + sizeof in);
+  rig_run(r);
+  assert_in_range(r->counters.counter[NP_C_PIPE_QUEUED], queued / 1700, queued / 1700 + 30);
   uint32_t got = 0;
   for (uint32_t turn = 0; turn < 5000 && got < queued; turn++) {
     struct rig_stream *s = &r->end[1];
@@ -242,6 +244,8 @@ static void queue_is_bounded(void **state) {
     }
   }
   assert_int_equal(got, queued);
+  rig_run(r);
+  assert_int_equal(r->counters.counter[NP_C_PIPE_QUEUED], 0);
   for (uint32_t at = 0; at < got; at += sizeof in) assert_memory_equal(out + at, in, sizeof in);
   assert_int_equal(send_bytes(r, in, 10), NP_ERR_OK);
   rig_free(r);
