@@ -71,38 +71,45 @@ type Conn struct {
 
 var _ dataplane.StreamConn = (*Conn)(nil)
 
-// chunk is the body of an event.
+// chunk is what is left of the body of an event. The first slice is copied out of the
+// event's list, which is the core's and may be written again once the body is released.
 type chunk struct {
-	body  [][]byte
+	cur   []byte
+	rest  [][]byte
 	token uintptr
-	off   int // into body[0]
 	left  int // bytes
+}
+
+func newChunk(ev *dataplane.Event, bytes int) chunk {
+	k := chunk{token: ev.Token, left: bytes}
+	if len(ev.Body) > 0 {
+		k.cur, k.rest = ev.Body[0], ev.Body[1:]
+	}
+	return k
 }
 
 // take copies from the chunk and says how much.
 func (k *chunk) take(p []byte) int {
 	n := 0
 	for n < len(p) && k.left > 0 {
-		m := copy(p[n:], k.body[0][k.off:])
-		n += m
-		k.off += m
-		k.left -= m
-		if k.off == len(k.body[0]) {
-			k.body, k.off = k.body[1:], 0
+		if len(k.cur) == 0 {
+			k.cur, k.rest = k.rest[0], k.rest[1:]
 		}
+		m := copy(p[n:], k.cur)
+		n += m
+		k.cur = k.cur[m:]
+		k.left -= m
 	}
 	return n
 }
 
 // pieces returns what is left, as slices.
 func (k *chunk) pieces() [][]byte {
-	if k.off == 0 {
-		return k.body
+	out := make([][]byte, 0, 1+len(k.rest))
+	if len(k.cur) > 0 {
+		out = append(out, k.cur)
 	}
-	out := make([][]byte, len(k.body))
-	copy(out, k.body)
-	out[0] = out[0][k.off:]
-	return out
+	return append(out, k.rest...)
 }
 
 // wakeReader lets a Read look again. mu is held.
@@ -129,7 +136,7 @@ func (c *Conn) data(ev *dataplane.Event) (keep bool) {
 	if c.closed || c.rshut || n == 0 {
 		return false // dropped uncredited
 	}
-	k := chunk{body: ev.Body, token: ev.Token, left: n}
+	k := newChunk(ev, n)
 	if c.rbuf != nil && c.unread == 0 {
 		c.rn = k.take(c.rbuf)
 		c.rbuf = nil

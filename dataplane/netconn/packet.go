@@ -172,7 +172,7 @@ func (p *PacketConn) datagram(sh *shard, ev *dataplane.Event) (keep bool) {
 	case p.closed, p.peer.IsValid() && p.peer != from, !fits(p.network, from.Addr()):
 		return false
 	case p.rbuf != nil && p.head == len(p.queue):
-		k := chunk{body: ev.Body, left: n}
+		k := newChunk(ev, n)
 		p.rn, p.rfrom = k.take(p.rbuf), from
 		p.rbuf = nil
 		p.wakeReader()
@@ -188,7 +188,7 @@ func (p *PacketConn) datagram(sh *shard, ev *dataplane.Event) (keep bool) {
 		clear(p.queue[m:])
 		p.queue, p.head = p.queue[:m], 0
 	}
-	p.queue = append(p.queue, packet{from: from, core: sh, k: chunk{body: ev.Body, token: ev.Token, left: n}})
+	p.queue = append(p.queue, packet{from: from, core: sh, k: newChunk(ev, n)})
 	p.bytes += n
 	return ev.Token != 0
 }
