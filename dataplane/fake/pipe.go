@@ -122,9 +122,11 @@ func (p *Plane) Connect(ctx context.Context, cfg *dataplane.ConnectConfig) (h da
 		if cfg.Kind != dataplane.SessionPipe || cfg.Carrier != dataplane.CarrierStack {
 			return dataplane.CodeUnsupported
 		}
-		core := p.nextCore()
+		var core *Core
 		if cfg.Core >= 0 {
 			core = p.cores[cfg.Core]
+		} else {
+			core = p.nextCore()
 		}
 		local := cfg.Local
 		if !local.Addr().IsValid() {

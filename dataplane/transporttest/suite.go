@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -53,6 +54,7 @@ type Options struct {
 	NoTLS   bool          // not under TLS
 	NoPlain bool          // only under TLS
 	Settle  time.Duration // for buffers and goroutines to come back; 0: 10 s
+	Only    []string      // the tests of these names and no others; nil: all
 }
 
 // Wrapper puts a layer on a connection, or returns it as it is.
@@ -87,9 +89,13 @@ func Run(t *testing.T, b Backend, o Options) {
 		if !o.NoPlain {
 			t.Run("plain", func(t *testing.T) {
 				s := &suite{b: &b, o: &o}
-				t.Run("nettest", s.nettest)
+				if o.wants("nettest") {
+					t.Run("nettest", s.nettest)
+				}
 				s.run(t)
-				s.datagrams(t)
+				if o.wants("datagrams") {
+					s.datagrams(t)
+				}
 			})
 		}
 		if !o.NoTLS {
@@ -115,9 +121,13 @@ func (s *suite) run(t *testing.T) {
 		{"many", s.many}, {"close-under-load", s.closeUnderLoad}, {"listener", s.listener}, {"refused", s.refused},
 		{"void", s.void}, {"vanished", s.vanished}, {"settings", s.settings}, {"networks", s.networks},
 	} {
-		t.Run(c.name, func(t *testing.T) { s.clean(t, func() { c.f(t) }) })
+		if s.o.wants(c.name) {
+			t.Run(c.name, func(t *testing.T) { s.clean(t, func() { c.f(t) }) })
+		}
 	}
 }
+
+func (o *Options) wants(name string) bool { return o.Only == nil || slices.Contains(o.Only, name) }
 
 // clean runs f and checks that it leaves nothing behind.
 func (s *suite) clean(t *testing.T, f func()) {

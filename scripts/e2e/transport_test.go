@@ -207,6 +207,13 @@ func (w *world) vanish(t *testing.T) (back func()) {
 	}
 }
 
+// A gigabyte each way between our stack and the kernel's, by hash.
+func TestTransportGigabyte(t *testing.T) {
+	w := newWorld(t, options{noNpd: true})
+	b := backend("af_xdp", kernelEnd(w), xdpEnd(t, w, "s", "np0", server4, server6, 1).end)
+	transporttest.Run(t, b, transporttest.Options{Bytes: 1 << 30, NoTLS: true, Only: []string{"bulk"}})
+}
+
 // Every transport does what dataplane/transporttest asks, plain and under TLS.
 func TestTransports(t *testing.T) {
 	for _, row := range transports {
