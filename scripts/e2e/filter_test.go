@@ -48,7 +48,7 @@ func (w *world) dialFrom(local, addr string, limit time.Duration) (c net.Conn, e
 
 // reach opens a connection, echoes and closes it.
 func (w *world) reach(local, addr string) error {
-	c, err := w.dialFrom(local, addr, 500*time.Millisecond)
+	c, err := w.dialFrom(local, addr, 1500*time.Millisecond) // one retransmission's time
 	if err != nil {
 		return err
 	}
@@ -238,7 +238,8 @@ func TestFilterLists(t *testing.T) {
 	w.sums(sent, seen)
 }
 
-// flood sends UDP datagrams from one of the client's addresses until ctx ends.
+// flood sends UDP datagrams from one of the client's addresses until ctx ends, fifty each millisecond: more
+// would fill the veth's own ring, which drops whoever comes.
 func (w *world) flood(ctx context.Context, local, addr string) (sent int, err error) {
 	err = w.inClient(func() error {
 		d := net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(local)}}
@@ -247,12 +248,17 @@ func (w *world) flood(ctx context.Context, local, addr string) (sent int, err er
 			return err
 		}
 		defer c.Close()
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
 		b := make([]byte, 64)
 		for ctx.Err() == nil {
-			if _, err := c.Write(b); err == nil {
-				sent++
-			} else if !errors.Is(err, unix.ENOBUFS) {
-				return err
+			<-tick.C
+			for range 50 {
+				if _, err := c.Write(b); err == nil {
+					sent++
+				} else if !errors.Is(err, unix.ENOBUFS) {
+					return err
+				}
 			}
 		}
 		return nil
@@ -269,7 +275,7 @@ func TestFilterRate(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			w := filterWorld(t, "filter.rate_pps = 500000")
 			sent, seen := w.marks()
-			const rate, burst = 2000, 500
+			const rate, burst = 1000, 500
 			w.do("nic", "limit", "set", "np0", "--pps", fmt.Sprint(rate), "--pps-burst", fmt.Sprint(burst))
 			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 			defer cancel()
@@ -298,7 +304,7 @@ func TestFilterRate(t *testing.T) {
 			}
 			took := time.Since(begin)
 			n := w.nic()
-			most := uint64(burst + int(took.Seconds()*rate) + 1)
+			most := uint64(burst + int(took.Seconds()*rate) + rate/100)
 			t.Logf("%d datagrams in %v, %d dropped by the limit, %d connections of another source served", r.sent, took.Round(time.Millisecond), n.Packets.RateLimited, served)
 			if r.sent < 3*int(most) {
 				t.Fatalf("only %d datagrams: no flood", r.sent)
