@@ -88,6 +88,8 @@ type RDMA interface {
 	// Reject refuses a request and drops it.
 	Reject(id RDMAID)
 	Drop(id RDMAID)
+	// Find is the id of a connection that a handle names. CodeStale: gone, or not by RDMA.
+	Find(conn Handle) (RDMAID, error)
 
 	// Region takes memory and registers it with the core and device of id's connection.
 	Region(id RDMAID, bytes int, access RDMAAccess) (RDMARegion, error)

@@ -316,6 +316,7 @@ static enum np_err attach(struct np_plane_rdma *r, struct np_rdma_place *p, stru
   struct call c = {.slot = p->slot, .conn = conn, .cq = cq, .peer = p->outgoing ? NULL : &p->peer};
   call(r, p->core, &c, on_attach);
   p->has_peer = c.err == NP_ERR_OK && !p->outgoing;
+  p->handle = c.handle;
   return c.err;
 }
 
@@ -384,6 +385,19 @@ void np_plane_rdma_reject(struct np_plane_rdma *r, uint64_t id) {
   if (p == NULL) return;
   if (!p->outgoing) np_rdma_id_reject(p->cm);
   np_plane_rdma_drop(r, id);
+}
+
+enum np_err np_plane_rdma_find(struct np_plane_rdma *r, uint64_t handle, uint64_t *out_id) {
+  uint32_t core = (uint32_t)(handle >> NP_HANDLE_SLOT_BITS) & ((1u << NP_HANDLE_CORE_BITS) - 1u);
+  if (core >= r->plane->config.cores) return NP_ERR_STALE;
+  const struct np_rdma_core *rc = &r->core[core];
+  const struct np_carrier *carrier = np_rdma_carrier(rc->carrier);
+  uint32_t slot = ((uint32_t)handle & ((1u << NP_HANDLE_SLOT_BITS) - 1u)) - carrier->slot_base;
+  if (slot >= r->args.conns_max) return NP_ERR_STALE;
+  const struct np_rdma_place *p = np_rdma_place_of(r, rc->slot_id[slot]);
+  if (p == NULL || p->qp == NULL || p->handle != handle) return NP_ERR_STALE;
+  *out_id = rc->slot_id[slot];
+  return NP_ERR_OK;
 }
 
 int32_t np_plane_rdma_core(struct np_plane_rdma *r, uint64_t id) {

@@ -35,6 +35,7 @@ struct np_rdma_place {
   struct np_rdma_use *use;
   struct np_hello own;
   struct np_hello peer; /* of a REQUEST */
+  uint64_t handle; /* of its stream */
   uint32_t generation;
   uint32_t core;
   uint32_t slot;

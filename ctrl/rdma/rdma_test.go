@@ -109,8 +109,9 @@ func (k *manager) end(step string, id dataplane.RDMAID) {
 	k.mu.Unlock()
 	k.note(step, id)
 }
-func (k *manager) Reject(id dataplane.RDMAID) { k.end("reject", id) }
-func (k *manager) Drop(id dataplane.RDMAID)   { k.end("drop", id) }
+func (k *manager) Reject(id dataplane.RDMAID)                      { k.end("reject", id) }
+func (k *manager) Drop(id dataplane.RDMAID)                        { k.end("drop", id) }
+func (k *manager) Find(dataplane.Handle) (dataplane.RDMAID, error) { return 1, nil }
 func (k *manager) Region(dataplane.RDMAID, int, dataplane.RDMAAccess) (dataplane.RDMARegion, error) {
 	return nil, dataplane.CodeUnsupported
 }
@@ -414,4 +415,44 @@ func TestDevices(t *testing.T) {
 	if list, err := devices(fstest.MapFS{}); err != nil || len(list) != 0 {
 		t.Error(list, err)
 	}
+}
+
+func TestRemote(t *testing.T) {
+	want := Remote{Addr: 1<<46 + 4096, Key: 0xdeadbeef, Bytes: 1 << 20}
+	b, err := want.MarshalBinary()
+	if err != nil || len(b) != RemoteBytes {
+		t.Fatal(b, err)
+	}
+	var got Remote
+	if err := got.UnmarshalBinary(b); err != nil || got != want {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for _, bad := range [][]byte{nil, b[:15], append(slices.Clone(b), 0), bytes.Repeat([]byte{0xff}, RemoteBytes)} {
+		if err := got.UnmarshalBinary(bad); !errors.Is(err, dataplane.CodeProtocol) {
+			t.Errorf("%x: %v", bad, err)
+		}
+	}
+	m, _, _ := start(t, newKernel(), Config{})
+	g := &Region{m: m}
+	for _, c := range []struct{ at, bytes int }{{-1, 1}, {0, 0}, {0, -1}, {1 << 20, 1}, {1, 1 << 20}} {
+		if err := m.Read(t.Context(), 1, g, 0, want, c.at, c.bytes); !errors.Is(err, dataplane.CodeInvalid) {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+	if err := m.Write(t.Context(), 1, nil, 0, want, 0, 1); !errors.Is(err, dataplane.CodeInvalid) {
+		t.Error(err)
+	}
+}
+
+func FuzzRemote(f *testing.F) {
+	f.Add(make([]byte, RemoteBytes))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var r Remote
+		if r.UnmarshalBinary(b) != nil {
+			return
+		}
+		if back, _ := r.MarshalBinary(); !bytes.Equal(back, b) {
+			t.Errorf("%x became %x", b, back)
+		}
+	})
 }

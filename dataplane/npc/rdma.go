@@ -297,6 +297,15 @@ func (r *rdma) Adopt(id dataplane.RDMAID, listener dataplane.ListenerID) error {
 	})
 }
 
+// Find implements [dataplane.RDMA].
+func (r *rdma) Find(conn dataplane.Handle) (dataplane.RDMAID, error) {
+	var id C.uint64_t
+	err := r.do("find an RDMA connection", func(*C.struct_np_err_detail) C.enum_np_err {
+		return C.np_plane_rdma_find(r.c, C.uint64_t(conn), &id)
+	})
+	return dataplane.RDMAID(id), err
+}
+
 // Reject implements [dataplane.RDMA].
 func (r *rdma) Reject(id dataplane.RDMAID) {
 	_ = r.do("", func(*C.struct_np_err_detail) C.enum_np_err {

@@ -85,6 +85,8 @@ enum np_err np_plane_rdma_accept(struct np_plane_rdma *r, uint64_t id, struct np
 void np_plane_rdma_reject(struct np_plane_rdma *r, uint64_t id);
 /* The core that a prepared id is on, -1: none. */
 int32_t np_plane_rdma_core(struct np_plane_rdma *r, uint64_t id);
+/* The id of the connection that a stream's handle names. Errors: NP_ERR_STALE (gone, or not by RDMA). */
+enum np_err np_plane_rdma_find(struct np_plane_rdma *r, uint64_t handle, uint64_t *out_id);
 /* An established one that came in gets its session: listener is the handle of NP_CMD_LISTEN on its core. */
 enum np_err np_plane_rdma_adopt(struct np_plane_rdma *r, uint64_t id, uint64_t listener);
 /* Ends whatever id names, at once; it is gone. The queue pair's memory is nobody's afterwards. Stale: nothing. */
