@@ -27,6 +27,7 @@ type Config struct {
 	Routes     []Route     `key:"route_ip" doc:"an IP route of the appliance's own stack"`
 	TCP        TCP         `key:"tcp" doc:"the TCP stack; 0 means the stack's own default"`
 	Listeners  []Listener  `key:"listener" doc:"an address and what answers there"`
+	RDMA       RDMA        `key:"rdma" doc:"streams over RDMA devices"`
 	TLS        TLS         `key:"tls" doc:"TLS of listeners that ask for it"`
 	Certs      []Cert      `key:"certificate" doc:"a certificate of the TLS listeners; a client's server name picks one, the first is for all others"`
 	Protocol   Protocol    `key:"protocol" doc:"NPRO version 2: identity, encryption, flow control"`
@@ -174,7 +175,7 @@ type Listener struct {
 	MaxConnections int     `key:"max_connections" default:"0" min:"0" max:"8388608" doc:"0: [server] max_connections"`
 
 	CongestionControl string `key:"congestion_control" default:"inherit" oneof:"inherit|cubic|newreno|bbr" doc:"inherit: [tcp] congestion_control"`
-	Backend           string `key:"backend" default:"auto" oneof:"auto|stack|io_uring|epoll" doc:"auto: the stack for addresses of an [[interface]], else kernel sockets by io_uring or epoll"`
+	Backend           string `key:"backend" default:"auto" oneof:"auto|stack|io_uring|epoll|rdma" doc:"auto: the stack for addresses of an [[interface]], else kernel sockets by io_uring or epoll; rdma: see [rdma]"`
 	Mode              string `key:"mode" default:"0660" doc:"of a Unix socket: who may write to it may connect"`
 	Owner             string `key:"owner" default:"" doc:"of a Unix socket: a user; none: whom npd runs as"`
 	Group             string `key:"group" default:"" doc:"of a Unix socket"`

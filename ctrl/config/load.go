@@ -100,7 +100,7 @@ func (l *loader) fail(at Pos, format string, args ...any) {
 }
 
 // later are sections that the product has and this version does not.
-var later = [...]string{"upstream", "route", "rdma", "cluster", "tracing", "pool"}
+var later = [...]string{"upstream", "route", "cluster", "tracing", "pool"}
 
 func (l *loader) file(f Source) {
 	l.name = f.Name

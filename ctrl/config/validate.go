@@ -30,6 +30,7 @@ func (l *loader) validate() {
 	l.peers()
 	l.tls()
 	l.exception()
+	l.rdma()
 	c := l.cfg
 	if !c.Transport.EncryptionEnabled {
 		l.fail(c.Pos("transport.encryption_enabled"), "transport.encryption_enabled: got false, expected true: this version has no unencrypted transport")
@@ -264,7 +265,11 @@ func (l *loader) listeners() {
 		li := &c.Listeners[i]
 		at := fmt.Sprintf("listener[%d]", i)
 		l.unique(seen, "listener", li.Name, at+".name")
-		l.unique(ports, "address", string(li.Address), at+".address")
+		place := string(li.Address)
+		if li.ByRDMA() {
+			place = "rdma " + place // RDMA has ports of its own: a TCP listener beside it serves those who can't
+		}
+		l.unique(ports, "address", place, at+".address")
 		l.shadowed(i)
 		l.unixKeys(li, at)
 	}
@@ -326,7 +331,8 @@ func (l *loader) shadowed(i int) {
 	a := c.Listeners[i].Address.AddrPort()
 	for j := range c.Listeners[:i] {
 		b := c.Listeners[j].Address.AddrPort()
-		if !a.IsValid() || !b.IsValid() || c.OnKernel(&c.Listeners[i]) != c.OnKernel(&c.Listeners[j]) {
+		if !a.IsValid() || !b.IsValid() || c.OnKernel(&c.Listeners[i]) != c.OnKernel(&c.Listeners[j]) ||
+			c.Listeners[i].ByRDMA() != c.Listeners[j].ByRDMA() {
 			continue // each has ports of its own
 		}
 		if a != b && a.Port() == b.Port() && (a.Addr().IsUnspecified() || b.Addr().IsUnspecified()) {

@@ -22,6 +22,7 @@ import (
 	"github.com/np-appliance/np/ctrl/mgmt"
 	"github.com/np-appliance/np/ctrl/mgmt/api"
 	"github.com/np-appliance/np/ctrl/ports"
+	"github.com/np-appliance/np/ctrl/rdma"
 	"github.com/np-appliance/np/ctrl/secure"
 	"github.com/np-appliance/np/ctrl/session"
 	"github.com/np-appliance/np/dataplane"
@@ -59,6 +60,10 @@ type Daemon struct {
 	limiter *logs.Limiter
 	certs   *secure.Store // nil: none
 	noUring error         // why there is none
+
+	rdma      *rdma.Manager // nil: none, and noRDMA says why
+	noRDMA    error
+	rdmaLocal netip.Addr // where listeners on all addresses listen; invalid: everywhere
 
 	mu        sync.Mutex
 	cfg       *config.Config
@@ -296,6 +301,7 @@ func (d *Daemon) makePlane(ctx context.Context) error {
 		}
 	}
 	d.part("ports", d.ports.Run)
+	d.openRDMA(c)
 	return nil
 }
 

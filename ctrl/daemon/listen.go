@@ -116,6 +116,9 @@ func (d *Daemon) listenKernel(ctx context.Context, c *config.Config, l *config.L
 		steps = slices.Insert(steps, 0, ladder.Step{Backend: ladder.Stack, Skip: why})
 	case ladder.Epoll:
 		steps = steps[1:]
+	case ladder.RDMA:
+		byRDMA := func(ctx context.Context) (err error) { id, err = d.listenRDMA(ctx, lc); return err }
+		steps = slices.Insert(steps, 0, ladder.Step{Backend: ladder.RDMA, Try: byRDMA, Cure: rdmaCure})
 	}
 	lad := ladder.Ladder{Kind: "listener", Name: fmt.Sprintf("%s on %s", l.Name, l.Address), Policy: policy}
 	err = lad.Climb(ctx, d.o.Log.Logger, steps)
@@ -196,14 +199,14 @@ func unixOptions(l *config.Listener) (*ksock.UnixOptions, error) {
 // unlisten closes a listener; its connections stay.
 func (d *Daemon) unlisten(ctx context.Context, l *config.Listener) error {
 	d.mu.Lock()
-	at := slices.IndexFunc(d.listeners, func(o mgmt.Listener) bool { return o.Address == string(l.Address) })
+	at := slices.IndexFunc(d.listeners, func(o mgmt.Listener) bool { return o.Address == string(l.Address) && o.Name == l.Name })
 	if at < 0 {
 		d.mu.Unlock()
 		return fmt.Errorf("listener %s: %w", l.Name, dataplane.CodeNotfound)
 	}
 	id := d.listeners[at].ID
 	d.mu.Unlock()
-	if err := d.plane.Unlisten(ctx, id); err != nil {
+	if err := d.unlistenPlane(ctx, id); err != nil {
 		return fmt.Errorf("listener %s: %w", l.Name, err)
 	}
 	d.mu.Lock()

@@ -80,6 +80,9 @@ func planeConfig(c *config.Config, mtu int) *dataplane.Config {
 			}
 		}
 	}
+	if c.RDMA.Enabled {
+		p.RDMAConns = c.RDMA.MaxConnections
+	}
 	_, _ = rand.Read(p.Secret[:]) // never fails
 	return p
 }

@@ -106,14 +106,14 @@ func after(s string) string {
 }
 
 // Local is the address by which to listen and dial so that a device's GID of that index is used.
-func Local(list []Device, device string, index int) (netip.Addr, error) {
+func Local(list []Device, device string, port, index int) (netip.Addr, error) {
 	for _, d := range list {
 		if d.Name != device {
 			continue
 		}
 		for _, p := range d.Ports {
 			for _, g := range p.GIDs {
-				if g.Index != index {
+				if p.Number != port || g.Index != index {
 					continue
 				}
 				if g.Address.Is6() && g.Address.IsLinkLocalUnicast() {
@@ -122,7 +122,7 @@ func Local(list []Device, device string, index int) (netip.Addr, error) {
 				return g.Address, nil
 			}
 		}
-		return netip.Addr{}, fmt.Errorf("RDMA device %s has no GID %d", device, index)
+		return netip.Addr{}, fmt.Errorf("RDMA device %s has no GID %d on port %d", device, index, port)
 	}
 	return netip.Addr{}, fmt.Errorf("there is no RDMA device %s", device)
 }

@@ -400,7 +400,7 @@ func TestDevices(t *testing.T) {
 	if list[0].Ports[0].Active() {
 		t.Errorf("%+v", list[0])
 	}
-	if a, err := Local(list, "rxe0", 1); a != here.Addr() || err != nil {
+	if a, err := Local(list, "rxe0", 1, 1); a != here.Addr() || err != nil {
 		t.Error(a, err)
 	}
 	for _, c := range []struct {
@@ -408,7 +408,7 @@ func TestDevices(t *testing.T) {
 		index  int
 		want   string
 	}{{"rxe0", 0, "link-local"}, {"rxe0", 2, "no GID 2"}, {"mlx5_0", 1, "no RDMA device"}} {
-		if _, err := Local(list, c.device, c.index); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := Local(list, c.device, 1, c.index); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s %d: %v", c.device, c.index, err)
 		}
 	}
