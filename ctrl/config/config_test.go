@@ -521,3 +521,34 @@ func TestOnKernel(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestRDMA(t *testing.T) {
+	listener := "[[listener]]\nname = \"r\"\naddress = \"198.18.0.1:7700\"\nbackend = \"rdma\"\n"
+	c, err := load(t, "[rdma]\nenabled = true\ndevice = \"mlx5_0\"\nport = 2\ngid_index = 3\nring_size = \"64KiB\"\nmax_connections = 8\n"+listener+
+		"[[listener]]\nname = \"t\"\naddress = \"198.18.0.1:7700\"\nbackend = \"epoll\"\n") // both at one address: each has ports of its own
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := c.RDMA; !r.Enabled || r.Device != "mlx5_0" || r.Port != 2 || r.GIDIndex != 3 || r.RingSize != 64<<10 || r.MaxConnections != 8 || r.Keepalive != 10*time.Second {
+		t.Errorf("%+v", r)
+	}
+	if !c.Listeners[0].ByRDMA() || !c.OnKernel(&c.Listeners[0]) || c.Listeners[1].ByRDMA() {
+		t.Errorf("%+v", c.Listeners)
+	}
+	for text, want := range map[string]string{
+		listener: "rdma.enabled is false",
+		"[rdma]\nenabled = true\n[[listener]]\nname = \"u\"\naddress = \"unix:/run/x.sock\"\nbackend = \"rdma\"\n":      "Unix socket",
+		"[rdma]\nenabled = true\n" + listener + strings.Replace(listener, "\"r\"", "\"s\"", 1):                          "given twice",
+		"[rdma]\nenabled = true\n" + listener + "[[listener]]\nname = \"s\"\naddress = \":7700\"\nbackend = \"rdma\"\n": "in use by listener",
+		"[rdma]\nring_size = \"100KB\"\n":                        "rdma.ring_size",
+		"[rdma]\nring_size = 65537\n":                            "power of two",
+		"[rdma]\nring_size = \"8MiB\"\n":                         "at most",
+		"[rdma]\ngid_index = 1\n":                                "without device",
+		"[rdma]\nmax_connections = 0\n":                          "at least 1",
+		"[rdma]\ndevice = \"" + strings.Repeat("x", 64) + "\"\n": "at most 63",
+	} {
+		if _, err := load(t, text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+}
