@@ -21,11 +21,12 @@ DPDK_REST = $(filter-out $(DPDK_LIBDIR)/librte_net_% $(DPDK_LIBDIR)/librte_bus_%
   $(wildcard $(addprefix $(DPDK_LIBDIR)/,libnuma.a libxdp.a libbpf.a libelf.a libz.a libbsd.a libmd.a libzstd.a))
 DPDK_ONE := build/dpdk/dpdk.o
 
-# memif's driver gets our munmap and close: see quiet.c.
+# memif's driver gets our munmap, close and sendmsg: see quiet.c.
 $(DPDK_ONE): csrc/io/dpdk/dpdk.mk
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
-	$(Q)objcopy --redefine-sym munmap=np_dpdk_munmap --redefine-sym close=np_dpdk_close $(DPDK_LIBDIR)/librte_net_memif.a $(@D)/memif.a
+	$(Q)objcopy --redefine-sym munmap=np_dpdk_munmap --redefine-sym close=np_dpdk_close \
+	  --redefine-sym sendmsg=np_dpdk_sendmsg $(DPDK_LIBDIR)/librte_net_memif.a $(@D)/memif.a
 	$(Q)ld -r -o $@.part --whole-archive $(@D)/memif.a $(patsubst %,$(DPDK_LIBDIR)/librte_%.a,$(filter-out net_memif,$(DPDK_DRIVERS))) \
 	  --no-whole-archive --start-group $(DPDK_REST) --end-group
 	$(Q)objcopy --strip-debug $@.part && mv $@.part $@

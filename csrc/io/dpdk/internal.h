@@ -57,6 +57,7 @@ struct np_dpdk_queue {
   uint32_t stash_count;  /* received by busy(), handed out by the next rx */
   uint32_t stash_at;
   uint64_t tx_seen;      /* tx_pkts at the last check */
+  uint32_t down_ticks;   /* checks that found the link down, in a row */
   uint16_t pieces_max;   /* of a packet that the driver does not cut */
   uint16_t gso_pieces_max;
   uint16_t bounce_bytes; /* longest frame of its own mbufs */
@@ -76,6 +77,7 @@ struct np_dpdk_device {
   bool closed;
   bool gone;              /* atomic: the driver said that it was removed */
   bool mapped;
+  bool redial;            /* a memif client, whose driver tries its server once, when it is started */
   uint32_t rx_desc;
   uint32_t tx_desc;
   uint32_t mtu_bytes;

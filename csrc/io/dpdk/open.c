@@ -373,6 +373,7 @@ static enum np_err set_up(struct np_dpdk_device *d, const struct np_dpdk_args *a
   enum np_err err = choose_mtu(d, a, &info, d->core[0].pool, detail);
   if (err != NP_ERR_OK) return err;
   choose_offloads(d, &info);
+  d->redial = strcmp(d->driver, "net_memif") == 0 && strstr(a->device, "role=server") == NULL;
   uint32_t want = a->ring != 0 ? a->ring : np_min_u32(DESC_DEFAULT, d->core[0].pool->count / 4u);
   d->rx_desc = descriptors(&info.rx_desc_lim, want);
   d->tx_desc = descriptors(&info.tx_desc_lim, want);
@@ -452,7 +453,7 @@ static void fill_info(const struct np_dpdk_device *d, struct np_dpdk_info *info)
 
 enum np_err np_dpdk_run(struct np_dpdk_device *d, struct np_dpdk_info *info, struct np_err_detail *detail) {
   int rc = rte_eth_dev_start(d->port_id);
-  if (rc != 0) {
+  if (rc != 0 && !d->redial) {
     np_dpdk_explain(detail, rc, "start %s", d->name);
     return NP_ERR_SYS;
   }

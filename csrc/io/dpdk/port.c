@@ -9,6 +9,7 @@
 #define ETH_BYTES 14u
 #define ETH_TYPE_IP4 0x0800u
 #define ETH_TYPE_VLAN 0x8100u
+#define REDIAL_TICKS 10u
 #define REARM_REST (UINT64_C(1) << 16 | UINT64_C(1) << 32 | (uint64_t)RTE_MBUF_PORT_INVALID << 48) /* refcnt 1, one segment */
 
 static struct np_dpdk_queue *of(struct np_port_queue *q) { return NP_CONTAINER_OF(q, struct np_dpdk_queue, port); }
@@ -350,6 +351,14 @@ static bool dpdk_busy(struct np_port_queue *q) {
   return x->stash_count > 0;
 }
 
+/* Started again a memif client calls its server again. Not in the first second: the driver may be taking the old
+ * connection down on its own thread until then. */
+static NP_COLD void redial(struct np_dpdk_queue *x) {
+  if (x->qid != 0 || ++x->down_ticks % REDIAL_TICKS != 0) return;
+  (void)rte_eth_dev_stop(x->port_id); /* either fails while the server is not there: then once more in a second */
+  (void)rte_eth_dev_start(x->port_id);
+}
+
 /* Ten times a second. Also has what was sent given back when nothing else is sent: drivers do it only
  * before they send more. */
 static void dpdk_check(struct np_port_queue *q) {
@@ -358,6 +367,11 @@ static void dpdk_check(struct np_port_queue *q) {
   memset(&link, 0, sizeof link);
   bool up = rte_eth_link_get_nowait(x->port_id, &link) == 0 && link.link_status == RTE_ETH_LINK_UP;
   q->down = !up || __atomic_load_n(&x->device->gone, __ATOMIC_RELAXED);
+  if (NP_LIKELY(up)) {
+    x->down_ticks = 0;
+  } else if (x->device->redial) {
+    redial(x);
+  }
   if (x->tx_cleanup && q->stats.tx_pkts == x->tx_seen && x->tx.free_count < x->tx.count) {
     burst_begin(x);
     int rc = rte_eth_tx_done_cleanup(x->port_id, x->qid, 0);

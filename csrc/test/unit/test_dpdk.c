@@ -1,10 +1,16 @@
 /* DPDK's ports over virtual devices that need neither root nor huge pages: what is sent arrives, whoever owns
  * the memory, and every buffer is in its pool again when a device ends, whatever it held. */
+#include <errno.h>
 #include <pcap/pcap.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -14,6 +20,7 @@
 
 #define BUFS 1024u
 #define CHUNK 2048u
+#define KILLS 6u
 
 struct rig {
   struct np_counters counters;
@@ -94,6 +101,12 @@ static void check_packet(const struct np_buf *b, uint32_t bytes, uint8_t seed) {
     assert_non_null(b);
     for (uint32_t k = 0; k < b->len; k++, i++) assert_int_equal(np_buf_cdata(b)[k], (uint8_t)(seed + i));
   }
+}
+
+static uint64_t time_ms(void) {
+  struct timespec ts;
+  clock_gettime(CLOCK_MONOTONIC, &ts);
+  return (uint64_t)ts.tv_sec * 1000u + (uint64_t)ts.tv_nsec / 1000000u;
 }
 
 static void nap(void) {
@@ -329,14 +342,18 @@ static void test_pcap(void **state) {
   unlink(out);
 }
 
+static void memif_args(char *out, size_t bytes, uint32_t number, const char *role, const char *name) {
+  snprintf(out, bytes, "net_memif%u,role=%s,socket-abstract=yes,socket=np-test-%s-%ld,rsize=9", number, role, name, (long)getpid());
+}
+
 /* Two ends in one process: packets there and back, chains, a full ring, a peer that goes and returns. */
 static void test_memif(void **state) {
   struct rig *r = *state;
   if (!have_dpdk(r)) skip();
   char server[160];
   char client[160];
-  snprintf(server, sizeof server, "net_memif0,role=server,socket-abstract=yes,socket=np-test-dpdk-%ld,rsize=9", (long)getpid());
-  snprintf(client, sizeof client, "net_memif1,role=client,socket-abstract=yes,socket=np-test-dpdk-%ld,rsize=9", (long)getpid());
+  memif_args(server, sizeof server, 0, "server", "pair");
+  memif_args(client, sizeof client, 1, "client", "pair");
   struct np_dpdk_info info;
   struct np_port_queue *a = open_one(r, server, &info);
   assert_true(a->down);
@@ -379,12 +396,148 @@ static void test_memif(void **state) {
   close_one(a);
 }
 
-int main(void) {
+/* The other process of test_memif_killed: sends what it can, drops what comes, until it is killed. */
+NP_NORETURN static void peer(const char *device) {
+  void *state = NULL;
+  setup(&state);
+  struct rig *r = state;
+  struct np_dpdk_info info;
+  struct np_port_queue *q = open_one(r, device, &info);
+  uint64_t checked = 0;
+  for (uint32_t i = 0;; i++) {
+    struct np_buf *got[NP_BURST];
+    uint32_t n = q->ops->rx(q, got, NP_BURST);
+    while (n > 0) np_buf_put(got[--n]);
+    struct np_buf *p = packet(r, 1000, (uint8_t)i);
+    if (q->ops->tx(q, &p, 1) == 0) np_buf_put(p);
+    q->ops->flush(q);
+    if (i % 1000 != 0 || time_ms() - checked < 100) continue;
+    checked = time_ms();
+    q->ops->check(q);
+  }
+}
+
+/* Sends and receives as fast as it goes. Return: packets received. */
+static uint64_t exchange(struct rig *r, struct np_port_queue *q) {
+  struct np_buf *got[NP_BURST];
+  uint32_t n = q->ops->rx(q, got, NP_BURST);
+  uint64_t all = n;
+  while (n > 0) np_buf_put(got[--n]);
+  for (uint32_t i = 0; i < 16; i++) {
+    struct np_buf *p = packet(r, 1000, 3);
+    if (q->ops->tx(q, &p, 1) == 0) np_buf_put(p);
+  }
+  q->ops->flush(q);
+  return all;
+}
+
+static pid_t start_peer(const char *device) {
+  pid_t pid = fork(); /* of a process with threads: it does nothing but become another program */
+  if (pid == 0) {
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* it ends with us, and by itself */
+    (void)alarm(30);
+    execl("/proc/self/exe", "test_dpdk", "peer", device, (char *)NULL);
+    _exit(127);
+  }
+  assert_true(pid > 0);
+  return pid;
+}
+
+/* Traffic both ways with a peer that was started, which is then killed in the middle of it. */
+static void live_and_kill(struct rig *r, struct np_port_queue *q, pid_t pid) {
+  wait_link(q, false);
+  uint64_t got = 0;
+  for (uint32_t i = 0; got < 20000 && i < 20000000; i++) got += exchange(r, q);
+  assert_true(got >= 20000);
+  kill(pid, SIGKILL);
+  while (!q->down) { /* bound: the kernel closes a dead process's sockets */
+    for (uint32_t i = 0; i < 50; i++) exchange(r, q);
+    q->ops->check(q);
+  }
+  assert_int_equal(waitpid(pid, NULL, 0), pid);
+  q->ops->flush(q);
+  assert_int_equal(r->pool.free_count, BUFS);
+}
+
+/* A peer that is killed takes its memory with it, not us. Which instruction it hits is chance: many times. */
+static void test_memif_killed(void **state) {
+  struct rig *r = *state;
+  if (!have_dpdk(r)) skip();
+  char server[160];
+  char client[160];
+  memif_args(server, sizeof server, 0, "server", "killed");
+  memif_args(client, sizeof client, 0, "client", "killed");
+  struct np_dpdk_info info;
+  struct np_port_queue *a = open_one(r, server, &info);
+  for (uint32_t life = 0; life < KILLS; life++) live_and_kill(r, a, start_peer(client));
+  close_one(a);
+}
+
+/* Clients that connect and go at once, or talk nonsense: the process stays, and the next one is served. */
+static void test_memif_strangers(void **state) {
+  struct rig *r = *state;
+  if (!have_dpdk(r)) skip();
+  char server[160];
+  char client[160];
+  memif_args(server, sizeof server, 0, "server", "strangers");
+  memif_args(client, sizeof client, 1, "client", "strangers");
+  struct np_dpdk_info info;
+  struct np_port_queue *a = open_one(r, server, &info);
+  struct sockaddr_un sun = {.sun_family = AF_UNIX};
+  snprintf(sun.sun_path + 1, sizeof sun.sun_path - 1, "np-test-strangers-%ld", (long)getpid());
+  for (uint32_t i = 0; i < 300; i++) {
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    assert_true(fd >= 0);
+    if (connect(fd, (const struct sockaddr *)&sun, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + strlen(sun.sun_path + 1))) == 0) {
+      uint8_t noise[128];
+      for (uint32_t k = 0; k < sizeof noise; k++) noise[k] = (uint8_t)(i * 7 + k * k);
+      noise[0] = (uint8_t)(i % 9); /* the message's type */
+      noise[1] = 0;
+      if (i % 3 != 0) (void)send(fd, noise, i % 2 != 0 ? sizeof noise : i % sizeof noise, MSG_NOSIGNAL);
+      if (i % 5 == 0) nap();
+    } else {
+      assert_int_equal(errno, ECONNREFUSED);
+    }
+    close(fd);
+  }
+  struct np_port_queue *b = open_one(r, client, &info);
+  wait_link(b, false);
+  wait_link(a, false);
+  struct np_buf *p = packet(r, 100, 5);
+  assert_int_equal(b->ops->tx(b, &p, 1), 1);
+  receive(a, b, &p, 1);
+  check_packet(p, 100, 5);
+  np_buf_put(p);
+  close_one(b);
+  close_one(a);
+}
+
+/* A client whose server comes late, is killed and comes back. */
+static void test_memif_redial(void **state) {
+  struct rig *r = *state;
+  if (!have_dpdk(r)) skip();
+  char server[160];
+  char client[160];
+  memif_args(server, sizeof server, 0, "server", "redial");
+  memif_args(client, sizeof client, 0, "client", "redial");
+  struct np_dpdk_info info;
+  struct np_port_queue *q = open_one(r, client, &info);
+  assert_true(q->down);
+  assert_false(info.link_up);
+  for (uint32_t i = 0; i < 25; i++) q->ops->check(q);
+  assert_true(q->down);
+  for (uint32_t life = 0; life < 3; life++) live_and_kill(r, q, start_peer(server));
+  close_one(q);
+}
+
+int main(int argc, char **argv) {
+  if (argc == 3 && strcmp(argv[1], "peer") == 0) peer(argv[2]);
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup_teardown(test_bad, setup, teardown),   cmocka_unit_test_setup_teardown(test_twice, setup, teardown),
       cmocka_unit_test_setup_teardown(test_null, setup, teardown),  cmocka_unit_test_setup_teardown(test_short_of_buffers, setup, teardown),
       cmocka_unit_test_setup_teardown(test_ring, setup, teardown),  cmocka_unit_test_setup_teardown(test_pcap, setup, teardown),
-      cmocka_unit_test_setup_teardown(test_memif, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_memif, setup, teardown), cmocka_unit_test_setup_teardown(test_memif_redial, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_memif_killed, setup, teardown), cmocka_unit_test_setup_teardown(test_memif_strangers, setup, teardown),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
