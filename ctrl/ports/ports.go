@@ -114,6 +114,7 @@ type port struct {
 	pause    time.Duration
 	counters xdp.Counters // of programs that are gone
 	watching func()       // ends and awaits the reading of copies; nil none
+	shared   Sharer       // divides the frames with the kernel; nil none
 }
 
 // Pauses between attempts to take an interface that is there but refuses.
@@ -195,6 +196,7 @@ func (m *Manager) attach(ctx context.Context, p *port, d *xdp.Interface, missing
 		p.prog = nil
 		return err
 	}
+	m.share(p, a.queues)
 	p.attached, p.reason, p.said, p.pause = true, "", "", 0
 	p.taken = m.now()
 	m.forgetEvent(first.id)
@@ -412,6 +414,7 @@ func (m *Manager) detach(ctx context.Context, p *port) {
 		m.log.Error("interface not detached", "interface", p.name, "err", err)
 	}
 	p.attached = false
+	m.unshare(p)
 	if p.prog == nil {
 		return
 	}
@@ -450,6 +453,10 @@ func (m *Manager) Status() []Status {
 					s.Fallback = why.Error()
 				}
 				if c, err := p.prog.Counters(); err == nil && !s.Shared {
+					s.Program.Add(&c)
+				}
+			} else if p.shared != nil && !s.Shared {
+				if c, err := p.shared.Counters(); err == nil {
 					s.Program.Add(&c)
 				}
 			}
@@ -527,6 +534,7 @@ func (m *Manager) Close() error {
 			p.watching()
 			errs = append(errs, p.prog.Close())
 		}
+		m.unshare(p)
 		p.prog, p.attached = nil, false
 		p.reason = "closed"
 	}

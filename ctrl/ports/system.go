@@ -11,6 +11,8 @@ import (
 type System interface {
 	Inspect(name string) (xdp.Interface, error)
 	Attach(name string, o xdp.Options) (Program, error)
+	// Share divides a device's frames between the kernel and packet sockets.
+	Share(name string) (Sharer, error)
 	Watch(ctx context.Context, report func(xdp.Link)) error
 }
 
@@ -41,6 +43,15 @@ func (Linux) Inspect(name string) (xdp.Interface, error) { return xdp.Inspect(na
 
 // Watch implements [System].
 func (Linux) Watch(ctx context.Context, report func(xdp.Link)) error { return xdp.Watch(ctx, report) }
+
+// Share implements [System].
+func (Linux) Share(name string) (Sharer, error) {
+	s, err := xdp.NewShare(name)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
 
 // Attach implements [System].
 func (Linux) Attach(name string, o xdp.Options) (Program, error) {

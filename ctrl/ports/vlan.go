@@ -88,6 +88,7 @@ func (m *Manager) join(ctx context.Context, p *port, s *sub) error {
 		m.AddressesChanged()
 	}
 	p.subs = append(p.subs, s)
+	m.shareAgain(p)
 	return m.addRoutes(ctx)
 }
 
@@ -179,6 +180,7 @@ func (m *Manager) AddAddress(ctx context.Context, name string, a netip.Prefix) e
 		}
 	}
 	s.cfg.Addresses = append(slices.Clone(s.cfg.Addresses), a)
+	m.shareAgain(p)
 	return nil
 }
 
@@ -206,12 +208,14 @@ func (m *Manager) DelAddress(ctx context.Context, name string, a netip.Prefix) e
 	}
 	m.forget(a.Addr(), name)
 	s.cfg.Addresses = slices.DeleteFunc(slices.Clone(s.cfg.Addresses), func(o netip.Prefix) bool { return o == a })
+	m.shareAgain(p)
 	return nil
 }
 
 // steerAgain makes the program steer what is in force, after a change that
 // stopped halfway. m.mu is held.
 func (m *Manager) steerAgain(p *port) {
+	m.shareAgain(p)
 	if p.prog == nil {
 		return
 	}

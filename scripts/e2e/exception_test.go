@@ -6,6 +6,8 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -124,4 +126,64 @@ func TestException(t *testing.T) {
 	if l := query[api.Drops](w, "drops").Ledger; l.Passed != 0 {
 		t.Errorf("a core passed %d packets of a device that it shares by XDP", l.Passed)
 	}
+}
+
+// TestPacketShared: on AF_PACKET, where the kernel sees all frames, it neither routes on what is
+// the appliance's nor burdens the core with what is its own.
+func TestPacketShared(t *testing.T) {
+	w := newWorld(t, options{env: []string{"NP_DATAPLANE_BACKEND=af_packet"}})
+	free := w.status().BuffersFree
+	w.must(w.in("s", "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"))
+	w.must(w.in("s", "ip", "addr", "add", kernel4+"/24", "dev", "np0"))
+	w.must(w.in("s", "ip", "addr", "add", "2001:db8::fe/64", "dev", "np0", "nodad"))
+	w.kernelEcho(kernel4 + ":22")
+	for range 2 {
+		for _, addr := range []string{addr4(7), addr6(7), kernel4 + ":22"} {
+			c := w.mustDial(addr)
+			if err := echo(c, 100_000); err != nil {
+				t.Errorf("%s: %v", addr, err)
+			}
+			_ = c.Close()
+		}
+		for _, addr := range []string{server4, server6, kernel4, "2001:db8::fe"} {
+			if out := w.must(w.in("c", "ping", "-c", "2", "-i", "0.05", "-W", "2", addr)); strings.Contains(out, "DUP") || !strings.Contains(out, "2 received") {
+				t.Errorf("%s:\n%s", addr, out)
+			}
+		}
+	}
+	for file, key := range map[string]string{"/proc/net/snmp": "ForwDatagrams", "/proc/net/snmp6": "Ip6OutForwDatagrams"} {
+		if n := snmp(w.must(w.in("s", "cat", file)), key); n != "0" {
+			t.Errorf("the kernel routed the appliance's packets on: %s %s", key, n)
+		}
+	}
+	flood, err := w.dial("udp", kernel4+":9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer flood.Close()
+	before := w.stat("rx_packets_total")
+	for range 5000 {
+		_, _ = flood.Write([]byte("for the kernel"))
+	}
+	if n := w.stat("rx_packets_total") - before; n > 100 {
+		t.Errorf("the core got %d packets, of 5000 that were the kernel's", n)
+	}
+	w.restful(free)
+}
+
+// snmp finds a counter in /proc/net/snmp, whose lines come in pairs, or snmp6.
+func snmp(text, key string) string {
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		f := strings.Fields(line)
+		if len(f) == 2 && f[0] == key {
+			return f[1]
+		}
+		if at := slices.Index(f, key); at > 0 && i+1 < len(lines) {
+			if v := strings.Fields(lines[i+1]); at < len(v) {
+				return v[at]
+			}
+		}
+	}
+	return ""
 }

@@ -151,6 +151,11 @@ func (s *System) Watch(ctx context.Context, report func(xdp.Link)) error {
 	}
 }
 
+// Share implements [ports.System]: there is no such kernel here.
+func (s *System) Share(name string) (ports.Sharer, error) {
+	return nil, dataplane.CodeUnsupported
+}
+
 // Attach implements [ports.System].
 func (s *System) Attach(name string, o xdp.Options) (ports.Program, error) {
 	s.mu.Lock()
