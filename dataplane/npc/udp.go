@@ -88,8 +88,12 @@ func (c *core) SendTo(socket dataplane.Handle, local netip.Addr, remote netip.Ad
 	if c.dead {
 		return dataplane.CodeShutdown
 	}
+	pieces := (n + c.capacity() - 1) / c.capacity()
+	if pieces > c.loans {
+		return dataplane.CodeInvalid // it never fits
+	}
 	s := c.slot()
-	if s == nil || !c.takeLoans((n+c.capacity()-1)/c.capacity()) {
+	if s == nil || !c.takeLoans(pieces) {
 		return c.full()
 	}
 	w := writer{c: c, most: c.capacity()}

@@ -12,8 +12,9 @@
 //
 // Client and Server may be the same transport, two of them, or one of them Go's own net
 // in another network namespace (dataplane/nettransport). What a backend lacks is left
-// empty and skipped by name. In memory and over the kernel's loopback the tables are in
-// dataplane/netconn and dataplane/nettransport; those that need root are in scripts/e2e
+// empty and skipped by name. In memory the table is in dataplane/netconn, over Go's net in
+// dataplane/nettransport, over kernel sockets of the poll cores in dataplane/npc
+// (transport_test.go); those that need root and namespaces are in scripts/e2e
 // (transport_test.go).
 //
 // # What it asks

@@ -347,9 +347,6 @@ func (c *counting) count() int64 {
 // buffers: zero-copy reads that are held stay as they are while others come; the
 // vectored write is one stream.
 func (s *suite) buffers(t *testing.T) {
-	if s.wrap != nil {
-		t.Skip("below TLS there are only records")
-	}
 	c, sv := s.pair(t)
 	defer c.Close()
 	defer sv.Close()

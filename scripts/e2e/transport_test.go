@@ -158,7 +158,7 @@ func backend(name string, client, server end) transporttest.Backend {
 		return n
 	}
 	return transporttest.Backend{Name: name, Client: client, Server: server, Network: "tcp", Listen: server.addr + ":0", Packet: "udp",
-		PacketListen: server.addr + ":0", PacketClient: client.addr + ":0", Refused: server.addr + ":1", Void: "198.18.0.77:7",
+		PacketListen: server.addr + ":0", PacketClient: client.addr + ":0", PacketMax: 60_000, Refused: server.addr + ":1", Void: "198.18.0.77:7",
 		BufferMax: 32 << 20, Held: held}
 }
 
