@@ -525,7 +525,7 @@ enum np_err np_core_attach(struct np_core *core, struct np_port_queue *queue, ui
     if (core->queue[i].port == queue) return NP_ERR_EXISTS;
   }
   queue->iface = iface;
-  core->queue[core->queue_count++] = (struct np_core_queue){.port = queue, .was_down = queue->down};
+  core->queue[core->queue_count++] = (struct np_core_queue){.port = queue}; /* one that is down already is told of */
   core->caps_any |= queue->caps & (NP_PORT_SG | NP_PORT_TSO | NP_PORT_TX_CSUM);
   queue->ops->flush(queue); /* posts its first buffers */
   struct np_core_link *link = &core->link[iface];

@@ -146,6 +146,31 @@ func xdpEnd(t *testing.T, w *world, side, device, addr4, addr6 string, cores int
 	return p
 }
 
+// dpdkEnd is our stack over a device of DPDK's, made in the server's namespace.
+func dpdkEnd(t *testing.T, w *world, device string, cores int, addr4, addr6 string) *planeEnd {
+	t.Helper()
+	p := startPlane(t, cores, func(p dataplane.Plane) error {
+		return w.inSide("s", func() error {
+			_, _, err := p.AddInterface(t.Context(), &dataplane.InterfaceConfig{Name: "dpdk", Backend: dataplane.BackendDPDK, Device: device,
+				Addresses: []netip.Prefix{netip.MustParsePrefix(addr4 + "/24"), netip.MustParsePrefix(addr6 + "/64")}})
+			return err
+		})
+	})
+	p.addr = addr4
+	return p
+}
+
+// linked waits until the first interface's link is up.
+func (p *planeEnd) linked(t *testing.T) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if q := p.plane.QueueStats(0); len(q) > 0 && !q[0].Down {
+			return
+		}
+	}
+	t.Fatal("the link does not come up")
+}
+
 // backend is a line of the conformance table: which ends speak to each other.
 func backend(name string, client, server end) transporttest.Backend {
 	held := func() int {
@@ -193,6 +218,20 @@ var transports = []struct {
 	{"tap", 1, func(t *testing.T, w *world) []transporttest.Backend {
 		us := tapEnd(t, w, 1).end
 		return []transporttest.Backend{backend("client", us, tapKernel(w)), backend("server", tapKernel(w), us)}
+	}},
+	{"dpdk-af_packet", 1, func(t *testing.T, w *world) []transporttest.Backend {
+		us, them := dpdkEnd(t, w, "net_af_packet0,iface=np0", 1, server4, server6).end, kernelEnd(w)
+		client := backend("client", us, them)
+		client.Vanish = w.vanish
+		return []transporttest.Backend{client, backend("server", them, us)}
+	}},
+	{"dpdk-memif", 1, func(t *testing.T, w *world) []transporttest.Backend {
+		socket := ",socket-abstract=yes,socket=" + w.name
+		server := dpdkEnd(t, w, "net_memif0,role=server"+socket, 1, server4, server6)
+		client := dpdkEnd(t, w, "net_memif1,role=client"+socket, 2, "198.18.0.3", "2001:db8::3")
+		server.linked(t)
+		client.linked(t)
+		return []transporttest.Backend{backend("both", client.end, server.end)}
 	}},
 }
 

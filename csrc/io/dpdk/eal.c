@@ -15,6 +15,7 @@
 
 #define ZONE_NAME "np_dpdk"
 #define HUGE_FREE_MIN 16u /* pages of 2 MiB that are worth starting with: rings and driver state */
+#define MEMIF_NOISE "mp action" /* memif complains of it each time: we have no second DPDK process */
 #define NO_HUGE_MIB "256"  /* without huge pages EAL takes its memory at once; untouched it costs nothing */
 
 struct np_dpdk_process *np_dpdk_process(void) {
@@ -61,7 +62,7 @@ static ssize_t log_write(void *cookie, const char *text, size_t bytes) {
   while (n > 0 && (text[n - 1] == '\n' || text[n - 1] == ' ')) n--;
   if (n == 0) return (ssize_t)bytes;
   pthread_mutex_lock(&p->lock);
-  if (p->said[0] == '\0') {
+  if (p->said[0] == '\0' && memmem(text, bytes, MEMIF_NOISE, sizeof MEMIF_NOISE - 1) == NULL) {
     snprintf(p->said, sizeof p->said, "%.*s", (int)n, text);
     for (char *c = p->said; *c != '\0'; c++) {
       if ((unsigned char)*c < ' ') *c = ' ';

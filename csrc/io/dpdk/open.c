@@ -9,6 +9,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "io/dpdk/internal.h"
@@ -110,6 +113,28 @@ static enum np_err check_pci(const char *address, struct np_err_detail *detail) 
   return NP_ERR_BUSY;
 }
 
+/* A memif server that was killed leaves its socket's file, and the next one could not listen. Goes only when
+ * nobody answers there. */
+static void clear_stale_socket(const char *device) {
+  const char *path = strstr(device, ",socket=");
+  if (strncmp(device, "net_memif", 9) != 0 || path == NULL || strstr(device, "socket-abstract=no") == NULL ||
+      strstr(device, "role=server") == NULL) {
+    return;
+  }
+  struct sockaddr_un at = {.sun_family = AF_UNIX};
+  path += strlen(",socket=");
+  size_t n = strcspn(path, ",");
+  if (n == 0 || n >= sizeof at.sun_path) return; /* the driver says what is wrong with it */
+  memcpy(at.sun_path, path, n);
+  struct stat st;
+  if (lstat(at.sun_path, &st) != 0 || !S_ISSOCK(st.st_mode)) return;
+  int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd < 0) return;
+  bool dead = connect(fd, (const struct sockaddr *)&at, sizeof at) != 0 && errno == ECONNREFUSED;
+  close(fd);
+  if (dead) (void)unlink(at.sun_path);
+}
+
 /* Makes the virtual device, or attaches the NIC unless EAL did when it started. */
 static enum np_err probe(struct np_dpdk_device *d, const struct np_dpdk_args *a, struct np_err_detail *detail) {
   snprintf(d->dev_name, sizeof d->dev_name, "%.*s", (int)np_min_u32((uint32_t)strcspn(a->device, ","), RTE_ETH_NAME_MAX_LEN - 1), a->device);
@@ -119,6 +144,7 @@ static enum np_err probe(struct np_dpdk_device *d, const struct np_dpdk_args *a,
     return NP_ERR_BUSY;
   }
   if (!there) {
+    clear_stale_socket(a->device);
     int rc = rte_dev_probe(a->device);
     if (rc < 0) {
       np_dpdk_explain(detail, rc, "make device %.80s", a->device);

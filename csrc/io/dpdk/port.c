@@ -135,6 +135,7 @@ static uint32_t dpdk_rx(struct np_port_queue *q, struct np_buf **out, uint32_t m
   struct rte_mbuf *burst[NP_BURST];
   struct rte_mbuf **ms = burst;
   uint32_t n;
+  if (NP_UNLIKELY(q->down)) return 0; /* stopped, perhaps: DPDK wants no bursts then */
   if (NP_UNLIKELY(x->stash_count > 0)) {
     ms = x->stash + x->stash_at;
     n = np_min_u32(x->stash_count, max);
@@ -366,7 +367,8 @@ static void dpdk_check(struct np_port_queue *q) {
   struct rte_eth_link link;
   memset(&link, 0, sizeof link);
   bool up = rte_eth_link_get_nowait(x->port_id, &link) == 0 && link.link_status == RTE_ETH_LINK_UP;
-  q->down = !up || __atomic_load_n(&x->device->gone, __ATOMIC_RELAXED);
+  q->gone = __atomic_load_n(&x->device->gone, __ATOMIC_RELAXED);
+  q->down = !up || q->gone;
   if (NP_LIKELY(up)) {
     x->down_ticks = 0;
   } else if (x->device->redial) {
