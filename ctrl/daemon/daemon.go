@@ -16,7 +16,6 @@ import (
 	"github.com/np-appliance/np/ctrl/config"
 	"github.com/np-appliance/np/ctrl/dispatch"
 	"github.com/np-appliance/np/ctrl/handshake"
-	"github.com/np-appliance/np/ctrl/ladder"
 	"github.com/np-appliance/np/ctrl/logs"
 	"github.com/np-appliance/np/ctrl/metrics"
 	"github.com/np-appliance/np/ctrl/mgmt"
@@ -262,9 +261,9 @@ func (d *Daemon) makePlane(ctx context.Context) error {
 	c := d.cfg
 	mtu := 0
 	for i := range c.Interfaces {
-		p := d.port(c, &c.Interfaces[i])
+		p := portConfig(c, &c.Interfaces[i])
 		dev, err := d.o.System.Inspect(p.Name)
-		if err != nil && p.Kernel() {
+		if err != nil && p.Kernel() && (d.o.Bound == nil || d.o.Bound(p.Name) == "") {
 			return fmt.Errorf("%s: %w", c.Pos(fmt.Sprintf("interface[%d].name", i)), err)
 		}
 		if err != nil {
@@ -290,13 +289,14 @@ func (d *Daemon) makePlane(ctx context.Context) error {
 	})
 	d.later(d.removeFiles)
 	d.ports = ports.New(d.o.System, plane, d.o.Log.With("component", "ports"), d.o.Now)
+	d.ports.FindBound(d.o.Bound)
 	d.later(func() {
 		if err := d.ports.Close(); err != nil {
 			d.o.Log.Warn("XDP programs not detached", "err", err)
 		}
 	})
 	for i := range c.Interfaces {
-		if err := d.ports.Add(ctx, d.port(c, &c.Interfaces[i])); err != nil {
+		if err := d.ports.Add(ctx, portConfig(c, &c.Interfaces[i])); err != nil {
 			return fmt.Errorf("%s: %w", c.Pos(fmt.Sprintf("interface[%d].name", i)), err)
 		}
 	}
@@ -328,16 +328,6 @@ func (d *Daemon) reserve(c *config.Config, pc *dataplane.Config) {
 			}
 		})
 	}
-}
-
-// port is an interface's configuration; a card that npctl nic bind took from the kernel
-// is DPDK's without being named again.
-func (d *Daemon) port(c *config.Config, i *config.Interface) ports.Interface {
-	p := portConfig(c, i)
-	if d.o.Bound != nil && p.Device == "" && (p.Backend == ladder.Auto || p.Backend == ladder.DPDK) {
-		p.Device = d.o.Bound(p.Name)
-	}
-	return p
 }
 
 func (d *Daemon) makeSessions(key handshake.PrivateKey, psk *[32]byte) error {

@@ -21,6 +21,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/np-appliance/np/ctrl/config"
@@ -31,6 +32,7 @@ import (
 	"github.com/np-appliance/np/ctrl/ports/portstest"
 	"github.com/np-appliance/np/dataplane"
 	"github.com/np-appliance/np/dataplane/fake"
+	"github.com/np-appliance/np/hugepages"
 )
 
 // world is a daemon on a fake plane and machine, with real sockets.
@@ -40,6 +42,7 @@ type world struct {
 	text    string
 	sys     *portstest.System
 	plane   *fake.Plane
+	files   hugepages.Files
 	cl, ro  *client.Client
 	signals chan os.Signal
 	done    chan error
@@ -81,7 +84,7 @@ func (w *world) options(ready func()) (Options, error) {
 	}
 	log, err := logs.New(logs.Options{Console: w, Level: slog.LevelInfo})
 	start := time.Now()
-	return Options{Config: c, Load: w.load, System: w.sys, Log: log, Ready: ready, Version: api.Version{Version: "v0", Commit: "abc", Go: "go"},
+	return Options{Config: c, Load: w.load, System: w.sys, Files: w.files, Log: log, Ready: ready, Version: api.Version{Version: "v0", Commit: "abc", Go: "go"},
 		NewPlane: func(*dataplane.Config) (dataplane.Plane, error) { return w.plane, nil },
 		Now:      time.Now, Mono: func() time.Duration { return time.Since(start) + time.Hour }}, err
 }
@@ -700,5 +703,37 @@ func TestStaleSocket(t *testing.T) {
 	}
 	if err := Run(t.Context(), o, nil); err == nil || !strings.Contains(err.Error(), "no socket is in the way") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// pages play the huge pages of a machine without nodes.
+type pages struct{ fstest.MapFS }
+
+func (p pages) WriteFile(name string, data []byte) error {
+	if _, ok := p.MapFS[name]; !ok {
+		return fs.ErrNotExist
+	}
+	p.MapFS[name] = &fstest.MapFile{Data: data}
+	return nil
+}
+
+// TestReserve: huge pages are reserved while the daemon runs, and given back.
+func TestReserve(t *testing.T) {
+	const dir = "sys/kernel/mm/hugepages/hugepages-2048kB/"
+	p := pages{fstest.MapFS{}}
+	for _, name := range []string{"nr_hugepages", "free_hugepages", "surplus_hugepages"} {
+		p.MapFS[dir+name] = &fstest.MapFile{Data: []byte("0")}
+	}
+	text := strings.Replace(config.Example(), "[dataplane]", "[dataplane]\nhugepages = \"reserve\"", 1)
+	text = strings.Replace(text, "\nhugepages = \"auto\"", "", 1)
+	w := newWorld(t, text)
+	w.files = p
+	w.start()
+	if got := string(p.MapFS[dir+"nr_hugepages"].Data); got == "0" || !strings.Contains(w.logged(), "huge pages reserved") {
+		t.Errorf("%s pages", got)
+	}
+	w.end(syscall.SIGTERM)
+	if got := string(p.MapFS[dir+"nr_hugepages"].Data); got != "0" {
+		t.Errorf("%s pages left", got)
 	}
 }

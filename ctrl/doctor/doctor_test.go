@@ -181,6 +181,7 @@ func TestFindings(t *testing.T) {
 		{"link down", "", "", func(f files, _ *probes) { f.put("sys/devices/pci0000:00/"+card+"/net/np0/flags", "0x1002") }, "link", doctor.Warn, "down", "ip link set np0 up", 0, false},
 		{"no carrier", "", "", func(f files, _ *probes) { f.put("sys/devices/pci0000:00/"+card+"/net/np0/carrier", "0") }, "link", doctor.Warn, "no carrier", "cable", 0, false},
 		{"address of the kernel's", "", "", func(_ files, p *probes) { p.addresses = []string{"198.18.0.1/16", "fe80::1/64"} }, "interface", doctor.Fail, "198.18.0.1", "ip addr del 198.18.0.1/16 dev np0", 0, false},
+		{"address for the exception path", "", "[exception]\ntcp_ports = [22]\n", nil, "interface", doctor.Warn, "the kernel has not 198.18.0.1", "ip addr add 198.18.0.1/24 dev np0", 0, false},
 		{"few queues", "", "", func(f files, p *probes) {
 			f.put("sys/devices/system/cpu/isolated", "0-3")
 		}, "queues", doctor.Warn, "1 receive queues, 2 cores", "ethtool -L np0 combined 2", 0, false},

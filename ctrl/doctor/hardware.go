@@ -86,19 +86,27 @@ func (m *Machine) interfaces() []Result {
 	return out
 }
 
-// addresses: the kernel would answer for what the appliance is to have.
+// addresses: the kernel would answer for what the appliance is to have, and must be able
+// to where [exception] leaves it ports of them.
 func (m *Machine) addresses(it *config.Interface) []Result {
-	var out []Result
+	x := &m.Config.Exception
+	shared := len(x.TCPPorts)+len(x.UDPPorts)+len(x.Protocols) > 0
+	kernel := map[netip.Addr]string{}
 	for _, text := range m.Probes.Addresses(it.Name) {
-		kernel, err := netip.ParsePrefix(text)
-		if err != nil {
-			continue
+		if p, err := netip.ParsePrefix(text); err == nil {
+			kernel[p.Addr()] = text
 		}
-		for _, own := range it.Addresses {
-			if own.Addr() == kernel.Addr() {
-				out = append(out, Result{Check: "interface", On: it.Label(), Level: Fail, Found: fmt.Sprintf("the kernel has %s too", own.Addr()),
-					Cost: "both answer: connections break", Cure: fmt.Sprintf("ip addr del %s dev %s", kernel, it.Name)})
-			}
+	}
+	var out []Result
+	for _, own := range it.Addresses {
+		text, has := kernel[own.Addr()]
+		switch {
+		case has && !shared:
+			out = append(out, Result{Check: "interface", On: it.Label(), Level: Fail, Found: fmt.Sprintf("the kernel has %s too", own.Addr()),
+				Cost: "both answer: connections break", Cure: fmt.Sprintf("ip addr del %s dev %s", text, it.Name)})
+		case !has && shared && m.nic(it.Name) != nil && it.VLAN == 0:
+			out = append(out, Result{Check: "interface", On: it.Label(), Level: Warn, Found: fmt.Sprintf("the kernel has not %s", own.Addr()),
+				Cost: "ports and protocols that [exception] leaves to it are not answered", Cure: fmt.Sprintf("ip addr add %s dev %s", own, it.Name)})
 		}
 	}
 	return out

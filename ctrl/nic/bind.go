@@ -217,7 +217,33 @@ func (b *Binder) Unbind(name string) (*State, error) {
 	if err != nil {
 		return nil, err
 	}
+	if who := b.holder(s.PCI); who != "" {
+		return nil, fmt.Errorf("unbind %s: %w: %s has it open (stop it first)", name, ErrRefused, who)
+	}
 	return s, b.restore(s)
+}
+
+// holder names a process that has a card open by vfio or uio, "" none: taking the card
+// from under it would wait for its end.
+func (b *Binder) holder(pci string) string {
+	var devices []string
+	if group := host.LinkBase(b.Files, path.Join(pciDir, pci, "iommu_group")); group != "" {
+		devices = append(devices, "/dev/vfio/"+group, "/dev/vfio/noiommu-"+group)
+	}
+	for _, u := range host.Names(b.Files, path.Join(pciDir, pci, "uio")) {
+		devices = append(devices, "/dev/"+u)
+	}
+	for _, pid := range host.Names(b.Files, "proc") {
+		if pid[0] < '0' || pid[0] > '9' {
+			continue
+		}
+		for _, fd := range host.Names(b.Files, "proc/"+pid+"/fd") {
+			if to, err := b.Files.ReadLink("proc/" + pid + "/fd/" + fd); err == nil && slices.Contains(devices, to) {
+				return fmt.Sprintf("process %s (%s)", pid, host.Text(b.Files, "proc/"+pid+"/comm"))
+			}
+		}
+	}
+	return ""
 }
 
 // restore undoes a binding. What fails is tried again by the next who comes: the
@@ -288,6 +314,10 @@ func (b *Binder) RestoreExpired() ([]State, error) {
 	var errs []error
 	for i := range all {
 		if s := &all[i]; !s.Confirmed && !b.Now().Before(s.Deadline) {
+			if who := b.holder(s.PCI); who != "" {
+				errs = append(errs, fmt.Errorf("restore %s: %s has it open", s.Name, who))
+				continue
+			}
 			if err := b.restore(s); err != nil {
 				errs = append(errs, err)
 				continue
@@ -299,7 +329,7 @@ func (b *Binder) RestoreExpired() ([]State, error) {
 }
 
 // Guard waits for the confirmation of a binding. Without it the card is restored at
-// the deadline, and at once when ctx ends. The result says whether it was.
+// the deadline, and at once when ctx ends; a process that has it open then is waited for. The result says whether it was.
 func (b *Binder) Guard(ctx context.Context, pci string) (restored bool, err error) {
 	const look = 100 * time.Millisecond
 	for {
@@ -313,7 +343,11 @@ func (b *Binder) Guard(ctx context.Context, pci string) (restored bool, err erro
 		}
 		left := all[at].Deadline.Sub(b.Now())
 		if left <= 0 || ctx.Err() != nil {
-			return b.giveUp(pci)
+			if b.holder(pci) == "" {
+				return b.giveUp(pci)
+			}
+			time.Sleep(look) // it comes back as soon as the process that has it open ends
+			continue
 		}
 		select {
 		case <-ctx.Done():

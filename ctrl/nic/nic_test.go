@@ -380,3 +380,39 @@ func TestStateFiles(t *testing.T) {
 		_ = os.Remove(filepath.Join(dir, name))
 	}
 }
+
+// TestHeld: a card that a process has open is not taken from under it, and comes back
+// when that process has ended.
+func TestHeld(t *testing.T) {
+	m := newMachine(t)
+	b, _, now := binder(t, m)
+	if _, err := b.Bind("eth1", "vfio-pci", time.Minute, false); err != nil {
+		t.Fatal(err)
+	}
+	m.put("proc/4711/comm", "npd")
+	m.put("proc/self/x", "")
+	m.link("proc/4711/fd/9", "/dev/vfio/7")
+	m.link("proc/4711/fd/8", "/dev/vfio/vfio")
+	if _, err := b.Unbind("eth1"); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "process 4711 (npd) has it open") {
+		t.Error(err)
+	}
+	*now = now.Add(time.Hour)
+	if done, err := b.RestoreExpired(); len(done) != 0 || err == nil || m.driver() != "vfio-pci" {
+		t.Error(done, err, m.driver())
+	}
+	restored := make(chan error, 1)
+	go func() {
+		_, err := b.Guard(t.Context(), card)
+		restored <- err
+	}()
+	time.Sleep(50 * time.Millisecond)
+	if m.driver() != "vfio-pci" {
+		t.Error("taken from under it")
+	}
+	if err := os.RemoveAll(m.path("proc/4711")); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-restored; err != nil || m.driver() != "e1000e" {
+		t.Error(err, m.driver())
+	}
+}

@@ -74,7 +74,8 @@ type Manager struct {
 	log   *slog.Logger
 	now   func() time.Time
 	wake  chan struct{}
-	addrs atomic.Bool // the plane reported a change of addresses
+	bound func(name string) string // see FindBound
+	addrs atomic.Bool              // the plane reported a change of addresses
 
 	emu    sync.Mutex // taken last, held for a moment only
 	events map[dataplane.InterfaceID]dataplane.Code
@@ -97,6 +98,7 @@ type route struct {
 // port is a device: one set of queues, one XDP program if its backend needs it.
 type port struct {
 	name     string
+	given    string // DPDK device of the configuration, "" none
 	subs     []*sub // the first has the queues in the plane
 	attached bool
 	rung     rung                       // while attached
@@ -145,18 +147,20 @@ func MTU(cfg *Interface, d *xdp.Interface) int {
 // one that is down is taken when it comes up. Further VLANs of a device share
 // the queues and the program of the first.
 func (m *Manager) Add(ctx context.Context, cfg Interface) error {
-	d, missing := m.sys.Inspect(cfg.Name)
-	if missing != nil && cfg.Kernel() {
-		return missing
-	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if p := m.port(cfg.Name); p != nil {
 		return m.join(ctx, p, &sub{cfg: cfg})
 	}
-	p := &port{name: cfg.Name, subs: []*sub{{cfg: cfg}}, filter: configured(&cfg.Filter, cfg.KernelPorts),
+	p := &port{name: cfg.Name, given: cfg.Device, subs: []*sub{{cfg: cfg}}, filter: configured(&cfg.Filter, cfg.KernelPorts),
 		ladder: ladder.Ladder{Kind: "interface", Name: cfg.Name, Policy: cfg.policy()}}
-	if cfg.Kernel() && !d.Up {
+	m.findDevice(p)
+	d, missing := m.sys.Inspect(cfg.Name)
+	kernel := p.subs[0].cfg.Kernel()
+	if missing != nil && kernel {
+		return missing
+	}
+	if kernel && !d.Up {
 		p.device, p.reason = d, downReason(&d)
 		m.say(p)
 	} else if err := m.attach(ctx, p, &d, missing); err != nil {
@@ -164,6 +168,23 @@ func (m *Manager) Add(ctx context.Context, cfg Interface) error {
 	}
 	m.ports = append(m.ports, p)
 	return nil
+}
+
+// FindBound makes the manager ask for the PCI address of a card that was taken from the
+// kernel for DPDK, by the name it had, before it looks for one that the configuration
+// gives no device. Call it before Add.
+func (m *Manager) FindBound(find func(name string) string) { m.bound = find }
+
+// findDevice looks for the DPDK device of a port that is to find it itself. m.mu is held.
+func (m *Manager) findDevice(p *port) {
+	first := &p.subs[0].cfg
+	if m.bound == nil || p.given != "" || first.Backend != ladder.Auto && first.Backend != ladder.DPDK {
+		return
+	}
+	device := m.bound(p.name)
+	for _, s := range p.subs {
+		s.cfg.Device = device
+	}
 }
 
 func downReason(d *xdp.Interface) string {
@@ -347,8 +368,11 @@ func (m *Manager) follow(ctx context.Context, p *port, l xdp.Link) time.Duration
 	if p.attached && !p.rung.kernel {
 		return m.followDevice(ctx, p)
 	}
-	if !p.attached && !p.subs[0].cfg.Kernel() {
-		return m.again(ctx, p)
+	if !p.attached {
+		m.findDevice(p)
+		if !p.subs[0].cfg.Kernel() {
+			return m.again(ctx, p)
+		}
 	}
 	// Another MAC is as good as another device: the stack must send and take frames by it.
 	moved := len(l.MAC) == len(p.device.MAC) && !slices.Equal(l.MAC, p.device.MAC)
@@ -358,6 +382,9 @@ func (m *Manager) follow(ctx context.Context, p *port, l xdp.Link) time.Duration
 	switch {
 	case !l.Present:
 		p.reason = "interface is gone"
+		if m.bound != nil {
+			return retryLast // somebody may bind it for DPDK
+		}
 		return 0
 	case p.attached && l.Up && l.Carrier:
 		p.reason = ""

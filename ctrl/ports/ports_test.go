@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -590,5 +591,58 @@ func TestSetBackend(t *testing.T) {
 		if err := m.Close(); err != nil {
 			t.Error(err)
 		}
+	})
+}
+
+// TestFindBound: a card that is bound for DPDK while it is in use goes on there, and
+// back on the kernel's interface when that returns.
+func TestFindBound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sys, plane, m, _ := setup(t)
+		var bound atomic.Value
+		bound.Store("")
+		m.FindBound(func(name string) string {
+			if name != "np0" {
+				return ""
+			}
+			return bound.Load().(string)
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		for _, cfg := range []ports.Interface{np0, vlan(100)} {
+			if err := m.Add(ctx, cfg); err != nil {
+				t.Fatal(err)
+			}
+		}
+		done := make(chan error, 1)
+		go func() { done <- m.Run(ctx) }()
+		look := func(up bool, backend, device string) {
+			t.Helper()
+			synctest.Wait()
+			s := m.Status()
+			if s[0].Up != up || up && ladder.Actual(s[0].Ladder) != backend || s[1].Config.Device != device {
+				t.Errorf("%+v, want %v %s", s[0], up, backend)
+			}
+		}
+		look(true, ladder.ZeroCopy, "")
+		sys.Remove("np0") // what the kernel sees of npctl nic bind
+		look(false, "", "")
+		bound.Store("0000:00:04.0")
+		time.Sleep(10 * time.Second)
+		look(true, ladder.DPDK, "0000:00:04.0")
+		if err := m.Add(ctx, vlan(200)); err != nil {
+			t.Error(err)
+		}
+		// And of npctl nic unbind.
+		id, _ := m.ID("np0")
+		bound.Store("")
+		m.PortChanged(id, dataplane.CodeNodev)
+		sys.Set("np0", true)
+		time.Sleep(10 * time.Second)
+		look(true, ladder.ZeroCopy, "")
+		if ifs := plane.Interfaces(); len(ifs) != 3 || ifs[0].Down {
+			t.Errorf("%+v", ifs)
+		}
+		cancel()
+		<-done
 	})
 }

@@ -291,8 +291,9 @@ func (m *Manager) SetBackend(ctx context.Context, name, backend, device string) 
 	if first.Backend == ladder.TAP {
 		return wrap(fmt.Errorf("%w (a TAP is npd's own device)", dataplane.CodeInvalid))
 	}
-	was := [2]string{first.Backend, first.Device}
+	was := [2]string{first.Backend, p.given}
 	set := func(v [2]string) {
+		p.given = v[1]
 		for _, s := range p.subs {
 			s.cfg.Backend, s.cfg.Device = v[0], v[1]
 		}
@@ -301,6 +302,7 @@ func (m *Manager) SetBackend(ctx context.Context, name, backend, device string) 
 		if p.attached {
 			m.detach(ctx, p)
 		}
+		m.findDevice(p)
 		d, missing := m.sys.Inspect(p.name)
 		if missing != nil && first.Kernel() {
 			return missing

@@ -57,7 +57,7 @@ func (p *port) steers() bool { return p.prog != nil && p.rung.program }
 func (p *port) agrees(cfg *Interface) error {
 	first := &p.subs[0].cfg
 	if cfg.MTU != first.MTU || cfg.Queues != first.Queues || cfg.ZeroCopy != first.ZeroCopy || cfg.Mode != first.Mode ||
-		cfg.Backend != first.Backend || cfg.Device != first.Device || cfg.Exception != first.Exception {
+		cfg.Backend != first.Backend || cfg.Device != p.given || cfg.Exception != first.Exception {
 		return fmt.Errorf("interface %s: %w (MTU, queues, zero-copy, XDP mode, backend or device differ from %s's)", cfg.Label(), dataplane.CodeInvalid, first.Label())
 	}
 	if len(cfg.Filter.Entries) > 0 || cfg.Filter.Limits != (xdp.Limits{}) || cfg.Filter.All || !cfg.KernelPorts.Empty() {
@@ -87,6 +87,7 @@ func (m *Manager) join(ctx context.Context, p *port, s *sub) error {
 		}
 		m.AddressesChanged()
 	}
+	s.cfg.Device = p.subs[0].cfg.Device // found, perhaps
 	p.subs = append(p.subs, s)
 	m.shareAgain(p)
 	return m.addRoutes(ctx)
