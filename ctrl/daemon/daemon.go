@@ -263,9 +263,6 @@ func (d *Daemon) makePlane(ctx context.Context) error {
 	for i := range c.Interfaces {
 		p := portConfig(c, &c.Interfaces[i])
 		dev, err := d.o.System.Inspect(p.Name)
-		if err != nil && p.Kernel() && (d.o.Bound == nil || d.o.Bound(p.Name) == "") {
-			return fmt.Errorf("%s: %w", c.Pos(fmt.Sprintf("interface[%d].name", i)), err)
-		}
 		if err != nil {
 			dev.MTU = p.MTU // nothing else is known of it yet
 		}
@@ -295,13 +292,39 @@ func (d *Daemon) makePlane(ctx context.Context) error {
 			d.o.Log.Warn("XDP programs not detached", "err", err)
 		}
 	})
-	for i := range c.Interfaces {
-		if err := d.ports.Add(ctx, portConfig(c, &c.Interfaces[i])); err != nil {
-			return fmt.Errorf("%s: %w", c.Pos(fmt.Sprintf("interface[%d].name", i)), err)
-		}
+	if err := d.takeInterfaces(ctx, c); err != nil {
+		return err
 	}
 	d.part("ports", d.ports.Run)
 	d.openRDMA(c)
+	return nil
+}
+
+// takeInterfaces takes the interfaces there are. One that is missing or refuses is an
+// error when there is no other, or when nothing may fall back; else it is waited for, and the
+// others don't suffer.
+func (d *Daemon) takeInterfaces(ctx context.Context, c *config.Config) error {
+	var missing []int
+	var errs []error
+	for i := range c.Interfaces {
+		err := d.ports.Add(ctx, portConfig(c, &c.Interfaces[i]))
+		if err == nil {
+			continue
+		}
+		err = fmt.Errorf("%s: %w", c.Pos(fmt.Sprintf("interface[%d].name", i)), err)
+		if c.Dataplane.OnFallback == "fail" || ctx.Err() != nil || errors.Is(err, dataplane.CodeInvalid) || errors.Is(err, dataplane.CodeExists) || errors.Is(err, dataplane.CodeFull) {
+			return err
+		}
+		missing, errs = append(missing, i), append(errs, err)
+	}
+	if len(missing) > 0 && len(missing) == len(c.Interfaces) {
+		return errs[0]
+	}
+	for n, i := range missing {
+		if err := d.ports.Expect(ctx, portConfig(c, &c.Interfaces[i]), errs[n]); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -737,3 +737,31 @@ func TestReserve(t *testing.T) {
 		t.Errorf("%s pages left", got)
 	}
 }
+
+// TestInterfaceMissing: where there is another, npd starts without it, says so, and takes
+// it when it comes; where nothing may fall back it does not start.
+func TestInterfaceMissing(t *testing.T) {
+	more := "\n[[interface]]\nname = \"np1\"\naddresses = \"198.18.1.1/24\"\n\n[[interface]]\nname = \"np1\"\nvlan = 7\naddresses = \"198.18.2.1/24\"\n" +
+		"\n[[route_ip]]\nprefix = \"198.19.0.0/16\"\nvia = \"198.18.1.2\"\n"
+	w := newWorld(t, config.Example()+more)
+	w.start()
+	s := get[api.Status](w, api.PathStatus, nil)
+	if s.State != "degraded" || len(s.Problems) != 2 || !strings.Contains(s.Problems[0], "np1") || !strings.Contains(w.logged(), "np1: no such interface") {
+		t.Errorf("%s %q", s.State, s.Problems)
+	}
+	w.sys.Set("np1", true)
+	w.eventually("ready", func() bool { return get[api.Status](w, api.PathStatus, nil).State == "ready" })
+	if i := w.plane.Interfaces(); len(i) != 3 || len(w.plane.Routes()) != 1 {
+		t.Errorf("%+v, routes %+v", i, w.plane.Routes())
+	}
+	w.end(syscall.SIGTERM)
+
+	w = newWorld(t, strings.Replace(config.Example(), "[dataplane]", "[dataplane]\non_fallback = \"fail\"", 1)+more)
+	o, err := w.options(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Run(t.Context(), o, nil); err == nil || !strings.Contains(err.Error(), "np1: no such interface") {
+		t.Error(err)
+	}
+}

@@ -1,7 +1,9 @@
-// Package ports joins network interfaces to the data plane: it attaches the
-// XDP program, opens the queues on the best rung of the backend ladder, steers
-// the appliance's addresses to them, and keeps that so while devices vanish and
-// return. What it tried and why it was refused is kept for npctl backend show.
+// Package ports joins network interfaces to the data plane: it opens their queues on
+// the best rung of the backend ladder ([ladder]; rungs.go has the table), attaches the
+// XDP program where a rung needs it, steers the appliance's addresses to the queues, and
+// keeps that so while devices vanish and return: those of the kernel by its reports of
+// links, the others (DPDK's, TAPs) by what the plane's ports report. What it tried and
+// why it was refused is kept for npctl backend show.
 //
 // One goroutine, [Manager.Run], reacts to changes of links; Add and the
 // operations on addresses and routes come from the daemon's set-up and reload,

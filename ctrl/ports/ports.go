@@ -152,8 +152,7 @@ func (m *Manager) Add(ctx context.Context, cfg Interface) error {
 	if p := m.port(cfg.Name); p != nil {
 		return m.join(ctx, p, &sub{cfg: cfg})
 	}
-	p := &port{name: cfg.Name, given: cfg.Device, subs: []*sub{{cfg: cfg}}, filter: configured(&cfg.Filter, cfg.KernelPorts),
-		ladder: ladder.Ladder{Kind: "interface", Name: cfg.Name, Policy: cfg.policy()}}
+	p := m.newPort(cfg)
 	m.findDevice(p)
 	d, missing := m.sys.Inspect(cfg.Name)
 	kernel := p.subs[0].cfg.Kernel()
@@ -168,6 +167,26 @@ func (m *Manager) Add(ctx context.Context, cfg Interface) error {
 	}
 	m.ports = append(m.ports, p)
 	return nil
+}
+
+// Expect keeps an interface that Add refused with why: Run takes it when the cause is
+// gone.
+func (m *Manager) Expect(ctx context.Context, cfg Interface, why error) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if p := m.port(cfg.Name); p != nil {
+		return m.join(ctx, p, &sub{cfg: cfg})
+	}
+	p := m.newPort(cfg)
+	p.reason, p.pause, p.retry = why.Error(), retryFirst, m.now().Add(retryFirst)
+	m.say(p)
+	m.ports = append(m.ports, p)
+	return nil
+}
+
+func (m *Manager) newPort(cfg Interface) *port {
+	return &port{name: cfg.Name, given: cfg.Device, subs: []*sub{{cfg: cfg}}, filter: configured(&cfg.Filter, cfg.KernelPorts),
+		ladder: ladder.Ladder{Kind: "interface", Name: cfg.Name, Policy: cfg.policy()}}
 }
 
 // FindBound makes the manager ask for the PCI address of a card that was taken from the
