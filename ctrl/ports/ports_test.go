@@ -60,6 +60,7 @@ func TestLadder(t *testing.T) {
 		{"strict, no af_packet", func(i *ports.Interface) { i.Strict = true }, func(s *portstest.System) { s.Refuse(dataplane.CodePerm, false) }, nil, "af_xdp zero-copy refused", true, 0},
 		{"DPDK", func(i *ports.Interface) { i.Device = "0000:00:04.0" }, nil, nil, ladder.DPDK, false, 1},
 		{"DPDK refused", func(i *ports.Interface) { i.Device = "0000:00:04.0" }, nil, func(p *fake.Plane) { p.Fail("AddInterface", 1, dataplane.CodeNodev) }, ladder.ZeroCopy, false, 2},
+		{"DPDK's card is the kernel's", func(i *ports.Interface) { i.Device = "0000:00:04.0" }, nil, func(p *fake.Plane) { p.Fail("AddInterface", 1, dataplane.CodeBusy) }, ladder.ZeroCopy, false, 2},
 		{"DPDK or nothing", func(i *ports.Interface) { i.Backend, i.Device, i.Strict = ladder.DPDK, "net_ring0", true }, nil, func(p *fake.Plane) { p.Fail("AddInterface", 1, unsupported) }, "dpdk refused", true, 0},
 		{"DPDK without a device", func(i *ports.Interface) { i.Backend = ladder.DPDK }, nil, nil, ladder.ZeroCopy, false, 2},
 		{"DPDK without a device, strict", func(i *ports.Interface) { i.Backend, i.Strict = ladder.DPDK, true }, nil, nil, "dpdk refused: interface np0 has no device", true, 0},

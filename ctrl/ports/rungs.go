@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/np-appliance/np/ctrl/host"
 	"github.com/np-appliance/np/ctrl/ladder"
 	"github.com/np-appliance/np/dataplane"
 	"github.com/np-appliance/np/dataplane/xdp"
@@ -200,7 +201,7 @@ func (m *Manager) open(ctx context.Context, p *port, cfg *dataplane.InterfaceCon
 		} else if first.id, qs, err = m.plane.AddInterface(ctx, cfg); err == nil {
 			first.added = true
 		}
-		if !errors.Is(err, dataplane.CodeBusy) || m.now().After(end) {
+		if !errors.Is(err, dataplane.CodeBusy) || m.now().After(end) || cfg.Backend == dataplane.BackendDPDK {
 			return qs, err
 		}
 		select {
@@ -214,8 +215,8 @@ func (m *Manager) open(ctx context.Context, p *port, cfg *dataplane.InterfaceCon
 // final errors end the climb: what somebody else holds must not be taken from below
 // him, and mistakes are the same on every rung.
 func final(err error, r rung) bool {
-	return errors.Is(err, dataplane.CodeBusy) || errors.Is(err, dataplane.CodeInvalid) || errors.Is(err, dataplane.CodeShutdown) ||
-		errors.Is(err, context.Canceled) || r.kernel && errors.Is(err, dataplane.CodeNodev)
+	return errors.Is(err, dataplane.CodeInvalid) || errors.Is(err, dataplane.CodeShutdown) || errors.Is(err, context.Canceled) ||
+		r.kernel && (errors.Is(err, dataplane.CodeNodev) || errors.Is(err, dataplane.CodeBusy)) // a card that DPDK can't have may be the kernel's
 }
 
 const cureCapabilities = "run as root, or setcap cap_net_admin,cap_net_raw,cap_bpf,cap_ipc_lock+ep npd"
@@ -256,10 +257,14 @@ func curePacket(err error, a *attempt) string {
 
 func cureDPDK(err error, a *attempt) string {
 	switch {
+	case strings.Contains(err.Error(), "/dev/net/tun"): // the exception path's
+		return "modprobe tun"
 	case errors.Is(err, dataplane.CodePerm):
 		return "run as root"
 	case errors.Is(err, dataplane.CodeNomem):
 		return "npctl doctor --fix (reserves huge pages)"
+	case errors.Is(err, dataplane.CodeBusy) && host.IsPCIAddress(a.p.subs[0].cfg.Device):
+		return fmt.Sprintf("npctl nic bind %s --confirm 60s (or stop the process that uses it)", a.p.subs[0].cfg.Device)
 	case errors.Is(err, dataplane.CodeBusy):
 		return fmt.Sprintf("stop the process that uses %s", a.p.subs[0].cfg.Device)
 	case errors.Is(err, dataplane.CodeUnsupported):

@@ -196,6 +196,11 @@ static enum np_err map_pool(struct np_dpdk_device *d, struct rte_device *dev, ui
   size_t step = bytes;
   if (d->page_iova[i] != NULL) step = c->page_bytes;
   bytes = (bytes + 4095) & ~(size_t)4095;
+  /* DPDK maps only what it was told of: once, for all devices. */
+  if (rte_mem_virt2memseg_list(c->pool->mem) == NULL && rte_extmem_register(c->pool->mem, bytes, NULL, 0, 4096) != 0) {
+    np_dpdk_explain(detail, -rte_errno, "tell DPDK of packet memory for %s", d->dev_name);
+    return NP_ERR_SYS;
+  }
   for (size_t at = 0; at < bytes; at += step) { /* bound: the pool's pages */
     uint8_t *mem = c->pool->mem + at;
     uint64_t iova = d->page_iova[i] != NULL ? d->page_iova[i][at / step] : (uint64_t)(uintptr_t)mem;
