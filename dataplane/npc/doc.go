@@ -36,6 +36,14 @@
 // back with NP_CMD_FREE. The slice headers lie in core.views, one per buffer,
 // so that events with one piece cost no allocation.
 //
+// # Pipes and UDP sockets
+//
+// What Write and SendTo copy into lent buffers leaves in them; the core lends
+// others in their place. Write makes pieces as long as the connection's segments,
+// and waits (CodeFull) while the pipe has more than its share of buffers, which the
+// core sets when peers that do not read hold too many. A datagram's addresses lie in
+// front of it in its first buffer and are copied out.
+//
 // # Building
 //
 // `make` builds build/release/libnp.a and zz_stamp.h first; `go build` alone
