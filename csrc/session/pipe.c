@@ -267,6 +267,7 @@ static void pipe_closed(struct np_session *base, enum np_err err) {
   set_queued(s, 0);
   s->sent_due = 0;
   s->flags |= NP_SF_GONE;
+  np_sess_linger(s);
   np_sess_dirty(s);
 }
 

@@ -147,8 +147,20 @@ void np_sess_event(struct np_sess *s, struct np_event *ev) {
   ss->env.event(ss->env.ctx, ev);
 }
 
+static uint32_t *lingering(struct np_sess *s) {
+  uint64_t slot = s->handle & ((1u << NP_HANDLE_SLOT_BITS) - 1u);
+  return &s->owner->lingering[slot % NP_SESS_LINGER_BUCKETS];
+}
+
+void np_sess_linger(struct np_sess *s) {
+  if ((s->flags & NP_SF_LINGERS) != 0) return;
+  s->flags |= NP_SF_LINGERS;
+  ++*lingering(s);
+}
+
 bool np_sess_send_open(struct np_sess *s) {
   struct np_sessions *ss = s->owner;
+  if (NP_UNLIKELY(*lingering(s) != 0)) return false;
   if (!np_sess_event_ok(ss)) {
     ss->env.counters->counter[NP_C_EVENT_RING_FULL]++;
     return false;
@@ -201,6 +213,10 @@ static void slot_free(struct np_sess *s) {
   struct np_sessions *ss = s->owner;
   undirty(s);
   untx(s);
+  if (NP_UNLIKELY((s->flags & NP_SF_LINGERS) != 0)) {
+    s->flags &= ~NP_SF_LINGERS;
+    --*lingering(s);
+  }
   if (ss->running) { /* the run may still hold a pointer: the slot comes back when it ends */
     s->flags |= NP_SF_REAP;
     s->tx_next = ss->reap;
@@ -219,6 +235,7 @@ static void bury(struct np_sess *s) {
   if (!np_sess_event_ok(ss)) {
     if ((s->flags & NP_SF_ZOMBIE) == 0) ss->env.counters->counter[NP_C_EVENT_RING_FULL]++;
     s->flags |= NP_SF_ZOMBIE;
+    np_sess_linger(s);
     np_sess_dirty(s);
     ss->work_left = true;
     return;

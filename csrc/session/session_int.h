@@ -23,6 +23,7 @@
 
 /* Named budgets and bounds. */
 #define NP_SESS_DRAINS_PER_RUN 256u
+#define NP_SESS_LINGER_BUCKETS 1024u
 #define NP_SESS_RUN_ROUNDS 4u              /* batches one session may fill per run, then the others' turn */
 #define NP_SESS_PUMP_BUDGET 64u           /* frames one session sends per run from its queues */
 #define NP_NPRO_STAGE_BYTES (16u << 10)   /* answers staged while the stream has no room; beyond: stop reading */
@@ -72,6 +73,7 @@
 #define NP_SF_CLOSING 0x40000u    /* pipe: Go reads no more, the stream goes once the queue left */
 #define NP_SF_GONE 0x80000u       /* pipe: the stream is gone, what it brought still waits for Go */
 #define NP_SF_EOF_TOLD 0x100000u  /* pipe */
+#define NP_SF_LINGERS 0x200000u   /* its stream is gone and NP_EV_CLOSED is not out: counted in lingering */
 
 struct np_bufq {
   struct np_buf *head;
@@ -232,6 +234,9 @@ struct np_sessions {
   uint32_t count;
   uint32_t streams;
   uint32_t pipe_queued;  /* buffers in the queues of all pipes */
+  /* Sessions that outlived their streams, by the slot of their handle. Go knows connections by slot: the next
+   * one that has it is told of when the last one's NP_EV_CLOSED is out. */
+  uint32_t lingering[NP_SESS_LINGER_BUCKETS];
   struct np_hash_key hash;
   bool running;
   bool pressure;         /* pool below an eighth: windows stay as they are */
@@ -267,6 +272,8 @@ void np_sess_event(struct np_sess *s, struct np_event *ev);
 void np_sess_set_handle(struct np_sess *s);
 /* Notes that a body's buffers are Go's until np_sessions_returned. */
 void np_sess_charge(struct np_sess *s, struct np_buf *chain);
+/* The stream is gone, and what Go is to hear of it has to wait. */
+void np_sess_linger(struct np_sess *s);
 /* NP_EV_OPEN with what is known of the connection. Return: false without room or a buffer. */
 bool np_sess_send_open(struct np_sess *s);
 /* True when Go has more buffers of this session than the bytes it has not given credit for explain:

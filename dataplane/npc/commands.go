@@ -101,8 +101,11 @@ func (c *core) mark(h dataplane.Handle, generation uint32) {
 		t = grown
 	}
 	l := t[slot]
-	if l.generation.Load() == generation {
+	switch was := l.generation.Load(); {
+	case was == generation:
 		return
+	case generation == 0 && was != uint32(h>>32):
+		return // the slot is another connection's by now, one of ours that is being opened
 	}
 	l.segment.Store(0)
 	l.unsent.Store(0)

@@ -485,6 +485,36 @@ static void fini_frees_what_waits(void **state) {
   rig_free(r);
 }
 
+/* The next connection with the same slot is told of when the last one is over for Go too. */
+static void slot_is_free_after_closed(void **state) {
+  (void)state;
+  struct rig *r = pipe_new();
+  rig_clear(r);
+  r->keep_bodies = true;
+  for (uint32_t i = 0; i < NP_NPRO_HELD + 50; i++) { /* more than Go may have */
+    rig_feed(r, 1, (const uint8_t *)"x", 1);
+    rig_run(r);
+  }
+  uint32_t told = sum(r, NP_EV_DATA);
+  assert_true(told < NP_NPRO_HELD + 50);
+  struct np_session *s = r->end[1].stream.session;
+  s->ops->closed(s, NP_ERR_RESET);
+  uint64_t before = r->end[1].stream.handle;
+  rig_stream_init(r, 1);
+  r->end[1].stream.handle = before + (UINT64_C(1) << 32);
+  assert_non_null(rig_open(r, 1, NP_SESSION_PIPE, LISTENER));
+  for (uint32_t i = 0; i < 4; i++) assert_true(rig_run(r));
+  assert_int_equal(count(r, NP_EV_OPEN), 0);
+  rig_let_go(r);
+  for (uint32_t i = 0; i < 4; i++) rig_run(r);
+  assert_int_equal(sum(r, NP_EV_DATA), NP_NPRO_HELD + 50);
+  assert_int_equal(r->events[r->event_count - 2].ev.op, NP_EV_CLOSED);
+  assert_int_equal(r->events[r->event_count - 2].ev.handle, before);
+  assert_int_equal(r->events[r->event_count - 1].ev.op, NP_EV_OPEN);
+  assert_int_equal(r->events[r->event_count - 1].ev.handle, r->end[1].stream.handle);
+  rig_free(r);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(accepted_is_told),
@@ -505,6 +535,7 @@ int main(void) {
       cmocka_unit_test(abort_ends_at_once),
       cmocka_unit_test(empty_pool_delays),
       cmocka_unit_test(fini_frees_what_waits),
+      cmocka_unit_test(slot_is_free_after_closed),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
