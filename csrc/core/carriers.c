@@ -1,6 +1,9 @@
 /* Streams that are not our own TCP's: the carriers of a core, beside the stack in each turn. */
+#include <errno.h>
+
 #include "core/internal.h"
 #include "io/sock/sock.h"
+#include "io/uring/uring.h"
 
 #define NS_PER_US UINT64_C(1000)
 /* With ports to poll as well, a carrier that had nothing is asked again only after this: asking may
@@ -24,14 +27,47 @@ void np_core_carriers_lay_out(const struct np_plane_config *c, uint32_t index, s
         .core_index = (uint8_t)index,
     };
     slot += p->config.conns_max;
+    p->without = c->uring_without;
     p->off = *at;
     if (kind == NP_CARRIER_EPOLL) *at += np_epoll_bytes(&p->config);
+    if (kind == NP_CARRIER_URING) *at += np_uring_bytes(&p->config);
     *at = (*at + NP_CACHE_LINE - 1) & ~(size_t)(NP_CACHE_LINE - 1);
   }
 }
 
 uint32_t np_core_carrier_sessions(const struct np_plane_config *c) {
   return (c->carriers != 0 ? c->sock_conns_max : 0) + c->rdma_conns_max;
+}
+
+/* Why there is no io_uring, and what would help. */
+static void explain_uring(int sys, struct np_err_detail *detail) {
+  const char *why = "open io_uring";
+  switch (sys) {
+    case ENOSYS:
+      why = "open io_uring: this kernel was built without it, or a container's seccomp profile hides it (allow io_uring_setup, io_uring_enter, io_uring_register)";
+      break;
+    case EPERM:
+    case EACCES:
+      why = "open io_uring: refused by policy (sysctl kernel.io_uring_disabled=0; in a container allow io_uring_setup in its seccomp profile)";
+      break;
+    case EINVAL:
+      why = "open io_uring: this kernel's lacks what is needed (Linux 5.19 or later; 6.1 is better)";
+      break;
+    case ENOMEM:
+      why = "open io_uring: no memory to lock (kernels before 5.12 need LimitMEMLOCK=infinity)";
+      break;
+    default:
+      break;
+  }
+  np_err_detail_set(detail, sys, "%s", why);
+}
+
+enum np_err np_plane_uring_probe(struct np_err_detail *detail) {
+  int sys = np_uring_probe();
+  if (sys == 0) return NP_ERR_OK;
+  explain_uring(sys, detail);
+  if (sys == ENOMEM) return NP_ERR_NOMEM;
+  return sys == ENOSYS || sys == EPERM || sys == EACCES || sys == EINVAL ? NP_ERR_UNSUPPORTED : NP_ERR_SYS;
 }
 
 enum np_err np_core_carriers_init(struct np_core *core, uint8_t *base, const struct np_core_carrier_parts *parts,
@@ -50,8 +86,15 @@ enum np_err np_core_carriers_init(struct np_core *core, uint8_t *base, const str
     enum np_err err = NP_ERR_UNSUPPORTED;
     struct np_carrier *carrier = NULL;
     if (kind == NP_CARRIER_EPOLL) err = np_epoll_init(base + p->off, &p->config, &env, core->now_ns, &carrier, &sys);
+    if (kind == NP_CARRIER_URING) {
+      err = np_uring_init(base + p->off, &p->config, &env, p->without, core->now_ns, &carrier, &sys);
+    }
     if (err != NP_ERR_OK) {
-      np_err_detail_set(detail, sys, "open kernel sockets of core %u", core->index);
+      if (kind == NP_CARRIER_URING) {
+        explain_uring(sys, detail);
+      } else {
+        np_err_detail_set(detail, sys, "open kernel sockets of core %u", core->index);
+      }
       np_core_carriers_fini(core);
       return err;
     }

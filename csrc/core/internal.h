@@ -74,6 +74,7 @@ struct np_core_carrier_parts {
   struct np_core_carrier_part {
     struct np_carrier_config config; /* conns_max 0: not wanted */
     size_t off;                      /* of its memory */
+    uint32_t without;                /* NP_URING_NO_* */
   } part[NP_CARRIER_COUNT];
 };
 

@@ -48,7 +48,10 @@ func encodeCarriers(cc *C.struct_np_plane_config, cfg *dataplane.Config) error {
 }
 
 // ProbeUring says why this kernel gives no io_uring; nil: it does.
-func ProbeUring() error { return dataplane.CodeUnsupported }
+func ProbeUring() error {
+	var detail C.struct_np_err_detail
+	return failure("probe io_uring", C.np_plane_uring_probe(&detail), &detail)
+}
 
 // closeSockets closes descriptors that no core got.
 func closeSockets(fds []int) {

@@ -12,6 +12,10 @@ struct np_plane;
 #define NP_CORES_MAX 64u
 #define NP_RDMA_CONNS_MAX 4096u /* per core */
 #define NP_SOCK_CONNS_MAX (1u << 20) /* per carrier and core */
+/* What io_uring may be used without, to measure it or to stand in for an older kernel. */
+#define NP_URING_NO_DEFER 0x1u     /* IORING_SETUP_DEFER_TASKRUN, Linux 6.1 */
+#define NP_URING_NO_MULTISHOT 0x2u /* requests that go on, Linux 5.19 and 6.0 */
+#define NP_URING_NO_BUNDLE 0x4u    /* several buffers a completion, Linux 6.10 */
 
 /* What the kernel gets of devices that the appliance owns, whatever its address. Lists end with a zero. */
 #define NP_EXCEPTION_PORTS_MAX 32u
@@ -78,6 +82,7 @@ struct np_plane_config {
   uint32_t tcp_rcv_start_bytes;  /* 0: default */
   uint32_t tcp_quick_acks;       /* full segments at a connection's begin that are acknowledged each; 0: default */
   uint32_t carriers;           /* mask of 1 << enum np_carrier_kind: what beside our own TCP is wanted */
+  uint32_t uring_without;      /* mask of NP_URING_NO_* */
   uint32_t sock_conns_max;     /* connections of each of them, per core */
   uint32_t sock_rcv_buf_bytes; /* received and not consumed, at most, per connection; 0: 256 KiB */
   uint32_t sock_snd_buf_bytes; /* queued and not yet the kernel's, at most, per connection; 0: 256 KiB */
@@ -105,6 +110,9 @@ void np_plane_stop(struct np_plane *plane);
 /* Frees everything; queues must have been closed. */
 void np_plane_destroy(struct np_plane *plane);
 
+/* Whether NP_CARRIER_URING would work here and now. Thread: any.
+ * Return: NP_ERR_OK, or NP_ERR_UNSUPPORTED, NP_ERR_NOMEM, NP_ERR_SYS with cause and cure in detail. */
+enum np_err np_plane_uring_probe(struct np_err_detail *detail);
 /* Owner: the plane. Valid until destroy. */
 struct np_core_shared *np_plane_core(struct np_plane *plane, uint32_t core);
 const char *np_plane_crypto_engine(struct np_plane *plane);

@@ -18,16 +18,13 @@
 #define LISTENER_BIT (UINT64_C(1) << 31) /* of data.u64's low half */
 
 /* engine flags of a connection */
-#define RX_READY (1u << NP_SK_ENGINE_SHIFT)  /* the kernel has input, as far as is known */
-#define RX_LISTED (2u << NP_SK_ENGINE_SHIFT) /* in the list of those to read from */
-#define RX_HUP (4u << NP_SK_ENGINE_SHIFT)    /* its end or an error is behind the input */
+#define RX_READY (1u << NP_SK_ENGINE_SHIFT) /* the kernel has input, as far as is known */
+#define RX_HUP (2u << NP_SK_ENGINE_SHIFT)   /* its end or an error is behind the input */
 
 struct np_epoll {
   struct np_sock sock;
   int fd;
-  uint32_t rx_head;
-  uint32_t rx_tail;
-  uint32_t rx_count;
+  struct np_sock_list rx; /* those with input to be read */
   struct epoll_event ev[EVENTS_PER_CALL];
 };
 
@@ -49,28 +46,7 @@ static int control(struct np_epoll *e, int op, int fd, uint32_t events, uint64_t
 
 /* ---- receiving ---- */
 
-static void rx_list(struct np_epoll *e, struct np_sock_conn *c) {
-  if (c->flags & RX_LISTED) return;
-  c->flags |= RX_LISTED;
-  c->rx_next = NP_SOCK_NIL;
-  uint32_t slot = np_sock_slot(&e->sock, c);
-  if (e->rx_tail == NP_SOCK_NIL) {
-    e->rx_head = slot;
-  } else {
-    e->sock.conn[e->rx_tail].rx_next = slot;
-  }
-  e->rx_tail = slot;
-  e->rx_count++;
-}
-
-static struct np_sock_conn *rx_pop(struct np_epoll *e) {
-  struct np_sock_conn *c = &e->sock.conn[e->rx_head];
-  e->rx_head = c->rx_next;
-  if (e->rx_head == NP_SOCK_NIL) e->rx_tail = NP_SOCK_NIL;
-  e->rx_count--;
-  c->flags &= ~RX_LISTED;
-  return c;
-}
+static void rx_list(struct np_epoll *e, struct np_sock_conn *c) { np_sock_list_add(&e->sock, &e->rx, c); }
 
 /* Buffers for a read of at most *bytes. Return: how many, with their room in iov; that of all in *bytes. */
 static uint32_t take_bufs(struct np_sock *s, struct np_buf **bufs, struct iovec *iov, uint32_t pieces, uint32_t *bytes) {
@@ -104,6 +80,14 @@ static uint32_t use_bufs(struct np_sock *s, struct np_sock_conn *c, struct np_bu
   return used;
 }
 
+/* A read of a Unix socket ends behind descriptors that the peer sent along (cut); nobody here wants them. */
+static ssize_t recv_unix(int fd, struct iovec *iov, uint32_t n, bool *cut) {
+  struct msghdr msg = {.msg_iov = iov, .msg_iovlen = n};
+  ssize_t got = recvmsg(fd, &msg, 0);
+  *cut = got > 0 && (msg.msg_flags & MSG_CTRUNC) != 0;
+  return got;
+}
+
 /* One read. Return: bytes; 0 when there is nothing more now. */
 static uint32_t read_once(struct np_sock *s, struct np_sock_conn *c, uint32_t room) {
   struct np_buf *bufs[NP_SOCK_PIECES];
@@ -116,7 +100,10 @@ static uint32_t read_once(struct np_sock *s, struct np_sock_conn *c, uint32_t ro
     np_sock_need_tick(s);
     return 0;
   }
-  ssize_t got = n == 1 ? recv(c->fd, iov[0].iov_base, iov[0].iov_len, 0) : readv(c->fd, iov, (int)n);
+  bool cut = false;
+  ssize_t got = c->flags & NP_SK_UNIX ? recv_unix(c->fd, iov, n, &cut)
+                : n == 1              ? recv(c->fd, iov[0].iov_base, iov[0].iov_len, 0)
+                                      : readv(c->fd, iov, (int)n);
   int sys = got < 0 ? errno : 0;
   uint32_t used = use_bufs(s, c, bufs, n, got > 0 ? (uint32_t)got : 0);
   if (got < 0) {
@@ -134,7 +121,7 @@ static uint32_t read_once(struct np_sock *s, struct np_sock_conn *c, uint32_t ro
     c->rx_pieces = (uint8_t)np_min_u32(2u * n, NP_SOCK_PIECES);
   } else {
     /* It brought less than there was room for, so there is no more: what comes later is a new edge. */
-    if (!(c->flags & RX_HUP)) c->flags &= ~RX_READY;
+    if (!(c->flags & RX_HUP) && !cut) c->flags &= ~RX_READY;
     if (used < n / 2u) c->rx_pieces = (uint8_t)(n / 2u);
   }
   return (uint32_t)got;
@@ -157,10 +144,10 @@ static void read_conn(struct np_epoll *e, struct np_sock_conn *c) {
 
 static void read_list(struct np_epoll *e) {
   if (e->sock.starved) return;
-  uint32_t n = np_min_u32(e->rx_count, READS_PER_POLL);
+  uint32_t n = np_min_u32(e->rx.count, READS_PER_POLL);
   for (; n > 0 && !e->sock.starved; n--) {
-    struct np_sock_conn *c = rx_pop(e);
-    if (e->rx_head != NP_SOCK_NIL) NP_PREFETCH_W(&e->sock.conn[e->rx_head]);
+    struct np_sock_conn *c = np_sock_list_pop(&e->sock, &e->rx);
+    if (e->rx.head != NP_SOCK_NIL) NP_PREFETCH_W(&e->sock.conn[e->rx.head]);
     read_conn(e, c);
   }
 }
@@ -235,8 +222,8 @@ static uint32_t epoll_poll(struct np_carrier *base, uint64_t now_ns) {
   int n = epoll_wait(e->fd, e->ev, EVENTS_PER_CALL, 0); /* fails with EINTR at most */
   for (int i = 0; i < n; i++) on_event(e, &e->ev[i]);
   uint32_t found = n > 0 ? (uint32_t)n : 0;
-  if (e->rx_count > 0 && !s->starved) {
-    found += e->rx_count;
+  if (e->rx.count > 0 && !s->starved) {
+    found += e->rx.count;
     read_list(e);
   }
   return found;
@@ -295,23 +282,7 @@ static bool epoll_tx(struct np_sock *s, struct np_sock_conn *c) {
 /* Nothing of it is in the kernel's hands: it can go at once. */
 static void epoll_drop(struct np_sock *s, struct np_sock_conn *c) {
   struct np_epoll *e = epoll_of(s);
-  if (c->flags & RX_LISTED) {
-    uint32_t slot = np_sock_slot(s, c);
-    uint32_t prev = NP_SOCK_NIL;
-    uint32_t at = e->rx_head;
-    while (at != slot) { /* bound: conns_max; few wait at a time */
-      prev = at;
-      at = s->conn[at].rx_next;
-    }
-    if (prev == NP_SOCK_NIL) {
-      e->rx_head = c->rx_next;
-    } else {
-      s->conn[prev].rx_next = c->rx_next;
-    }
-    if (e->rx_tail == slot) e->rx_tail = prev;
-    e->rx_count--;
-    c->flags &= ~RX_LISTED;
-  }
+  np_sock_list_del(s, &e->rx, c);
   np_sock_gone(s, c);
 }
 
@@ -361,7 +332,7 @@ static const struct np_sock_engine engine = {
 
 static bool epoll_busy(struct np_carrier *base) {
   struct np_sock *s = np_sock_of(base);
-  return s->dirty_count > 0 || (epoll_of(s)->rx_count > 0 && !s->starved);
+  return s->dirty_count > 0 || (epoll_of(s)->rx.count > 0 && !s->starved);
 }
 
 static int epoll_fd(struct np_carrier *base) { return epoll_of(np_sock_of(base))->fd; }
@@ -410,7 +381,7 @@ enum np_err np_epoll_init(void *mem, const struct np_carrier_config *config, con
   struct np_epoll *e = mem;
   memset(e, 0, sizeof *e);
   np_sock_init(&e->sock, &engine, &ops, NP_CARRIER_EPOLL, (uint8_t *)mem + head_bytes(), config, env, now_ns);
-  e->rx_head = e->rx_tail = NP_SOCK_NIL;
+  np_sock_list_init(&e->rx);
   e->fd = epoll_create1(EPOLL_CLOEXEC);
   if (e->fd < 0) {
     *sys = errno;

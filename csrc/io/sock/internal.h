@@ -43,6 +43,7 @@ enum np_sock_state { NP_SOCK_FREE, NP_SOCK_CONNECTING, NP_SOCK_OPEN, NP_SOCK_END
 #define NP_SK_OUTGOING 0x10000u
 #define NP_SK_UNIX 0x20000u
 #define NP_SK_NAMED 0x40000u      /* local and remote are filled */
+#define NP_SK_LISTED 0x80000u     /* in a list of its engine's */
 /* the engine's own */
 #define NP_SK_ENGINE_SHIFT 20
 
@@ -67,7 +68,7 @@ struct np_sock_conn {
   uint8_t rx_pieces;         /* the engine's: how many the next read asks for */
   uint16_t err;              /* enum np_err: why it ends */
   uint32_t dirty_next;
-  uint32_t rx_next;          /* the engine's: list of those to read from */
+  uint32_t rx_next;          /* np_sock_list */
   uint32_t ops;              /* the engine's: what the kernel still works on */
   uint32_t tx_bytes;         /* the engine's: of sndq, in the kernel's hands */
   uint64_t engine[2];        /* the engine's */
@@ -102,6 +103,13 @@ struct np_sock_listener {
   bool paused;         /* the process or the machine is short of descriptors or memory */
   uint64_t resume_ns;
   uint64_t engine;
+};
+
+/* Connections that wait for something of their engine's, first come first served; each in one at most. */
+struct np_sock_list {
+  uint32_t head;
+  uint32_t tail;
+  uint32_t count;
 };
 
 struct np_sock_engine {
@@ -161,6 +169,13 @@ void np_sock_init(struct np_sock *s, const struct np_sock_engine *engine, const 
                   enum np_carrier_kind kind, void *conn, const struct np_carrier_config *config,
                   const struct np_carrier_env *env, uint64_t now_ns);
 void np_sock_dirty(struct np_sock *s, struct np_sock_conn *c);
+void np_sock_list_init(struct np_sock_list *list);
+/* No effect on one that is in it. */
+void np_sock_list_add(struct np_sock *s, struct np_sock_list *list, struct np_sock_conn *c);
+/* The list is not empty. */
+struct np_sock_conn *np_sock_list_pop(struct np_sock *s, struct np_sock_list *list);
+/* No effect on one that is in none. */
+void np_sock_list_del(struct np_sock *s, struct np_sock_list *list, struct np_sock_conn *c);
 /* A descriptor that a listener brought: the connection it is now, or NULL (refused, counted, closed). */
 struct np_sock_conn *np_sock_accepted(struct np_sock *s, struct np_sock_listener *l, int fd);
 /* accept failed with sys. Return: whether the next one may be tried at once. */

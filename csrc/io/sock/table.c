@@ -56,6 +56,50 @@ void np_sock_dirty(struct np_sock *s, struct np_sock_conn *c) {
   s->dirty_count++;
 }
 
+void np_sock_list_init(struct np_sock_list *list) { *list = (struct np_sock_list){.head = NP_SOCK_NIL, .tail = NP_SOCK_NIL}; }
+
+void np_sock_list_add(struct np_sock *s, struct np_sock_list *list, struct np_sock_conn *c) {
+  if (c->flags & NP_SK_LISTED) return;
+  c->flags |= NP_SK_LISTED;
+  c->rx_next = NP_SOCK_NIL;
+  uint32_t slot = np_sock_slot(s, c);
+  if (list->tail == NP_SOCK_NIL) {
+    list->head = slot;
+  } else {
+    s->conn[list->tail].rx_next = slot;
+  }
+  list->tail = slot;
+  list->count++;
+}
+
+struct np_sock_conn *np_sock_list_pop(struct np_sock *s, struct np_sock_list *list) {
+  struct np_sock_conn *c = &s->conn[list->head];
+  list->head = c->rx_next;
+  if (list->head == NP_SOCK_NIL) list->tail = NP_SOCK_NIL;
+  list->count--;
+  c->flags &= ~NP_SK_LISTED;
+  return c;
+}
+
+void np_sock_list_del(struct np_sock *s, struct np_sock_list *list, struct np_sock_conn *c) {
+  if (!(c->flags & NP_SK_LISTED)) return;
+  uint32_t slot = np_sock_slot(s, c);
+  uint32_t prev = NP_SOCK_NIL;
+  uint32_t at = list->head;
+  while (at != slot) { /* bound: conns_max; few wait at a time */
+    prev = at;
+    at = s->conn[at].rx_next;
+  }
+  if (prev == NP_SOCK_NIL) {
+    list->head = c->rx_next;
+  } else {
+    s->conn[prev].rx_next = c->rx_next;
+  }
+  if (list->tail == slot) list->tail = prev;
+  list->count--;
+  c->flags &= ~NP_SK_LISTED;
+}
+
 void np_sock_linger(struct np_sock *s, struct np_sock_conn *c) {
   if (c->flags & NP_SK_LINGER) return;
   c->flags |= NP_SK_LINGER;

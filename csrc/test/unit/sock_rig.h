@@ -16,6 +16,7 @@
 #include "test/unit/core_rig.h"
 
 #define SR_CONNS 64u
+#define SR_RCV_BYTES (192u << 10)
 
 struct sock_rig {
   struct rig r;
@@ -48,7 +49,7 @@ static inline struct np_plane_config sr_config(void) {
   struct np_plane_config c = rig_config();
   c.bufs_per_core = 2048;
   c.sock_conns_max = SR_CONNS;
-  c.sock_rcv_buf_bytes = 64u << 10;
+  c.sock_rcv_buf_bytes = SR_RCV_BYTES;
   c.sock_snd_buf_bytes = 64u << 10;
   return c;
 }

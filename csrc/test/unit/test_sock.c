@@ -3,11 +3,18 @@
 
 #define MIB (1u << 20)
 
-static struct sock_rig *begin(void **state, const struct np_plane_config *c) {
-  enum np_carrier_kind kind = *(enum np_carrier_kind *)*state;
+struct engine {
+  enum np_carrier_kind carrier;
+  uint32_t without;
+};
+
+static struct sock_rig *begin(void **state, const struct np_plane_config *config) {
+  const struct engine *e = *state;
+  struct np_plane_config c = *config;
+  c.uring_without = e->without;
   struct sock_rig *t = calloc(1, sizeof *t);
   assert_non_null(t);
-  sr_init(t, kind, c);
+  sr_init(t, e->carrier, &c);
   return t;
 }
 
@@ -132,6 +139,18 @@ static void test_peer_resets(void **state) {
 
 /* ---- backpressure ---- */
 
+/* A window below loopback's segment size goes by the kernel's timers. */
+static void widen(int fd) {
+  int large = 4 << 20;
+  assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &large, sizeof large), 0);
+}
+
+/* Buffers with data. */
+static uint32_t held(const struct sock_rig *t) {
+  const struct np_pool *pool = np_core_pool(t->r.core);
+  return pool->count - pool->free_count - t->r.core->loans_out - np_core_carriers_posted(t->r.core);
+}
+
 /* A peer that does not read: what the core holds is bound, and every byte comes when it reads again. */
 static void stalled_reader(struct sock_rig *t, bool is_unix) {
   sr_listen(t, NP_SESSION_ECHO, is_unix, 0);
@@ -153,11 +172,13 @@ static void stalled_reader(struct sock_rig *t, bool is_unix) {
   assert_false(np_core_must_run(t->r.core)); /* it may sleep */
   struct np_conn_info info;
   only_conn(t, &info);
-  assert_true(info.recvq_bytes <= 64u << 10);
-  const struct np_pool *pool = np_core_pool(t->r.core);
-  assert_true(pool->free_count + t->r.core->loans_out >= pool->count - 256);
+  /* A request of io_uring's that goes on may bring some buffers more before it is taken back. */
+  uint32_t over = t->kind == NP_CARRIER_URING ? 32u * 1792u : 0u;
+  if (info.recvq_bytes > SR_RCV_BYTES + over) fail_msg("%u bytes are held", info.recvq_bytes);
+  assert_true(held(t) <= 384);
   assert_true(rig_counter(&t->r, NP_C_SOCK_RX_PAUSED) > 0);
   end = sent;
+  widen(fd);
   pump_until(t, fd, &sent, &got, end);
   close(fd);
   sr_until(t, NP_C_SOCK_CONNS, 0);
@@ -171,21 +192,21 @@ static void test_small_pieces(void **state) {
   struct sock_rig *t = begin(state, &c);
   sr_listen(t, NP_SESSION_ECHO, false, 0);
   int fd = sr_dial(t, false);
-  int small = 4096;
+  int small = 16384;
   setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
   uint64_t sent = 0;
   uint64_t got = 0;
   for (uint32_t i = 0; i < 200 && rig_counter(&t->r, NP_C_SOCK_RX_PAUSED) == 0; i++) { /* until echo can send no more */
     sr_write(fd, &sent, sent + 200000);
-    sr_turns(t, 4);
+    sr_turns(t, 120);
   }
-  const struct np_pool *pool = np_core_pool(t->r.core);
   for (uint32_t i = 0; i < 3000; i++) {
     sr_write(fd, &sent, sent + 1);
     rig_turn(&t->r, 1000);
   }
-  assert_true(pool->free_count + t->r.core->loans_out >= pool->count - 512);
+  assert_true(held(t) <= 640);
   uint64_t end = sent;
+  widen(fd);
   pump_until(t, fd, &sent, &got, end);
   close(fd);
   sr_until(t, NP_C_SOCK_CONNS, 0);
@@ -334,14 +355,15 @@ static void test_limits(void **state) {
 static void test_no_descriptors(void **state) {
   struct np_plane_config c = sr_config();
   struct sock_rig *t = begin(state, &c);
-  sr_listen(t, NP_SESSION_ECHO, false, 0);
-  int fd = sr_dial(t, false);
-  int low = dup(fd); /* the lowest free one */
+  struct np_cmd_listen args = {.session_kind = NP_SESSION_ECHO, .carrier = (uint8_t)t->kind, .fd = sr_listen_fd(t, false)};
+  int fd = sr_dial(t, false); /* the kernel has it already */
+  int low = dup(fd);          /* the lowest free one */
   struct rlimit lim;
   assert_int_equal(getrlimit(RLIMIT_NOFILE, &lim), 0);
   struct rlimit less = {.rlim_cur = (rlim_t)low, .rlim_max = lim.rlim_max};
   close(low);
   assert_int_equal(setrlimit(RLIMIT_NOFILE, &less), 0);
+  rig_ok(&t->r, (struct np_cmd){.op = NP_CMD_LISTEN}, &args, sizeof args);
   sr_turns(t, 5);
   assert_int_equal(rig_counter(&t->r, NP_C_SOCK_ACCEPT_PAUSED), 1);
   assert_int_equal(rig_counter(&t->r, NP_C_SOCK_CONNS), 0);
@@ -551,7 +573,8 @@ static void test_snapshot(void **state) {
   finish(t);
 }
 
-static int run(const char *name, enum np_carrier_kind kind) {
+static int run(const char *name, enum np_carrier_kind carrier, uint32_t without) {
+  struct engine kind = {carrier, without};
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_prestate(test_echo, &kind),
       cmocka_unit_test_prestate(test_half_close, &kind),
@@ -575,4 +598,15 @@ static int run(const char *name, enum np_carrier_kind kind) {
   return cmocka_run_group_tests_name(name, tests, NULL, NULL);
 }
 
-int main(void) { return run("epoll", NP_CARRIER_EPOLL); }
+int main(void) {
+  int failed = run("epoll", NP_CARRIER_EPOLL, 0);
+  struct np_err_detail detail;
+  if (np_plane_uring_probe(&detail) != NP_ERR_OK) {
+    print_message("io_uring not tested: %s\n", detail.text);
+    return failed;
+  }
+  failed += run("io_uring", NP_CARRIER_URING, 0);
+  failed += run("io_uring of 6.1", NP_CARRIER_URING, NP_URING_NO_BUNDLE);
+  failed += run("io_uring of 5.19", NP_CARRIER_URING, NP_URING_NO_DEFER | NP_URING_NO_MULTISHOT | NP_URING_NO_BUNDLE);
+  return failed;
+}
