@@ -154,3 +154,11 @@ func certShow(a *app) *cobra.Command {
 	}
 	return c
 }
+
+// withTLS names what a listener speaks.
+func withTLS(protocol string, on bool) string {
+	if on {
+		return protocol + "/tls"
+	}
+	return protocol
+}

@@ -213,7 +213,7 @@ func listenerCmd(a *app) *cobra.Command {
 			if e.MaxConnections > 0 {
 				limit = fmt.Sprint(e.MaxConnections)
 			}
-			t.row(e.Name, e.Address, e.Protocol, e.Backend, e.Connections, limit, e.Accepted, map[bool]string{true: "allowed", false: "refused"}[e.AllowV1], e.CongestionControl)
+			t.row(e.Name, e.Address, withTLS(e.Protocol, e.TLS), e.Backend, e.Connections, limit, e.Accepted, map[bool]string{true: "allowed", false: "refused"}[e.AllowV1], e.CongestionControl)
 		}
 		return a.print(l, anys(l.Listeners), t)
 	}))

@@ -176,6 +176,7 @@ type Listener struct {
 
 	CongestionControl string `key:"congestion_control" default:"inherit" oneof:"inherit|cubic|newreno|bbr" doc:"inherit: [tcp] congestion_control"`
 	Backend           string `key:"backend" default:"auto" oneof:"auto|stack|io_uring|epoll|rdma" doc:"auto: the stack for addresses of an [[interface]], else kernel sockets by io_uring or epoll; rdma: see [rdma]"`
+	TLS               bool   `key:"tls" default:"false" doc:"TLS as [tls] says, with the certificates of [[certificate]]; for echo, discard and chargen"`
 	Mode              string `key:"mode" default:"0660" doc:"of a Unix socket: who may write to it may connect"`
 	Owner             string `key:"owner" default:"" doc:"of a Unix socket: a user; none: whom npd runs as"`
 	Group             string `key:"group" default:"" doc:"of a Unix socket"`

@@ -272,6 +272,7 @@ func (l *loader) listeners() {
 		l.unique(ports, "address", place, at+".address")
 		l.shadowed(i)
 		l.unixKeys(li, at)
+		l.listenerTLS(li, at)
 	}
 	if len(c.Listeners) == 0 && !c.Server.Address.IsValid() {
 		l.fail(c.Pos("server.address"), "no [[listener]] and no server.address, expected one of them")
@@ -304,6 +305,17 @@ func (l *loader) onBackend(li *Listener, path string) {
 		}
 	case a.IsValid() && !a.IsUnspecified() && c.ours(a):
 		l.fail(c.Pos(path), "%s is an [[interface]]'s, which the kernel has not, expected backend auto or stack instead of %s", li.Address, li.Backend)
+	}
+}
+
+// listenerTLS checks that there is what TLS needs.
+func (l *loader) listenerTLS(li *Listener, at string) {
+	switch {
+	case !li.TLS:
+	case li.Protocol == "npro":
+		l.fail(l.cfg.Pos(at+".tls"), "listener.tls: npro is encrypted by itself, expected TLS only for echo, discard and chargen")
+	case len(l.cfg.Certs) == 0:
+		l.fail(l.cfg.Pos(at+".tls"), "listener.tls: there is no [[certificate]], expected one (npctl cert generate makes it for development)")
 	}
 }
 

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -27,6 +28,7 @@ import (
 	"github.com/np-appliance/np/dataplane"
 	"github.com/np-appliance/np/dataplane/events"
 	"github.com/np-appliance/np/dataplane/ksock"
+	"github.com/np-appliance/np/dataplane/netconn"
 	"github.com/np-appliance/np/hugepages"
 )
 
@@ -58,20 +60,25 @@ type Daemon struct {
 	session *session.Manager
 	limiter *logs.Limiter
 	certs   *secure.Store // nil: none
-	noUring error         // why there is none
+	tls     *tls.Config   // of listeners; nil: none
+	reader  *events.Reader
+	conns   *netconn.Transport
+	serving context.Context // ends services in Go
+	noUring error           // why there is none
 
 	rdma      *rdma.Manager // nil: none, and noRDMA says why
 	noRDMA    error
 	rdmaLocal netip.Addr // where listeners on all addresses listen; invalid: everywhere
 
-	mu        sync.Mutex
-	cfg       *config.Config
-	state     string
-	listeners []mgmt.Listener
-	files     map[dataplane.ListenerID]*ksock.Unix
-	undo      []func() // takes down what start made, last first
-	wg        sync.WaitGroup
-	failed    chan error // a part that ended by itself
+	mu          sync.Mutex
+	cfg         *config.Config
+	state       string
+	listeners   []mgmt.Listener
+	files       map[dataplane.ListenerID]*ksock.Unix
+	goListeners map[dataplane.ListenerID]*netconn.Listener // whose service is in Go
+	undo        []func()                                   // takes down what start made, last first
+	wg          sync.WaitGroup
+	failed      chan error // a part that ended by itself
 }
 
 // metricsTimeout bounds a scrape over TCP, so that clients that read nothing do
@@ -85,7 +92,7 @@ var errStopped = errors.New("stopped")
 // ends at once, USR1 reopens logs.
 func Run(ctx context.Context, o Options, signals <-chan os.Signal) error {
 	d := &Daemon{o: o, start: o.Now(), cfg: o.Config, state: mgmt.StateStarting, failed: make(chan error, 8),
-		files: map[dataplane.ListenerID]*ksock.Unix{}}
+		files: map[dataplane.ListenerID]*ksock.Unix{}, goListeners: map[dataplane.ListenerID]*netconn.Listener{}}
 	defer d.down()
 	if err := d.up(ctx); err != nil {
 		return err
@@ -368,13 +375,14 @@ func (d *Daemon) makeSessions(key handshake.PrivateKey, psk *[32]byte) error {
 	sc.Static, sc.PSK = key, psk
 	sc.OnPort = d.ports.PortChanged
 	sc.OnAddresses = func() { d.ports.AddressesChanged() }
-	sc.Events = events.New(d.plane)
+	d.reader = events.New(d.plane)
+	sc.Events = d.reader
 	if d.session, err = session.New(sc); err != nil {
 		return err
 	}
 	d.part("sessions", d.session.Run)
-	d.part("events", sc.Events.Run)
-	return nil
+	d.part("events", d.reader.Run)
+	return d.makeConns(c)
 }
 
 func (d *Daemon) makeManagement(sockets [2]net.Listener) error {

@@ -56,12 +56,13 @@ func (d *Daemon) listen(ctx context.Context, c *config.Config, l *config.Listene
 	var err error
 	if c.OnKernel(l) {
 		out.ID, out.Ladder, file, err = d.listenKernel(ctx, c, l, lc)
-	} else if out.ID, err = d.plane.Listen(ctx, lc); err != nil {
+	} else if out.ID, err = d.listenPlane(ctx, c, l, lc); err != nil {
 		err = fmt.Errorf("listener %s on %s: %w", l.Name, l.Address, err)
 	}
 	if err != nil {
 		return err
 	}
+	out.TLS = l.TLS
 	if lc.Kind == dataplane.SessionNPRO {
 		d.session.SetLimit(out.ID, c.ListenerLimit(l))
 	}
@@ -71,7 +72,7 @@ func (d *Daemon) listen(ctx context.Context, c *config.Config, l *config.Listene
 		d.files[out.ID] = file
 	}
 	d.mu.Unlock()
-	d.o.Log.Info("listening", "listener", l.Name, "address", string(l.Address), "protocol", l.Protocol, "backend", ladder.Actual(out.Ladder))
+	d.o.Log.Info("listening", "listener", l.Name, "address", string(l.Address), "protocol", l.Protocol, "tls", l.TLS, "backend", ladder.Actual(out.Ladder))
 	return nil
 }
 
@@ -93,7 +94,7 @@ func (d *Daemon) listenKernel(ctx context.Context, c *config.Config, l *config.L
 			if one.Sockets, made, err = d.listenSockets(c, l); err != nil {
 				return &bindError{err}
 			}
-			if id, err = d.plane.Listen(ctx, &one); err != nil {
+			if id, err = d.listenPlane(ctx, c, l, &one); err != nil {
 				if made != nil {
 					made.Remove()
 				}
@@ -117,7 +118,7 @@ func (d *Daemon) listenKernel(ctx context.Context, c *config.Config, l *config.L
 	case ladder.Epoll:
 		steps = steps[1:]
 	case ladder.RDMA:
-		byRDMA := func(ctx context.Context) (err error) { id, err = d.listenRDMA(ctx, lc); return err }
+		byRDMA := func(ctx context.Context) (err error) { id, err = d.listenRDMA(ctx, c, l, lc); return err }
 		steps = slices.Insert(steps, 0, ladder.Step{Backend: ladder.RDMA, Try: byRDMA, Cure: rdmaCure})
 	}
 	lad := ladder.Ladder{Kind: "listener", Name: fmt.Sprintf("%s on %s", l.Name, l.Address), Policy: policy}

@@ -9,6 +9,7 @@ import (
 	"github.com/np-appliance/np/ctrl/config"
 	"github.com/np-appliance/np/ctrl/rdma"
 	"github.com/np-appliance/np/dataplane"
+	"github.com/np-appliance/np/dataplane/netconn"
 )
 
 // openRDMA gives the plane RDMA if the configuration has it and the host can. If not,
@@ -48,7 +49,11 @@ func (d *Daemon) tryRDMA(c *config.Config) error {
 }
 
 // listenRDMA opens a listener for RDMA connections.
-func (d *Daemon) listenRDMA(ctx context.Context, lc *dataplane.ListenConfig) (dataplane.ListenerID, error) {
+func (d *Daemon) listenRDMA(ctx context.Context, c *config.Config, l *config.Listener, lc *dataplane.ListenConfig) (dataplane.ListenerID, error) {
+	return d.listenBy(ctx, c, l, lc, netconn.Opener{Listen: d.openRDMAListener, Unlisten: d.unlistenCarrier})
+}
+
+func (d *Daemon) openRDMAListener(ctx context.Context, lc *dataplane.ListenConfig) (dataplane.ListenerID, error) {
 	if d.noRDMA != nil {
 		return 0, d.noRDMA
 	}
@@ -60,8 +65,8 @@ func (d *Daemon) listenRDMA(ctx context.Context, lc *dataplane.ListenConfig) (da
 	return id, err
 }
 
-// unlistenPlane ends a listener of any carrier.
-func (d *Daemon) unlistenPlane(ctx context.Context, id dataplane.ListenerID) error {
+// unlistenCarrier ends a listener of any carrier.
+func (d *Daemon) unlistenCarrier(ctx context.Context, id dataplane.ListenerID) error {
 	if d.rdma != nil {
 		if known, err := d.rdma.Unlisten(ctx, id); known {
 			return err

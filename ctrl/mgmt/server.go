@@ -33,6 +33,7 @@ type Listener struct {
 	Name     string
 	Address  string
 	Protocol string
+	TLS      bool
 	Port     uint16
 	MaxConns int
 

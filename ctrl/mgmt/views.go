@@ -401,7 +401,7 @@ func (s *Server) listeners(r *http.Request) (any, error) {
 	}
 	out := api.Listeners{Schema: api.Schema, Listeners: []api.Listener{}}
 	for _, l := range s.cfg.Daemon.Listeners() {
-		out.Listeners = append(out.Listeners, api.Listener{Name: l.Name, Address: l.Address, Protocol: l.Protocol, Connections: count[l.ID],
+		out.Listeners = append(out.Listeners, api.Listener{Name: l.Name, Address: l.Address, Protocol: l.Protocol, TLS: l.TLS, Connections: count[l.ID],
 			MaxConnections: l.MaxConns, Accepted: s.cfg.Sessions.Accepted(l.ID), Backend: ladder.Actual(l.Ladder),
 			CongestionControl: l.CongestionControl})
 	}

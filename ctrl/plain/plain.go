@@ -67,8 +67,8 @@ func (s *Server) service() func(*Server, net.Conn) error {
 	return nil
 }
 
-// Serve accepts until the listener closes or ctx ends, then ends the connections and waits for
-// them. It closes l.
+// Serve accepts until the listener closes or ctx ends, and waits for the connections: those of a
+// listener that was closed stay until they end by themselves or ctx does. It closes l.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -76,7 +76,6 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	defer stop()
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	defer cancel()
 	serve := s.service()
 	for {
 		c, err := l.Accept()
@@ -85,6 +84,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 				return nil
 			}
+			cancel()
 			return err
 		}
 		if n := s.open.Add(1); s.MaxConns > 0 && n > int64(s.MaxConns) {

@@ -63,7 +63,8 @@ func (t *Transport) Dial(ctx context.Context, network, address string) (net.Conn
 
 type listener struct {
 	net.Listener
-	t *Transport
+	server *tls.Config
+	limit  time.Duration
 }
 
 // Accept implements net.Listener.
@@ -72,7 +73,7 @@ func (l *listener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Conn{Conn: tls.Server(raw, l.t.Server), raw: raw, limit: l.t.limit(), server: true}, nil
+	return &Conn{Conn: tls.Server(raw, l.server), raw: raw, limit: l.limit, server: true}, nil
 }
 
 // Listen implements [dataplane.Transport].
@@ -84,7 +85,12 @@ func (t *Transport) Listen(ctx context.Context, network, address string) (net.Li
 	if err != nil {
 		return nil, err
 	}
-	return &listener{Listener: l, t: t}, nil
+	return NewListener(l, t.Server, t.limit()), nil
+}
+
+// NewListener puts TLS on what l accepts, as [Transport.Listen] does.
+func NewListener(l net.Listener, server *tls.Config, handshake time.Duration) net.Listener {
+	return &listener{Listener: l, server: server, limit: handshake}
 }
 
 // ListenPacket refuses: TLS is for streams.

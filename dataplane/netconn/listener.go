@@ -11,6 +11,7 @@ import (
 // Listener accepts a plane's connections. It implements [net.Listener].
 type Listener struct {
 	t       *Transport
+	by      Opener
 	id      dataplane.ListenerID
 	network string
 	addr    net.Addr
@@ -96,8 +97,11 @@ func (l *Listener) unlisten() error {
 	if l.remove != nil {
 		defer l.remove()
 	}
-	return planeErr(l.t.s.plane.Unlisten(ctx, l.id))
+	return planeErr(l.by.Unlisten(ctx, l.id))
 }
+
+// ID names it in the plane.
+func (l *Listener) ID() dataplane.ListenerID { return l.id }
 
 // Addr implements [net.Listener].
 func (l *Listener) Addr() net.Addr { return l.addr }

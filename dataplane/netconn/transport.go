@@ -377,6 +377,29 @@ func (t *Transport) Listen(ctx context.Context, network, address string) (net.Li
 
 // listen opens a listener of the plane; cfg says where. remove is called when it ends.
 func (t *Transport) listen(ctx context.Context, cfg *dataplane.ListenConfig, network string, addr net.Addr, remove func()) (*Listener, error) {
+	cfg.Kind, cfg.Backlog, cfg.MaxConns, cfg.Cookies = dataplane.SessionPipe, t.o.HalfOpen, t.o.MaxConns, t.o.Cookies
+	if !t.o.sockets() { // which have theirs already
+		cfg.CongestionControl, cfg.DSCP = t.o.CongestionControl, t.o.DSCP
+	}
+	return t.open(ctx, cfg, Opener{t.s.plane.Listen, t.s.plane.Unlisten}, network, addr, remove)
+}
+
+// Opener opens and ends listeners of a plane, in whatever way.
+type Opener struct {
+	Listen   func(context.Context, *dataplane.ListenConfig) (dataplane.ListenerID, error)
+	Unlisten func(context.Context, dataplane.ListenerID) error
+}
+
+// ListenBy opens a listener as cfg says, whatever the transport's options are; only its Kind becomes
+// that of pipes. For who has settled address, carrier and sockets already. network is "tcp" or
+// "unix", addr what Addr says.
+func (t *Transport) ListenBy(ctx context.Context, by Opener, cfg *dataplane.ListenConfig, network string, addr net.Addr) (*Listener, error) {
+	one := *cfg
+	one.Kind = dataplane.SessionPipe
+	return t.open(ctx, &one, by, network, addr, nil)
+}
+
+func (t *Transport) open(ctx context.Context, cfg *dataplane.ListenConfig, by Opener, network string, addr net.Addr, remove func()) (*Listener, error) {
 	s := t.s
 	s.mu.Lock()
 	if s.closed {
@@ -386,17 +409,13 @@ func (t *Transport) listen(ctx context.Context, cfg *dataplane.ListenConfig, net
 	}
 	s.listening++
 	s.mu.Unlock()
-	cfg.Kind, cfg.Backlog, cfg.MaxConns, cfg.Cookies = dataplane.SessionPipe, t.o.HalfOpen, t.o.MaxConns, t.o.Cookies
-	if !t.o.sockets() { // which have theirs already
-		cfg.CongestionControl, cfg.DSCP = t.o.CongestionControl, t.o.DSCP
-	}
-	id, err := s.plane.Listen(ctx, cfg)
+	id, err := by.Listen(ctx, cfg)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.listening--
 	var l *Listener
 	if err == nil {
-		l = &Listener{t: t, id: id, network: network, addr: addr, remove: remove, queue: make(chan *Conn, t.o.Backlog), done: make(chan struct{})}
+		l = &Listener{t: t, by: by, id: id, network: network, addr: addr, remove: remove, queue: make(chan *Conn, t.o.Backlog), done: make(chan struct{})}
 		if s.closed {
 			err = dataplane.CodeShutdown
 			go l.unlisten()

@@ -383,6 +383,7 @@ type Listener struct {
 	Name           string `json:"name"`
 	Address        string `json:"address"`
 	Protocol       string `json:"protocol"`
+	TLS            bool   `json:"tls"`
 	Connections    int    `json:"connections"`
 	MaxConnections int    `json:"max_connections"` // 0: none of its own
 	Accepted       uint64 `json:"accepted_total"`
