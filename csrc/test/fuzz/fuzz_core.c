@@ -2,8 +2,8 @@
  * Input: records of mode, length (2 bytes, little-endian), frame. Mode bits make right what
  * a fuzzer cannot guess: 1 vouches for the L4 checksum, 2 mends the IPv4 header checksum,
  * 4 sets our MAC, 8 acknowledges the last segment we sent (so that connections get past
- * the handshake), 16 lets 50 ms pass. After each input the ledger must sum and every
- * buffer be back. */
+ * the handshake), 16 lets 50 ms pass; 32 in the first record: there is an exception path, whose
+ * kernel sends back what it gets. After each input the ledger must sum and every buffer be back. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,7 +18,9 @@ static const uint8_t mac_us[6] = {2, 0, 0, 0, 0, 1};
 struct fuzz {
   struct np_port_queue q; /* first: the vtable casts back */
   struct np_core *core;
+  struct np_port_queue tap;
   struct np_buf *in;
+  struct np_buf *kernel; /* on its way back from the TAP */
   uint32_t ack; /* what the next answer to our last segment acknowledges */
 };
 
@@ -57,6 +59,31 @@ static bool fuzz_busy(struct np_port_queue *q) { return ((struct fuzz *)(void *)
 static const struct np_port_ops ops = {
     .name = "fuzz", .rx = fuzz_rx, .tx = fuzz_tx, .flush = fuzz_flush, .fd = fuzz_fd, .busy = fuzz_busy};
 
+static struct fuzz *of_tap(struct np_port_queue *q) { return NP_CONTAINER_OF(q, struct fuzz, tap); }
+
+static uint32_t tap_rx(struct np_port_queue *q, struct np_buf **out, uint32_t max) {
+  struct fuzz *f = of_tap(q);
+  if (f->kernel == NULL || max == 0) return 0;
+  out[0] = f->kernel;
+  f->kernel = NULL;
+  return 1;
+}
+
+static uint32_t tap_tx(struct np_port_queue *q, struct np_buf **bufs, uint32_t n) {
+  struct fuzz *f = of_tap(q);
+  for (uint32_t i = 0; i < n; i++) {
+    np_assert(bufs[i]->len <= 1514 && bufs[i]->next == NULL);
+    if (f->kernel != NULL) np_buf_put(f->kernel);
+    f->kernel = bufs[i];
+  }
+  return n;
+}
+
+static bool tap_busy(struct np_port_queue *q) { return of_tap(q)->kernel != NULL; }
+
+static const struct np_port_ops tap_ops = {
+    .name = "tap", .rx = tap_rx, .tx = tap_tx, .flush = fuzz_flush, .fd = fuzz_fd, .busy = tap_busy};
+
 static void mend(struct fuzz *f, struct np_buf *b, uint8_t mode) {
   uint8_t *p = np_buf_data(b);
   uint32_t len = b->len;
@@ -88,7 +115,7 @@ static void ledger(const struct np_counters *c) {
   np_assert(sum == c->counter[NP_C_RX_PKTS]);
 }
 
-static void configure(struct fuzz *f, uint64_t now_ns) {
+static void configure(struct fuzz *f, bool kernel, uint64_t now_ns) {
   struct np_ip *ip = np_core_ip(f->core);
   struct np_iface_config iface = {.mtu_bytes = 1500};
   memcpy(iface.mac.b, mac_us, 6);
@@ -102,6 +129,12 @@ static void configure(struct fuzz *f, uint64_t now_ns) {
   f->q.ops = &ops;
   f->q.mtu_bytes = 1500;
   np_assert(np_core_attach(f->core, &f->q, 0) == NP_ERR_OK);
+  if (kernel) {
+    f->tap.ops = &tap_ops;
+    f->tap.mtu_bytes = 1500;
+    memcpy(f->tap.mac.b, mac_us, 6);
+    np_assert(np_exception_attach(f->core, &f->tap, 0) == NP_ERR_OK);
+  }
   struct np_cmd_listen listen = {.port = 7001, .session_kind = NP_SESSION_ECHO};
   uint64_t handle;
   np_assert(np_core_listen(f->core, &listen, &handle) == NP_ERR_OK);
@@ -127,6 +160,7 @@ static void feed(struct fuzz *f, const uint8_t *data, size_t size, uint64_t now_
     np_core_turn(f->core, now_ns);
     ledger(np_core_shared(f->core)->counters);
   }
+  if (f->kernel != NULL) np_buf_put(f->kernel);
   np_core_fini(f->core, now_ns);
 }
 
@@ -143,6 +177,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   c.udp_echo_port = 7;
   c.force_portable_crypto = 1;
   memset(c.secret, 1, sizeof c.secret);
+  bool kernel = size > 0 && (data[0] & 32) != 0;
+  if (kernel) c.exception = (struct np_exception_config){.rate_per_s = 1000, .tcp_port = {22, 7002}, .udp_port = {161}, .proto = {89}};
   size_t bytes = np_core_bytes(&c);
   size_t pool_bytes = (size_t)c.bufs_per_core * c.chunk_bytes;
   void *mem = aligned_alloc(NP_CACHE_LINE, bytes);
@@ -151,7 +187,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   struct fuzz f = {0};
   uint64_t now_ns = 5000000000u;
   np_assert(np_core_init(mem, pool_mem, &c, 0, now_ns, &f.core, NULL) == NP_ERR_OK);
-  configure(&f, now_ns);
+  configure(&f, kernel, now_ns);
   struct np_capture_args args = {.ring_bytes = 65536, .dirs = 7, .iface = -1, .listener_port = 7001};
   struct np_capture *capture = NULL;
   np_assert(np_capture_open(&args, &capture, NULL) == NP_ERR_OK);

@@ -68,7 +68,7 @@ static struct frame tcp4(const struct np_addr *dst, uint16_t sport, uint16_t dpo
   struct np_addr src = rig_v4(PEER);
   frame_eth(&f, mac_us, mac_peer, 0, 0x0800);
   frame_ip(&f, &src, dst, 6, 64);
-  frame_tcp(&f, sport, dport, 2, NULL, 0);
+  frame_tcp(&f, sport, dport, 2, "", 0);
   frame_finish(&f, 6);
   return f;
 }
