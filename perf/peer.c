@@ -6,6 +6,8 @@
  *   peer echo ADDR PORT CONNS SIZE SECS  closed loop, one request in flight per connection
  *   peer send ADDR PORT SECS             one connection, as fast as it goes
  *   peer recv ADDR PORT SECS             one connection, reads as fast as it goes
+ *   peer serve PATH                      echo on a Unix socket
+ *   (ADDR "unix": PORT is a Unix socket's path)
  *   peer hold ADDR PORT CONNS SECS       opens connections and leaves them alone
  *
  * One thread, level-triggered epoll, TCP_NODELAY. Each run prints one line of
@@ -23,6 +25,7 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -46,7 +49,26 @@ static void nodelay(int fd) {
   (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
 }
 
+static struct sockaddr_un unix_addr(const char *path) {
+  struct sockaddr_un a = {.sun_family = AF_UNIX};
+  if (strlen(path) >= sizeof a.sun_path) {
+    fprintf(stderr, "peer: %s: want a path of at most %zu bytes\n", path, sizeof a.sun_path - 1);
+    exit(2);
+  }
+  memcpy(a.sun_path, path, strlen(path) + 1);
+  return a;
+}
+
+static int dial_unix(const char *path) {
+  struct sockaddr_un a = unix_addr(path);
+  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) die("socket");
+  if (connect(fd, (struct sockaddr *)&a, sizeof a) != 0) die("connect");
+  return fd;
+}
+
 static int dial(const char *addr, const char *port) {
+  if (strcmp(addr, "unix") == 0) return dial_unix(port);
   struct addrinfo hint = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
   struct addrinfo *ai = NULL;
   if (getaddrinfo(addr, port, &hint, &ai) != 0) {
@@ -91,6 +113,15 @@ static int listen_on(uint16_t port) {
   (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
   (void)setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof zero);
   struct sockaddr_in6 a = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
+  if (bind(fd, (struct sockaddr *)&a, sizeof a) != 0) die("bind");
+  if (listen(fd, 1024) != 0) die("listen");
+  return fd;
+}
+
+static int listen_unix(const char *path) {
+  struct sockaddr_un a = unix_addr(path);
+  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  if (fd < 0) die("socket");
   if (bind(fd, (struct sockaddr *)&a, sizeof a) != 0) die("bind");
   if (listen(fd, 1024) != 0) die("listen");
   return fd;
@@ -142,12 +173,12 @@ static void report(const struct serve *s) {
   fflush(stdout);
 }
 
-static int serve(uint16_t port, int spin) {
+static int serve(const char *where, int spin) {
   struct serve *s = calloc(1, sizeof *s);
   if (!s) die("calloc");
   s->epoll = epoll_create1(EPOLL_CLOEXEC);
-  for (int i = 0; i < 3; i++) {
-    s->listener[i] = listen_on((uint16_t)(port + i));
+  for (int i = 0; i < (where[0] == '/' ? 1 : 3); i++) {
+    s->listener[i] = where[0] == '/' ? listen_unix(where) : listen_on((uint16_t)(atoi(where) + i));
     add(s, s->listener[i], (enum service)i, EPOLLIN, MARK_LISTEN);
   }
   struct epoll_event in = {.events = EPOLLIN, .data.u64 = UINT64_MAX};
@@ -276,13 +307,13 @@ static int hold(const char *addr, const char *port, uint32_t conns, double secs)
 
 int main(int argc, char **argv) {
   (void)signal(SIGPIPE, SIG_IGN);
-  if (argc == 3 && strcmp(argv[1], "serve") == 0) return serve((uint16_t)atoi(argv[2]), 0);
-  if (argc == 4 && strcmp(argv[1], "serve") == 0 && strcmp(argv[3], "spin") == 0) return serve((uint16_t)atoi(argv[2]), 1);
+  if (argc == 3 && strcmp(argv[1], "serve") == 0) return serve(argv[2], 0);
+  if (argc == 4 && strcmp(argv[1], "serve") == 0 && strcmp(argv[3], "spin") == 0) return serve(argv[2], 1);
   if (argc == 7 && strcmp(argv[1], "echo") == 0)
     return load_echo(argv[2], argv[3], (uint32_t)atoi(argv[4]), (uint32_t)atoi(argv[5]), atof(argv[6]));
   if (argc == 5 && strcmp(argv[1], "send") == 0) return bulk(argv[2], argv[3], atof(argv[4]), 1);
   if (argc == 5 && strcmp(argv[1], "recv") == 0) return bulk(argv[2], argv[3], atof(argv[4]), 0);
   if (argc == 6 && strcmp(argv[1], "hold") == 0) return hold(argv[2], argv[3], (uint32_t)atoi(argv[4]), atof(argv[5]));
-  fprintf(stderr, "usage: peer serve PORT [spin] | echo ADDR PORT CONNS SIZE SECS | send|recv ADDR PORT SECS | hold ADDR PORT CONNS SECS\n");
+  fprintf(stderr, "usage: peer serve PORT|PATH [spin] | echo ADDR PORT CONNS SIZE SECS | send|recv ADDR PORT SECS | hold ADDR PORT CONNS SECS\n");
   return 2;
 }

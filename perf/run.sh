@@ -2,7 +2,7 @@
 # The figures of perf/README.md: prints a table and appends one JSON line per figure to
 # perf/results/YYYY-MM-DD.jsonl.
 #
-#   perf/run.sh [stack|records|veth|netconn|peers|npro|idle]...    default: all
+#   perf/run.sh [stack|records|sock|veth|netconn|peers|npro|idle]...    default: all
 #
 # veth, netconn, peers, npro and idle make network namespaces and need root. ROUNDS (3) and SECS (2) say how
 # often and how long each contender of those runs; contenders take turns, figures are medians.
@@ -11,14 +11,14 @@ cd "$(dirname "$0")/.."
 top=$PWD bin=$PWD/build/bin perf=$PWD/build/release/perf
 rounds=${ROUNDS:-3} secs=${SECS:-2}
 parts=("$@")
-[[ ${#parts[@]} -gt 0 ]] || parts=(stack records veth netconn peers npro idle)
+[[ ${#parts[@]} -gt 0 ]] || parts=(stack records sock veth netconn peers npro idle)
 
 die() {
   echo "perf/run.sh: $*" >&2
   exit 1
 }
 for p in "${parts[@]}"; do
-  case $p in stack | records) ;; veth | netconn | peers | npro | idle) need_root=1 ;; *) die "unknown part '$p': want stack, records, veth, netconn, peers, npro or idle" ;; esac
+  case $p in stack | records | sock) ;; veth | netconn | peers | npro | idle) need_root=1 ;; *) die "unknown part '$p': want stack, records, sock, veth, netconn, peers, npro or idle" ;; esac
 done
 [[ -z ${need_root:-} || $(id -u) == 0 ]] || die "veth, netconn, peers, npro and idle need root (network namespaces, AF_XDP); without it: perf/run.sh stack records"
 for f in "$perf/peer" "$perf/bench_stack" "$perf/bench_conns" "$perf/bench_records" "$bin/npd"; do [[ -x $f ]] || die "$f is not there: make bench builds it"; done
@@ -437,6 +437,9 @@ run_idle() {
     figure idle "npd idle, $conns connections, all threads" "$(awk -v n=$((b - a)) 'BEGIN { printf "%.2f", n / 5e7 }')" "%"
   done
 }
+
+# shellcheck source=perf/sock.sh
+. perf/sock.sh
 
 printf '%-8s %-44s %14s %-8s %14s  %-22s %s\n' PART FIGURE NP UNIT PEER BESIDE RATIO
 for p in "${parts[@]}"; do "run_$p"; done

@@ -25,8 +25,13 @@ func TestTransports(t *testing.T) {
 	}{
 		{"epoll", dataplane.CarrierEpoll, 1},
 		{"epoll, two cores", dataplane.CarrierEpoll, 2},
+		{"io_uring", dataplane.CarrierUring, 1},
+		{"io_uring, two cores", dataplane.CarrierUring, 2},
 	} {
 		t.Run(row.name, func(t *testing.T) {
+			if err := npc.ProbeUring(); err != nil && row.carrier == dataplane.CarrierUring {
+				t.Skip(err)
+			}
 			tr, held := sockets(t, row.carrier, row.cores)
 			tcp := transporttest.Backend{Name: "tcp", Client: tr, Server: tr, Network: "tcp", Listen: "127.0.0.1:0", Refused: "127.0.0.1:1", BufferMax: 16 << 20, Held: held}
 			unix := transporttest.Backend{Name: "unix", Client: tr, Server: tr, Network: "unix", Listen: filepath.Join(t.TempDir(), "s"), Refused: "", BufferMax: 4 << 20,
