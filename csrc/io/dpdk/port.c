@@ -191,7 +191,7 @@ static NP_COLD void ask_offload(struct rte_mbuf *m, struct np_buf *b) {
   m->l2_len = l2 & 0x7fu;
   m->l3_len = (l4 - l2) & 0x1ffu;
   if ((b->flags & NP_BUF_GSO) == 0) return;
-  m->l4_len = frame[l4 + 12] >> 4 << 2;
+  m->l4_len = (uint8_t)(frame[l4 + 12] >> 4 << 2);
   m->tso_segsz = b->gso_bytes;
   m->ol_flags |= RTE_MBUF_F_TX_TCP_SEG;
   uint32_t l4_bytes = m->pkt_len - l4;
