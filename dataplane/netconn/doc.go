@@ -30,5 +30,8 @@
 // an error that errors.Is finds to be both the system's (syscall.ECONNRESET) and the
 // plane's ([dataplane.CodeReset]); io.EOF is plain.
 //
+// What ICMP says of datagrams is not reported: a send to where nobody listens succeeds,
+// and nothing comes back.
+//
 // It must not know: configuration, what is behind the plane.
 package netconn
