@@ -168,6 +168,14 @@ vm-rdma: stamp ## RDMA on soft-RoCE in an emulated guest: conformance, NPRO, los
 	  $(CURDIR)/build/vm/rdma.test -test.v -test.run '$(VM_RDMA_RUN)' -test.timeout 19m
 .PHONY: vm-rdma
 
+VM_DPDK_RUN ?= .
+vm-dpdk: stamp ## DPDK on emulated NICs behind an IOMMU, in a guest: conformance against the kernel (three minutes)
+	@mkdir -p build/vm
+	go test -c -tags vm -o build/vm/dpdk.test ./scripts/vm/dpdk
+	NP_VM_SECONDS=600 scripts/vm/dpdk/run.sh $(CURDIR)/build/vm/dpdk.test -test.v -test.run '$(VM_DPDK_RUN)' -test.timeout 9m
+	NP_VM_IOMMU_BITS=39 scripts/vm/dpdk/run.sh $(CURDIR)/build/vm/dpdk.test -test.v -test.run 'TestNICs/.*/client/plain/nettest/Ping' -test.timeout 4m
+.PHONY: vm-dpdk
+
 .PHONY: man
 man: bin ## manual pages of npctl, from its commands, into build/man
 	@mkdir -p build/man

@@ -13,13 +13,14 @@ static void unmap_memory(struct np_dpdk_device *d, struct rte_device *dev) {
   if (!d->mapped || rte_eth_dev_count_avail() > 1) return;
   for (uint32_t i = 0; i < d->queues; i++) {
     const struct np_dpdk_core *c = &d->core[i];
-    size_t bytes = ((size_t)c->pool->count * c->pool->chunk_bytes + 4095) & ~(size_t)4095;
-    size_t step = d->page_iova[i] != NULL ? c->page_bytes : bytes;
-    for (size_t at = 0; at < bytes; at += step) { /* bound: the pool's pages */
+    size_t bytes = np_dpdk_map_bytes(c);
+    size_t step = d->map_step[i];
+    for (size_t at = 0; step != 0 && at < bytes; at += step) { /* bound: the pool's pages */
       uint8_t *mem = c->pool->mem + at;
-      uint64_t iova = d->page_iova[i] != NULL ? d->page_iova[i][at / step] : (uint64_t)(uintptr_t)mem;
+      uint64_t iova = d->page_iova[i] != NULL ? d->page_iova[i][at >> d->page_shift[i]] : (uint64_t)(uintptr_t)mem;
       (void)rte_dev_dma_unmap(dev, mem, iova, step); /* two queues on one core: unmapped before */
     }
+    (void)rte_extmem_unregister(c->pool->mem, bytes);
   }
   d->mapped = false;
 }

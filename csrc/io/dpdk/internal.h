@@ -87,7 +87,9 @@ struct np_dpdk_device {
   char dev_name[RTE_ETH_NAME_MAX_LEN];
   char driver[32];
   struct np_dpdk_core core[NP_DPDK_QUEUES_MAX];
-  uint64_t *page_iova[NP_DPDK_QUEUES_MAX];
+  uint64_t *page_iova[NP_DPDK_QUEUES_MAX]; /* see np_dpdk_hdrs */
+  uint32_t page_shift[NP_DPDK_QUEUES_MAX];
+  size_t map_step[NP_DPDK_QUEUES_MAX];     /* bytes that were mapped at a time */
   struct np_dpdk_queue *queue[NP_DPDK_QUEUES_MAX];
 };
 
@@ -132,6 +134,12 @@ void np_dpdk_free(struct np_port_queue *q);
 void np_dpdk_statistics(struct np_port_queue *q, struct np_queue_stats *out);
 void np_dpdk_device_close(struct np_dpdk_device *d);
 void np_dpdk_device_free(struct np_dpdk_device *d);
+
+/* Bytes of a pool's memory in whole pages. */
+NP_INLINE size_t np_dpdk_map_bytes(const struct np_dpdk_core *c) {
+  size_t page = c->page_bytes != 0 ? c->page_bytes : 4096;
+  return ((size_t)c->pool->count * c->pool->chunk_bytes + page - 1) / page * page;
+}
 
 /* The buffer that a header shows. */
 NP_INLINE struct np_buf *np_dpdk_buf(const struct np_dpdk_hdrs *h, const struct rte_mbuf *m) {

@@ -22,6 +22,9 @@
 #define OWN_MBUF_BYTES 2048u
 #define TSO_BYTES_MAX 65535u
 #define IDLE_POLL_US 1000u
+#define WINDOW_IOVA (UINT64_C(96) << 32)
+#define WINDOW_IOVA_END (UINT64_C(128) << 32)
+#define WINDOW_PAGE_SHIFT 21u
 
 #define RSS_HASH (RTE_ETH_RSS_IPV4 | RTE_ETH_RSS_IPV6 | RTE_ETH_RSS_NONFRAG_IPV4_TCP | RTE_ETH_RSS_NONFRAG_IPV6_TCP | \
                   RTE_ETH_RSS_NONFRAG_IPV4_UDP | RTE_ETH_RSS_NONFRAG_IPV6_UDP)
@@ -177,9 +180,10 @@ static enum np_err find_pages(struct np_dpdk_device *d, uint32_t i, struct np_er
     np_dpdk_explain(detail, 0, "device %s needs packet memory in huge pages here: reserve some (see nr_hugepages), or use an IOMMU", d->dev_name);
     return NP_ERR_UNSUPPORTED;
   }
-  size_t pages = ((size_t)c->pool->count * c->pool->chunk_bytes + c->page_bytes - 1) / c->page_bytes;
+  size_t pages = np_dpdk_map_bytes(c) / c->page_bytes;
   d->page_iova[i] = calloc(pages, sizeof *d->page_iova[i]);
   if (d->page_iova[i] == NULL) return NP_ERR_NOMEM;
+  d->page_shift[i] = (uint32_t)__builtin_ctzll(c->page_bytes);
   for (size_t p = 0; p < pages; p++) {
     d->page_iova[i][p] = rte_mem_virt2phy(c->pool->mem + p * c->page_bytes);
     if (d->page_iova[i][p] != RTE_BAD_IOVA) continue;
@@ -189,23 +193,43 @@ static enum np_err find_pages(struct np_dpdk_device *d, uint32_t i, struct np_er
   return NP_ERR_OK;
 }
 
-/* Lets the NIC at queue i's pool through the IOMMU. Mapped before for another device, or nothing to map (uio): as good. */
-static enum np_err map_pool(struct np_dpdk_device *d, struct rte_device *dev, uint32_t i, struct np_err_detail *detail) {
+/* An IOMMU that is narrower than our addresses (39 bits are common) gets the pool in a window of its own: the last
+ * quarter of what 39 bits hold, by the pool's place, so that pools don't meet and a second device finds it there. EAL's
+ * memory is at the bottom. */
+static enum np_err map_window(struct np_dpdk_device *d, struct rte_device *dev, uint32_t i, struct np_err_detail *detail) {
   const struct np_dpdk_core *c = &d->core[i];
-  size_t bytes = (size_t)c->pool->count * c->pool->chunk_bytes;
-  size_t step = bytes;
-  if (d->page_iova[i] != NULL) step = c->page_bytes;
-  bytes = (bytes + 4095) & ~(size_t)4095;
-  /* DPDK maps only what it was told of: once, for all devices. */
-  if (rte_mem_virt2memseg_list(c->pool->mem) == NULL && rte_extmem_register(c->pool->mem, bytes, NULL, 0, 4096) != 0) {
-    np_dpdk_explain(detail, -rte_errno, "tell DPDK of packet memory for %s", d->dev_name);
+  size_t bytes = np_dpdk_map_bytes(c);
+  uint64_t base = WINDOW_IOVA + (((uint64_t)(uintptr_t)c->pool->mem >> WINDOW_PAGE_SHIFT & 0xffffu) << WINDOW_PAGE_SHIFT);
+  size_t pages = (bytes >> WINDOW_PAGE_SHIFT) + 1;
+  if (base + bytes > WINDOW_IOVA_END) base = WINDOW_IOVA; /* at the end of the window: round to its beginning */
+  if (rte_dev_dma_map(dev, c->pool->mem, base, bytes) != 0 && rte_errno != EEXIST) {
+    np_dpdk_explain(detail, -rte_errno, "map packet memory for %s", d->dev_name);
     return NP_ERR_SYS;
   }
+  d->page_iova[i] = calloc(pages, sizeof *d->page_iova[i]);
+  if (d->page_iova[i] == NULL) return NP_ERR_NOMEM;
+  for (size_t p = 0; p < pages; p++) d->page_iova[i][p] = base + (p << WINDOW_PAGE_SHIFT);
+  d->page_shift[i] = WINDOW_PAGE_SHIFT;
+  d->map_step[i] = bytes;
+  return NP_ERR_OK;
+}
+
+/* Lets the NIC at queue i's pool through the IOMMU. Mapped before for another device, or nothing to map (uio): as good.
+ * DPDK wants to know the memory before it maps it. */
+static enum np_err map_pool(struct np_dpdk_device *d, struct rte_device *dev, uint32_t i, struct np_err_detail *detail) {
+  const struct np_dpdk_core *c = &d->core[i];
+  size_t bytes = np_dpdk_map_bytes(c);
+  size_t step = d->page_iova[i] != NULL ? c->page_bytes : bytes;
+  if (rte_extmem_register(c->pool->mem, bytes, NULL, 0, c->page_bytes != 0 ? c->page_bytes : 4096) != 0 && rte_errno != EEXIST) {
+    np_dpdk_explain(detail, -rte_errno, "register packet memory for %s", d->dev_name);
+    return NP_ERR_SYS;
+  }
+  d->map_step[i] = step;
   for (size_t at = 0; at < bytes; at += step) { /* bound: the pool's pages */
     uint8_t *mem = c->pool->mem + at;
     uint64_t iova = d->page_iova[i] != NULL ? d->page_iova[i][at / step] : (uint64_t)(uintptr_t)mem;
-    size_t n = d->page_iova[i] != NULL ? step : bytes;
-    if (rte_dev_dma_map(dev, mem, iova, n) == 0 || rte_errno == EEXIST || rte_errno == ENOTSUP) continue;
+    if (rte_dev_dma_map(dev, mem, iova, step) == 0 || rte_errno == EEXIST || rte_errno == ENOTSUP) continue;
+    if (d->page_iova[i] == NULL) return map_window(d, dev, i, detail);
     np_dpdk_explain(detail, -rte_errno, "map packet memory for %s", d->dev_name);
     return NP_ERR_SYS;
   }
@@ -352,7 +376,7 @@ static enum np_err make_queue(struct np_dpdk_device *d, uint32_t i, const struct
   err = np_dpdk_hdrs_init(&x->tx, pool, name, d->tx_desc + 2 * NP_BURST, socket, detail);
   if (d->page_iova[i] != NULL) {
     x->rx.page_iova = x->tx.page_iova = d->page_iova[i];
-    x->rx.page_shift = x->tx.page_shift = (uint32_t)__builtin_ctzll(d->core[i].page_bytes);
+    x->rx.page_shift = x->tx.page_shift = d->page_shift[i];
   }
   if (err == NP_ERR_OK && kind->guard) np_dpdk_guard(x);
   return err;
@@ -366,8 +390,14 @@ static enum np_err setup_queues(struct np_dpdk_device *d, const struct rte_eth_d
     struct rte_eth_txconf tx = info->default_txconf;
     rx.offloads = d->rx_offloads;
     tx.offloads = d->tx_offloads;
+    uint16_t often = (uint16_t)(d->tx_desc / 2 & ~31u); /* gives back what was sent when half of the ring is, not all but 32 */
+    if (often >= 32) tx.tx_free_thresh = often;
     int rc = rte_eth_rx_queue_setup(d->port_id, x->qid, (uint16_t)d->rx_desc, (unsigned)socket, &rx, x->bounce ? x->own_mp : x->rx.mp);
     if (rc == 0) rc = rte_eth_tx_queue_setup(d->port_id, x->qid, (uint16_t)d->tx_desc, (unsigned)socket, &tx);
+    if (rc == -EINVAL && often >= 32) { /* not to this driver's taste */
+      tx.tx_free_thresh = info->default_txconf.tx_free_thresh;
+      rc = rte_eth_tx_queue_setup(d->port_id, x->qid, (uint16_t)d->tx_desc, (unsigned)socket, &tx);
+    }
     if (rc == 0) continue;
     np_dpdk_explain(detail, rc, "set up queue %u of %s", i, d->name);
     return rc == -EINVAL ? NP_ERR_INVALID : NP_ERR_SYS;
@@ -407,7 +437,7 @@ static enum np_err set_up(struct np_dpdk_device *d, const struct np_dpdk_args *a
   d->redial = strcmp(d->driver, "net_memif") == 0 && strstr(a->device, "role=server") == NULL;
   uint32_t want = a->ring != 0 ? a->ring : np_min_u32(DESC_DEFAULT, d->core[0].pool->count / 4u);
   d->rx_desc = descriptors(&info.rx_desc_lim, want);
-  d->tx_desc = descriptors(&info.tx_desc_lim, want);
+  d->tx_desc = descriptors(&info.tx_desc_lim, np_min_u32(want, np_max_u32(d->core[0].pool->count / 16u, 64))); /* they keep what was sent */
   const struct kind *kind = kind_of(a, d->driver, d->core[0].pool->chunk_bytes);
   if (kind->direct && is_pci(a->device)) err = map_memory(d, info.device, detail);
   for (uint32_t i = 0; err == NP_ERR_OK && i < d->queues; i++) err = make_queue(d, i, kind, &info, detail);

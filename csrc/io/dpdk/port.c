@@ -29,12 +29,14 @@ static void burst_end(struct np_dpdk_queue *x) {
 
 /* ---- receiving ---- */
 
-/* Keeps the pool's reserve at what the driver lacks of empty buffers; a driver that copies holds none. */
+/* Keeps the pool's reserve at what the driver lacks of empty buffers; a driver that copies holds none. What was sent counts
+ * as posted too: drivers give it back when they send more, which is no news to anybody. */
 static void note_lack(struct np_dpdk_queue *x) {
   const struct np_dpdk_hdrs *h = &x->rx;
   uint32_t posted = h->count - h->free_count;
   uint32_t lack = posted < h->post_min ? h->post_min - posted : 0;
-  x->port.posted_count = posted;
+  uint32_t sent = x->tx.count - x->tx.free_count;
+  x->port.posted_count = posted + (sent > x->pend_count ? sent - x->pend_count : 0);
   if (NP_LIKELY(lack == x->lack_count)) return;
   x->rx.pool->reserve_count += lack - x->lack_count;
   x->lack_count = lack;
