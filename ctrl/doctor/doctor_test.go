@@ -213,6 +213,12 @@ func TestFindings(t *testing.T) {
 		{"other node", "", "", func(f files, _ *probes) { f.put("sys/devices/pci0000:00/"+card+"/numa_node", "1") }, "numa", doctor.Warn, "node 1", "2-3", 0, false},
 		{"no AES", "", "", func(f files, _ *probes) { f.put("proc/cpuinfo", "flags : sse2") }, "crypto", doctor.Warn, "no AES", "xchacha20", 0, false},
 		{"portable", `crypto = "portable"`, "", nil, "crypto", doctor.Warn, "AVX-512", "auto", 0, false},
+		{"RDMA without a device", "", "[rdma]\nenabled = true\n", nil, "rdma", doctor.Warn, "but [rdma] is on", "rdma_rxe", 0, false},
+		{"RDMA device missing", `on_fallback = "fail"`, "[rdma]\nenabled = true\ndevice = \"mlx5_0\"\n", func(f files, _ *probes) {
+			f.put("sys/class/infiniband/rxe0/ports/1/state", "4: ACTIVE")
+			f.put("sys/class/infiniband/rxe0/ports/1/gids/0", "fe80:0000:0000:0000:0000:0000:0000:0001")
+			f.put("sys/class/infiniband/rxe0/ports/1/gid_attrs/types/0", "RoCE v2")
+		}, "rdma", doctor.Fail, "there are rxe0", "[rdma] device", 0, false},
 		{"RDMA down", "", "", func(f files, _ *probes) { f.put("sys/class/infiniband/rxe0/ports/1/state", "1: DOWN") }, "rdma", doctor.Warn, "state DOWN", "up", 0, false},
 		{"RDMA without GIDs", "", "", func(f files, _ *probes) {
 			f.put("sys/class/infiniband/rxe0/ports/1/state", "4: ACTIVE")

@@ -383,10 +383,20 @@ func (m *Machine) crypto() []Result {
 func (m *Machine) rdma() []Result {
 	const dir = "sys/class/infiniband"
 	devices := host.Names(m.Files, dir)
+	want := m.Config.RDMA.Enabled
+	const cost = "listeners by RDMA use kernel sockets instead"
+	lower := either(m.Config.Dataplane.OnFallback == "fail", Fail, Warn)
 	if len(devices) == 0 {
-		return one(Result{Check: "rdma", Found: "no device; connections by RDMA use TCP instead"})
+		r := Result{Check: "rdma", Found: "no device; [rdma] is off"}
+		if want {
+			r.Level, r.Found, r.Cost, r.Cure = lower, "no device, but [rdma] is on", cost, "load its driver (soft-RoCE: modprobe rdma_rxe; rdma link add rxe0 type rxe netdev IF)"
+		}
+		return one(r)
 	}
 	var out []Result
+	if d := m.Config.RDMA.Device; want && d != "" && !slices.Contains(devices, d) {
+		out = append(out, Result{Check: "rdma", On: d, Level: lower, Found: "there is none of that name; there are " + strings.Join(devices, ", "), Cost: cost, Cure: "set [rdma] device"})
+	}
 	for _, d := range devices {
 		for _, p := range host.Names(m.Files, path.Join(dir, d, "ports")) {
 			out = append(out, m.rdmaPort(path.Join(dir, d, "ports", p), d+" port "+p))
@@ -400,7 +410,7 @@ func (m *Machine) rdmaPort(dir, on string) Result {
 	state := host.Text(m.Files, dir+"/state")
 	_, word, _ := strings.Cut(state, ":")
 	if word = strings.TrimSpace(word); word != "ACTIVE" {
-		r.Level, r.Found, r.Cost, r.Cure = Warn, "state "+word, "connections by RDMA use TCP instead", "ip link set the device's interface up (rdma link)"
+		r.Level, r.Found, r.Cost, r.Cure = Warn, "state "+word, "listeners by RDMA use kernel sockets instead", "ip link set the device's interface up (rdma link)"
 		return r
 	}
 	gids, v2 := 0, 0
