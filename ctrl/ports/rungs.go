@@ -110,7 +110,11 @@ func (a *attempt) climb(ctx context.Context) error {
 	}
 	err := a.p.ladder.Climb(ctx, a.m.log, steps)
 	if a.prog != nil && (err != nil || !a.rung.kernel || !a.rung.program && a.p.filter.empty()) {
-		err = errors.Join(err, a.prog.Close())
+		if bad := a.prog.Close(); err != nil {
+			err = errors.Join(err, bad)
+		} else if bad != nil { // the interface runs without it
+			a.m.log.Warn("XDP program not detached", "interface", a.p.name, "err", bad)
+		}
 		a.prog = nil
 	}
 	return err
