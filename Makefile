@@ -182,9 +182,8 @@ man: bin ## manual pages of npctl, from its commands, into build/man
 	build/bin/npctl man build/man
 
 .PHONY: vm-nic
-vm-nic: ## npctl nic bind with a real driver, in an emulated guest (a minute)
-	CGO_ENABLED=0 go build -trimpath -o $(BUILD)/vm-npctl ./cmd/npctl
-	scripts/vm/nic-bind.sh $(BUILD)/vm-npctl
+vm-nic: bin ## npctl nic bind with a real driver, npd on DPDK with it, in an emulated guest (two minutes)
+	scripts/vm/nic-bind.sh build/bin/npctl build/bin/npd
 
 test-san: ## C under ASan + UBSan and TSan, Go under -race
 	$(MAKE) V=san test-c

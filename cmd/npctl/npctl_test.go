@@ -333,3 +333,21 @@ func TestManual(t *testing.T) {
 		}
 	}
 }
+
+// TestInterfaceMode: the column names the backend, and for AF_XDP how.
+func TestInterfaceMode(t *testing.T) {
+	for _, tt := range []struct {
+		i    api.Interface
+		want string
+	}{
+		{api.Interface{Backend: "af_xdp copy", XDPMode: "native"}, "native/copy"},
+		{api.Interface{Backend: "af_xdp zero-copy", XDPMode: "native", ZeroCopy: true}, "native/zero-copy"},
+		{api.Interface{Backend: "af_packet", XDPMode: "generic"}, "af_packet"},
+		{api.Interface{Backend: "dpdk"}, "dpdk"},
+		{api.Interface{}, "-"},
+	} {
+		if got := interfaceTable([]api.Interface{tt.i}, false).rows[0][4]; got != tt.want {
+			t.Errorf("%+v: %s", tt.i, got)
+		}
+	}
+}

@@ -85,7 +85,9 @@ func interfaceTable(list []api.Interface, wide bool) *table {
 	t := newTable(cols...)
 	for _, i := range list {
 		mode := i.XDPMode
-		if i.ZeroCopy {
+		if i.Backend != "" && !strings.HasPrefix(i.Backend, "af_xdp") {
+			mode = i.Backend
+		} else if i.ZeroCopy {
 			mode += "/zero-copy"
 		} else if mode != "" {
 			mode += "/copy"

@@ -14,6 +14,7 @@ import (
 	"github.com/np-appliance/np/ctrl/npro"
 	"github.com/np-appliance/np/ctrl/ports"
 	"github.com/np-appliance/np/dataplane"
+	"github.com/np-appliance/np/dataplane/xdp"
 )
 
 // connsDefault is how many connections a list has unless the query says.
@@ -164,9 +165,15 @@ func (s *Server) interfaceList(ctx context.Context) []api.Interface {
 		i := api.Interface{Name: p.Config.Label(), Device: p.Config.Name, VLAN: p.Config.VLAN, State: "down", Reason: p.Reason, MAC: p.Device.MAC.String(), MTUBytes: p.MTU,
 			Addresses: []string{}, AddressStates: []api.Address{}, Queues: []api.Queue{}, ZeroCopy: p.ZeroCopy,
 			Redirected: p.Program.Redirected, PassedKernel: p.Program.Passed, XDPDropped: p.Program.Dropped}
+		if p.Attached {
+			i.Backend = p.Backend
+		}
 		switch {
 		case p.Up:
-			i.State, i.XDPMode = "up", p.Mode.String()
+			i.State = "up"
+			if p.Mode != xdp.ModeAuto {
+				i.XDPMode = p.Mode.String()
+			}
 		case p.Starting:
 			i.State = StateStarting
 		}

@@ -55,6 +55,7 @@ type Status struct {
 	Shared   bool                  // they, the ladder and the program are those of the device's first interface
 	Added    bool                  // the plane knows it
 	Attached bool                  // its queues are open
+	Backend  string                // the rung they are open by
 	Up       bool
 	Starting bool   // taken a moment ago, its carrier not seen yet
 	Reason   string // why it is down or starting
@@ -487,7 +488,7 @@ func (m *Manager) Status() []Status {
 	var out []Status
 	for _, p := range m.ports {
 		for n, one := range p.subs {
-			s := Status{Config: one.cfg, ID: one.id, Port: p.subs[0].id, Shared: n > 0, Added: one.added, Attached: p.attached, Up: p.attached && p.reason == "",
+			s := Status{Config: one.cfg, ID: one.id, Port: p.subs[0].id, Shared: n > 0, Added: one.added, Attached: p.attached, Backend: p.rung.name, Up: p.attached && p.reason == "",
 				Starting: p.starting, Reason: p.reason, Device: p.device, MTU: p.mtu, ZeroCopy: p.attached && p.rung.zeroCopy == dataplane.ZeroCopyMust}
 			s.Config.Addresses = slices.Clone(one.cfg.Addresses)
 			if !s.Shared {

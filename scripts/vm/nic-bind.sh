@@ -2,16 +2,19 @@
 # Gives an emulated card to vfio-pci and back, in a guest: at the deadline, after unbind, when the
 # guard is told to end, and after it was killed. Each time driver, name, addresses and routes must be as before.
 #
-#   nic-bind.sh NPCTL     NPCTL built without cgo: CGO_ENABLED=0 go build -o NPCTL ./cmd/npctl
+# With NPD also: npd goes from AF_XDP to DPDK while its card is bound, holds it, and gives it back.
+#
+#   nic-bind.sh NPCTL [NPD]
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 if [[ ${1:-} != guest ]]; then
-  npctl=$(realpath "${1:?usage: nic-bind.sh NPCTL}")
-  exec "$here/run.sh" -t 180 -m 768 -k "e1000e vfio-pci vfio_iommu_type1" -a "intel_iommu=on" \
-    -M "q35,kernel-irqchip=split" -q "-device intel-iommu,intremap=on,caching-mode=on -netdev hubport,hubid=0,id=h0 -device e1000e,netdev=h0,mac=52:54:00:00:00:05" -- \
-    bash "$here/nic-bind.sh" guest "$npctl"
+  npctl=$(realpath "${1:?usage: nic-bind.sh NPCTL [NPD]}")
+  npd=${2:+$(realpath "$2")}
+  exec "$here/run.sh" -t 240 -m 1024 -k "e1000e vfio-pci vfio_iommu_type1 tun" -a "intel_iommu=on hugepages=96" \
+    -M "q35,kernel-irqchip=split" -q "-device intel-iommu,intremap=on,caching-mode=on,aw-bits=48 -netdev hubport,hubid=0,id=h0 -device e1000e,netdev=h0,mac=52:54:00:00:00:05" -- \
+    bash "$here/nic-bind.sh" guest "$npctl" "$npd"
 fi
-npctl=$2
+npctl=$2 npd=$3
 fail() { echo "nic-bind: $*" >&2; cat /run/np/nic/*.log >&2 2>/dev/null || true; exit 1; }
 nic=$(basename "$(dirname "$(grep -l 52:54:00:00:00:05 /sys/class/net/*/address)")")
 pci=$(basename "$(readlink -f "/sys/class/net/$nic/device")")
@@ -60,3 +63,42 @@ echo "restored by the next command"
 
 rc=0; "$npctl" doctor --all || rc=$?
 echo "doctor: exit $rc"
+[[ -n $npd ]] || exit 0
+
+dir=$(mktemp -d)
+cat >"$dir/np.toml" <<END
+[dataplane]
+cores = 1
+[management]
+socket = "$dir/np.sock"
+ro_socket = ""
+[protocol]
+private_key_file = "$dir/key"
+allow_any_peer = true
+[limits]
+buffers_per_core = 4096
+loans_per_core = 512
+[[interface]]
+name = "$nic"
+addresses = "198.18.0.1/24"
+END
+"$npd" -c "$dir/np.toml" 2>"$dir/log" &
+daemon=$!
+show() { "$npctl" -s "$dir/np.sock" --no-headers backend show 2>&1 | head -n 1 | tr -s ' '; }
+is_on() { # the backend, within 30 seconds
+  for ((i = 0; i < 300; i++)); do
+    [[ $(show) == "interface $nic auto $1 "* ]] && return 0
+    sleep 0.1
+  done
+  cat "$dir/log" >&2
+  fail "npd is not on $1: $(show)"
+}
+is_on "af_xdp copy"
+"$npctl" nic bind "$nic" --confirm 0 --yes; is_on dpdk
+"$npctl" -s "$dir/np.sock" interface list
+rc=0; "$npctl" nic unbind "$nic" || rc=$?
+[[ $rc == 7 && $(driver) == vfio-pci ]] || fail "taken from under npd: exit $rc"
+kill -TERM "$daemon"; wait "$daemon"
+"$npctl" nic unbind "$nic"
+[[ $(driver) == e1000e ]] || fail "after npd: driver $(driver)"
+echo "npd went to DPDK with its card and gave it back"

@@ -118,7 +118,8 @@ type Interface struct {
 	Addresses []string `json:"addresses"`
 	// the stack's own view, link-local and learned ones included
 	AddressStates []Address `json:"address_states"`
-	XDPMode       string    `json:"xdp_mode"` // native, generic
+	Backend       string    `json:"backend"`  // the rung it is on, "" while its queues are closed
+	XDPMode       string    `json:"xdp_mode"` // native, generic; "": no program
 	ZeroCopy      bool      `json:"zero_copy"`
 	// of the device: with its first interface, as are the program's counters
 	Queues []Queue `json:"queues"`
