@@ -7,8 +7,8 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "io/dpdk/internal.h"
@@ -183,21 +183,26 @@ static void explain_start(struct np_err_detail *detail, int rc, const struct np_
 
 enum np_err np_dpdk_start(const cpu_set_t *control, const char *device, struct np_err_detail *detail) {
   if (np_dpdk_process() != NULL) return NP_ERR_OK;
-  struct start s = {.process = calloc(1, sizeof *s.process)};
-  if (s.process == NULL) return NP_ERR_NOMEM;
+  /* for ever, and only DPDK's memory points at it: none of the heap's */
+  void *mem = mmap(NULL, sizeof(struct np_dpdk_process), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mem == MAP_FAILED) return NP_ERR_NOMEM;
+  struct start s = {.process = mem};
   pthread_mutex_init(&s.process->lock, NULL);
   const cookie_io_functions_t io = {.write = log_write};
   FILE *log = fopencookie(s.process, "w", io);
   if (log == NULL) {
     np_dpdk_explain(detail, -errno, "start DPDK");
-    free(s.process);
+    munmap(mem, sizeof(struct np_dpdk_process));
     return NP_ERR_SYS;
   }
   setvbuf(log, NULL, _IOLBF, 1024);
   rte_openlog_stream(log); /* both live as long as the process: DPDK can't be ended */
   args(&s, control, device);
   int rc = run_apart(&s, control);
-  if (rc == 0) return NP_ERR_OK;
+  if (rc == 0) {
+    (void)rmdir(rte_eal_get_runtime_dir()); /* made, and used by nothing that we asked for */
+    return NP_ERR_OK;
+  }
   explain_start(detail, rc, s.process);
   return rc == -EALREADY ? NP_ERR_STATE : NP_ERR_SYS;
 }
