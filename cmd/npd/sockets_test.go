@@ -25,6 +25,7 @@ import (
 	"github.com/np-appliance/np/ctrl/mgmt/api"
 	mgmt "github.com/np-appliance/np/ctrl/mgmt/client"
 	"github.com/np-appliance/np/ctrl/ports"
+	"github.com/np-appliance/np/dataplane"
 	"github.com/np-appliance/np/dataplane/npc"
 )
 
@@ -72,6 +73,11 @@ func (s *served) load() (*config.Config, error) {
 // serve starts one without interfaces and without privileges.
 func serve(t *testing.T, listeners string) *served {
 	t.Helper()
+	return serveWith(t, listeners, npc.ProbeUring)
+}
+
+func serveWith(t *testing.T, listeners string, probe func() error) *served {
+	t.Helper()
 	dir := t.TempDir()
 	s := &served{t: t, dir: dir, signals: make(chan os.Signal, 4), done: make(chan error, 1), mgmt: mgmt.New(filepath.Join(dir, "np.sock"))}
 	s.text = fmt.Sprintf("[management]\nsocket = %q\nro_socket = \"\"\n[protocol]\nprivate_key_file = %q\nallow_any_peer = true\n[dataplane]\nhugepages = \"off\"\n"+
@@ -86,7 +92,7 @@ func serve(t *testing.T, listeners string) *served {
 	}
 	ready := make(chan struct{})
 	go func() {
-		s.done <- daemon.Run(context.Background(), daemon.Options{Config: c, Load: s.load, NewPlane: npc.New, ProbeUring: npc.ProbeUring, System: ports.Linux{}, Log: log,
+		s.done <- daemon.Run(context.Background(), daemon.Options{Config: c, Load: s.load, NewPlane: npc.New, ProbeUring: probe, System: ports.Linux{}, Log: log,
 			Version: version(), Now: time.Now, Mono: monotonic, Ready: func() { close(ready) }}, s.signals)
 	}()
 	select {
@@ -228,6 +234,39 @@ func (s *served) lists(backend, path string) {
 	for _, l := range ls.Listeners {
 		if l.Backend != backend {
 			t.Errorf("listener %+v", l)
+		}
+	}
+}
+
+// TestServeWithoutUring has listeners fall to epoll, and say so.
+func TestServeWithoutUring(t *testing.T) {
+	one, two := freePort(t), freePort(t)
+	refused := fmt.Errorf("probe io_uring: %w (open io_uring: refused by policy)", dataplane.CodeUnsupported)
+	s := serveWith(t, listenerText("one", one, "echo", "auto")+listenerText("two", two, "echo", "io_uring"), func() error { return refused })
+	for _, address := range []string{one, two} {
+		if out, err := plain("tcp", address, []byte("hello"), 5); err != nil || string(out) != "hello" {
+			t.Errorf("%s: %q %v", address, out, err)
+		}
+	}
+	var ls api.Listeners
+	if err := s.mgmt.Get(t.Context(), api.PathListeners, nil, &ls); err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range ls.Listeners {
+		if l.Backend != "epoll" {
+			t.Errorf("listener %+v", l)
+		}
+	}
+	if log := s.logged(); strings.Count(log, "backend refused") < 2 || !strings.Contains(log, "refused by policy") || !strings.Contains(log, "io_uring_disabled=0") {
+		t.Errorf("log:\n%s", log)
+	}
+	var b api.Backend
+	if err := s.mgmt.Get(t.Context(), api.PathBackend, nil, &b); err != nil {
+		t.Fatal(err)
+	}
+	for _, u := range b.Backends {
+		if u.Actual != "epoll" || !strings.Contains(u.Reason, "refused by policy") {
+			t.Errorf("%+v", u)
 		}
 	}
 }

@@ -1,4 +1,10 @@
 /* Kernel sockets on a core: the same table for each engine, over loopback TCP and Unix sockets. */
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
 #include "test/unit/sock_rig.h"
 
 #define MIB (1u << 20)
@@ -573,6 +579,59 @@ static void test_snapshot(void **state) {
   finish(t);
 }
 
+/* ---- a kernel that refuses io_uring ---- */
+
+/* In a child, because a filter stays: io_uring_setup fails with sys. Return: the probe's error, and its text in detail. */
+static enum np_err probe_refused(uint32_t sys, struct np_err_detail *detail) {
+  int fd[2];
+  assert_int_equal(pipe(fd), 0);
+  pid_t child = fork();
+  assert_true(child >= 0);
+  if (child == 0) {
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_io_uring_setup, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | sys),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog prog = {.len = NP_COUNT_OF(code), .filter = code};
+    struct np_err_detail d;
+    memset(&d, 0, sizeof d);
+    int err = 255;
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog) == 0) {
+      err = (int)np_plane_uring_probe(&d);
+    }
+    ssize_t n = write(fd[1], &d, sizeof d);
+    _exit(n == (ssize_t)sizeof d ? err : 254);
+  }
+  close(fd[1]);
+  ssize_t n = read(fd[0], detail, sizeof *detail);
+  close(fd[0]);
+  int status = 0;
+  assert_int_equal(waitpid(child, &status, 0), child);
+  assert_int_equal(n, (ssize_t)sizeof *detail);
+  assert_true(WIFEXITED(status));
+  return (enum np_err)WEXITSTATUS(status);
+}
+
+static void test_refused(void **state) {
+  (void)state;
+  static const struct {
+    uint32_t sys;
+    const char *cure;
+  } table[] = {
+      {EPERM, "kernel.io_uring_disabled=0"},
+      {ENOSYS, "seccomp profile"},
+      {EINVAL, "Linux 5.19"},
+  };
+  for (uint32_t i = 0; i < NP_COUNT_OF(table); i++) {
+    struct np_err_detail detail;
+    assert_int_equal(probe_refused(table[i].sys, &detail), NP_ERR_UNSUPPORTED);
+    assert_int_equal(detail.sys, table[i].sys);
+    if (strstr(detail.text, table[i].cure) == NULL) fail_msg("%u: %s", table[i].sys, detail.text);
+  }
+}
+
 static int run(const char *name, enum np_carrier_kind carrier, uint32_t without) {
   struct engine kind = {carrier, without};
   const struct CMUnitTest tests[] = {
@@ -599,7 +658,9 @@ static int run(const char *name, enum np_carrier_kind carrier, uint32_t without)
 }
 
 int main(void) {
-  int failed = run("epoll", NP_CARRIER_EPOLL, 0);
+  const struct CMUnitTest refused[] = {cmocka_unit_test(test_refused)};
+  int failed = cmocka_run_group_tests_name("refused", refused, NULL, NULL);
+  failed += run("epoll", NP_CARRIER_EPOLL, 0);
   struct np_err_detail detail;
   if (np_plane_uring_probe(&detail) != NP_ERR_OK) {
     print_message("io_uring not tested: %s\n", detail.text);
