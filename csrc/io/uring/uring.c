@@ -18,7 +18,7 @@
 #define SQ_ENTRIES 1024u
 #define CQ_ENTRIES 4096u
 #define REAPS_PER_POLL 2048u
-#define BUFS_MAX 2048u          /* given to the ring */
+#define BUFS_MAX 1024u          /* given to the ring */
 #define BUF_GROUP 0u
 #define DRAIN_CALLS 10000u      /* at the end: waits for what the kernel still works on */
 
@@ -29,10 +29,10 @@
 #define RX_BULK (8u << NP_SK_ENGINE_SHIFT)    /* comes in lots: one request for many buffers */
 
 /* A request that goes on costs nothing per message, but each completion brings one buffer, and none can
- * be held to a length. Who fills so many buffers in a row is asked for lots instead; who brings less than
- * two buffers so often is not. (rx_pieces counts.) */
+ * be held to a length. Who fills so many buffers in a row is asked for lots instead, as everybody is at first;
+ * who brings less than two buffers so often is not. (rx_pieces counts.) */
 #define BULK_ENTER 16u
-#define BULK_LEAVE 8u
+#define BULK_LEAVE 4u
 #define BULK_BYTES (128u << 10)
 /* Such a request is taken back, or not made, where its stream has room for fewer buffers than this: the
  * kernel fills 32 in one go, and may do so twice before it hears of it. */
@@ -63,6 +63,7 @@ struct np_uring {
   bool bundle;
   uint32_t multishot_bytes; /* room that a request which goes on needs */
   bool thirsty;          /* some request ended for want of a buffer */
+  uint32_t holding;      /* connections whose request is being taken back */
   uint32_t inflight;     /* requests of all */
   int event_fd;          /* what the core sleeps on */
   bool asleep;           /* or was: the eventfd may have been written */
@@ -139,7 +140,9 @@ static void cancel(struct np_uring *u, struct np_sock_conn *c, enum what target)
   if (sqe == NULL) return; /* the caller's state asks again */
   sqe->fd = -1;
   sqe->addr = tag_of(target, c->generation, np_sock_slot(&u->sock, c));
-  if (target == ON_RECV) c->flags |= RX_CANCEL;
+  if (target != ON_RECV) return;
+  c->flags |= RX_CANCEL;
+  u->holding++;
 }
 
 static void arm_accept(struct np_uring *u, struct np_sock_listener *l) {
@@ -162,6 +165,29 @@ static void arm_accept(struct np_uring *u, struct np_sock_listener *l) {
   sqe->user_data = tag_of(ON_ACCEPT, l->generation, (uint32_t)(l - u->sock.listener));
   l->ops++;
   u->inflight++;
+}
+
+static void cancel_accept(struct np_uring *u, struct np_sock_listener *l) {
+  if (l->ops == 0) return;
+  struct io_uring_sqe *sqe = np_uq_sqe(&u->q);
+  if (sqe == NULL) return;
+  uint32_t index = (uint32_t)(l - u->sock.listener);
+  sqe->opcode = IORING_OP_ASYNC_CANCEL;
+  sqe->fd = -1;
+  sqe->addr = tag_of(ON_ACCEPT, l->generation, index);
+  sqe->user_data = tag_of(ON_LISTEN_CANCEL, l->generation, index);
+  l->ops++;
+  u->inflight++;
+}
+
+/* All that is out of c, which is being let go of. */
+static void cancel_all(struct np_uring *u, struct np_sock_conn *c) {
+  struct io_uring_sqe *sqe = request(u, c, IORING_OP_ASYNC_CANCEL, ON_CANCEL);
+  if (sqe == NULL) { /* no memory: the requests end when the socket does */
+    (void)shutdown(c->fd, SHUT_RDWR);
+    return;
+  }
+  sqe->cancel_flags = IORING_ASYNC_CANCEL_FD | IORING_ASYNC_CANCEL_ALL;
 }
 
 /* ---- completions ---- */
@@ -240,6 +266,25 @@ static bool judge_bulk(struct np_uring *u, struct np_sock_conn *c, uint32_t byte
   return true;
 }
 
+/* Takes a request that goes on back when c's session is behind, or when c is to be asked otherwise. */
+static void hold_back(struct np_uring *u, struct np_sock_conn *c, bool changed) {
+  const struct np_sock *s = &u->sock;
+  bool full = c->unconsumed_bytes + c->rcvq_bytes + u->multishot_bytes > s->config.rcv_buf_bytes ||
+              c->held_pieces + c->rcvq_pieces >= s->rx_pieces_max;
+  if ((full || changed) && !(c->flags & RX_CANCEL) && c->state == NP_SOCK_OPEN) cancel(u, c, ON_RECV);
+}
+
+/* A cancellation does not find what is being worked on at that moment. */
+static void on_cancel(struct np_uring *u, struct np_sock_conn *c, int32_t res) {
+  if (res < 0 && (c->flags & RX_ARMED) && (c->flags & RX_CANCEL)) {
+    c->flags &= ~RX_CANCEL;
+    u->holding--;
+    hold_back(u, c, false);
+  }
+  if ((c->flags & DROPPED) && c->ops > 1) cancel_all(u, c); /* the rest is on its way, or was not found */
+  op_done(u, c);
+}
+
 static void on_recv(struct np_uring *u, struct np_sock_conn *c, const struct io_uring_cqe *cqe) {
   struct np_sock *s = &u->sock;
   bool changed = false;
@@ -249,13 +294,14 @@ static void on_recv(struct np_uring *u, struct np_sock_conn *c, const struct io_
     changed = judge_bulk(u, c, (uint32_t)cqe->res);
   }
   bool more = (cqe->flags & IORING_CQE_F_MORE) != 0;
-  if (!more) c->flags &= ~(RX_ARMED | RX_CANCEL);
+  if (!more) {
+    if (c->flags & RX_CANCEL) u->holding--;
+    c->flags &= ~(RX_ARMED | RX_CANCEL);
+  }
   if (cqe->res == 0) np_sock_eof(s, c);
   if (cqe->res < 0) on_recv_error(u, c, -cqe->res);
   if (more) {
-    bool full = c->unconsumed_bytes + c->rcvq_bytes + u->multishot_bytes > s->config.rcv_buf_bytes ||
-                c->held_pieces + c->rcvq_pieces >= s->rx_pieces_max;
-    if ((full || changed) && !(c->flags & RX_CANCEL) && c->state == NP_SOCK_OPEN) cancel(u, c, ON_RECV);
+    hold_back(u, c, changed);
     return;
   }
   if (cqe->res != -ENOBUFS) arm_recv(u, c);
@@ -328,9 +374,10 @@ static void on_cqe(struct np_uring *u, const struct io_uring_cqe *cqe) {
     return;
   }
   if (what == ON_LISTEN_CANCEL) {
-    s->listener[index].ops--;
+    struct np_sock_listener *l = &s->listener[index];
+    l->ops--;
     u->inflight--;
-    arm_accept(u, &s->listener[index]);
+    if (l->fd < 0) cancel_accept(u, l); /* was not found; nothing when it is gone */
     return;
   }
   struct np_sock_conn *c = &s->conn[index];
@@ -340,7 +387,7 @@ static void on_cqe(struct np_uring *u, const struct io_uring_cqe *cqe) {
     case ON_RECV: on_recv(u, c, cqe); break;
     case ON_SEND: on_send(u, c, cqe->res); break;
     case ON_CONNECT: on_connect(u, c, cqe->res); break;
-    case ON_CANCEL: op_done(u, c); break;
+    case ON_CANCEL: on_cancel(u, c, cqe->res); break;
     case ON_ACCEPT:
     case ON_LISTEN_CANCEL: break;
   }
@@ -359,8 +406,13 @@ static uint32_t reap(struct np_uring *u, uint32_t most) {
   return n;
 }
 
-/* New buffers for those that waited for some. */
+/* New buffers for those that waited for some. Whose request is being taken back could fill them all, again
+ * and again; so until that has come to its end there are only those that the ring has. */
 static void water(struct np_uring *u) {
+  if (NP_UNLIKELY(u->holding > 0)) {
+    if (u->thirsty) np_sock_need_tick(&u->sock);
+    return;
+  }
   if (refill(u) == 0 && u->sock.base.posted_count == 0) {
     if (u->thirsty) np_sock_need_tick(&u->sock);
     return;
@@ -421,6 +473,7 @@ static enum np_err ready(struct np_uring *u, int fd) {
 
 static enum np_err uring_add(struct np_sock *s, struct np_sock_conn *c) {
   struct np_uring *u = uring_of(s);
+  if (u->bundle) c->flags |= RX_BULK;
   if (c->state == NP_SOCK_OPEN) { /* accepted by a request: as it has to be */
     arm_recv(u, c);
     return NP_ERR_OK;
@@ -465,12 +518,7 @@ static void uring_drop(struct np_sock *s, struct np_sock_conn *c) {
     return;
   }
   c->flags |= DROPPED;
-  struct io_uring_sqe *sqe = request(u, c, IORING_OP_ASYNC_CANCEL, ON_CANCEL);
-  if (sqe == NULL) { /* no memory: the requests end when the socket does */
-    (void)shutdown(c->fd, SHUT_RDWR);
-    return;
-  }
-  sqe->cancel_flags = IORING_ASYNC_CANCEL_FD | IORING_ASYNC_CANCEL_ALL;
+  cancel_all(u, c);
 }
 
 static enum np_err uring_listen(struct np_sock *s, struct np_sock_listener *l) {
@@ -478,19 +526,6 @@ static enum np_err uring_listen(struct np_sock *s, struct np_sock_listener *l) {
   enum np_err err = ready(u, l->is_unix ? -1 : l->fd);
   if (err == NP_ERR_OK) arm_accept(u, l);
   return err;
-}
-
-static void cancel_accept(struct np_uring *u, struct np_sock_listener *l) {
-  if (l->ops == 0) return;
-  struct io_uring_sqe *sqe = np_uq_sqe(&u->q);
-  if (sqe == NULL) return;
-  uint32_t index = (uint32_t)(l - u->sock.listener);
-  sqe->opcode = IORING_OP_ASYNC_CANCEL;
-  sqe->fd = -1;
-  sqe->addr = tag_of(ON_ACCEPT, l->generation, index);
-  sqe->user_data = tag_of(ON_LISTEN_CANCEL, l->generation, index);
-  l->ops++;
-  u->inflight++;
 }
 
 static void uring_unlisten(struct np_sock *s, struct np_sock_listener *l) {
@@ -670,7 +705,7 @@ enum np_err np_uring_init(void *mem, const struct np_carrier_config *config, con
   u->bundle = (without & NP_URING_NO_BUNDLE) == 0 && (u->q.features & IORING_FEAT_RECVSEND_BUNDLE) != 0;
   u->multishot_bytes = np_min_u32(MULTISHOT_PIECES * (env->pool->chunk_bytes - NP_BUF_DATA_OFF), config->rcv_buf_bytes / 2u);
   uint32_t n = BUFS_MAX;
-  while (n > 16 && n > env->pool->count / 8u) n /= 2; /* bound: its bits */
+  while (n > 16 && n > env->pool->count / 16u) n /= 2; /* bound: its bits */
   u->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   *sys = u->event_fd < 0 ? errno : np_uq_eventfd(&u->q, u->event_fd);
   if (*sys == 0) *sys = open_buffers(u, n);
