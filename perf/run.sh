@@ -2,25 +2,25 @@
 # The figures of perf/README.md: prints a table and appends one JSON line per figure to
 # perf/results/YYYY-MM-DD.jsonl.
 #
-#   perf/run.sh [stack|records|sock|veth|netconn|peers|npro|idle]...    default: all
+#   perf/run.sh [stack|records|sock|veth|netconn|transports|peers|npro|idle]...    default: all
 #
-# veth, netconn, peers, npro and idle make network namespaces and need root. ROUNDS (3) and SECS (2) say how
+# veth, netconn, transports, peers, npro and idle make network namespaces and need root. ROUNDS (3) and SECS (2) say how
 # often and how long each contender of those runs; contenders take turns, figures are medians.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 top=$PWD bin=$PWD/build/bin perf=$PWD/build/release/perf
 rounds=${ROUNDS:-3} secs=${SECS:-2}
 parts=("$@")
-[[ ${#parts[@]} -gt 0 ]] || parts=(stack records sock veth netconn peers npro idle)
+[[ ${#parts[@]} -gt 0 ]] || parts=(stack records sock veth netconn transports peers npro idle)
 
 die() {
   echo "perf/run.sh: $*" >&2
   exit 1
 }
 for p in "${parts[@]}"; do
-  case $p in stack | records | sock) ;; veth | netconn | peers | npro | idle) need_root=1 ;; *) die "unknown part '$p': want stack, records, sock, veth, netconn, peers, npro or idle" ;; esac
+  case $p in stack | records | sock) ;; veth | netconn | transports | peers | npro | idle) need_root=1 ;; *) die "unknown part '$p': want stack, records, sock, veth, netconn, transports, peers, npro or idle" ;; esac
 done
-[[ -z ${need_root:-} || $(id -u) == 0 ]] || die "veth, netconn, peers, npro and idle need root (network namespaces, AF_XDP); without it: perf/run.sh stack records"
+[[ -z ${need_root:-} || $(id -u) == 0 ]] || die "veth, netconn, transports, peers, npro and idle need root (network namespaces, AF_XDP); without it: perf/run.sh stack records"
 for f in "$perf/peer" "$perf/bench_stack" "$perf/bench_conns" "$perf/bench_records" "$bin/npd"; do [[ -x $f ]] || die "$f is not there: make bench builds it"; done
 
 mkdir -p build perf/results
@@ -45,6 +45,7 @@ awk -v l="$load" 'BEGIN { exit l < 0.5 }' && echo "perf/run.sh: the load average
 name=npperf$$
 dir=$(mktemp -d)
 pids=()
+tr_made=()
 cleanup() {
   trap - EXIT INT TERM
   for p in "${pids[@]}"; do kill "$p" 2>/dev/null || true; done
@@ -58,6 +59,7 @@ cleanup() {
     scripts/netns.sh down "${name}l"
     scripts/netns.sh down "${name}g"
   fi
+  for w in "${tr_made[@]}"; do scripts/netns.sh down "$w"; done
   rm -rf "$dir"
 }
 trap cleanup EXIT
@@ -438,6 +440,8 @@ run_idle() {
   done
 }
 
+# shellcheck source=perf/transports.sh
+. perf/transports.sh
 # shellcheck source=perf/sock.sh
 . perf/sock.sh
 
