@@ -76,17 +76,17 @@ func TestTLS(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		addr    string
-		cfg     tls.Config
+		cfg     *tls.Config
 		version uint16
 	}{
-		{"1.3 and X25519MLKEM768", addr4(8443), tls.Config{ServerName: "a.example"}, tls.VersionTLS13},
-		{"1.2", addr4(8443), tls.Config{ServerName: "a.example", MaxVersion: tls.VersionTLS12}, tls.VersionTLS12},
-		{"second name, IPv6", addr6(8443), tls.Config{ServerName: "b.example"}, tls.VersionTLS13},
-		{"by address", addr4(8443), tls.Config{ServerName: server4}, tls.VersionTLS13},
-		{"with a client certificate", addr4(8443), tls.Config{ServerName: "a.example", Certificates: []tls.Certificate{user}}, tls.VersionTLS13},
+		{"1.3 and X25519MLKEM768", addr4(8443), &tls.Config{ServerName: "a.example"}, tls.VersionTLS13},
+		{"1.2", addr4(8443), &tls.Config{ServerName: "a.example", MaxVersion: tls.VersionTLS12}, tls.VersionTLS12},
+		{"second name, IPv6", addr6(8443), &tls.Config{ServerName: "b.example"}, tls.VersionTLS13},
+		{"by address", addr4(8443), &tls.Config{ServerName: server4}, tls.VersionTLS13},
+		{"with a client certificate", addr4(8443), &tls.Config{ServerName: "a.example", Certificates: []tls.Certificate{user}}, tls.VersionTLS13},
 	} {
 		c.cfg.RootCAs = roots
-		st, err := echo(c.addr, &c.cfg)
+		st, err := echo(c.addr, c.cfg)
 		if err != nil || st.Version != c.version {
 			t.Errorf("%s: version %x, %v", c.name, st.Version, err)
 		}
