@@ -161,7 +161,7 @@ suites: bin relay ## nmap, scapy, tcpreplay, hping3 and tcpkill against npd, NP_
 .PHONY: interop suites
 
 VM_RDMA_RUN ?= .
-vm-rdma: stamp ## RDMA on soft-RoCE in an emulated guest: conformance, NPRO, loss, peers killed
+vm-rdma: bin ## RDMA on soft-RoCE in an emulated guest: conformance, NPRO, loss, peers killed (five minutes)
 	@mkdir -p build/vm
 	go test -c -tags vm -o build/vm/rdma.test ./scripts/vm/rdma
 	scripts/vm/run.sh -t 1200 -m 2048 -k "veth rdma_rxe rdma_ucm sch_netem" -- scripts/vm/rdma/endpoints.sh \

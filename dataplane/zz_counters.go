@@ -130,19 +130,19 @@ const (
 	CounterNPRORekeys                         // REKEY frames sent or received
 	CounterNPROPings                          // PING frames answered
 	CounterNPROEchoes                         // ECHO requests answered on the core
-	CounterRdmaConns                          // RDMA connections now, those being made or ended included
-	CounterRdmaAccepted                       // RDMA connections accepted
-	CounterRdmaOpened                         // RDMA connections opened by us
-	CounterRdmaMsgsRX                         // RDMA messages received, those that only return credits included
-	CounterRdmaMsgsTX                         // RDMA messages sent, those that only return credits included
-	CounterRdmaBytesRX                        // bytes taken from rings and delivered to sessions
-	CounterRdmaBytesTX                        // bytes written into peers' rings
-	CounterRdmaInline                         // messages small enough to be handed to the device by value
-	CounterRdmaCreditsTX                      // messages sent only to return credits
-	CounterRdmaStalls                         // times that a connection with data waited for room in the peer's ring
-	CounterRdmaKeepalives                     // idle peers asked whether they are there
-	CounterRdmaErrors                         // requests that a device completed with an error, one for each connection ended so
-	CounterRdmaProtocol                       // connections ended because the peer broke the protocol
+	CounterRDMAConns                          // RDMA connections now, those being made or ended included
+	CounterRDMAAccepted                       // RDMA connections accepted
+	CounterRDMAOpened                         // RDMA connections opened by us
+	CounterRDMAMsgsRX                         // RDMA messages received, those that only return credits included
+	CounterRDMAMsgsTX                         // RDMA messages sent, those that only return credits included
+	CounterRDMABytesRX                        // bytes taken from rings and delivered to sessions
+	CounterRDMABytesTX                        // bytes written into peers' rings
+	CounterRDMAInline                         // messages small enough to be handed to the device by value
+	CounterRDMACreditsTX                      // messages sent only to return credits
+	CounterRDMAStalls                         // times that a connection with data waited for room in the peer's ring
+	CounterRDMAKeepalives                     // idle peers asked whether they are there
+	CounterRDMAErrors                         // requests that a device completed with an error, one for each connection ended so
+	CounterRDMAProtocol                       // connections ended because the peer broke the protocol
 	CounterCaptured                           // packets copied to a capture
 	CounterCaptureLost                        // packets a capture wanted but had no room for
 

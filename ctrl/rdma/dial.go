@@ -87,13 +87,13 @@ func (m *Manager) await(ctx context.Context, events <-chan dataplane.RDMAEvent, 
 	case ev := <-events:
 		switch {
 		case ev.Err != dataplane.CodeOK:
-			return ev.Err
+			return fmt.Errorf("%s instead of %s: %w", ev.Op, want, ev.Err)
 		case ev.Op != want:
 			return fmt.Errorf("%w: %s while waiting for %s", dataplane.CodeReset, ev.Op, want)
 		}
 		return nil
 	case <-limit.C:
-		return dataplane.CodeTimedout
+		return fmt.Errorf("no %s: %w", want, dataplane.CodeTimedout)
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -104,21 +104,14 @@ func (m *Manager) await(ctx context.Context, events <-chan dataplane.RDMAEvent, 
 type Plane struct {
 	dataplane.Plane
 	M *Manager
-	// All is for a plane that has nothing but RDMA: connections and listeners of CarrierStack
-	// go by it too, and nothing falls back.
-	All bool
 }
 
 // Plane returns the manager's plane with RDMA.
 func (m *Manager) Plane() *Plane { return &Plane{Plane: m.plane, M: m} }
 
-func (p *Plane) ours(c dataplane.Carrier) bool {
-	return c == dataplane.CarrierRDMA || p.All && c == dataplane.CarrierStack
-}
-
 // Listen implements [dataplane.Plane].
 func (p *Plane) Listen(ctx context.Context, cfg *dataplane.ListenConfig) (dataplane.ListenerID, error) {
-	if !p.ours(cfg.Carrier) {
+	if cfg.Carrier != dataplane.CarrierRDMA {
 		return p.Plane.Listen(ctx, cfg)
 	}
 	id, _, err := p.M.Listen(ctx, cfg)
@@ -136,7 +129,7 @@ func (p *Plane) Unlisten(ctx context.Context, id dataplane.ListenerID) error {
 // Connect implements [dataplane.Plane].
 func (p *Plane) Connect(ctx context.Context, cfg *dataplane.ConnectConfig) (dataplane.Handle, error) {
 	switch {
-	case p.ours(cfg.Carrier):
+	case cfg.Carrier == dataplane.CarrierRDMA:
 		return p.M.Dial(ctx, cfg)
 	case cfg.Carrier != dataplane.CarrierStack || p.M.cfg.Prefer == nil || !p.M.cfg.Prefer(cfg.Remote) || p.M.declined(cfg.Remote):
 		return p.Plane.Connect(ctx, cfg)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -54,6 +55,7 @@ type Manager struct {
 	mu        sync.Mutex
 	stopped   bool
 	listeners map[dataplane.RDMAID]*listener
+	lost      []*listener // their device went away; tried again
 	pending   map[dataplane.RDMAID]*pending
 	dials     map[dataplane.RDMAID]chan dataplane.RDMAEvent
 	refusing  map[netip.AddrPort]refusal
@@ -67,6 +69,7 @@ type listener struct {
 	id    dataplane.RDMAID
 	plane dataplane.ListenerID
 	at    netip.AddrPort
+	queue int // of the connection manager
 }
 
 // pending is a connection that comes in.
@@ -112,6 +115,7 @@ func (m *Manager) Stop() {
 		ids = append(ids, id)
 	}
 	clear(m.listeners)
+	m.lost = nil
 	clear(m.pending)
 	m.mu.Unlock()
 	m.cancel()
@@ -170,6 +174,7 @@ func (m *Manager) expire(ctx context.Context) {
 			return
 		case now := <-tick.C:
 			m.sweep(now)
+			m.again()
 		}
 	}
 }
@@ -193,6 +198,25 @@ func (m *Manager) sweep(now time.Time) {
 		m.refused.Add(1)
 		m.rdma.Drop(id)
 	}
+}
+
+// again listens where a device is back.
+func (m *Manager) again() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	kept := m.lost[:0]
+	for _, l := range m.lost {
+		id, _, err := m.rdma.Listen(l.at, l.queue)
+		if err != nil {
+			kept = append(kept, l)
+			continue
+		}
+		l.id = id
+		m.listeners[id] = l
+		m.cfg.Log.Info("listening by RDMA again", "address", l.at)
+	}
+	clear(m.lost[len(kept):])
+	m.lost = kept
 }
 
 // forget takes an id out of the tables.
@@ -225,6 +249,7 @@ func (m *Manager) event(ev *dataplane.RDMAEvent) {
 		m.cfg.Log.Warn("RDMA device gone, its listener with it", "device", ev.Device, "address", l.at)
 		m.mu.Lock()
 		delete(m.listeners, ev.ID)
+		m.lost = append(m.lost, l)
 		m.mu.Unlock()
 		m.rdma.Drop(ev.ID)
 	case ev.Op == dataplane.RDMADeviceGone:
@@ -313,7 +338,7 @@ func (m *Manager) Listen(ctx context.Context, cfg *dataplane.ListenConfig) (data
 	}
 	id, at, err := m.rdma.Listen(cfg.Address, n)
 	if err == nil {
-		m.listeners[id] = &listener{id: id, plane: plane, at: at}
+		m.listeners[id] = &listener{id: id, plane: plane, at: at, queue: n}
 	}
 	m.mu.Unlock()
 	if err != nil {
@@ -331,6 +356,11 @@ func (m *Manager) Unlisten(ctx context.Context, id dataplane.ListenerID) (known 
 		if o.plane == id {
 			l = o
 		}
+	}
+	if at := slices.IndexFunc(m.lost, func(o *listener) bool { return o.plane == id }); at >= 0 {
+		m.lost = slices.Delete(m.lost, at, at+1)
+		m.mu.Unlock()
+		return true, m.plane.Unlisten(ctx, id)
 	}
 	if l == nil {
 		m.mu.Unlock()

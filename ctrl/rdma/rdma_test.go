@@ -34,6 +34,7 @@ type manager struct {
 	answer  func(step string, id dataplane.RDMAID) // called without mu
 	prepare error
 	adopt   error
+	listen  error
 }
 
 func newKernel() *manager {
@@ -83,6 +84,12 @@ func (k *manager) WaitRetired(ctx context.Context) ([]dataplane.RDMAID, error) {
 }
 
 func (k *manager) Listen(local netip.AddrPort, _ int) (dataplane.RDMAID, netip.AddrPort, error) {
+	k.mu.Lock()
+	err := k.listen
+	k.mu.Unlock()
+	if err != nil {
+		return 0, local, err
+	}
 	id := k.fresh()
 	k.note("listen", id)
 	return id, local, nil
@@ -355,17 +362,36 @@ func TestFallBack(t *testing.T) {
 	})
 }
 
+// A device that goes away takes its listener with it, and the listener is back when the device is.
 func TestDeviceGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
-		m, _, log := start(t, k, Config{})
-		if _, _, err := m.Listen(t.Context(), &dataplane.ListenConfig{Address: here}); err != nil {
+		m, p, log := start(t, k, Config{})
+		id, _, err := m.Listen(t.Context(), &dataplane.ListenConfig{Address: here})
+		if err != nil {
 			t.Fatal(err)
 		}
-		k.events <- dataplane.RDMAEvent{Op: dataplane.RDMADeviceGone, ID: 1, Device: "rxe1"}
-		synctest.Wait()
-		if m.Stats().Listeners != 0 || k.alive() != 0 || !strings.Contains(log.String(), "rxe1") {
+		gone := func(id dataplane.RDMAID) {
+			k.mu.Lock()
+			k.listen = dataplane.CodeNodev
+			k.mu.Unlock()
+			k.events <- dataplane.RDMAEvent{Op: dataplane.RDMADeviceGone, ID: id, Device: "rxe1"}
+			time.Sleep(time.Minute)
+			if m.Stats().Listeners != 0 || k.alive() != 0 || p.listeners != 1 || !strings.Contains(log.String(), "rxe1") {
+				t.Errorf("%+v %d %d %s", m.Stats(), k.alive(), p.listeners, log)
+			}
+		}
+		gone(1)
+		k.mu.Lock()
+		k.listen = nil
+		k.mu.Unlock()
+		time.Sleep(time.Minute)
+		if m.Stats().Listeners != 1 || k.alive() != 1 || !strings.Contains(log.String(), "again") {
 			t.Errorf("%+v %d %s", m.Stats(), k.alive(), log)
+		}
+		gone(2)
+		if known, err := m.Unlisten(t.Context(), id); !known || err != nil || p.listeners != 0 {
+			t.Error(known, err, p.listeners)
 		}
 		m.Stop()
 	})

@@ -25,7 +25,8 @@ type Options struct {
 	MTU     int        // of Properties
 
 	// Carrier brings the bytes. One of kernel sockets has to be among the plane's; the
-	// networks are then "tcp", "tcp4", "tcp6" and "unix".
+	// networks are then "tcp", "tcp4", "tcp6" and "unix". For CarrierRDMA the plane is that of
+	// ctrl/rdma, and the networks are "rdma" and, for libraries that know nothing else, "tcp".
 	Carrier  dataplane.Carrier
 	UnixMode fs.FileMode // of the files of listening Unix sockets; 0: 0600
 
@@ -101,6 +102,8 @@ func (o *Options) networks() []string {
 		return []string{"tcp", "tcp4", "tcp6", "udp", "udp4", "udp6"}
 	case o.sockets():
 		return []string{"tcp", "tcp4", "tcp6", "unix"}
+	case o.Carrier == dataplane.CarrierRDMA:
+		return []string{"rdma", "tcp", "tcp4", "tcp6"}
 	}
 	return nil
 }
@@ -221,7 +224,7 @@ func (t *Transport) resolve(ctx context.Context, network, address string) ([]net
 	if r == nil {
 		r = net.DefaultResolver
 	}
-	port, err := r.LookupPort(ctx, network, service)
+	port, err := r.LookupPort(ctx, strings.Replace(network, "rdma", "tcp", 1), service)
 	if err != nil {
 		return nil, err
 	}
@@ -260,7 +263,7 @@ func (t *Transport) resolve(ctx context.Context, network, address string) ([]net
 // Dial implements [dataplane.Transport]: a *Conn for "tcp", a connected datagram socket
 // for "udp". A name's addresses are tried in their order, each with its share of the time.
 func (t *Transport) Dial(ctx context.Context, network, address string) (net.Conn, error) {
-	if err := t.known("dial", network, "tcp", "udp", "unix"); err != nil {
+	if err := t.known("dial", network, "tcp", "udp", "unix", "rdma"); err != nil {
 		return nil, err
 	}
 	if network == "unix" {
@@ -315,7 +318,8 @@ func (t *Transport) dialOne(ctx context.Context, network string, to netip.AddrPo
 		c.o, c.network = &t.o, network
 		return c, nil
 	}
-	c, err := t.s.connect(ctx, &dataplane.ConnectConfig{Local: local, Remote: to, Kind: dataplane.SessionPipe, CongestionControl: t.o.CongestionControl, Core: -1})
+	c, err := t.s.connect(ctx, &dataplane.ConnectConfig{Local: local, Remote: to, Kind: dataplane.SessionPipe, CongestionControl: t.o.CongestionControl,
+		Carrier: t.o.Carrier, Core: -1})
 	if err != nil {
 		return nil, err
 	}
@@ -342,7 +346,7 @@ func (t *Transport) bindable(ctx context.Context, network, address string) (neti
 
 // Listen implements [dataplane.Transport]: a *Listener. Port 0 chooses a dynamic one.
 func (t *Transport) Listen(ctx context.Context, network, address string) (net.Listener, error) {
-	if err := t.known("listen", network, "tcp", "unix"); err != nil {
+	if err := t.known("listen", network, "tcp", "unix", "rdma"); err != nil {
 		return nil, err
 	}
 	if network == "unix" {
@@ -364,7 +368,7 @@ func (t *Transport) Listen(ctx context.Context, network, address string) (net.Li
 		if !chosen {
 			at = netip.AddrPortFrom(at.Addr(), uint16(portMin+rand.IntN(portCount)))
 		}
-		l, err := t.listen(ctx, &dataplane.ListenConfig{Address: at}, network, net.TCPAddrFromAddrPort(at), nil)
+		l, err := t.listen(ctx, &dataplane.ListenConfig{Address: at, Carrier: t.o.Carrier}, network, net.TCPAddrFromAddrPort(at), nil)
 		if err == nil {
 			return l, nil
 		}

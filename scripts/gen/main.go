@@ -48,7 +48,7 @@ func read(path string) ([]entry, error) {
 
 // camel turns TCP_CONN_LIMIT into TCPConnLimit, keeping the initialisms Go keeps.
 func camel(sym string) string {
-	keep := map[string]bool{"TCP": true, "IP": true, "UDP": true, "ARP": true, "ND": true, "ICMP": true, "NPRO": true,
+	keep := map[string]bool{"TCP": true, "IP": true, "UDP": true, "ARP": true, "ND": true, "ICMP": true, "NPRO": true, "RDMA": true,
 		"RX": true, "TX": true, "OK": true, "EOF": true, "RTO": true, "RST": true, "OOO": true, "PAWS": true, "VLAN": true, "NS": true}
 	var b strings.Builder
 	for _, w := range strings.Split(sym, "_") {

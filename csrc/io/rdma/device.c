@@ -116,10 +116,10 @@ static enum np_err err_of_wc(enum ibv_wc_status status) {
     case IBV_WC_BAD_RESP_ERR:
     case IBV_WC_LOC_LEN_ERR: /* a SEND with data: our receives have no memory */
     case IBV_WC_LOC_ACCESS_ERR: return NP_ERR_PROTOCOL;
-    case IBV_WC_LOC_PROT_ERR:
-    case IBV_WC_LOC_QP_OP_ERR:
+    case IBV_WC_LOC_PROT_ERR: return NP_ERR_SYS; /* memory of our own that the device does not know */
+    case IBV_WC_LOC_QP_OP_ERR: /* what a port that is down, or a peer without a route, comes to */
     case IBV_WC_FATAL_ERR:
-    case IBV_WC_GENERAL_ERR: return NP_ERR_SYS;
+    case IBV_WC_GENERAL_ERR: return NP_ERR_PORTDOWN;
     default: return NP_ERR_RESET; /* flushed: the queue pair ended before */
   }
 }

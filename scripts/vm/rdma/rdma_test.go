@@ -54,10 +54,8 @@ func newEnd(t *testing.T, w with) *end {
 	if !w.transport {
 		return e
 	}
-	all := e.m.Plane()
-	all.All = true
 	read := events.New(p)
-	if e.tr, err = netconn.New(all, read, netconn.Options{Backend: "rdma", Source: w.source, ReadBuffer: ringBytes}); err != nil {
+	if e.tr, err = netconn.New(e.m.Plane(), read, netconn.Options{Carrier: dataplane.CarrierRDMA, Source: w.source, ReadBuffer: ringBytes}); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -76,7 +74,7 @@ const ringBytes = 64 << 10
 // held counts buffers that are out, and connections that are not ended yet.
 func (e *end) held() int {
 	c := e.plane.Counters(0)
-	return int(c.Counter[dataplane.CounterBufTotal]) - int(c.Counter[dataplane.CounterBufFree]) + int(c.Counter[dataplane.CounterRdmaConns])
+	return int(c.Counter[dataplane.CounterBufTotal]) - int(c.Counter[dataplane.CounterBufFree]) + int(c.Counter[dataplane.CounterRDMAConns])
 }
 
 func (e *end) listen(t *testing.T, kind dataplane.SessionKind) netip.AddrPort {
@@ -168,6 +166,6 @@ func TestSmoke(t *testing.T) {
 	conns, err := client.plane.Connections(ctx)
 	t.Logf("%d connections, %v; %+v", len(conns), err, conns)
 	c := client.plane.Counters(0)
-	t.Logf("messages %d sent %d received, %d inline, %d credits, %d stalls", c.Counter[dataplane.CounterRdmaMsgsTX], c.Counter[dataplane.CounterRdmaMsgsRX], c.Counter[dataplane.CounterRdmaInline],
-		c.Counter[dataplane.CounterRdmaCreditsTX], c.Counter[dataplane.CounterRdmaStalls])
+	t.Logf("messages %d sent %d received, %d inline, %d credits, %d stalls", c.Counter[dataplane.CounterRDMAMsgsTX], c.Counter[dataplane.CounterRDMAMsgsRX], c.Counter[dataplane.CounterRDMAInline],
+		c.Counter[dataplane.CounterRDMACreditsTX], c.Counter[dataplane.CounterRDMAStalls])
 }
