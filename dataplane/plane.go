@@ -59,7 +59,8 @@ func (c Carrier) String() string {
 
 // Config is what a Plane is made from. Zero values mean defaults.
 type Config struct {
-	CPUs           []int // one core per entry; -1: not pinned
+	CPUs           []int // one core per entry; -1: not pinned. Cores that share a CPU take turns
+	Steering       Steering
 	BuffersPerCore int
 	ChunkBytes     int // 2048 or 4096
 	LoansPerCore   int
@@ -99,6 +100,16 @@ type ExceptionConfig struct {
 const (
 	ExceptionPortsMax     = 32
 	ExceptionProtocolsMax = 16
+)
+
+// Steering says what decides which core a flow's packets go to.
+type Steering uint8
+
+// Choices for steering.
+const (
+	SteeringAuto     Steering = iota // the cores where a device has fewer queues than there are cores, else the device
+	SteeringDevice                   // cores without a queue of an interface get nothing of it, and can't send by it
+	SteeringSoftware                 // the cores, on every interface: a flow keeps its core whatever the device does
 )
 
 // HugePages says whether memory comes from huge pages.

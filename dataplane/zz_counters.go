@@ -19,6 +19,8 @@ const (
 	CounterBusyNS                             // time spent in turns that found work
 	CounterIdleSleeps                         // times the core went to sleep
 	CounterHandedOn                           // segments and ICMP errors for no connection here, handed to another core; a segment is received there too
+	CounterSteered                            // segments given to the core that their flow names; received there too
+	CounterLaneTX                             // packets of cores without a queue, sent by this core's; among tx_packets_total of both
 	CounterLoansOwed                          // buffers to be lent to the control plane that the pool cannot spare now
 	CounterCmds                               // commands taken from the control plane
 	CounterEvents                             // events given to the control plane
@@ -215,6 +217,7 @@ const (
 	DropTCPMemory                    // new connection while buffers are too short for it
 	DropTCPClosed                    // data for a connection whose session is gone
 	DropTCPRSTChallenged             // RST or SYN answered by a challenge ACK (RFC 5961)
+	DropSteerFull                    // segment of another core's flow that the ring to that core had no room for
 	DropNoBuffer                     // buffer pool empty while the packet was processed
 	DropNeighQueue                   // packet waiting for a neighbor's address pushed out or given up
 	DropNoRoute                      // no route for a packet of ours
@@ -260,6 +263,8 @@ var counterMeta = [CounterCount]CounterMeta{
 	{Name: "core_busy_nanoseconds_total", Help: "time spent in turns that found work"},
 	{Name: "core_sleeps_total", Help: "times the core went to sleep"},
 	{Name: "core_handed_on_total", Help: "segments and ICMP errors for no connection here, handed to another core; a segment is received there too"},
+	{Name: "core_steered_total", Help: "segments given to the core that their flow names; received there too"},
+	{Name: "core_lane_packets_total", Help: "packets of cores without a queue, sent by this core's; among tx_packets_total of both"},
 	{Name: "core_loans_owed", Help: "buffers to be lent to the control plane that the pool cannot spare now"},
 	{Name: "core_commands_total", Help: "commands taken from the control plane"},
 	{Name: "core_events_total", Help: "events given to the control plane"},
@@ -453,6 +458,7 @@ var dropMeta = [DropCount]DropMeta{
 	{Reason: "tcp_memory", Layer: "tcp", Help: "new connection while buffers are too short for it"},
 	{Reason: "tcp_after_close", Layer: "tcp", Help: "data for a connection whose session is gone"},
 	{Reason: "tcp_reset_challenged", Layer: "tcp", Help: "RST or SYN answered by a challenge ACK (RFC 5961)"},
+	{Reason: "core_steer_ring_full", Layer: "tcp", Help: "segment of another core's flow that the ring to that core had no room for"},
 	{Reason: "no_buffer", Layer: "ip", Help: "buffer pool empty while the packet was processed"},
 	{Reason: "neighbor_queue_full", Layer: "tx", Help: "packet waiting for a neighbor's address pushed out or given up"},
 	{Reason: "no_route", Layer: "tx", Help: "no route for a packet of ours"},

@@ -86,7 +86,9 @@ static enum np_err cmd_attach(struct np_core *core, const struct np_cmd *cmd, st
   if (cmd->arg >= NP_IFACE_MAX) return NP_ERR_INVALID;
   struct np_port_queue *queue = (struct np_port_queue *)(uintptr_t)cmd->handle;
   if ((cmd->cmd_flags & NP_CMD_F_KERNEL) != 0) return np_exception_attach(core, queue, (uint16_t)cmd->arg);
-  return np_core_attach(core, queue, (uint16_t)cmd->arg);
+  enum np_err err = np_core_attach(core, queue, (uint16_t)cmd->arg);
+  if (err == NP_ERR_OK && (cmd->cmd_flags & NP_CMD_F_STEER) != 0) np_steer_attach(core, (uint16_t)cmd->arg);
+  return err;
 }
 
 static enum np_err cmd_detach(struct np_core *core, const struct np_cmd *cmd, struct answer *out) {

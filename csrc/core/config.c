@@ -71,6 +71,7 @@ enum np_err np_plane_config_check(const struct np_plane_config *c, struct np_err
       {"handshake_ms", c->handshake_ms, 1, 600000, false, false},
       {"neigh_max", c->neigh_max, 16, 65536, false, false},
       {"huge_pages", c->huge_pages, 0, 2, false, false},
+      {"steering", c->steering, 0, NP_STEERING_COUNT - 1u, false, false},
       {"load_conns", c->load_conns, 1, c->conns_max, false, true},
       {"load_depth", c->load_depth, c->load_conns == 0 ? 0 : 1, NP_LOAD_DEPTH_MAX, false, false},
       {"carriers", c->carriers & ~(1u << NP_CARRIER_EPOLL | 1u << NP_CARRIER_URING), 0, 0, false, false},

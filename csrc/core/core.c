@@ -445,6 +445,7 @@ static uint32_t rx_queue(struct np_core *core, struct np_port_queue *q) {
   uint32_t parsed = parse_burst(core, n);
   if (NP_UNLIKELY(core->exc.count != 0)) parsed = np_exception_burst(core, q, parsed);
   uint32_t tcp = ip_burst(core, parsed);
+  if (NP_UNLIKELY((core->steer >> q->iface & 1u) != 0)) tcp = np_steer_burst(core, tcp);
   core->stray_hops = core->peer_count; /* once round, if need be */
   tcp = np_tcp_gro(core->tcp, core->pkt, tcp);
   np_tcp_prefetch(core->tcp, core->pkt, tcp);
@@ -490,6 +491,7 @@ static void flush_ports(struct np_core *core) {
     struct np_port_queue *q = cq->port;
     q->ops->flush(q);
     if (NP_LIKELY(q->down == cq->was_down && q->gone == cq->was_gone) || cq->kernels) continue;
+    if (core->link[q->iface].tx == q) np_steer_port(core, q->iface, !q->down);
     if (np_core_answer_room(core) == 0) continue; /* told in a later turn */
     cq->was_down = q->down;
     cq->was_gone = q->gone;
@@ -532,6 +534,7 @@ enum np_err np_core_attach(struct np_core *core, struct np_port_queue *queue, ui
   if (link->tx == NULL) {
     *link = (struct np_core_link){.tx = queue, .full_turn = UINT64_MAX};
     if (!queue->down) ifaces_up(core, iface, true);
+    np_steer_port(core, iface, !queue->down);
   }
   if (!np_timer_is_set(&core->tick)) {
     np_timer_set(&core->wheel, &core->tick, NP_TIMER_CORE, core->now_ns + NP_CORE_TICK_NS);
@@ -553,6 +556,8 @@ enum np_err np_core_detach(struct np_core *core, uint16_t iface) {
   if (kept == core->queue_count) return NP_ERR_NOTFOUND;
   core->queue_count = kept;
   core->link[iface].tx = NULL;
+  core->steer &= ~(1u << iface);
+  np_steer_port(core, iface, false);
   np_exception_detach(core, iface);
   ifaces_up(core, iface, false);
   return NP_ERR_OK;

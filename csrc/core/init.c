@@ -11,6 +11,7 @@ struct layout {
   size_t loan;
   size_t pool_stack;
   size_t mail;
+  size_t steer;
   size_t crypto;
   size_t ip;
   size_t tcp;
@@ -115,6 +116,7 @@ static void lay_out(const struct np_plane_config *c, uint32_t index, struct layo
   l->loan = take(&at, np_ring_bytes(l->loan_count, sizeof(struct np_loan)));
   l->pool_stack = take(&at, np_pool_stack_bytes(c->bufs_per_core));
   l->mail = take(&at, np_mail_bytes(c->cores));
+  l->steer = take(&at, np_steer_bytes(c));
   l->crypto = take(&at, np_crypto_bytes(&l->crypto_config));
   l->ip = take(&at, np_ip_bytes(&l->ip_config));
   l->tcp = take(&at, np_tcp_bytes(&l->tcp_config));
@@ -185,6 +187,7 @@ enum np_err np_core_init(void *mem, void *pool_mem, const struct np_plane_config
   }
   init_rings(core, base, config, &l);
   np_mail_init(core, base + l.mail, config->cores);
+  np_steer_init(core, base + l.steer, config);
   struct np_core_parts parts = {
       .ip_mem = base + l.ip,
       .tcp_mem = base + l.tcp,

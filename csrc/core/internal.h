@@ -146,6 +146,8 @@ struct np_core {
   uint32_t mail;           /* atomic: a peer left something; set by them, cleared here */
   uint32_t peer_count;     /* cores of the plane; 0 or 1: alone */
   uint32_t addrs_dirty;    /* interfaces, a bit each, of whose addresses Go has to be told */
+  uint32_t steer;          /* interfaces, a bit each, whose segments go to the core that their flow names */
+  uint64_t lane_told;      /* cores, a bit each, that have frames of ours and were not told yet */
   struct np_core_call *call; /* atomic: set by the control thread, cleared here */
   uint32_t carrier_count;
   struct np_core_carrier carrier[NP_CARRIER_COUNT];
@@ -167,6 +169,8 @@ struct np_core {
   uint32_t stray_hops;      /* of the segment in hand */
   struct np_ring **mail_in; /* from the core of that index; NULL for itself */
   struct np_ring **direct_in; /* struct np_stray, likewise: of connections opened here */
+  struct np_ring **lane_in;   /* frames, likewise (steer.c); NULL: the plane was made without */
+  uint32_t ports_up;          /* atomic: interfaces, a bit each, that a queue of ours sends by; for the lanes of others */
 };
 
 /* Memory and configuration of the layers, for np_core_join. */
@@ -294,6 +298,22 @@ uint32_t np_mail_receive(struct np_core *core);
 /* A copy of a frame that somebody else received: the network layer learns from it and answers nothing. */
 void np_mail_observe(struct np_core *core, uint16_t port, const void *frame, uint32_t bytes);
 bool np_mail_waits(struct np_core *core);
+/* There is something in a ring of to's. */
+void np_mail_tell(struct np_core *to);
+
+/* steer.c */
+
+/* Bytes of a core's rings for frames of other cores, and their making; 0 where only devices steer. */
+size_t np_steer_bytes(const struct np_plane_config *config);
+void np_steer_init(struct np_core *core, void *mem, const struct np_plane_config *config);
+/* From now on what comes by the interface is given to the core that its flow names. */
+void np_steer_attach(struct np_core *core, uint16_t iface);
+/* Gives away TCP's packets, core->pkt[0] to [n - 1], that are other cores'. Return: how many are left, in front. */
+uint32_t np_steer_burst(struct np_core *core, uint32_t n);
+/* Takes what other cores gave. Return: frames. */
+uint32_t np_steer_receive(struct np_core *core);
+/* Whether a queue of ours sends by the interface, for lanes of other cores. */
+void np_steer_port(struct np_core *core, uint16_t iface, bool up);
 
 /* config.c */
 

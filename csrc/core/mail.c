@@ -90,7 +90,7 @@ static bool is_answer(const struct np_pkt *pkt) {
 }
 
 /* The same protocol as towards Go (core.c): publish, flag, fence, look whether it sleeps. */
-static void tell(struct np_core *to) {
+void np_mail_tell(struct np_core *to) {
   /* release pairs with the acquire in np_mail_receive */
   __atomic_store_n(&to->mail, 1, __ATOMIC_RELEASE);
   __atomic_thread_fence(__ATOMIC_SEQ_CST);
@@ -111,7 +111,7 @@ static void deliver(struct np_core *core, uint16_t port, const void *data, uint3
     m->bytes = (uint16_t)bytes;
     memcpy(m->frame, data, bytes);
     np_ring_publish(ring, 1);
-    tell(to);
+    np_mail_tell(to);
   }
 }
 
@@ -135,7 +135,7 @@ static bool hand(struct np_core *core, struct np_core *to, struct np_ring *ring,
     at += b->len;
   }
   np_ring_publish(ring, 1);
-  tell(to);
+  np_mail_tell(to);
   core->counters->counter[NP_C_HANDED_ON]++;
   return true;
 }
@@ -214,16 +214,20 @@ static struct np_buf *stray_frame(struct np_core *core, const struct np_stray *m
  * passed it on the core it came to; here the interface may not even have a queue. */
 static void take_stray(struct np_core *core, const struct np_stray *m) {
   struct np_buf *b = stray_frame(core, m);
-  if (b == NULL) return;
+  core->counters->counter[NP_C_RX_PKTS]++;
+  core->counters->counter[NP_C_RX_BYTES] += m->bytes;
+  if (b == NULL) {
+    core->counters->drop[NP_DROP_NO_BUFFER]++;
+    return;
+  }
   b->frame_off = (uint16_t)b->data_off;
   b->frame_len = (uint16_t)b->len;
   struct np_pkt pkt;
-  if (np_wire_parse(b, &pkt) != NP_WIRE_OK || pkt.l4_proto != NP_PROTO_TCP) { /* it was well formed before */
-    np_buf_put_chain(b);
+  enum np_drop why = np_wire_parse(b, &pkt);
+  if (why != NP_WIRE_OK || pkt.l4_proto != NP_PROTO_TCP) { /* it was well formed before */
+    np_core_drop_rx(core, b, why == NP_WIRE_OK ? NP_DROP_IP_PROTO : why);
     return;
   }
-  core->counters->counter[NP_C_RX_PKTS]++;
-  core->counters->counter[NP_C_RX_BYTES] += m->bytes;
   core->stray_hops = m->hops;
   np_tcp_input(core->tcp, &pkt, core->now_ns);
 }
@@ -248,6 +252,7 @@ uint32_t np_mail_receive(struct np_core *core) {
   /* cleared before the rings are read: what comes later sets it again */
   (void)__atomic_exchange_n(&core->mail, 0, __ATOMIC_ACQ_REL);
   uint32_t taken = receive_strays(core);
+  if (core->lane_in != NULL) taken += np_steer_receive(core);
   if (taken > 0) __atomic_store_n(&core->mail, 1, __ATOMIC_RELAXED); /* as below */
   for (uint32_t i = 0; i < core->peer_count; i++) {
     struct np_ring *ring = core->mail_in[i];

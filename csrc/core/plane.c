@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "core/numa.h"
 #include "core/plane.h"
 
 #ifndef MADV_POPULATE_WRITE
@@ -44,16 +45,17 @@ static int populate(void *mem, size_t bytes) {
   return 0;
 }
 
-static int map_huge(struct np_plane_map *map, size_t bytes) {
+static int map_huge(struct np_plane_map *map, size_t bytes, int32_t node) {
   size_t rounded = round_up(bytes, HUGE_PAGE_BYTES);
   void *mem = mmap(NULL, rounded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
   if (mem == MAP_FAILED) return errno;
   *map = (struct np_plane_map){.base = mem, .bytes = rounded, .mem = mem, .page_bytes = HUGE_PAGE_BYTES};
+  if (node >= 0) (void)np_numa_prefer(mem, rounded, node); /* a wish */
   return populate(mem, rounded);
 }
 
 /* Aligned to 2 MiB, so that the kernel can use huge pages by itself where none are reserved. */
-static int map_ordinary(struct np_plane_map *map, size_t bytes, bool advise) {
+static int map_ordinary(struct np_plane_map *map, size_t bytes, int32_t node, bool advise) {
   size_t rounded = round_up(bytes, HUGE_PAGE_BYTES);
   size_t padded = rounded + HUGE_PAGE_BYTES;
   void *base = mmap(NULL, padded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -61,6 +63,7 @@ static int map_ordinary(struct np_plane_map *map, size_t bytes, bool advise) {
   void *mem = (void *)round_up((uint64_t)(uintptr_t)base, HUGE_PAGE_BYTES);
   *map = (struct np_plane_map){.base = base, .bytes = padded, .mem = mem};
   if (advise) (void)madvise(mem, rounded, MADV_HUGEPAGE); /* a wish: kernels without it refuse */
+  if (node >= 0) (void)np_numa_prefer(mem, rounded, node);
   int sys = populate(mem, bytes);
   if (sys == 0) (void)mlock(mem, bytes); /* without the right to lock, swapping is the operator's choice */
   return sys;
@@ -71,20 +74,20 @@ static void unmap(struct np_plane_map *map) {
   map->base = NULL;
 }
 
-static enum np_err map_memory(struct np_plane_map *map, size_t bytes, uint8_t huge, const char *what, uint32_t core,
+static enum np_err map_memory(struct np_worker *w, struct np_plane_map *map, size_t bytes, uint8_t huge, const char *what,
                               struct np_err_detail *detail) {
-  int sys = huge != 0 ? map_huge(map, bytes) : ENOMEM;
+  int sys = huge != 0 ? map_huge(map, bytes, w->node) : ENOMEM;
   if (sys == 0) return NP_ERR_OK;
   unmap(map);
   if (huge == 2) {
     np_err_detail_set(detail, sys, "take %zu MiB of huge pages for core %u's %s (see nr_hugepages)",
-                      (bytes >> 20) + 1, core, what);
+                      (bytes >> 20) + 1, w->index, what);
     return NP_ERR_NOMEM;
   }
-  sys = map_ordinary(map, bytes, huge != 0);
+  sys = map_ordinary(map, bytes, w->node, huge != 0);
   if (sys == 0) return NP_ERR_OK;
   unmap(map);
-  np_err_detail_set(detail, sys, "take %zu MiB for core %u's %s", (bytes >> 20) + 1, core, what);
+  np_err_detail_set(detail, sys, "take %zu MiB for core %u's %s", (bytes >> 20) + 1, w->index, what);
   return NP_ERR_NOMEM;
 }
 
@@ -93,11 +96,12 @@ static enum np_err create_worker(struct np_plane *plane, uint32_t index, struct 
   struct np_worker *w = &plane->worker[index];
   w->index = index;
   w->cpu = c->cpu[index];
+  w->node = np_numa_node("/sys", w->cpu);
   w->idle_spin_ns = c->idle_spin_ns;
-  enum np_err err = map_memory(&w->core_map, np_core_bytes(c), c->huge_pages, "tables", index, detail);
+  enum np_err err = map_memory(w, &w->core_map, np_core_bytes(c), c->huge_pages, "tables", detail);
   if (err != NP_ERR_OK) return err;
   size_t pool_bytes = (size_t)c->bufs_per_core * c->chunk_bytes;
-  err = map_memory(&w->pool_map, pool_bytes, c->huge_pages, "buffers", index, detail);
+  err = map_memory(w, &w->pool_map, pool_bytes, c->huge_pages, "buffers", detail);
   if (err != NP_ERR_OK) return err;
   err = np_core_init(w->core_map.mem, w->pool_map.mem, c, index, np_clock_ns(), &w->core, detail);
   if (err != NP_ERR_OK) return err;
@@ -127,6 +131,20 @@ static void destroy_worker(struct np_worker *w) {
   unmap(&w->pool_map);
 }
 
+/* Which cores have a CPU to themselves: not those whose CPU another core has, and none of the unpinned ones where all
+ * cores are more than the CPUs that this process may use. */
+static void find_shared(struct np_plane *plane) {
+  const struct np_plane_config *c = &plane->config;
+  cpu_set_t set;
+  uint32_t cpus = UINT32_MAX;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) cpus = (uint32_t)CPU_COUNT(&set);
+  for (uint32_t i = 0; i < c->cores; i++) {
+    struct np_worker *w = &plane->worker[i];
+    w->shared = w->cpu < 0 && c->cores > cpus;
+    for (uint32_t k = 0; k < c->cores && w->cpu >= 0; k++) w->shared |= k != i && c->cpu[k] == w->cpu;
+  }
+}
+
 enum np_err np_plane_create(const struct np_plane_config *config, struct np_plane **out, struct np_err_detail *detail) {
   *out = NULL;
   enum np_err err = np_plane_config_check(config, detail);
@@ -146,6 +164,7 @@ enum np_err np_plane_create(const struct np_plane_config *config, struct np_plan
   struct np_core *cores[NP_CORES_MAX];
   for (uint32_t i = 0; i < config->cores; i++) cores[i] = plane->worker[i].core;
   np_mail_join(cores, config->cores);
+  find_shared(plane);
   *out = plane;
   return NP_ERR_OK;
 }
@@ -213,6 +232,11 @@ static void sleep_until_needed(struct np_worker *w) {
   __atomic_store_n(&cmd->cons_sleeping, 0, __ATOMIC_RELAXED);
 }
 
+static uint64_t let_others(void) {
+  sched_yield();
+  return np_clock_ns();
+}
+
 static void *poll_thread(void *arg) {
   struct np_worker *w = arg;
   struct np_core *core = w->core;
@@ -226,9 +250,12 @@ static void *poll_thread(void *arg) {
       core->counters->counter[NP_C_BUSY_NS] += after - now;
       last_work = after;
       w->quiet_ns = 0;
+      if (NP_UNLIKELY(w->shared)) after = let_others(); /* each turn: nobody waits for a time slice */
     } else if (after - last_work >= w->idle_spin_ns) {
       sleep_until_needed(w);
       after = np_clock_ns();
+    } else if (NP_UNLIKELY(w->shared)) {
+      after = let_others();
     } else {
       NP_PAUSE();
     }

@@ -26,6 +26,8 @@ struct np_worker {
   uint32_t stop; /* atomic; written by the control thread */
   uint32_t index;
   int32_t cpu;
+  int32_t node;  /* NUMA node its memory is wanted from; -1: any */
+  bool shared;   /* other cores run on its CPU: it yields */
   bool running;  /* control thread's view: to be joined */
 };
 

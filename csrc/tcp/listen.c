@@ -49,6 +49,8 @@ struct np_tcp_listener *np_tcp_listener_find(struct np_tcp *tcp, const struct np
   return any;
 }
 
+bool np_tcp_listens(struct np_tcp *tcp, const struct np_flow *flow) { return np_tcp_listener_find(tcp, flow) != NULL; }
+
 /* c is no longer half open. */
 void np_tcp_listener_ready(struct np_tcp *tcp, struct np_tcp_conn *c) {
   if (!(c->flags & NP_TF_PASSIVE)) return;

@@ -118,6 +118,10 @@ struct np_tcp *np_tcp_init(void *mem, const struct np_tcp_config *config, const 
  * dropped itself, exactly one of them. drop is told of each drop before the buffer is freed
  * (for captures); set it once with np_tcp_on_drop. */
 void np_tcp_input(struct np_tcp *tcp, struct np_pkt *pkt, uint64_t now_ns);
+/* Keyed by the configuration's secret: the same on every core of a plane. Never 0. */
+uint32_t np_tcp_flow_hash(const struct np_tcp *tcp, const struct np_flow *flow);
+/* Whether a SYN of flow would find a listener. */
+bool np_tcp_listens(struct np_tcp *tcp, const struct np_flow *flow);
 /* Optional stage before input: hashes flows and prefetches connections of a burst. */
 void np_tcp_prefetch(struct np_tcp *tcp, struct np_pkt *pkts, uint32_t n);
 /* Optional stage before np_tcp_prefetch: joins segments that continue each other (gro.c). pkts: TCP's

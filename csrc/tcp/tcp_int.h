@@ -568,7 +568,6 @@ struct np_tcp_conn *np_tcp_find(struct np_tcp *tcp, const struct np_flow *flow, 
 struct np_tcp_conn *np_tcp_expected(struct np_tcp *tcp, const struct np_pkt *pkt);
 void np_tcp_table_add(struct np_tcp *tcp, struct np_tcp_conn *c);
 void np_tcp_table_del(struct np_tcp *tcp, struct np_tcp_conn *c);
-uint32_t np_tcp_flow_hash(const struct np_tcp *tcp, const struct np_flow *flow);
 
 /* conn.c */
 struct np_tcp_conn *np_tcp_conn_new(struct np_tcp *tcp, const struct np_flow *flow, uint32_t hash);

@@ -10,8 +10,11 @@ import (
 type Size int64
 
 // CPUs are the CPUs of the poll cores, written as a list ("2-3", [2, 3]) or a count
-// (2: CPUs 0 and 1).
+// (2), which is a list of AnyCPU: as many of those that the process may use.
 type CPUs []int
+
+// AnyCPU stands for a CPU that Place chooses.
+const AnyCPU = -1
 
 // Config is everything npd can be told. Field tags are the schema: key is the
 // TOML key, default its default, oneof the words it may be, min and max its
@@ -85,7 +88,8 @@ type Logging struct {
 type Dataplane struct {
 	Backend        string `key:"backend" default:"auto" oneof:"auto|dpdk|af_xdp|af_packet|tap" doc:"of interfaces that don't say: auto tries dpdk (with a device), af_xdp zero-copy, af_xdp copy, af_packet; another word begins there"`
 	OnFallback     string `key:"on_fallback" default:"warn" oneof:"allow|warn|fail" doc:"when an interface or listener gets a lower backend than it asked for"`
-	Cores          CPUs   `key:"cores" default:"1" doc:"CPUs of the poll cores: a list (\"1-3\", [2, 3]) or a count (2: CPUs 0 and 1)"`
+	Cores          CPUs   `key:"cores" default:"1" doc:"CPUs of the poll cores: a list (\"1-3\", [2, 3]), or a count (2: the first two that npd may use; more cores than CPUs take turns on them)"`
+	Steering       string `key:"steering" default:"auto" oneof:"auto|device|software" doc:"which core gets a flow: device: the one whose queue the device picks; software: by a hash, handed on by the core that received it; auto: software where an interface has fewer queues than there are cores"`
 	Hugepages      string `key:"hugepages" default:"auto" oneof:"auto|off|must|reserve" doc:"2 MiB pages for packet memory: auto when there are any; reserve makes npd reserve them on the cores' NUMA nodes while it runs"`
 	Crypto         string `key:"crypto" default:"auto" oneof:"auto|portable" doc:"portable: libcrypto even where libipsec-mb works"`
 	GRO            bool   `key:"gro" default:"true" doc:"join received TCP segments of a burst that continue each other"`

@@ -42,7 +42,7 @@ func (c *Config) Values() []Value {
 
 // exampleSet are the values the example states rather than mentions.
 var exampleSet = map[string]string{
-	"dataplane.cores":            "[0]",
+	"dataplane.cores":            "1",
 	"dataplane.udp_echo_port":    "7",
 	"dataplane.udp_discard_port": "9",
 	"protocol.allow_any_peer":    "true",

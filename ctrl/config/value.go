@@ -231,8 +231,8 @@ func parseCPUs(v any, text bool) (CPUs, error) {
 		if v < 1 || v > 64 {
 			return nil, fmt.Errorf("got %d, %s", v, want)
 		}
-		for i := range int(v) {
-			out = append(out, i)
+		for range int(v) {
+			out = append(out, AnyCPU)
 		}
 		return out, nil
 	case []any:
@@ -263,6 +263,9 @@ func format(v reflect.Value) string {
 	case Size:
 		return formatSize(x)
 	case CPUs:
+		if x.Counted() {
+			return strconv.Itoa(len(x))
+		}
 		return strings.ReplaceAll(fmt.Sprint([]int(x)), " ", ", ")
 	case netip.AddrPort:
 		return strconv.Quote(AddrPortString(x))

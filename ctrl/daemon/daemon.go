@@ -29,6 +29,7 @@ import (
 	"github.com/np-appliance/np/dataplane/events"
 	"github.com/np-appliance/np/dataplane/ksock"
 	"github.com/np-appliance/np/dataplane/netconn"
+	"github.com/np-appliance/np/dataplane/xdp"
 	"github.com/np-appliance/np/hugepages"
 )
 
@@ -267,16 +268,23 @@ func (d *Daemon) sockets() (out [2]net.Listener, err error) {
 func (d *Daemon) makePlane(ctx context.Context) error {
 	c := d.cfg
 	mtu := 0
+	cards := map[string]xdp.Interface{}
 	for i := range c.Interfaces {
 		p := portConfig(c, &c.Interfaces[i])
 		dev, err := d.o.System.Inspect(p.Name)
 		if err != nil {
 			dev.MTU = p.MTU // nothing else is known of it yet
+		} else {
+			cards[p.Name] = dev
 		}
 		mtu = max(mtu, ports.MTU(&p, &dev))
 	}
 	d.probe()
 	pc := planeConfig(c, mtu)
+	if err := d.placeCores(c, pc); err != nil {
+		return err
+	}
+	d.farCards(pc, cards)
 	d.carriers(c, pc)
 	if c.Dataplane.Hugepages == "reserve" {
 		d.reserve(c, pc)

@@ -529,7 +529,7 @@ func TestReload(t *testing.T) {
 	changed = strings.Replace(changed, "allow_any_peer = true", "allow_any_peer = false", 1)
 	reload(changed, "nobody may connect")
 	// what needs a restart, and what is wrong, change nothing
-	reload(strings.Replace(changed, "cores = [0]", "cores = [0, 1]", 1), "a restart is needed for dataplane.cores")
+	reload(strings.Replace(changed, "cores = 1", "cores = [0, 1]", 1), "a restart is needed for dataplane.cores")
 	reload(changed+"[servr]\n", "unknown section")
 	// a step that fails takes the others back
 	w.plane.Fail("Listen", 1, dataplane.CodeAddrinuse)

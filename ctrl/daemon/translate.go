@@ -60,6 +60,12 @@ func planeConfig(c *config.Config, mtu int) *dataplane.Config {
 	p.TCP.RcvStart = int(c.TCP.InitialWindow)
 	p.Exception = dataplane.ExceptionConfig{Rate: c.Exception.Rate, TCPPorts: narrow[uint16](c.Exception.TCPPorts),
 		UDPPorts: narrow[uint16](c.Exception.UDPPorts), Protocols: narrow[uint8](c.Exception.Protocols)}
+	switch c.Dataplane.Steering {
+	case "device":
+		p.Steering = dataplane.SteeringDevice
+	case "software":
+		p.Steering = dataplane.SteeringSoftware
+	}
 	if mtu > ports.MTUSmall {
 		p.ChunkBytes = 4096
 	}

@@ -188,7 +188,7 @@ func (m *Machine) link(it *config.Interface, n *nic.NIC) Result {
 
 // queues: each core wants one.
 func (m *Machine) queues(it *config.Interface, n *nic.NIC) Result {
-	cores := len(m.Config.Dataplane.Cores)
+	cores := len(m.cores())
 	now, most := m.Probes.Channels(it.Name)
 	have := n.RXQueues
 	if now > 0 {
@@ -199,6 +199,9 @@ func (m *Machine) queues(it *config.Interface, n *nic.NIC) Result {
 		r.Level, r.Found, r.Cost = Warn, fmt.Sprintf("%d receive queues, %d asked for", have, it.Queues), "the others are not opened"
 	} else if have < cores {
 		r.Level, r.Cost = Warn, fmt.Sprintf("%d cores get packets of it only from other cores", cores-have)
+		if m.Config.Dataplane.Steering == "device" {
+			r.Cost = fmt.Sprintf("%d cores get no packets of it ([dataplane] steering)", cores-have)
+		}
 	}
 	if r.Level != OK && most > have {
 		r.Cure = fmt.Sprintf("ethtool -L %s combined %d", it.Name, min(most, max(cores, it.Queues)))
@@ -262,8 +265,13 @@ func (m *Machine) cpus() []Result {
 		return one(Result{Check: "cpu", Level: Warn, Found: "the CPUs in use can't be read", Cost: "cores can't be checked"})
 	}
 	isolated, _ := host.CPUs(host.Text(m.Files, dir+"/isolated"))
-	cores := m.Config.Dataplane.Cores
+	all := m.cores()
+	cores := slices.Compact(slices.Sorted(slices.Values(all)))
 	var out []Result
+	if len(cores) < len(all) {
+		out = append(out, Result{Check: "cpu", On: "turns", Level: Warn, Found: fmt.Sprintf("%d cores on %d CPUs", len(all), len(cores)),
+			Cost: "they take turns: packets wait for the other core's turn to end", Cure: fmt.Sprintf("set [dataplane] cores to %d or fewer", len(cores))})
+	}
 	var shared []int
 	for _, c := range cores {
 		on := fmt.Sprintf("CPU %d", c)
@@ -290,6 +298,21 @@ func (m *Machine) cpus() []Result {
 	return append(out, m.clock()...)
 }
 
+// cores are the CPUs that npd would choose for its cores, all CPUs being allowed to it; those of the
+// configuration where it names some that are not there.
+func (m *Machine) cores() []int {
+	online, err := host.CPUs(host.Text(m.Files, "sys/devices/system/cpu/online"))
+	if err != nil || len(online) == 0 {
+		for i := range m.Config.Dataplane.Cores {
+			online = append(online, i)
+		}
+	}
+	if out, err := m.Config.Dataplane.Cores.Place(online); err == nil {
+		return out
+	}
+	return m.Config.Dataplane.Cores
+}
+
 func (m *Machine) governor(c int) []Result {
 	file := fmt.Sprintf("sys/devices/system/cpu/cpu%d/cpufreq/scaling_governor", c)
 	is := host.Text(m.Files, file)
@@ -309,7 +332,7 @@ func (m *Machine) governor(c int) []Result {
 func (m *Machine) sibling(c int) []Result {
 	list, _ := host.CPUs(host.Text(m.Files, fmt.Sprintf("sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", c)))
 	for _, s := range list {
-		if s > c && slices.Contains(m.Config.Dataplane.Cores, s) {
+		if s > c && slices.Contains(m.cores(), s) {
 			return one(Result{Check: "cpu", On: fmt.Sprintf("CPU %d", c), Level: Warn, Found: fmt.Sprintf("CPU %d is the other thread of the same core, and a poll core too", s),
 				Cost: "the two share one core's units: far less than twice the rate", Cure: fmt.Sprintf("set [dataplane] cores without %d, or: echo off > /sys/devices/system/cpu/smt/control", s)})
 		}

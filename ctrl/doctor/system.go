@@ -216,7 +216,7 @@ func (m *Machine) ioUring() []Result {
 // nodesOfCores are the NUMA nodes of the configured cores, and how many cores each has.
 func (m *Machine) nodesOfCores() (nodes []int, cores map[int]int) {
 	cores = map[int]int{}
-	for _, c := range m.Config.Dataplane.Cores {
+	for _, c := range m.cores() {
 		n := hugepages.NodeOf(m.Files, c)
 		if cores[n] == 0 {
 			nodes = append(nodes, n)

@@ -1,11 +1,13 @@
 package host
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -140,6 +142,33 @@ func CPUs(s string) ([]int, error) {
 		for c := first; c <= last; c++ { // bound: 65,536
 			out = append(out, c)
 		}
+	}
+	return out, nil
+}
+
+// UsableCPUs are the CPUs that this process may use: those of its affinity and its
+// cpuset that are there.
+func UsableCPUs(f fs.FS) ([]int, error) {
+	var out []int
+	for line := range strings.SplitSeq(Text(f, "proc/self/status"), "\n") {
+		list, found := strings.CutPrefix(line, "Cpus_allowed_list:")
+		if !found {
+			continue
+		}
+		var err error
+		if out, err = CPUs(list); err != nil {
+			return nil, err
+		}
+	}
+	online, err := CPUs(Text(f, "sys/devices/system/cpu/online"))
+	if err != nil {
+		return nil, err
+	}
+	if len(online) > 0 { // no list: a container without /sys
+		out = slices.DeleteFunc(out, func(c int) bool { return !slices.Contains(online, c) })
+	}
+	if len(out) == 0 {
+		return nil, errors.New("/proc/self/status: expected Cpus_allowed_list, the CPUs that the process may use")
 	}
 	return out, nil
 }

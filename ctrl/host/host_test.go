@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"testing"
+	"testing/fstest"
 
 	"github.com/np-appliance/np/ctrl/host"
 )
@@ -54,6 +55,22 @@ func TestWords(t *testing.T) {
 	for _, s := range []string{"a", "3-1", "-1", "0-999999"} {
 		if _, err := host.CPUs(s); err == nil {
 			t.Errorf("%q is a list", s)
+		}
+	}
+}
+
+func TestUsableCPUs(t *testing.T) {
+	for _, c := range []struct {
+		allowed, online string
+		want            []int
+	}{{"0-127", "0-3", []int{0, 1, 2, 3}}, {"2-3,7", "0-6", []int{2, 3}}, {"1", "", []int{1}}, {"4", "0-3", nil}, {"a", "0", nil}, {"", "0", nil}} {
+		f := fstest.MapFS{"proc/self/status": {Data: []byte("Name:\tnpd\nCpus_allowed:\tff\nCpus_allowed_list:\t" + c.allowed + "\nMems_allowed:\t1\n")}}
+		if c.online != "" {
+			f["sys/devices/system/cpu/online"] = &fstest.MapFile{Data: []byte(c.online + "\n")}
+		}
+		got, err := host.UsableCPUs(f)
+		if !reflect.DeepEqual(got, c.want) || (err == nil) != (c.want != nil) {
+			t.Errorf("%q of %q: %v, %v", c.allowed, c.online, got, err)
 		}
 	}
 }

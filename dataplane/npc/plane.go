@@ -28,6 +28,7 @@ import (
 type Plane struct {
 	c     *C.struct_np_plane
 	chunk int
+	steer dataplane.Steering
 	cores []*core
 	info  dataplane.Info
 
@@ -67,7 +68,7 @@ func New(cfg *dataplane.Config) (dataplane.Plane, error) {
 	if err := encodeConfig(&cc, cfg); err != nil {
 		return nil, fmt.Errorf("start data plane: %w", err)
 	}
-	p := &Plane{stop: make(chan struct{}), setup: make(chan struct{}, 1),
+	p := &Plane{steer: cfg.Steering, stop: make(chan struct{}), setup: make(chan struct{}, 1),
 		listeners: map[uint64]dataplane.ListenerID{}, handles: map[dataplane.ListenerID][]uint64{}}
 	code := C.np_plane_create(&cc, &p.c, &detail)
 	clear(bytesOf(&cc.secret))
@@ -174,6 +175,12 @@ func encodeConfig(cc *C.struct_np_plane_config, cfg *dataplane.Config) error {
 	}
 	if err := encodeException(&cc.exception, &cfg.Exception); err != nil {
 		return err
+	}
+	if cfg.Steering > dataplane.SteeringSoftware {
+		return fmt.Errorf("%w: Steering is %d", dataplane.CodeInvalid, cfg.Steering)
+	}
+	if cfg.Steering == dataplane.SteeringDevice {
+		cc.steering = C.NP_STEERING_DEVICE
 	}
 	cc.force_portable_crypto = flag(cfg.PortableCrypto)
 	cc.no_gro = flag(cfg.NoGRO)

@@ -33,12 +33,14 @@ type queue struct {
 	dataplane.Queue
 	c       *C.struct_np_port_queue
 	kernels bool // of the TAP by which the kernel gets what is not ours
+	steer   bool // its core gives flows to the cores that they hash to
+	lane    bool // by which a core without a queue sends
 }
 
 func (i *iface) list() []dataplane.Queue {
 	out := make([]dataplane.Queue, 0, len(i.queues))
 	for _, q := range i.queues {
-		if !q.kernels {
+		if !q.kernels && !q.lane {
 			out = append(out, q.Queue)
 		}
 	}
@@ -64,15 +66,26 @@ func (p *Plane) openQueues(cfg *dataplane.InterfaceConfig) ([]queue, error) {
 		return nil, err
 	}
 	cfg.Queues = len(qs)
-	if cfg.Exception == "" {
-		return qs, nil
+	device := slices.Clone(qs)
+	if cfg.Exception != "" {
+		kernels, err := p.openException(cfg, device)
+		if err != nil {
+			p.closeQueues(qs)
+			return nil, err
+		}
+		qs = append(qs, kernels...)
 	}
-	kernels, err := p.openException(cfg, qs)
+	lanes, err := p.openLanes(device)
 	if err != nil {
-		p.closeQueues(qs)
-		return nil, err
+		p.closeQueues(append(qs, lanes...))
+		return nil, fmt.Errorf("open lanes of %s: %w", cfg.Name, err)
 	}
-	return append(qs, kernels...), nil
+	if len(lanes) > 0 || p.steer == dataplane.SteeringSoftware && len(p.cores) > 1 {
+		for i := range device {
+			qs[i].steer = true
+		}
+	}
+	return append(qs, lanes...), nil
 }
 
 // opener is the function that opens queues by a backend, nil when this build has none.
@@ -88,6 +101,28 @@ func (p *Plane) opener(b dataplane.Backend) func(*dataplane.InterfaceConfig) ([]
 		}
 	}
 	return nil
+}
+
+// openLanes gives each core without a queue of a device a way to send by it, unless
+// devices alone are to steer. On error it returns what it opened.
+func (p *Plane) openLanes(device []queue) ([]queue, error) {
+	var out []queue
+	if p.steer == dataplane.SteeringDevice {
+		return nil, nil
+	}
+	for core := range p.cores {
+		if slices.ContainsFunc(device, func(q queue) bool { return q.Core == core }) {
+			continue
+		}
+		at := device[core%len(device)]
+		lane := queue{Queue: dataplane.Queue{Queue: at.Queue.Queue, Core: core, FD: -1}, lane: true}
+		var detail C.struct_np_err_detail
+		if code := C.np_plane_lane_open(p.c, at.c, C.uint32_t(core), &lane.c, &detail); code != C.NP_ERR_OK {
+			return out, failure(fmt.Sprintf("core %d", core), code, &detail)
+		}
+		out = append(out, lane)
+	}
+	return out, nil
 }
 
 // openXDP opens AF_XDP sockets.
@@ -140,6 +175,9 @@ func (p *Plane) attach(ctx context.Context, id dataplane.InterfaceID, qs []queue
 		r := request{op: C.NP_CMD_PORT_ATTACH, handle: pointer(unsafe.Pointer(q.c)), arg: uint32(id)}
 		if q.kernels {
 			r.flags = C.NP_CMD_F_KERNEL
+		}
+		if q.steer {
+			r.flags |= C.NP_CMD_F_STEER
 		}
 		_, err := p.cores[q.Core].one(ctx, r)
 		if err != nil {

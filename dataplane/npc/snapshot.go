@@ -116,7 +116,7 @@ func (p *Plane) QueueStats(id dataplane.InterfaceID) []dataplane.QueueStats {
 	}
 	var out []dataplane.QueueStats
 	for _, q := range port.queues {
-		if q.kernels {
+		if q.kernels || q.lane {
 			continue
 		}
 		var s C.struct_np_queue_stats

@@ -35,7 +35,8 @@ enum np_cmd_op {
   NP_CMD_ROUTE_ADD,    /* body: struct np_cmd_route */
   NP_CMD_ROUTE_DEL,
   NP_CMD_PORT_ATTACH,  /* handle: struct np_port_queue pointer from np_plane_*_open; arg: iface. NP_CMD_F_KERNEL: the
-                          TAP by which the kernel gets what is not ours of that interface, attached after its port */
+                          TAP by which the kernel gets what is not ours of that interface, attached after its port.
+                          NP_CMD_F_STEER: the core gives TCP segments that come by it to the cores that their flows name */
   NP_CMD_PORT_DETACH,  /* arg: iface; after DONE the control side may close the queue */
   NP_CMD_LISTEN,       /* body: struct np_cmd_listen; DONE.handle: listener */
   NP_CMD_UNLISTEN,     /* handle: listener */
@@ -72,6 +73,7 @@ enum np_cmd_op {
 #define NP_CMD_F_ACK 0x1u
 #define NP_CMD_F_MORE 0x2u
 #define NP_CMD_F_KERNEL 0x4u
+#define NP_CMD_F_STEER 0x8u
 
 enum np_conn_setting {
   NP_CONN_SET_CC,          /* enum np_cc */

@@ -29,6 +29,13 @@ struct np_exception_config {
   uint32_t pad;
 };
 
+/* What decides which core a flow's packets go to. */
+enum np_steering {
+  NP_STEERING_ANY,    /* the device, or cores with NP_CMD_F_STEER: there are rings for it */
+  NP_STEERING_DEVICE, /* devices alone: no memory is taken for the other */
+  NP_STEERING_COUNT
+};
+
 struct np_plane_config {
   uint32_t abi_version;      /* NP_ABI_VERSION, checked */
   uint32_t cores;            /* 1 to NP_CORES_MAX */
@@ -89,6 +96,8 @@ struct np_plane_config {
   uint32_t rdma_conns_max;     /* per core: sessions for np_plane_rdma_open's connections */
   uint8_t secret[64];          /* random; wiped in the caller's copy by the caller */
   struct np_exception_config exception;
+  uint32_t steering;           /* enum np_steering */
+  uint32_t pad_end;
 };
 
 /* Detail of a failure, filled in the same call that failed. */
@@ -196,6 +205,11 @@ struct np_dpdk_info {
 uint8_t np_plane_has_dpdk(void);
 enum np_err np_plane_dpdk_open(struct np_plane *plane, const struct np_dpdk_args *args, struct np_port_queue **out,
                                struct np_dpdk_info *info, struct np_err_detail *detail);
+/* A lane: core, which has no queue of a device, sends by queue, which is another core's. Attached, detached and closed
+ * as a queue; nothing comes by it: the core of queue hands it what is its own (NP_CMD_F_STEER).
+ * Errors: NP_ERR_INVALID, NP_ERR_STATE (NP_STEERING_DEVICE), NP_ERR_NOMEM. */
+enum np_err np_plane_lane_open(struct np_plane *plane, struct np_port_queue *queue, uint32_t core,
+                               struct np_port_queue **out, struct np_err_detail *detail);
 /* Closes a queue, whatever opened it, that is not (or no longer) attached: after NP_CMD_PORT_DETACH was DONE, or after
  * np_plane_stop. Ends the socket or device queue, then has the core take back every buffer that was held
  * there: when it returns they are in the pool. Blocks: some milliseconds. queue is invalid afterwards. */

@@ -275,12 +275,81 @@ static void test_bad_queue(void **state) {
   np_plane_destroy(plane);
 }
 
+/* The core takes a command and answers, if only that there is nothing to detach. */
+static void answers(struct np_core_shared *s, uint32_t token) {
+  struct np_cmd cmd = {.op = NP_CMD_PORT_DETACH, .token = token};
+  submit(s, &cmd);
+  struct np_event ev = await(s);
+  assert_int_equal(ev.op, NP_EV_DONE);
+  assert_int_equal(ev.token, token);
+}
+
+/* Four cores that never sleep, on one CPU: each turns and answers. */
+static void test_one_cpu(void **state) {
+  (void)state;
+  cpu_set_t set;
+  int32_t cpu = 0;
+  assert_int_equal(sched_getaffinity(0, sizeof set, &set), 0);
+  while (!CPU_ISSET((unsigned)cpu, &set)) cpu++; /* bound: CPU_SETSIZE, one is set */
+  struct np_plane_config c = small(4);
+  c.idle_spin_ns = UINT64_MAX;
+  for (uint32_t i = 0; i < 4; i++) c.cpu[i] = cpu;
+  struct np_plane *plane = create(&c);
+  for (uint32_t i = 0; i < 4; i++) assert_true(plane->worker[i].shared);
+  start(plane);
+  for (uint32_t k = 0; k < 8; k++) {
+    for (uint32_t i = 0; i < 4; i++) answers(np_plane_core(plane, i), k * 4 + i + 1);
+  }
+  pause_ms(20);
+  np_plane_stop(plane);
+  for (uint32_t i = 0; i < 4; i++) assert_true(counter(np_plane_core(plane, i), NP_C_TURNS) > 0);
+  np_plane_destroy(plane);
+  c.cpu[1] = c.cpu[2] = c.cpu[3] = -1; /* and there are fewer CPUs than cores, or not */
+  plane = create(&c);
+  assert_false(plane->worker[0].shared);
+  assert_true(plane->worker[1].shared == (CPU_COUNT(&set) < 4));
+  np_plane_destroy(plane);
+}
+
+/* Lanes are another core's, and there are none where only devices steer. */
+static void test_lanes(void **state) {
+  (void)state;
+  struct np_plane_config c = small(2);
+  struct np_plane *plane = create(&c);
+  struct np_port_queue *lane = NULL;
+  struct np_err_detail detail = {.sys = 0};
+  struct np_raw_args args = {.ifname = "npl0", .queues = 1, .mtu_bytes = 1500, .kind = NP_RAW_TAP};
+  struct np_port_queue *tap = NULL;
+  int32_t fd = -1;
+  assert_int_equal(np_plane_lane_open(plane, NULL, 1, &lane, &detail), NP_ERR_INVALID);
+  assert_int_equal(np_plane_lane_open(plane, NULL, 2, &lane, &detail), NP_ERR_INVALID);
+  if (unshare(CLONE_NEWNET) != 0 || np_plane_raw_open(plane, &args, &tap, &fd, &detail) != NP_ERR_OK) {
+    np_plane_destroy(plane);
+    skip(); /* not root, or no TUN */
+  }
+  assert_int_equal(np_plane_lane_open(plane, tap, 0, &lane, &detail), NP_ERR_INVALID);
+  assert_non_null(strstr(detail.text, "another core's"));
+  assert_int_equal(np_plane_lane_open(plane, tap, 1, &lane, &detail), NP_ERR_OK);
+  assert_int_equal(lane->mtu_bytes, tap->mtu_bytes);
+  np_plane_queue_close(plane, tap);
+  np_plane_destroy(plane); /* closes the lane */
+  c.steering = NP_STEERING_DEVICE;
+  plane = create(&c);
+  assert_int_equal(np_plane_raw_open(plane, &args, &tap, &fd, &detail), NP_ERR_OK);
+  assert_int_equal(np_plane_lane_open(plane, tap, 1, &lane, &detail), NP_ERR_STATE);
+  np_plane_destroy(plane);
+  c.steering = NP_STEERING_COUNT;
+  assert_int_equal(np_plane_create(&c, &plane, &detail), NP_ERR_INVALID);
+  assert_non_null(strstr(detail.text, "steering"));
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_create_and_destroy), cmocka_unit_test(test_start_stop),
       cmocka_unit_test(test_sleep_and_wake),     cmocka_unit_test(test_call_on_core),
       cmocka_unit_test(test_bad_config),         cmocka_unit_test(test_bad_cpu),
       cmocka_unit_test(test_bad_queue),          cmocka_unit_test(test_too_much_memory),
+      cmocka_unit_test(test_one_cpu),            cmocka_unit_test(test_lanes),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
