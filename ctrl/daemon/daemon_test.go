@@ -720,7 +720,7 @@ func (p pages) WriteFile(name string, data []byte) error {
 // TestReserve: huge pages are reserved while the daemon runs, and given back.
 func TestReserve(t *testing.T) {
 	const dir = "sys/kernel/mm/hugepages/hugepages-2048kB/"
-	p := pages{fstest.MapFS{}}
+	p := pages{fstest.MapFS{"proc/self/status": {Data: []byte("Cpus_allowed_list:\t0-1")}}}
 	for _, name := range []string{"nr_hugepages", "free_hugepages", "surplus_hugepages"} {
 		p.MapFS[dir+name] = &fstest.MapFile{Data: []byte("0")}
 	}

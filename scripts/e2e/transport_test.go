@@ -202,6 +202,10 @@ var transports = []struct {
 	{"af_xdp-2-cores", 2, func(t *testing.T, w *world) []transporttest.Backend {
 		return []transporttest.Backend{backend("server", kernelEnd(w), xdpEnd(t, w, "s", "np0", server4, server6, 2).end)}
 	}},
+	{"af_xdp-4-cores-1-queue", 1, func(t *testing.T, w *world) []transporttest.Backend {
+		us, them := xdpEnd(t, w, "s", "np0", server4, server6, 4).end, kernelEnd(w)
+		return []transporttest.Backend{backend("client", us, them), backend("server", them, us)}
+	}},
 	{"af_xdp-both", 1, func(t *testing.T, w *world) []transporttest.Backend {
 		return []transporttest.Backend{backend("both", xdpEnd(t, w, "c", "c0", "198.18.0.3", "2001:db8::3", 1).end, xdpEnd(t, w, "s", "np0", server4, server6, 1).end)}
 	}},
