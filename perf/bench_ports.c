@@ -44,11 +44,18 @@ static uint64_t now_ns(void) {
   return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-static void pin(int cpu) {
+/* To the first CPU that we may use, or the last: with one CPU both share it. */
+static void pin(bool last) {
+  cpu_set_t all;
   cpu_set_t set;
   CPU_ZERO(&set);
-  CPU_SET((unsigned)cpu, &set);
-  (void)sched_setaffinity(0, sizeof set, &set); /* a machine with one CPU: both share it */
+  if (sched_getaffinity(0, sizeof all, &all) != 0) return;
+  for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+    if (!CPU_ISSET((unsigned)cpu, &all) || (!last && CPU_COUNT(&set) > 0)) continue;
+    CPU_ZERO(&set);
+    CPU_SET((unsigned)cpu, &set);
+  }
+  (void)sched_setaffinity(0, sizeof set, &set);
 }
 
 static int open_end(struct end *e, const char *device) {
@@ -125,7 +132,7 @@ static uint32_t drain(struct end *e, bool back) {
 static void child(struct shared *s, const char *device, uint32_t bytes, bool echo) {
   struct end e;
   memset(&e, 0, sizeof e);
-  pin(1);
+  pin(true);
   if (open_end(&e, device) != 0) exit(1);
   wait_up(&e);
   __atomic_store_n(&s->ready, 1, __ATOMIC_RELEASE);
@@ -151,7 +158,7 @@ static int run_null(uint32_t bytes, uint64_t ns) {
   memset(&e, 0, sizeof e);
   char device[64];
   snprintf(device, sizeof device, "net_null0,size=%u", bytes);
-  pin(0);
+  pin(false);
   if (open_end(&e, device) != 0) return 1;
   uint64_t start = now_ns();
   uint64_t pkts = 0;
@@ -171,7 +178,7 @@ static uint64_t cpu_ns(void) {
 static int run_turns(uint32_t bytes, uint64_t ns) {
   struct end e[2];
   memset(e, 0, sizeof e);
-  pin(0);
+  pin(false);
   const char *role[2] = {"server", "client"};
   for (uint32_t i = 0; i < 2; i++) {
     char device[160];
@@ -208,7 +215,7 @@ static int run_memif(uint32_t bytes, uint64_t ns, bool echo) {
   if (pid == 0) child(s, device[1], bytes, echo);
   struct end e;
   memset(&e, 0, sizeof e);
-  pin(0);
+  pin(false);
   if (open_end(&e, device[0]) != 0) return 1;
   wait_up(&e);
   while (__atomic_load_n(&s->ready, __ATOMIC_ACQUIRE) == 0) drain(&e, false);
