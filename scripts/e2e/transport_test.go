@@ -86,6 +86,9 @@ func startPlane(t *testing.T, cores int, attach func(dataplane.Plane) error) *pl
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()
 	t.Cleanup(func() {
+		if t.Failed() {
+			logCounts(t, p)
+		}
 		if err := tr.Close(); err != nil {
 			t.Error(err)
 		}
@@ -109,6 +112,19 @@ func startPlane(t *testing.T, cores int, attach func(dataplane.Plane) error) *pl
 		return n
 	}
 	return &planeEnd{end: end{Transport: tr, held: held}, plane: p}
+}
+
+// logCounts tells what each core dropped, and what its queues counted.
+func logCounts(t *testing.T, p dataplane.Plane) {
+	for i := range p.Cores() {
+		c := p.Counters(i)
+		for d, n := range c.Drop {
+			if n > 0 {
+				t.Logf("core %d: %d %s", i, n, dataplane.Drop(d).Meta().Reason)
+			}
+		}
+	}
+	t.Logf("queues %+v", p.QueueStats(0))
 }
 
 // xdpEnd is our stack over AF_XDP on a device of a namespace.
