@@ -112,6 +112,15 @@ const (
 	SteeringSoftware                 // the cores, on every interface: a flow keeps its core whatever the device does
 )
 
+// By returns what steers the flows of an interface with so many queues: "device" or
+// "software".
+func (s Steering) By(queues, cores int) string {
+	if cores > 1 && (s == SteeringSoftware || s == SteeringAuto && queues < cores) {
+		return "software"
+	}
+	return "device"
+}
+
 // HugePages says whether memory comes from huge pages.
 type HugePages uint8
 
@@ -158,6 +167,7 @@ type Info struct {
 	CryptoEngine string // "ipsec-mb avx512", "libcrypto"
 	HugePage     uint64 // bytes per huge page in use, 0 ordinary pages
 	CPUs         []int
+	Steering     Steering
 }
 
 // InterfaceConfig adds a network interface by which the appliance speaks. Of BackendDPDK

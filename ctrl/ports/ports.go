@@ -250,6 +250,9 @@ func (m *Manager) attach(ctx context.Context, p *port, d *xdp.Interface, missing
 		}
 		args = append(args, "xdp_mode", modeText(p.prog))
 	}
+	if cores := len(m.plane.Cores()); cores > 1 {
+		args = append(args, "cores", cores, "steering", m.plane.Info().Steering.By(len(a.queues), cores))
+	}
 	m.AddressesChanged() // the link-local one, at least
 	m.log.Info("interface up", args...)
 	return m.addRoutes(ctx)

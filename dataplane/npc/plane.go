@@ -28,7 +28,6 @@ import (
 type Plane struct {
 	c     *C.struct_np_plane
 	chunk int
-	steer dataplane.Steering
 	cores []*core
 	info  dataplane.Info
 
@@ -68,7 +67,7 @@ func New(cfg *dataplane.Config) (dataplane.Plane, error) {
 	if err := encodeConfig(&cc, cfg); err != nil {
 		return nil, fmt.Errorf("start data plane: %w", err)
 	}
-	p := &Plane{steer: cfg.Steering, stop: make(chan struct{}), setup: make(chan struct{}, 1),
+	p := &Plane{stop: make(chan struct{}), setup: make(chan struct{}, 1),
 		listeners: map[uint64]dataplane.ListenerID{}, handles: map[dataplane.ListenerID][]uint64{}}
 	code := C.np_plane_create(&cc, &p.c, &detail)
 	clear(bytesOf(&cc.secret))
@@ -85,7 +84,7 @@ func New(cfg *dataplane.Config) (dataplane.Plane, error) {
 		p.info.CPUs = append(p.info.CPUs, int(cc.cpu[i]))
 	}
 	p.chunk = int(cc.chunk_bytes)
-	p.info.Backend = "af_xdp"
+	p.info.Backend, p.info.Steering = "af_xdp", cfg.Steering
 	p.info.CryptoEngine = C.GoString(C.np_plane_crypto_engine(p.c))
 	p.info.HugePage = uint64(C.np_plane_huge_page_bytes(p.c))
 	if code := C.np_plane_start(p.c, &detail); code != C.NP_ERR_OK {

@@ -80,7 +80,7 @@ func (p *Plane) openQueues(cfg *dataplane.InterfaceConfig) ([]queue, error) {
 		p.closeQueues(append(qs, lanes...))
 		return nil, fmt.Errorf("open lanes of %s: %w", cfg.Name, err)
 	}
-	if len(lanes) > 0 || p.steer == dataplane.SteeringSoftware && len(p.cores) > 1 {
+	if p.info.Steering.By(len(device), len(p.cores)) == "software" {
 		for i := range device {
 			qs[i].steer = true
 		}
@@ -107,7 +107,7 @@ func (p *Plane) opener(b dataplane.Backend) func(*dataplane.InterfaceConfig) ([]
 // devices alone are to steer. On error it returns what it opened.
 func (p *Plane) openLanes(device []queue) ([]queue, error) {
 	var out []queue
-	if p.steer == dataplane.SteeringDevice {
+	if p.info.Steering == dataplane.SteeringDevice {
 		return nil, nil
 	}
 	for core := range p.cores {

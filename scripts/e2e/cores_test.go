@@ -56,6 +56,10 @@ func fourCores(t *testing.T, w *world, software bool, cpus int) {
 	if said := strings.Contains(w.logTail(1000), "they take turns"); said != (cpus < 4) {
 		t.Errorf("%d CPUs, and the warning that cores take turns: %v", cpus, said)
 	}
+	by := map[bool]string{true: "steering=software", false: "steering=device"}[software]
+	if log := w.logTail(1000); !strings.Contains(log, by) {
+		t.Errorf("the log does not say %s", by)
+	}
 	free := s.BuffersFree
 	const conns = 200
 	var list []net.Conn
