@@ -5,6 +5,7 @@ package e2e
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/np-appliance/np/ctrl/client"
 	"github.com/np-appliance/np/ctrl/mgmt/api"
 	"github.com/np-appliance/np/dataplane"
 )
@@ -82,12 +84,16 @@ func fourCores(t *testing.T, w *world, software bool, cpus int) {
 			t.Error(err)
 		}
 	}
-	perCore := map[int]int{}
+	clients := sessionsEcho(w, 60)
+	perCore, sessions := map[int]int{}, map[int]int{}
 	for _, c := range query[api.Conns](w, "conn", "list").Connections {
 		perCore[c.Core]++
+		if c.Protocol == "npro" {
+			sessions[c.Core]++
+		}
 	}
-	if len(perCore) != 4 {
-		t.Errorf("connections of the cores: %v, want some on each of four", perCore)
+	if len(perCore) != 4 || len(sessions) != 4 {
+		t.Errorf("connections of the cores: %v, NPRO's %v, want some on each of four", perCore, sessions)
 	}
 	if err := through(w.mustDial(addr4(7)), 64<<20, 3); err != nil {
 		t.Error(err)
@@ -108,7 +114,37 @@ func fourCores(t *testing.T, w *world, software bool, cpus int) {
 	for _, c := range list {
 		_ = c.Close()
 	}
+	for _, c := range clients {
+		_ = c.Close(t.Context())
+	}
 	w.restful(free)
+}
+
+// sessionsEcho opens NPRO connections and has each echo a message.
+func sessionsEcho(w *world, conns int) (clients []*client.Client) {
+	w.t.Helper()
+	var wg sync.WaitGroup
+	gate := make(chan struct{}, 16)
+	for i := range conns {
+		gate <- struct{}{}
+		c := w.mustConnect(client.Config{NoReconnect: true})
+		clients = append(clients, c)
+		wg.Go(func() {
+			defer func() { <-gate }()
+			msg := bytes.Repeat([]byte{byte(i)}, 3000)
+			for range 3 {
+				ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+				got, err := c.Request(ctx, "ECHO", msg)
+				cancel()
+				if err != nil || !bytes.Equal(got, msg) {
+					w.t.Errorf("NPRO connection %d: %v", i, err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return clients
 }
 
 // talk has a word of its own echoed some times.
