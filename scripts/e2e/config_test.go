@@ -60,7 +60,7 @@ func TestNotRoot(t *testing.T) {
 	out, err := w.in("s", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all",
 		w.bin+"/npd", "-c", w.path("np.toml")).CombinedOutput()
 	text := string(out)
-	if err == nil || !strings.Contains(text, "CAP_NET_ADMIN") || !strings.Contains(text, "CAP_BPF") {
+	if err == nil || !strings.Contains(text, "CAP_NET_RAW") || !strings.Contains(text, "setcap cap_net_admin,cap_net_raw,cap_bpf") {
 		t.Errorf("%v:\n%s", err, text)
 	}
 }
