@@ -22,7 +22,7 @@ var ErrNotBorrowed = errors.New("item is not borrowed under this lease")
 // AcquireError says why an Acquire got nothing.
 type AcquireError struct {
 	Pool  string
-	Cause error // one of the sentinels above, or why the context ended
+	Cause error // one of the sentinels above, or the context's error with its cause
 
 	Borrowed, Waiting, Opening, Max int // when it gave up, itself not among the waiting
 	Waited                          time.Duration

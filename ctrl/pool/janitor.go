@@ -67,7 +67,9 @@ func (p *Pool[T]) sweep() int64 {
 		} else {
 			p.put(it, it.shard)
 		}
-		next = min(next, p.sweepOld()) // a stalled destination must not hold up the rest
+		if p.now() >= next || len(p.wake) > 0 { // a stalled destination must not hold up the rest
+			next = p.sweepOld()
+		}
 	}
 	return next
 }

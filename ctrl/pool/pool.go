@@ -2,7 +2,6 @@ package pool
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -216,7 +215,7 @@ func (p *Pool[T]) AcquireShard(ctx context.Context, key uint64) (Lease[T], error
 	if ctx.Err() != nil {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		return Lease[T]{}, p.refuse(context.Cause(ctx), p.now())
+		return Lease[T]{}, p.refuse(ctxError(ctx), p.now())
 	}
 	if p.slow.Load() == 0 {
 		if it := p.takeIdle(home, true); it != nil {
@@ -243,7 +242,7 @@ func (p *Pool[T]) acquireSlow(ctx context.Context, home uint32, since int64, fir
 			p.drop(bad)
 		}
 		if first && ctx.Err() != nil {
-			return Lease[T]{}, p.giveUp(nil, context.Cause(ctx), since)
+			return Lease[T]{}, p.giveUp(nil, ctxError(ctx), since)
 		}
 		it, err := p.wait(ctx, home, since, first)
 		if err != nil {
@@ -445,7 +444,7 @@ func (p *Pool[T]) wait(ctx context.Context, home uint32, since int64, first bool
 	case g := <-w.ch:
 		return g.it, g.err
 	case <-ctx.Done():
-		return nil, p.giveUp(w, context.Cause(ctx), since)
+		return nil, p.giveUp(w, ctxError(ctx), since)
 	case <-late:
 		return nil, p.giveUp(w, ErrTimeout, since)
 	}
@@ -475,16 +474,25 @@ func (p *Pool[T]) giveUp(w *waiter[T], cause error, since int64) error {
 	return err
 }
 
+// ctxError is the end of a context: its error and, if it has one of its own, its cause.
+func ctxError(ctx context.Context) error {
+	err, cause := ctx.Err(), context.Cause(ctx)
+	if cause == err {
+		return err
+	}
+	return fmt.Errorf("%w: %w", err, cause)
+}
+
 // refuse counts and describes the end of an Acquire. p.mu is held.
 func (p *Pool[T]) refuse(cause error, since int64) error {
-	switch {
-	case errors.Is(cause, ErrTimeout):
+	switch cause { // itself, not what it wraps: a context's cause may come from another pool
+	case ErrTimeout:
 		p.totals.TimedOut++
-	case errors.Is(cause, ErrQueueFull):
+	case ErrQueueFull:
 		p.totals.QueueFull++
-	case errors.Is(cause, ErrUnavailable):
+	case ErrUnavailable:
 		p.totals.Unavailable++
-	case errors.Is(cause, ErrClosed):
+	case ErrClosed:
 		p.totals.RefusedClose++
 	default:
 		p.totals.Cancelled++

@@ -401,8 +401,13 @@ func TestLimitsOnWaiting(t *testing.T) {
 		if _, err := p.Acquire(ctx); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("%v", err)
 		}
+		stop, with := context.WithCancelCause(t.Context())
+		with(fmt.Errorf("the client left: %w", ErrTimeout))
+		if _, err := p.Acquire(stop); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "context canceled: the client left") {
+			t.Errorf("%v", err)
+		}
 		giveAll(t, ls)
-		if s := p.Stats(); s.QueueFull != 1 || s.TimedOut != 2 || s.Cancelled != 2 || s.Idle != 3 {
+		if s := p.Stats(); s.QueueFull != 1 || s.TimedOut != 2 || s.Cancelled != 3 || s.Idle != 3 {
 			t.Errorf("%+v", s)
 		}
 		finish(t, b, p)
