@@ -35,10 +35,11 @@ type Config struct {
 	// MaxWaiting + Max wait when nothing is open yet.
 	MaxWaiting int
 	// ValidateAfter: an item unused and not validated for longer is validated
-	// before it is lent. 0: each time; to 7 days.
+	// before it is lent. 0: each time, for a validation that costs nothing, like
+	// a look at a flag that the connection's reader sets; to 7 days.
 	ValidateAfter time.Duration
 	// ValidateEvery: an idle item unused and not validated for so long is
-	// validated in the background. 0: never; else 1 ms to 7 days.
+	// validated in the background, one item at a time. 0: never; else 1 ms to 7 days.
 	ValidateEvery time.Duration
 	// ValidateTimeout bounds one validation, 1 ms to 1 minute.
 	ValidateTimeout time.Duration

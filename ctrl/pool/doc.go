@@ -22,6 +22,10 @@
 // then one attempt at a time until one succeeds: a dead destination gets a few
 // attempts a minute however many wait.
 //
+// Validation comes before a lease, on the borrower's goroutine, for items unused
+// for ValidateAfter, and in the background every ValidateEvery. A borrower whose
+// item proves bad goes on to the next without losing its turn.
+//
 // Max holds at each moment, items in the course of being opened or closed
 // included. Only lowering it leaves more open for as long as they are borrowed.
 //
@@ -36,8 +40,10 @@
 //
 // # What it must not know
 //
-// What an item is, what is spoken over it, and which destinations there are:
-// one pool is one destination, and choosing among them is the caller's
-// (ctrl/upstream). It reads no configuration file and exports no metrics; it
-// offers [Config] and [Stats] to those who do.
+// What an item is, what is spoken over it, and which destinations there are. An
+// item has one borrower: who carries many requests over one connection, as
+// HTTP/2 does, shares a lease among them. One pool is one destination, and
+// choosing among them is the caller's (ctrl/upstream's). It reads no
+// configuration file and exports no metrics; it offers [Config] and [Stats] to
+// those who do.
 package pool

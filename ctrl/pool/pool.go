@@ -220,6 +220,7 @@ func (p *Pool[T]) AcquireShard(ctx context.Context, key uint64) (Lease[T], error
 	if p.slow.Load() == 0 {
 		if it := p.takeIdle(home, true); it != nil {
 			now := p.now()
+			// Close may have looked at who has items before this one was taken.
 			if !p.closed.Load() && p.usable(ctx, it, now) {
 				return p.lease(it, home, now), nil
 			}
@@ -233,18 +234,11 @@ func (p *Pool[T]) AcquireShard(ctx context.Context, key uint64) (Lease[T], error
 	return p.acquireSlow(ctx, home, p.now(), false, nil)
 }
 
-// acquireSlow waits for items until one is usable. bad is one that was not:
-// closed here by its reason, or given back if it is the pool that ended.
+// acquireSlow waits for items until one is usable. bad is one that was not.
 // bound: each turn but the last closes an item or ends with an error.
 func (p *Pool[T]) acquireSlow(ctx context.Context, home uint32, since int64, first bool, bad *item[T]) (Lease[T], error) {
 	for {
-		if bad != nil {
-			p.drop(bad)
-		}
-		if first && ctx.Err() != nil {
-			return Lease[T]{}, p.giveUp(nil, ctxError(ctx), since)
-		}
-		it, err := p.wait(ctx, home, since, first)
+		it, err := p.wait(ctx, home, since, first, bad)
 		if err != nil {
 			return Lease[T]{}, err
 		}
@@ -290,8 +284,11 @@ func (p *Pool[T]) validate(ctx context.Context, it *item[T], cfg *Config) error 
 	return err
 }
 
-// drop ends an item that was taken for a borrower and not lent.
+// drop ends an item that was taken for a borrower and not lent, if there is one.
 func (p *Pool[T]) drop(it *item[T]) {
+	if it == nil {
+		return
+	}
 	use := it.use.Load()
 	if use%2 == 0 || !it.use.CompareAndSwap(use, use+1) {
 		return // a forced Close was quicker
@@ -402,13 +399,21 @@ func (p *Pool[T]) serve() {
 	}
 }
 
-// wait queues for an item, which comes marked lent. first puts it before all others.
-func (p *Pool[T]) wait(ctx context.Context, home uint32, since int64, first bool) (*item[T], error) {
+// wait queues for an item, which comes marked lent. first puts it before all
+// others. bad, if any, is ended once it is in the queue: what is opened in its
+// place is not for those behind.
+func (p *Pool[T]) wait(ctx context.Context, home uint32, since int64, first bool, bad *item[T]) (*item[T], error) {
+	if first && ctx.Err() != nil {
+		p.drop(bad)
+		return nil, p.giveUp(nil, ctxError(ctx), since)
+	}
 	w := &waiter[T]{ch: make(chan grant[T], 1), home: home, since: since}
 	p.mu.Lock()
 	if p.closed.Load() {
-		defer p.mu.Unlock()
-		return nil, p.refuse(ErrClosed, since)
+		err := p.refuse(ErrClosed, since)
+		p.mu.Unlock()
+		p.drop(bad)
+		return nil, err
 	}
 	cfg := p.cfg.Load()
 	p.keepMin = true
@@ -425,14 +430,17 @@ func (p *Pool[T]) wait(ctx context.Context, home uint32, since int64, first bool
 			cause = ErrUnavailable
 		}
 		if cause != nil {
-			defer p.mu.Unlock()
 			p.queue.remove(w)
 			p.slow.Add(-1)
-			return nil, p.refuse(cause, since)
+			err := p.refuse(cause, since)
+			p.mu.Unlock()
+			p.drop(bad)
+			return nil, err
 		}
 		p.startOpeners()
 	}
 	p.mu.Unlock()
+	p.drop(bad)
 
 	var late <-chan time.Time
 	if cfg.AcquireTimeout > 0 {

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -85,6 +87,7 @@ func TestIdleTimeoutEndsOldestDownToMin(t *testing.T) {
 		c := quiet(5)
 		c.Min, c.IdleTimeout = 2, 10*time.Second
 		p := b.pool(c)
+		synctest.Wait() // the janitor has gone to sleep over an empty pool
 		ls := hold(t, p, 5)
 		for _, l := range ls {
 			giveBack(t, l)
@@ -115,6 +118,7 @@ func TestMaxLifetimeWithJitter(t *testing.T) {
 		p := b.pool(c, func(o *Options[*conn]) {
 			o.Rand = func() float64 { b.mu.Lock(); defer b.mu.Unlock(); i++; return (i - 1) / 20 }
 		})
+		synctest.Wait()
 		giveAll(t, hold(t, p, 20))
 		at := 0
 		for _, step := range []struct{ at, open int }{{52, 20}, {53, 19}, {76, 10}, {99, 1}, {101, 0}} {
@@ -347,6 +351,123 @@ func TestInvalidItemKeepsTheTurn(t *testing.T) {
 			t.Error("it lost its turn")
 		}
 		<-got
+		finish(t, b, p)
+	})
+}
+
+// The same for one that waited in the queue; in real time, because in virtual
+// time no time passes between a return and the next lease.
+func TestInvalidItemKeepsTheTurnInTheQueue(t *testing.T) {
+	b := &backend{t: t}
+	c := quiet(1)
+	c.ValidateAfter = 0
+	p := b.pool(c)
+	for range 200 {
+		l := acquire(t, p)
+		var mu sync.Mutex
+		var order []int
+		var wg sync.WaitGroup
+		for i := range 3 {
+			wg.Go(func() {
+				l, err := p.Acquire(t.Context())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				use(t, l)
+				mu.Lock()
+				order = append(order, i)
+				mu.Unlock()
+				giveBack(t, l)
+			})
+			for p.Stats().Waiting != i+1 { // bound: the test's time
+				runtime.Gosched()
+			}
+		}
+		l.Value().bad.Store(true)
+		giveBack(t, l)
+		wg.Wait()
+		if !slices.IsSorted(order) {
+			t.Fatalf("served in the order %v", order)
+		}
+	}
+	if s := p.Stats(); s.Closed[ReasonInvalid] != 200 {
+		t.Errorf("%+v", s)
+	}
+	finish(t, b, p)
+}
+
+// A Return that saw nobody waiting and an Acquire that saw nothing idle, at
+// once: one of them must notice.
+func TestReturnMeetsAcquire(t *testing.T) {
+	for _, shards := range []int{1, 2} {
+		b := &backend{t: t}
+		c := quiet(1)
+		c.Shards = shards
+		p := b.pool(c)
+		var round, done atomic.Int64
+		spin := func(v *atomic.Int64, n int64) {
+			for i := 1; v.Load() < n; i++ { // bound: the other goroutine's turn
+				if i%100 == 0 {
+					runtime.Gosched()
+				}
+			}
+		}
+		const last = math.MaxInt64
+		var wg sync.WaitGroup
+		l := acquire(t, p)
+		wg.Go(func() {
+			for n := int64(1); ; n++ {
+				if spin(&round, n); round.Load() == last {
+					return
+				}
+				l, err := p.AcquireShard(context.Background(), 1)
+				if err != nil {
+					t.Errorf("round %d: %v", n, err)
+				} else {
+					l.Return()
+				}
+				done.Store(n)
+			}
+		})
+		until := time.Now().Add(200 * time.Millisecond)
+		for n := int64(1); time.Now().Before(until); n++ {
+			round.Store(n)
+			for range n * 7 % 2048 { // shifts one against the other, by up to a microsecond or so
+				round.Load()
+			}
+			giveBack(t, l)
+			spin(&done, n)
+			l = acquire(t, p)
+		}
+		round.Store(last)
+		wg.Wait()
+		giveBack(t, l)
+		finish(t, b, p)
+	}
+}
+
+func TestRecoveryOpensInParallel(t *testing.T) {
+	bubble(t, func(t *testing.T, b *backend) {
+		b.took = time.Second
+		b.set(errors.New("refused"))
+		c := quiet(5)
+		c.AcquireTimeout = 0
+		p := b.pool(c, func(o *Options[*conn]) { o.Rand = func() float64 { return 0 } })
+		began := time.Now()
+		var wg sync.WaitGroup
+		ls := make([]Lease[*conn], 5)
+		for i := range ls {
+			wg.Go(func() { ls[i] = acquire(t, p) })
+		}
+		time.Sleep(1050 * time.Millisecond)
+		b.set(nil)
+		wg.Wait()
+		// All five fail, 100 ms pause, one probes for 1 s, then the other four open at once.
+		if d := time.Since(began); d != 3100*time.Millisecond {
+			t.Errorf("took %v", d)
+		}
+		giveAll(t, ls)
 		finish(t, b, p)
 	})
 }
