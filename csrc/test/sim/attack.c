@@ -134,6 +134,20 @@ static void flood(struct sim *s, bool syn) {
   if (who != victim) send_forged(s, victim, &g, syn ? "SYN of a flood" : "stray segment");
 }
 
+/* Whether some core of the host has the connection of a frame on its way there. */
+static bool known(struct sim *s, uint32_t host, const uint8_t *f, uint32_t l4, bool v4) {
+  struct np_flow flow = {.local_port = np_load_be16(f + l4 + 2), .remote_port = np_load_be16(f + l4)};
+  const uint8_t *ip = f + NP_ETH_BYTES;
+  flow.remote = v4 ? np_addr_from_v4_be(ip + NP_IP4_SRC) : np_addr_from_v6(ip + NP_IP6_SRC);
+  flow.local = v4 ? np_addr_from_v4_be(ip + NP_IP4_DST) : np_addr_from_v6(ip + NP_IP6_DST);
+  const struct host *h = &s->host[host];
+  for (uint32_t i = 0; h->on && i < h->cores; i++) {
+    struct np_tcp *tcp = np_core_tcp(h->core[i].core);
+    if (np_tcp_find(tcp, &flow, np_tcp_flow_hash(tcp, &flow)) != NULL) return true;
+  }
+  return false;
+}
+
 /* What it heard once more, as it was; or so far from the window that it must be refused. */
 static void again(struct sim *s, bool stale) {
   struct attack *a = &s->attack;
@@ -146,6 +160,9 @@ static void again(struct sim *s, bool stale) {
   if (h->len < l4 + NP_TCP_BYTES || f[v4 ? NP_ETH_BYTES + NP_IP4_PROTO : NP_ETH_BYTES + NP_IP6_NEXT] != 6) return;
   if ((f[l4 + NP_TCP_FLAGS] & 0x02) != 0) return; /* a SYN again may open anew what has ended */
   if (stale) {
+    /* While a SYN cookie is all that stands for a connection, its ACK with another sequence number is
+     * anybody's: the reset that answers it (RFC 9293 §3.10.7.2) fits the other end. */
+    if (!known(s, h->to, f, l4, v4)) return;
     uint16_t was = np_load_16(f + l4 + 4);
     uint32_t by = 0x20000000u + (np_rng_u32(&a->rng) & 0x3fff0000u);
     np_store_be32(f + l4 + 4, np_load_be32(f + l4 + 4) + by);
