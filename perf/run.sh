@@ -102,7 +102,7 @@ world_up() {
   scripts/netns.sh up "${name}k"
   ip -n "${name}k-s" addr add 198.18.0.1/24 dev np0
   ip netns exec "${name}k-s" ethtool -K np0 tx off gro off tso off gso off >/dev/null 2>&1
-  "$bin/npd" config example | sed "s/^cores = \[0\]/cores = [$scpu]/" >"$dir/np.toml"
+  "$bin/npd" config example | sed "s/^cores = [^#]*/cores = [$scpu] /" >"$dir/np.toml"
   export NP_MANAGEMENT_SOCKET=$dir/np.sock NP_MANAGEMENT_RO_SOCKET=$dir/ro.sock
   export NP_PROTOCOL_PRIVATE_KEY_FILE=$dir/npd.key NP_SERVER_MAX_CONNECTIONS=4096
   ip netns exec "$name-s" taskset -c "$ccpu" "$bin/npd" -c "$dir/np.toml" >"$dir/npd.log" 2>&1 &

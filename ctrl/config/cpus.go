@@ -10,9 +10,8 @@ import (
 // Counted says whether the CPUs were written as a count.
 func (c CPUs) Counted() bool { return len(c) > 0 && c[0] == AnyCPU }
 
-// Place chooses the CPUs of the cores among those that the process may use: of a count the
-// first ones, again from the first where there are more cores than CPUs. A CPU that is
-// listed and may not be used is an error.
+// Place chooses the CPUs of the cores among those given: of a count the first ones, again from
+// the first where there are more cores than CPUs. A CPU that is listed and not given is an error.
 func (c CPUs) Place(usable []int) ([]int, error) {
 	if len(usable) == 0 {
 		return nil, fmt.Errorf("there is no CPU that this process may use")
@@ -22,7 +21,7 @@ func (c CPUs) Place(usable []int) ([]int, error) {
 		if c.Counted() {
 			out[i] = usable[i%len(usable)]
 		} else if !slices.Contains(usable, cpu) {
-			return nil, fmt.Errorf("there is no CPU %d, or this process may not use it; it may use %s (affinity, cpuset)", cpu, CPUList(usable))
+			return nil, fmt.Errorf("there is no CPU %d, expected some of %s", cpu, CPUList(usable))
 		}
 	}
 	return out, nil

@@ -16,7 +16,12 @@ func (d *Daemon) placeCores(c *config.Config, pc *dataplane.Config) error {
 	if d.o.Files == nil {
 		return nil
 	}
+	// A count takes what npd itself was given. A list says what the cores get, and npd may have been
+	// started on other CPUs on purpose, to leave these alone: a core's thread is bound by itself.
 	usable, err := host.UsableCPUs(d.o.Files)
+	if !c.Dataplane.Cores.Counted() && err == nil {
+		usable, err = host.OnlineCPUs(d.o.Files)
+	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", c.Pos("dataplane.cores"), err)
 	}

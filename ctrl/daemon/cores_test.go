@@ -21,7 +21,7 @@ func TestCores(t *testing.T) {
 		want  []int
 		warns bool
 		err   string
-	}{{"4", []int{2, 3, 2, 3}, true, ""}, {"2", []int{2, 3}, false, ""}, {"[3]", []int{3}, false, ""}, {"\"2-4\"", nil, false, "no CPU 4"}, {"[0]", nil, false, "may use 2-3"}} {
+	}{{"4", []int{2, 3, 2, 3}, true, ""}, {"2", []int{2, 3}, false, ""}, {"[3]", []int{3}, false, ""}, {"\"2-4\"", nil, false, "no CPU 4"}, {"[0]", []int{0}, false, ""}, {"[4]", nil, false, "some of 0-3"}} {
 		w := newWorld(t, strings.Replace(config.Example(), "\ncores = 1 ", "\nsteering = \"software\"\ncores = "+c.cores+" ", 1))
 		w.files = files
 		o, err := w.options(nil)

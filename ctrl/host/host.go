@@ -146,6 +146,18 @@ func CPUs(s string) ([]int, error) {
 	return out, nil
 }
 
+const onlineFile = "sys/devices/system/cpu/online"
+
+// OnlineCPUs are the CPUs that are there, whoever may use them; without /sys those that this
+// process may use.
+func OnlineCPUs(f fs.FS) ([]int, error) {
+	online, err := CPUs(Text(f, onlineFile))
+	if err == nil && len(online) == 0 {
+		return UsableCPUs(f)
+	}
+	return online, err
+}
+
 // UsableCPUs are the CPUs that this process may use: those of its affinity and its
 // cpuset that are there.
 func UsableCPUs(f fs.FS) ([]int, error) {
@@ -160,7 +172,7 @@ func UsableCPUs(f fs.FS) ([]int, error) {
 			return nil, err
 		}
 	}
-	online, err := CPUs(Text(f, "sys/devices/system/cpu/online"))
+	online, err := CPUs(Text(f, onlineFile))
 	if err != nil {
 		return nil, err
 	}
