@@ -648,7 +648,7 @@ bool np_core_turn(struct np_core *core, uint64_t now_ns) {
   if (core->peer_count > 1) found += np_mail_receive(core);
   for (uint32_t i = 0; i < core->queue_count; i++) {
     struct np_core_queue *cq = &core->queue[i];
-    found += NP_UNLIKELY(cq->kernels) ? np_exception_rx(core, cq->port) : rx_queue(core, cq->port);
+    found += NP_UNLIKELY(cq->kernels) ? np_exception_rx(core, cq) : rx_queue(core, cq->port);
   }
   if (core->carrier_count > 0) found += np_core_carriers_poll(core, core->queue_count == 0);
   /* Timers before the flush, so that what they queue leaves in this turn too. */

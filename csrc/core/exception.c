@@ -220,12 +220,12 @@ bool np_exception_refused(struct np_core *core, const struct np_pkt *pkt, enum n
   return true;
 }
 
-uint32_t np_exception_rx(struct np_core *core, struct np_port_queue *tap) {
-  struct np_exception *x = &core->exc;
-  if (core->now_ns < x->poll_ns) return 0;
+uint32_t np_exception_rx(struct np_core *core, struct np_core_queue *cq) {
+  struct np_port_queue *tap = cq->port;
+  if (core->now_ns < cq->poll_ns) return 0;
   uint32_t n = tap->ops->rx(tap, core->burst, NP_BURST);
   if (n == 0) {
-    x->poll_ns = core->now_ns + POLL_NS;
+    cq->poll_ns = core->now_ns + POLL_NS;
     return 0;
   }
   core->counters->counter[NP_C_KERNEL_TX] += n;

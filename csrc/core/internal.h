@@ -28,6 +28,7 @@ struct np_core_queue {
   bool was_down; /* as last told to Go */
   bool was_gone;
   bool kernels;  /* the TAP of an exception path */
+  uint64_t poll_ns; /* of a TAP: when to look at it again */
 };
 
 /* How this core reaches one interface. */
@@ -48,7 +49,6 @@ struct np_exception {
   uint32_t pad;
   uint64_t cost_ns;                        /* of a packet at the rate; 0: no limit */
   uint64_t due_ns;                         /* when all taken so far are paid for */
-  uint64_t poll_ns;                        /* when to look at the TAPs again */
   struct np_port_queue *tap[NP_IFACE_MAX]; /* by the interface it stands in for; NULL: none */
   struct np_exception_config config;
 };
@@ -254,8 +254,8 @@ void np_exception_init(struct np_core *core, const struct np_plane_config *confi
 uint32_t np_exception_burst(struct np_core *core, struct np_port_queue *port, uint32_t n);
 /* Whether a packet that was refused for that reason went to the kernel instead. */
 bool np_exception_refused(struct np_core *core, const struct np_pkt *pkt, enum np_drop why);
-/* Sends what the kernel sent. Return: packets. */
-uint32_t np_exception_rx(struct np_core *core, struct np_port_queue *tap);
+/* Sends what the kernel sent by a TAP. Return: packets. */
+uint32_t np_exception_rx(struct np_core *core, struct np_core_queue *cq);
 /* The interface's port is attached. Errors: NP_ERR_INVALID, NP_ERR_EXISTS, NP_ERR_FULL. */
 enum np_err np_exception_attach(struct np_core *core, struct np_port_queue *tap, uint16_t iface);
 /* Forgets the interface's TAP; the queue itself goes with the interface's others. */

@@ -18,19 +18,28 @@ struct world {
   struct rig_port tap;
 };
 
+static void port_init(struct rig_port *p, const struct rig *r) {
+  memset(p, 0, sizeof *p);
+  p->q.ops = &rig_ops;
+  p->q.mtu_bytes = 1500;
+  memcpy(p->q.mac.b, mac_us, 6);
+  p->pool = r->port.pool;
+  p->tx_room = UINT32_MAX;
+  p->in = calloc(RIG_FRAMES, sizeof *p->in);
+  p->out = calloc(RIG_FRAMES, sizeof *p->out);
+}
+
+static void port_free(struct rig_port *p) {
+  free(p->in);
+  free(p->out);
+}
+
 static void world_init(struct world *w, const struct np_exception_config *x) {
   struct np_plane_config c = rig_config();
   if (x != NULL) c.exception = *x;
   rig_init(&w->r, &c, 0);
   rig_interface(&w->r, &w->r.port.q, mac_us, US);
-  memset(&w->tap, 0, sizeof w->tap);
-  w->tap.q.ops = &rig_ops;
-  w->tap.q.mtu_bytes = 1500;
-  memcpy(w->tap.q.mac.b, mac_us, 6);
-  w->tap.pool = w->r.port.pool;
-  w->tap.tx_room = UINT32_MAX;
-  w->tap.in = calloc(RIG_FRAMES, sizeof *w->tap.in);
-  w->tap.out = calloc(RIG_FRAMES, sizeof *w->tap.out);
+  port_init(&w->tap, &w->r);
   struct np_cmd cmd = {.op = NP_CMD_PORT_ATTACH, .cmd_flags = NP_CMD_F_KERNEL, .handle = (uint64_t)(uintptr_t)&w->tap.q};
   rig_ok(&w->r, cmd, NULL, 0);
   assert_int_equal(rig_command(&w->r, cmd, NULL, 0).err, NP_ERR_EXISTS);
@@ -49,8 +58,7 @@ static void world_free(struct world *w) {
   assert_int_equal(w->r.core->queue_count, 0);
   assert_int_equal(w->r.core->exc.count, 0);
   rig_free(&w->r);
-  free(w->tap.in);
-  free(w->tap.out);
+  port_free(&w->tap);
 }
 
 static struct frame udp4(const struct np_addr *dst, const uint8_t mac[6], uint16_t sport, uint16_t dport) {
@@ -406,6 +414,32 @@ static void test_kernel_sends(void **state) {
   world_free(&w);
 }
 
+/* Two devices with a TAP each: one that is silent does not hold the other's packets back. */
+static void test_two_taps(void **state) {
+  (void)state;
+  struct world w;
+  struct rig_port port;
+  struct rig_port tap;
+  world_init(&w, NULL);
+  port_init(&port, &w.r);
+  port_init(&tap, &w.r);
+  struct np_cmd cmd = {.op = NP_CMD_PORT_ATTACH, .arg = 1, .handle = (uint64_t)(uintptr_t)&port.q};
+  rig_ok(&w.r, cmd, NULL, 0);
+  cmd.cmd_flags = NP_CMD_F_KERNEL;
+  cmd.handle = (uint64_t)(uintptr_t)&tap.q;
+  rig_ok(&w.r, cmd, NULL, 0);
+  struct np_addr kernel = rig_v4(KERNEL);
+  struct frame f = udp4(&kernel, mac_peer, 5000, 7);
+  for (uint32_t i = 0; i < 10; i++) tap.in[tap.in_tail++] = f;
+  for (uint32_t i = 0; i < 3; i++) rig_turn(&w.r, 50000);
+  assert_int_equal(port.out_count, 10);
+  assert_int_equal(w.r.port.out_count, 0);
+  rig_ok(&w.r, (struct np_cmd){.op = NP_CMD_PORT_DETACH, .arg = 1}, NULL, 0);
+  world_free(&w);
+  port_free(&port);
+  port_free(&tap);
+}
+
 static void test_attach(void **state) {
   (void)state;
   struct np_plane_config c = rig_config();
@@ -423,7 +457,7 @@ int main(void) {
       cmocka_unit_test(test_addresses), cmocka_unit_test(test_groups),        cmocka_unit_test(test_arp),
       cmocka_unit_test(test_nd),        cmocka_unit_test(test_listed),        cmocka_unit_test(test_sums),
       cmocka_unit_test(test_rate),      cmocka_unit_test(test_full_and_down), cmocka_unit_test(test_kernel_sends),
-      cmocka_unit_test(test_attach),
+      cmocka_unit_test(test_two_taps),  cmocka_unit_test(test_attach),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
