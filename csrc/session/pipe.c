@@ -40,7 +40,8 @@ static void wait_for_ring(struct np_sess *s) {
 /* What is received becomes one event. Return: nothing waits any more. */
 static bool deliver(struct np_sess *s) {
   if (s->rx.head == NULL) return true;
-  if (np_sess_holds_many(s, s->rx_ahead)) {
+  /* Of a stream that is gone nothing more comes to be packed, and the next connection with its slot waits. */
+  if ((s->flags & NP_SF_GONE) == 0 && np_sess_holds_many(s, s->rx_ahead)) {
     np_sess_dirty(s); /* NP_CMD_FREE makes a turn in which it is looked at again */
     return false;
   }
