@@ -148,6 +148,7 @@ static void cut_front(struct np_tcp_conn *c, struct np_buf *before, struct np_bu
     np_txseg(before)->next = nb;
   }
   if (c->sndq_next == b) c->sndq_next = nb;
+  if (c->rack_next == b) c->rack_next = nb;
 }
 
 /* What follows the first n bytes of b moves to nb, which takes the place behind it. */
