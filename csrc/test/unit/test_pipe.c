@@ -12,6 +12,36 @@ static struct rig *pipe_new(void) {
   return r;
 }
 
+/* One whose beginning Go knows of. */
+static struct rig *pipe_open(void) {
+  struct rig *r = pipe_new();
+  rig_clear(r);
+  return r;
+}
+
+/* What the stream tells its session. */
+static void stream_writable(struct rig *r) { r->end[1].stream.session->ops->writable(r->end[1].stream.session); }
+static void stream_eof(struct rig *r) { r->end[1].stream.session->ops->eof(r->end[1].stream.session); }
+static void stream_closed(struct rig *r, enum np_err err) {
+  struct np_session *s = r->end[1].stream.session;
+  r->end[1].stream.session = NULL;
+  s->ops->closed(s, err);
+}
+
+/* The peer takes what was sent. */
+static void peer_reads(struct rig *r) {
+  r->end[1].wire_bytes = 0;
+  stream_writable(r);
+}
+
+/* Runs with room for one event each. */
+static void run_one_by_one(struct rig *r, uint32_t runs) {
+  for (uint32_t i = 0; i < runs; i++) {
+    r->event_room = 1;
+    rig_run(r);
+  }
+}
+
 static enum np_err cmd(struct rig *r, uint16_t op, uint32_t arg) {
   return rig_cmd(r, 1, (struct np_cmd){.op = op, .arg = arg}, NULL, 0, NULL);
 }
@@ -97,8 +127,7 @@ static void outgoing_is_told_when_established(void **state) {
 /* Go gets the memory that the bytes arrived in, and only credit counts as consumed. */
 static void data_in_place_and_credit(void **state) {
   (void)state;
-  struct rig *r = pipe_new();
-  rig_clear(r);
+  struct rig *r = pipe_open();
   r->keep_bodies = true;
   uint8_t in[14000];
   fill(in, sizeof in);
@@ -121,8 +150,7 @@ static void data_in_place_and_credit(void **state) {
 /* Bytes one by one, a reader that holds them: buffers are bounded, nothing is lost. */
 static void bytes_do_not_pin_buffers(void **state) {
   (void)state;
-  struct rig *r = pipe_new();
-  rig_clear(r);
+  struct rig *r = pipe_open();
   r->keep_bodies = true;
   r->piece_bytes = 1;
   static uint8_t in[60000];
@@ -153,7 +181,7 @@ static void full_ring_holds_back(void **state) {
   uint8_t out[sizeof in];
   fill(in, sizeof in);
   rig_feed(r, 1, in, 2000);
-  r->end[1].stream.session->ops->eof(r->end[1].stream.session);
+  stream_eof(r);
   assert_true(rig_run(r)); /* nothing would wake the core */
   assert_int_equal(r->event_count, 0);
   assert_int_equal(send_bytes(r, in, 3000), NP_ERR_OK);
@@ -177,8 +205,7 @@ static void full_ring_holds_back(void **state) {
 /* Go's buffers are the stream's; others are lent in their place at once. */
 static void lent_buffers_are_sent(void **state) {
   (void)state;
-  struct rig *r = pipe_new();
-  rig_clear(r);
+  struct rig *r = pipe_open();
   uint8_t in[6800];
   fill(in, sizeof in);
   assert_int_equal(send_bytes(r, in, sizeof in), NP_ERR_OK);
@@ -196,8 +223,7 @@ static void lent_buffers_are_sent(void **state) {
 
 static void small_writes_are_joined(void **state) {
   (void)state;
-  struct rig *r = pipe_new();
-  rig_clear(r);
+  struct rig *r = pipe_open();
   uint8_t in[64 * 20];
   fill(in, sizeof in);
   uint32_t before = r->pool.free_count;
@@ -212,8 +238,7 @@ static void small_writes_are_joined(void **state) {
 
 static void queue_is_bounded(void **state) {
   (void)state;
-  struct rig *r = pipe_new();
-  rig_clear(r);
+  struct rig *r = pipe_open();
   r->end[1].room_max = 5000;
   static uint8_t in[100000];
   static uint8_t out[2 << 20];
@@ -275,8 +300,7 @@ static void bad_bodies_are_refused(void **state) {
 
 static void half_close_follows_the_queue(void **state) {
   (void)state;
-  struct rig *r = pipe_new();
-  rig_clear(r);
+  struct rig *r = pipe_open();
   r->end[1].room_max = 2000;
   uint8_t in[5000];
   fill(in, sizeof in);
@@ -287,8 +311,7 @@ static void half_close_follows_the_queue(void **state) {
   rig_run(r);
   assert_false(r->end[1].fin);
   for (uint32_t i = 0; i < 20; i++) {
-    r->end[1].wire_bytes = 0;
-    r->end[1].stream.session->ops->writable(r->end[1].stream.session);
+    peer_reads(r);
     rig_run(r);
   }
   assert_true(r->end[1].fin);
@@ -302,8 +325,7 @@ static void half_close_follows_the_queue(void **state) {
 
 static void close_follows_the_queue(void **state) {
   (void)state;
-  struct rig *r = pipe_new();
-  rig_clear(r);
+  struct rig *r = pipe_open();
   r->end[1].room_max = 2000;
   uint8_t in[5000];
   fill(in, sizeof in);
@@ -317,8 +339,7 @@ static void close_follows_the_queue(void **state) {
   rig_feed(r, 1, in, 3000);
   assert_int_equal(r->end[1].unconsumed, 0);
   for (uint32_t i = 0; i < 20 && !r->end[1].detached; i++) {
-    r->end[1].wire_bytes = 0;
-    r->end[1].stream.session->ops->writable(r->end[1].stream.session);
+    peer_reads(r);
     rig_run(r);
   }
   assert_true(r->end[1].fin);
@@ -339,8 +360,7 @@ static void close_has_a_limit(void **state) {
   assert_int_equal(send_bytes(r, in, sizeof in), NP_ERR_OK);
   assert_int_equal(cmd(r, NP_CMD_CLOSE, 0), NP_ERR_OK);
   rig_run(r);
-  r->end[1].wire_bytes = 0; /* a little leaves: that prolongs it */
-  r->end[1].stream.session->ops->writable(r->end[1].stream.session);
+  peer_reads(r); /* a little leaves: that prolongs it */
   rig_run(r);
   rig_advance(r, NP_PIPE_CLOSE_STEP_NS + 10 * RIG_MS);
   assert_false(r->end[1].aborted);
@@ -363,8 +383,7 @@ static void close_ends_at_its_deadline(void **state) {
   uint64_t steps = NP_PIPE_CLOSE_NS / NP_PIPE_CLOSE_STEP_NS;
   for (uint64_t i = 0; i < 2 * steps + 4 && !r->end[1].aborted; i++) {
     rig_run(r);
-    r->end[1].wire_bytes = 0;
-    r->end[1].stream.session->ops->writable(r->end[1].stream.session);
+    peer_reads(r);
     rig_advance(r, NP_PIPE_CLOSE_STEP_NS / 2);
   }
   assert_true(r->end[1].aborted);
@@ -375,23 +394,17 @@ static void close_ends_at_its_deadline(void **state) {
 /* The peer's reset comes behind data that found no room in the ring: Go reads it first. */
 static void reset_comes_after_data(void **state) {
   (void)state;
-  struct rig *r = pipe_new();
-  rig_clear(r);
+  struct rig *r = pipe_open();
   uint8_t in[3000];
   fill(in, sizeof in);
   r->event_room = 0;
   rig_feed(r, 1, in, sizeof in);
   assert_int_equal(send_bytes(r, in, sizeof in), NP_ERR_OK);
   rig_run(r);
-  struct np_session *s = r->end[1].stream.session;
-  r->end[1].stream.session = NULL;
-  s->ops->closed(s, NP_ERR_RESET);
+  stream_closed(r, NP_ERR_RESET);
   assert_int_equal(r->event_count, 0);
   assert_int_equal(np_sessions_count(r->sessions), 1);
-  for (uint32_t i = 0; i < 4; i++) {
-    r->event_room = 1;
-    rig_run(r);
-  }
+  run_one_by_one(r, 4);
   assert_int_equal(r->event_count, 2);
   assert_int_equal(r->events[0].ev.op, NP_EV_DATA);
   assert_memory_equal(r->events[0].body, in, sizeof in);
@@ -404,23 +417,17 @@ static void reset_comes_after_data(void **state) {
 /* Both ends are through, and Go is not. */
 static void end_comes_after_data(void **state) {
   (void)state;
-  struct rig *r = pipe_new();
-  rig_clear(r);
+  struct rig *r = pipe_open();
   uint8_t in[3000];
   fill(in, sizeof in);
   r->event_room = 0;
   rig_feed(r, 1, in, sizeof in);
-  struct np_session *s = r->end[1].stream.session;
-  s->ops->eof(s);
+  stream_eof(r);
   assert_int_equal(cmd(r, NP_CMD_SHUTDOWN, 0), NP_ERR_OK);
   rig_run(r);
   assert_true(r->end[1].fin);
-  r->end[1].stream.session = NULL;
-  s->ops->closed(s, NP_ERR_EOF);
-  for (uint32_t i = 0; i < 6; i++) {
-    r->event_room = 1;
-    rig_run(r);
-  }
+  stream_closed(r, NP_ERR_EOF);
+  run_one_by_one(r, 6);
   assert_int_equal(r->event_count, 3);
   assert_int_equal(r->events[0].ev.op, NP_EV_DATA);
   assert_int_equal(r->events[1].ev.op, NP_EV_EOF);
@@ -431,8 +438,7 @@ static void end_comes_after_data(void **state) {
 
 static void abort_ends_at_once(void **state) {
   (void)state;
-  struct rig *r = pipe_new();
-  rig_clear(r);
+  struct rig *r = pipe_open();
   uint8_t in[3000];
   fill(in, sizeof in);
   r->event_room = 0;
@@ -476,9 +482,7 @@ static void fini_frees_what_waits(void **state) {
   uint8_t in[3000] = {0};
   r->event_room = 0;
   rig_feed(r, 1, in, sizeof in);
-  struct np_session *s = r->end[1].stream.session;
-  r->end[1].stream.session = NULL;
-  s->ops->closed(s, NP_ERR_RESET);
+  stream_closed(r, NP_ERR_RESET);
   uint32_t before = r->pool.free_count;
   np_sessions_fini(r->sessions);
   assert_int_equal(r->pool.free_count, before + 3);
@@ -489,17 +493,14 @@ static void fini_frees_what_waits(void **state) {
  * and the slot's next connection must not wait for that reader. */
 static void reset_does_not_wait_for_the_reader(void **state) {
   (void)state;
-  struct rig *r = pipe_new();
-  rig_clear(r);
+  struct rig *r = pipe_open();
   r->keep_bodies = true;
   for (uint32_t i = 0; i < NP_NPRO_HELD + 50; i++) {
     rig_feed(r, 1, (const uint8_t *)"x", 1);
     rig_run(r);
   }
   assert_true(sum(r, NP_EV_DATA) < NP_NPRO_HELD + 50);
-  struct np_session *s = r->end[1].stream.session;
-  r->end[1].stream.session = NULL;
-  s->ops->closed(s, NP_ERR_RESET);
+  stream_closed(r, NP_ERR_RESET);
   rig_run(r);
   assert_int_equal(sum(r, NP_EV_DATA), NP_NPRO_HELD + 50);
   assert_int_equal(r->events[r->event_count - 1].ev.op, NP_EV_CLOSED);
@@ -510,12 +511,10 @@ static void reset_does_not_wait_for_the_reader(void **state) {
 /* The next connection with the same slot is told of when the last one is over for Go too. */
 static void slot_is_free_after_closed(void **state) {
   (void)state;
-  struct rig *r = pipe_new();
-  rig_clear(r);
+  struct rig *r = pipe_open();
   r->event_room = 0;
   rig_feed(r, 1, (const uint8_t *)"x", 1);
-  struct np_session *s = r->end[1].stream.session;
-  s->ops->closed(s, NP_ERR_RESET);
+  stream_closed(r, NP_ERR_RESET);
   uint64_t before = r->end[1].stream.handle;
   rig_stream_init(r, 1);
   r->end[1].stream.handle = before + (UINT64_C(1) << 32);
