@@ -198,6 +198,17 @@ static inline void rig_in(struct rig *r, const struct frame *f) {
   r->port.in[r->port.in_tail++ % RIG_FRAMES] = *f;
 }
 
+/* The peer, host 2, asks for our address, host 1, and is known then. */
+static inline void rig_meet(struct rig *r, const uint8_t us[6], const uint8_t peer[6]) {
+  struct frame f;
+  struct np_addr from = rig_v4(2);
+  struct np_addr to = rig_v4(1);
+  frame_arp(&f, NP_ARP_REQUEST, us, peer, &from, &to);
+  rig_in(r, &f);
+  rig_turn(r, 1000);
+  r->port.out_count = 0;
+}
+
 static inline uint64_t rig_counter(const struct rig *r, enum np_counter c) { return r->s->counters->counter[c]; }
 static inline uint64_t rig_drop(const struct rig *r, enum np_drop d) { return r->s->counters->drop[d]; }
 

@@ -43,6 +43,18 @@ static inline void frame_add(struct frame *f, const void *data, uint32_t len) {
   f->len += len;
 }
 
+/* From mac, which has the sender's address; the target's MAC is zero. */
+static inline void frame_arp(struct frame *f, uint16_t op, const uint8_t eth_dst[6], const uint8_t mac[6], const struct np_addr *sender,
+                             const struct np_addr *target) {
+  uint8_t a[28] = {0, 1, 8, 0, 6, 4};
+  frame_eth(f, eth_dst, mac, 0, 0x0806);
+  np_store_be16(a + 6, op);
+  memcpy(a + 8, mac, 6);
+  memcpy(a + 14, sender->b + 12, 4);
+  memcpy(a + 24, target->b + 12, 4);
+  frame_add(f, a, 28);
+}
+
 /* Length and checksum fields of IP, then the L4 checksum, after the last byte was added. */
 static inline void frame_ip4_sum(struct frame *f) {
   uint8_t *ip = f->b + f->l3;

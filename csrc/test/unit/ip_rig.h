@@ -194,17 +194,6 @@ static inline enum np_err rig_send(struct rig *r, const struct np_addr *src, con
   return np_ip_output(r->ip, b, src, dst, 253, 0, path, r->now_ns);
 }
 
-static inline void rig_arp(struct frame *f, uint16_t op, const uint8_t eth_dst[6], const uint8_t mac[6], const struct np_addr *sender,
-                           const struct np_addr *target) {
-  uint8_t a[28] = {0, 1, 8, 0, 6, 4};
-  frame_eth(f, eth_dst, mac, 0, 0x0806);
-  np_store_be16(a + 6, op);
-  memcpy(a + 8, mac, 6);
-  memcpy(a + 14, sender->b + 12, 4);
-  memcpy(a + 24, target->b + 12, 4);
-  frame_add(f, a, 28);
-}
-
 /* flags: of an advertisement; opt 0: none. */
 static inline void rig_nd(struct frame *f, uint8_t type, const uint8_t eth_dst[6], const uint8_t mac[6], const struct np_addr *src,
                           const struct np_addr *dst, const struct np_addr *target, uint8_t flags, uint8_t opt) {

@@ -30,14 +30,9 @@ static int teardown(void **state) {
 static struct frame arp_request(uint8_t target) {
   struct frame f;
   static const uint8_t all[6] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
-  frame_eth(&f, all, mac_peer, 0, 0x0806);
-  uint8_t a[28] = {0, 1, 8, 0, 6, 4, 0, 1};
   struct np_addr from = rig_v4(2);
   struct np_addr to = rig_v4(target);
-  memcpy(a + 8, mac_peer, 6);
-  memcpy(a + 14, from.b + 12, 4);
-  memcpy(a + 24, to.b + 12, 4);
-  frame_add(&f, a, sizeof a);
+  frame_arp(&f, NP_ARP_REQUEST, all, mac_peer, &from, &to);
   return f;
 }
 

@@ -7,21 +7,6 @@
 static const uint8_t US[6] = {0x02, 0, 0, 0, 0, 1};
 static const uint8_t PEER[6] = {0x02, 0, 0, 0, 0, 2};
 
-/* The peer asks for our address, and is known then. */
-static void meet(struct rig *r) {
-  struct frame f;
-  uint8_t a[28] = {0, 1, 8, 0, 6, 4, 0, 1};
-  struct np_addr p4 = rig_v4(2), u4 = rig_v4(1);
-  memcpy(a + 8, PEER, 6);
-  memcpy(a + 14, p4.b + 12, 4);
-  memcpy(a + 24, u4.b + 12, 4);
-  frame_eth(&f, US, PEER, 0, 0x0806);
-  frame_add(&f, a, 28);
-  rig_in(r, &f);
-  rig_turn(r, 1000);
-  r->port.out_count = 0;
-}
-
 static void four_cores(struct rig *r) {
   struct np_plane_config c = rig_config();
   struct np_core *cores[CORES];
@@ -33,7 +18,7 @@ static void four_cores(struct rig *r) {
   np_mail_join(cores, CORES);
   for (uint32_t i = 0; i < CORES; i++) {
     rig_interface(&r[i], &r[i].port.q, US, 1);
-    meet(&r[i]);
+    rig_meet(&r[i], US, PEER);
   }
 }
 

@@ -31,13 +31,9 @@ static void listen_at(struct rig *r, uint16_t port) {
 /* Every core knows the peer: no packet waits for its address. */
 static void meet(struct np_core *core) {
   struct frame f;
-  uint8_t a[28] = {0, 1, 8, 0, 6, 4, 0, 1};
-  struct np_addr p4 = rig_v4(2), u4 = rig_v4(1);
-  memcpy(a + 8, PEER, 6);
-  memcpy(a + 14, p4.b + 12, 4);
-  memcpy(a + 24, u4.b + 12, 4);
-  frame_eth(&f, US, PEER, 0, 0x0806);
-  frame_add(&f, a, 28);
+  struct np_addr from = rig_v4(2);
+  struct np_addr to = rig_v4(1);
+  frame_arp(&f, NP_ARP_REQUEST, US, PEER, &from, &to);
   np_mail_observe(core, 0, f.b, f.len);
 }
 
@@ -77,15 +73,11 @@ static void feed_at(struct world *w, uint32_t core, const struct frame *f) {
 static void feed(struct world *w, const struct frame *f) { feed_at(w, 0, f); }
 
 static void arp_reply(struct world *w) {
-  uint8_t a[28] = {0, 1, 8, 0, 6, 4, 0, 2};
-  struct np_addr p4 = rig_v4(2), u4 = rig_v4(1);
+  struct np_addr from = rig_v4(2);
+  struct np_addr to = rig_v4(1);
   struct frame f;
-  memcpy(a + 8, PEER, 6);
-  memcpy(a + 14, p4.b + 12, 4);
-  memcpy(a + 18, US, 6);
-  memcpy(a + 24, u4.b + 12, 4);
-  frame_eth(&f, US, PEER, 0, 0x0806);
-  frame_add(&f, a, 28);
+  frame_arp(&f, NP_ARP_REPLY, US, PEER, &from, &to);
+  memcpy(f.b + f.l3 + offsetof(struct np_arp_pkt, target_mac), US, 6);
   feed(w, &f);
 }
 

@@ -151,17 +151,8 @@ static void test_send(void **state) {
   uint32_t port;
   uint64_t socket = bind_udp(&r, 0, &port);
   assert_in_range(port, NP_PORT_EPHEMERAL_MIN, 60999);
-  struct frame arp; /* the peer asks for us, and is known */
-  uint8_t a[28] = {0, 1, 8, 0, 6, 4, 0, 1};
-  memcpy(a + 8, PEER, 6);
-  struct np_addr p4 = rig_v4(2), u4 = rig_v4(1);
-  memcpy(a + 14, p4.b + 12, 4);
-  memcpy(a + 24, u4.b + 12, 4);
-  frame_eth(&arp, US, PEER, 0, 0x0806);
-  frame_add(&arp, a, 28);
-  rig_in(&r, &arp);
-  rig_turn(&r, 1000);
-  r.port.out_count = 0;
+  struct np_addr p4 = rig_v4(2);
+  rig_meet(&r, US, PEER);
   for (uint32_t i = 0; i < 40; i++) { /* more than there are loans */
     send_datagram(&r, socket, &p4, 1000 + i);
     rig_turn(&r, 1000);

@@ -93,14 +93,9 @@ static struct frame raw4(const struct np_addr *dst, const uint8_t mac[6], uint8_
 
 static struct frame arp(uint16_t op, const uint8_t to[6], uint8_t sender, uint8_t target) {
   struct frame f;
-  struct np_arp_pkt a = {.htype_be = 0x0100, .ptype_be = 0x0008, .hlen = 6, .plen = 4, .op_be = (uint16_t)(op << 8)};
   struct np_addr s = rig_v4(sender);
   struct np_addr t = rig_v4(target);
-  memcpy(a.sender_mac, mac_peer, 6);
-  memcpy(a.sender_ip, s.b + 12, 4);
-  memcpy(a.target_ip, t.b + 12, 4);
-  frame_eth(&f, to, mac_peer, 0, 0x0806);
-  frame_add(&f, &a, sizeof a);
+  frame_arp(&f, op, to, mac_peer, &s, &t);
   return f;
 }
 

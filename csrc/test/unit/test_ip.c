@@ -435,7 +435,7 @@ static void test_errors_unmatched(void **state) {
 static void answer_arp(struct rig *r, uint16_t port, uint16_t vlan, const struct np_addr *who, const struct np_addr *asker,
                        const uint8_t mac[6]) {
   struct frame f;
-  rig_arp(&f, 2, RIG_US, mac, who, asker);
+  frame_arp(&f, 2, RIG_US, mac, who, asker);
   if (vlan != 0) {
     memmove(f.b + 16, f.b + 12, f.len - 12);
     np_store_be16(f.b + 12, 0x8100);
@@ -565,7 +565,7 @@ static void test_ttl(void **state) {
         rig_nd(&f, 136, RIG_US, RIG_PEER, &other, &own, &other, 0x60, 2);
         assert_int_equal(rig_rx(r, 3, &f), RIG_DONE);
       } else {
-        rig_arp(&f, 2, RIG_US, RIG_PEER, &other, &own);
+        frame_arp(&f, 2, RIG_US, RIG_PEER, &other, &own);
         assert_int_equal(rig_rx(r, 3, &f), RIG_DONE);
       }
       rig_send(r, &own, &other, &path); /* fills the path */

@@ -223,7 +223,7 @@ static void test_acd_passes(void **state) {
   struct np_addr peer = frame_v4(198, 18, 0, 2);
   struct frame f;
   assert_false(np_ip_is_local(r->ip, &us));
-  rig_arp(&f, 1, RIG_ALL, RIG_PEER, &peer, &us);
+  frame_arp(&f, 1, RIG_ALL, RIG_PEER, &peer, &us);
   assert_int_equal(rig_rx(r, 3, &f), NP_DROP_ARP_NOT_FOR_US);
   rig_advance(r, 5 * RIG_S); /* at most 1 + 2 + 2 s of probes */
   assert_int_equal(count(r, is_probe4, &us), 3);
@@ -244,9 +244,9 @@ static void test_acd_duplicate(void **state) {
     struct rig *r = start(0, true, 70 + how);
     struct frame f;
     rig_advance(r, 1500 * RIG_MS);
-    if (how == 0) rig_arp(&f, 2, RIG_US, THIEF, &us, &NONE4);
-    if (how == 1) rig_arp(&f, 1, RIG_ALL, THIEF, &us, &third);
-    if (how == 2) rig_arp(&f, 1, RIG_ALL, THIEF, &NONE4, &us);
+    if (how == 0) frame_arp(&f, 2, RIG_US, THIEF, &us, &NONE4);
+    if (how == 1) frame_arp(&f, 1, RIG_ALL, THIEF, &us, &third);
+    if (how == 2) frame_arp(&f, 1, RIG_ALL, THIEF, &NONE4, &us);
     assert_int_equal(rig_rx(r, 3, &f), RIG_DONE);
     assert_int_equal(info_of(r, &us).state, NP_ADDR_DUPLICATE);
     uint32_t sent = count(r, is_probe4, &us);
@@ -260,7 +260,7 @@ static void test_acd_duplicate(void **state) {
   struct rig *r = start(0, true, 79);
   struct frame f;
   rig_advance(r, 1500 * RIG_MS);
-  rig_arp(&f, 1, RIG_ALL, RIG_US, &NONE4, &us);
+  frame_arp(&f, 1, RIG_ALL, RIG_US, &NONE4, &us);
   assert_int_equal(rig_rx(r, 3, &f), NP_DROP_ARP_NOT_FOR_US);
   assert_int_equal(info_of(r, &us).state, NP_ADDR_TENTATIVE);
   rig_free(r);
@@ -279,7 +279,7 @@ static void test_defence(void **state) {
     if (v6) {
       claim6(&f, 0, &us);
     } else {
-      rig_arp(&f, 2, RIG_ALL, THIEF, &us, &us);
+      frame_arp(&f, 2, RIG_ALL, THIEF, &us, &us);
     }
     for (uint32_t i = 0; i < 100; i++) { /* for 25 s */
       assert_int_equal(rig_rx(r, 3, &f), RIG_DONE);
@@ -313,7 +313,7 @@ static void test_silent(void **state) {
   rig_advance(r, 8 * RIG_S);
   assert_true(np_ip_is_local(r->ip, &a4));
   assert_true(np_ip_is_local(r->ip, &a6));
-  rig_arp(&f, 2, RIG_ALL, THIEF, &a4, &a4);
+  frame_arp(&f, 2, RIG_ALL, THIEF, &a4, &a4);
   assert_int_equal(rig_rx(r, 3, &f), RIG_DONE);
   assert_int_equal(info_of(r, &a4).conflicts, 1);
   assert_int_equal(r->sent_count, 0);

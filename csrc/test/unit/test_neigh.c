@@ -17,7 +17,7 @@ static uint32_t answer(struct rig *r, const struct family *f, const uint8_t mac[
   if (f->v6) {
     rig_nd(&fr, 136, RIG_US, mac, &f->peer, &f->us, &f->peer, 0x60, 2);
   } else {
-    rig_arp(&fr, 2, RIG_US, mac, &f->peer, &f->us);
+    frame_arp(&fr, 2, RIG_US, mac, &f->peer, &f->us);
   }
   return rig_rx(r, 3, &fr);
 }
@@ -215,7 +215,7 @@ static void test_arp_reply(void **state) {
   struct rig *r = rig_usual(&config);
   struct family f = family(false);
   struct frame fr;
-  rig_arp(&fr, 1, RIG_ALL, RIG_PEER, &f.peer, &f.us);
+  frame_arp(&fr, 1, RIG_ALL, RIG_PEER, &f.peer, &f.us);
   fr.len += 18; /* padding to 60 bytes */
   assert_int_equal(rig_rx(r, 3, &fr), RIG_DONE);
   assert_int_equal(r->sent_count, 1);
@@ -232,26 +232,26 @@ static void test_arp_reply(void **state) {
   assert_int_equal(r->counters.counter[NP_C_ARP_RX], 1);
   /* A probe is answered and not learned; others' business is not ours. */
   struct np_addr zero = frame_v4(0, 0, 0, 0);
-  rig_arp(&fr, 1, RIG_ALL, RIG_PEER, &zero, &f.us);
+  frame_arp(&fr, 1, RIG_ALL, RIG_PEER, &zero, &f.us);
   assert_int_equal(rig_rx(r, 3, &fr), RIG_DONE);
   assert_int_equal(r->sent_count, 2);
   struct np_addr third = frame_v4(198, 18, 0, 3);
-  rig_arp(&fr, 1, RIG_ALL, RIG_PEER, &third, &f.peer);
+  frame_arp(&fr, 1, RIG_ALL, RIG_PEER, &third, &f.peer);
   assert_int_equal(rig_rx(r, 3, &fr), NP_DROP_ARP_NOT_FOR_US);
   assert_int_equal(rig_neigh(r, &third, NULL), NP_NEIGH_FREE);
   /* A sender that is not on the link gets its answer and no entry. */
   struct np_addr far = frame_v4(198, 19, 0, 3);
-  rig_arp(&fr, 1, RIG_ALL, RIG_PEER, &far, &f.us);
+  frame_arp(&fr, 1, RIG_ALL, RIG_PEER, &far, &f.us);
   assert_int_equal(rig_rx(r, 3, &fr), RIG_DONE);
   assert_int_equal(rig_neigh(r, &far, NULL), NP_NEIGH_FREE);
   /* A group as sender is nonsense. */
   struct np_addr group = frame_v4(224, 0, 0, 1);
-  rig_arp(&fr, 1, RIG_ALL, RIG_PEER, &group, &f.us);
+  frame_arp(&fr, 1, RIG_ALL, RIG_PEER, &group, &f.us);
   assert_int_equal(rig_rx(r, 3, &fr), NP_DROP_ARP_MALFORMED);
   /* Nobody takes our address. */
   static const uint8_t thief[6] = {0x02, 0, 0, 0, 0, 0x66};
   for (uint16_t op = 1; op <= 2; op++) {
-    rig_arp(&fr, op, op == 1 ? RIG_ALL : RIG_US, thief, &f.us, &f.us);
+    frame_arp(&fr, op, op == 1 ? RIG_ALL : RIG_US, thief, &f.us, &f.us);
     assert_int_equal(rig_rx(r, 3, &fr), RIG_DONE);
   }
   assert_int_equal(rig_neigh(r, &f.us, NULL), NP_NEIGH_FREE);
@@ -272,7 +272,7 @@ static void test_gratuitous(void **state) {
     if (v6) {
       rig_nd(&fr, 136, all_nodes_mac, moved, &f.peer, &all_nodes, &f.peer, 0x20, 2);
     } else {
-      rig_arp(&fr, 1, RIG_ALL, moved, &f.peer, &f.peer);
+      frame_arp(&fr, 1, RIG_ALL, moved, &f.peer, &f.peer);
     }
     assert_int_equal(rig_rx(r, 3, &fr), v6 ? NP_DROP_ND_NOT_FOR_US : NP_DROP_ARP_NOT_FOR_US);
     assert_int_equal(rig_neigh(r, &f.peer, NULL), NP_NEIGH_FREE);
@@ -427,7 +427,7 @@ static void test_flood(void **state) {
       if (v6) {
         rig_nd(&fr, 135, RIG_US, mac, &from.peer, &f.us, &f.us, 0, 1);
       } else {
-        rig_arp(&fr, 1, RIG_ALL, mac, &from.peer, &f.us);
+        frame_arp(&fr, 1, RIG_ALL, mac, &from.peer, &f.us);
       }
       assert_int_equal(rig_rx(r, 3, &fr), RIG_DONE);
       from.peer.b[13] = v6 ? 1 : from.peer.b[13];

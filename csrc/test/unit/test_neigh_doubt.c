@@ -13,7 +13,7 @@ static struct rig *resolved(bool v6, struct np_addr *us, struct np_addr *peer, s
   if (v6) {
     rig_nd(&f, 136, RIG_US, RIG_PEER, peer, us, peer, 0x60, 2);
   } else {
-    rig_arp(&f, 2, RIG_US, RIG_PEER, peer, us);
+    frame_arp(&f, 2, RIG_US, RIG_PEER, peer, us);
   }
   assert_int_equal(rig_rx(r, 3, &f), RIG_DONE);
   rig_send(r, us, peer, path);
@@ -48,7 +48,7 @@ static void test_moved(void **state) {
     if (v6) {
       rig_nd(&f, 136, RIG_US, MOVED, &peer, &us, &peer, 0x60, 2);
     } else {
-      rig_arp(&f, 2, RIG_US, MOVED, &peer, &us);
+      frame_arp(&f, 2, RIG_US, MOVED, &peer, &us);
     }
     assert_int_equal(rig_rx(r, 3, &f), RIG_DONE);
     assert_memory_equal(r->sent[4].b, MOVED, 6);

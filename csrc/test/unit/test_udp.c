@@ -61,7 +61,7 @@ static uint32_t rx(struct udp_rig *u, bool v6, uint16_t sport, uint16_t dport, c
 static void know_peer(struct udp_rig *u) {
   struct frame f;
   struct np_addr p4 = peer(false), p6 = peer(true), u4 = us(false), u6 = us(true);
-  rig_arp(&f, 1, RIG_US, RIG_PEER, &p4, &u4);
+  frame_arp(&f, 1, RIG_US, RIG_PEER, &p4, &u4);
   assert_int_equal(rig_rx(u->r, 3, &f), RIG_DONE);
   rig_nd(&f, 135, RIG_US, RIG_PEER, &p6, &u6, &u6, 0, 1);
   assert_int_equal(rig_rx(u->r, 3, &f), RIG_DONE);

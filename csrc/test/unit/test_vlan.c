@@ -42,7 +42,7 @@ static uint16_t tag_of(const struct rig_frame *f) { return f->b[12] == 0x81 ? np
 static void arp_answer(struct rig *r, uint16_t vlan, const struct np_addr *who, const struct np_addr *us, uint8_t last) {
   const uint8_t mac[6] = {2, 0, 0, 0, 1, last};
   struct frame f;
-  rig_arp(&f, 2, RIG_US, mac, who, us);
+  frame_arp(&f, 2, RIG_US, mac, who, us);
   tag(&f, vlan);
   assert_int_equal(rig_rx(r, 3, &f), RIG_DONE);
 }
@@ -114,7 +114,7 @@ static void test_input(void **state) {
     assert_int_equal(r->sent_count, i < VLANS ? 1 : 0);
     if (i < VLANS) assert_int_equal(tag_of(&r->sent[0]), vid[i]);
     /* ARP is each VLAN's own. */
-    rig_arp(&f, 1, RIG_ALL, RIG_PEER, &src, &dst);
+    frame_arp(&f, 1, RIG_ALL, RIG_PEER, &src, &dst);
     tag(&f, vid[i]);
     assert_int_equal(rig_rx(r, 3, &f), i == 0 ? RIG_DONE : i < VLANS ? NP_DROP_ARP_NOT_FOR_US : NP_DROP_LINK_VLAN);
   }
