@@ -342,24 +342,31 @@ static void test_pcap(void **state) {
   unlink(out);
 }
 
-static void memif_args(char *out, size_t bytes, uint32_t number, const char *role, const char *name) {
-  snprintf(out, bytes, "net_memif%u,role=%s,socket-abstract=yes,socket=np-test-%s-%ld,rsize=9", number, role, name, (long)getpid());
+/* The two ends of a memif; number is the client's device, the server's has 0. */
+struct pair {
+  char server[160];
+  char client[160];
+};
+
+static struct pair memif_pair(const char *name, uint32_t number) {
+  struct pair p;
+  static const char format[] = "net_memif%u,role=%s,socket-abstract=yes,socket=np-test-%s-%ld,rsize=9";
+  snprintf(p.server, sizeof p.server, format, 0u, "server", name, (long)getpid());
+  snprintf(p.client, sizeof p.client, format, number, "client", name, (long)getpid());
+  return p;
 }
 
 /* Two ends in one process: packets there and back, chains, a full ring, a peer that goes and returns. */
 static void test_memif(void **state) {
   struct rig *r = *state;
   if (!have_dpdk(r)) skip();
-  char server[160];
-  char client[160];
-  memif_args(server, sizeof server, 0, "server", "pair");
-  memif_args(client, sizeof client, 1, "client", "pair");
+  const struct pair pair = memif_pair("pair", 1u);
   struct np_dpdk_info info;
-  struct np_port_queue *a = open_one(r, server, &info);
+  struct np_port_queue *a = open_one(r, pair.server, &info);
   assert_true(a->down);
   struct np_buf *got[NP_BURST];
   for (uint32_t life = 0; life < 3; life++) {
-    struct np_port_queue *b = open_one(r, client, &info);
+    struct np_port_queue *b = open_one(r, pair.client, &info);
     wait_link(a, false);
     wait_link(b, false);
     for (uint32_t i = 0; i < 40; i++) {
@@ -463,13 +470,10 @@ static void live_and_kill(struct rig *r, struct np_port_queue *q, pid_t pid) {
 static void test_memif_killed(void **state) {
   struct rig *r = *state;
   if (!have_dpdk(r)) skip();
-  char server[160];
-  char client[160];
-  memif_args(server, sizeof server, 0, "server", "killed");
-  memif_args(client, sizeof client, 0, "client", "killed");
+  const struct pair pair = memif_pair("killed", 0u);
   struct np_dpdk_info info;
-  struct np_port_queue *a = open_one(r, server, &info);
-  for (uint32_t life = 0; life < KILLS; life++) live_and_kill(r, a, start_peer(client));
+  struct np_port_queue *a = open_one(r, pair.server, &info);
+  for (uint32_t life = 0; life < KILLS; life++) live_and_kill(r, a, start_peer(pair.client));
   close_one(a);
 }
 
@@ -477,12 +481,9 @@ static void test_memif_killed(void **state) {
 static void test_memif_strangers(void **state) {
   struct rig *r = *state;
   if (!have_dpdk(r)) skip();
-  char server[160];
-  char client[160];
-  memif_args(server, sizeof server, 0, "server", "strangers");
-  memif_args(client, sizeof client, 1, "client", "strangers");
+  const struct pair pair = memif_pair("strangers", 1u);
   struct np_dpdk_info info;
-  struct np_port_queue *a = open_one(r, server, &info);
+  struct np_port_queue *a = open_one(r, pair.server, &info);
   struct sockaddr_un sun = {.sun_family = AF_UNIX};
   snprintf(sun.sun_path + 1, sizeof sun.sun_path - 1, "np-test-strangers-%ld", (long)getpid());
   for (uint32_t i = 0; i < 300; i++) {
@@ -500,7 +501,7 @@ static void test_memif_strangers(void **state) {
     }
     close(fd);
   }
-  struct np_port_queue *b = open_one(r, client, &info);
+  struct np_port_queue *b = open_one(r, pair.client, &info);
   wait_link(b, false);
   wait_link(a, false);
   struct np_buf *p = packet(r, 100, 5);
@@ -516,17 +517,14 @@ static void test_memif_strangers(void **state) {
 static void test_memif_redial(void **state) {
   struct rig *r = *state;
   if (!have_dpdk(r)) skip();
-  char server[160];
-  char client[160];
-  memif_args(server, sizeof server, 0, "server", "redial");
-  memif_args(client, sizeof client, 0, "client", "redial");
+  const struct pair pair = memif_pair("redial", 0u);
   struct np_dpdk_info info;
-  struct np_port_queue *q = open_one(r, client, &info);
+  struct np_port_queue *q = open_one(r, pair.client, &info);
   assert_true(q->down);
   assert_false(info.link_up);
   for (uint32_t i = 0; i < 25; i++) q->ops->check(q);
   assert_true(q->down);
-  for (uint32_t life = 0; life < 3; life++) live_and_kill(r, q, start_peer(server));
+  for (uint32_t life = 0; life < 3; life++) live_and_kill(r, q, start_peer(pair.server));
   close_one(q);
 }
 
