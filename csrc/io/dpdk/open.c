@@ -19,7 +19,7 @@
 #define DESC_DEFAULT 1024u
 #define MTU_DEFAULT 1500u
 #define FRAME_EXTRA 22u /* Ethernet 14, VLAN 4, FCS 4 */
-#define OWN_MBUF_BYTES 2048u
+#define OWN_MBUF_MIN 2048u /* bytes of a driver's own mbuf; more with a larger MTU, in steps of 1 KiB */
 #define TSO_BYTES_MAX 65535u
 #define IDLE_POLL_US 1000u
 #define WINDOW_IOVA (UINT64_C(96) << 32)
@@ -363,8 +363,9 @@ static enum np_err make_queue(struct np_dpdk_device *d, uint32_t i, const struct
   char name[RTE_MEMPOOL_NAMESIZE];
   if (x->bounce) {
     snprintf(name, sizeof name, "np.%u.%u", d->port_id, i);
-    x->bounce_bytes = OWN_MBUF_BYTES;
-    x->own_mp = rte_pktmbuf_pool_create(name, d->rx_desc + d->tx_desc + 4 * NP_BURST, 0, 0, OWN_MBUF_BYTES + RTE_PKTMBUF_HEADROOM, socket);
+    x->bounce_bytes = (uint16_t)np_max_u32((d->mtu_bytes + FRAME_EXTRA + 1023u) & ~UINT32_C(1023), OWN_MBUF_MIN);
+    uint16_t room = (uint16_t)(x->bounce_bytes + RTE_PKTMBUF_HEADROOM);
+    x->own_mp = rte_pktmbuf_pool_create(name, d->rx_desc + d->tx_desc + 4 * NP_BURST, 0, 0, room, socket);
     if (x->own_mp != NULL) return NP_ERR_OK;
     np_dpdk_explain(detail, -rte_errno, "take packet memory for queue %u of %s", i, d->name);
     return NP_ERR_NOMEM;

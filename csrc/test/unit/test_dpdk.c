@@ -69,16 +69,20 @@ static bool have_dpdk(struct rig *r) {
   return try_open(r, &a, &d, NULL) != NP_ERR_UNSUPPORTED;
 }
 
-static struct np_port_queue *open_one(struct rig *r, const char *device, struct np_dpdk_info *info) {
-  struct np_dpdk_args a = args_of(device, 1);
+static struct np_port_queue *open_args(struct rig *r, const struct np_dpdk_args *a, struct np_dpdk_info *info) {
   struct np_dpdk_device *d = NULL;
   struct np_err_detail detail;
-  if (try_open(r, &a, &d, &detail) != NP_ERR_OK) fail_msg("%s", detail.text);
+  if (try_open(r, a, &d, &detail) != NP_ERR_OK) fail_msg("%s", detail.text);
   struct np_port_queue *q = np_dpdk_port(d, 0);
   np_dpdk_lend(d, 0);
   if (np_dpdk_run(d, info, &detail) != NP_ERR_OK) fail_msg("%s", detail.text);
   q->ops->flush(q);
   return q;
+}
+
+static struct np_port_queue *open_one(struct rig *r, const char *device, struct np_dpdk_info *info) {
+  struct np_dpdk_args a = args_of(device, 1);
+  return open_args(r, &a, info);
 }
 
 static void close_one(struct np_port_queue *q) {
@@ -293,6 +297,34 @@ static void test_ring(void **state) {
   q->ops->flush(q);
   b = packet(r, 60, 1);
   assert_int_equal(q->ops->tx(q, &b, 1), 1);
+  close_one(q);
+}
+
+/* What the MTU allows fits the driver's own memory. */
+static void test_ring_mtu(void **state) {
+  struct rig *r = *state;
+  if (!have_dpdk(r)) skip();
+  struct np_dpdk_args a = args_of("net_ring0", 1);
+  struct np_dpdk_info info;
+  a.mtu_bytes = 9000;
+  struct np_port_queue *q = open_args(r, &a, &info);
+  assert_int_equal(info.mtu_bytes, 9000);
+  const uint32_t sizes[] = {1514, 2048, 2049, 9018};
+  for (size_t i = 0; i < NP_COUNT_OF(sizes); i++) {
+    struct np_buf *b = NULL;
+    for (uint32_t left = sizes[i]; left > 0;) { /* from its end */
+      uint32_t n = (left - 1) % 1500 + 1;
+      struct np_buf *p = packet(r, n, (uint8_t)(11 + left - n));
+      p->next = b;
+      b = p;
+      left -= n;
+    }
+    assert_int_equal(q->ops->tx(q, &b, 1), 1);
+    q->ops->flush(q);
+    receive(q, q, &b, 1);
+    check_packet(b, sizes[i], 11);
+    np_buf_put_chain(b);
+  }
   close_one(q);
 }
 
@@ -533,7 +565,8 @@ int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup_teardown(test_bad, setup, teardown),   cmocka_unit_test_setup_teardown(test_twice, setup, teardown),
       cmocka_unit_test_setup_teardown(test_null, setup, teardown),  cmocka_unit_test_setup_teardown(test_short_of_buffers, setup, teardown),
-      cmocka_unit_test_setup_teardown(test_ring, setup, teardown),  cmocka_unit_test_setup_teardown(test_pcap, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_ring, setup, teardown),  cmocka_unit_test_setup_teardown(test_ring_mtu, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_pcap, setup, teardown),
       cmocka_unit_test_setup_teardown(test_memif, setup, teardown), cmocka_unit_test_setup_teardown(test_memif_redial, setup, teardown),
       cmocka_unit_test_setup_teardown(test_memif_killed, setup, teardown), cmocka_unit_test_setup_teardown(test_memif_strangers, setup, teardown),
   };
