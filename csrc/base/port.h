@@ -78,4 +78,23 @@ struct np_port_queue {
   struct np_queue_stats stats;
 };
 
+/* Adds to one of stats. The core's thread; others read it meanwhile. */
+NP_INLINE void np_port_count(uint64_t *counter, uint64_t n) { __atomic_store_n(counter, *counter + n, __ATOMIC_RELAXED); }
+
+/* What the port itself has counted so far. Any thread. */
+NP_INLINE struct np_queue_stats np_port_counted(const struct np_port_queue *q) {
+  const struct np_queue_stats *s = &q->stats;
+  return (struct np_queue_stats){
+      .rx_pkts = __atomic_load_n(&s->rx_pkts, __ATOMIC_RELAXED),
+      .rx_bytes = __atomic_load_n(&s->rx_bytes, __ATOMIC_RELAXED),
+      .tx_pkts = __atomic_load_n(&s->tx_pkts, __ATOMIC_RELAXED),
+      .tx_bytes = __atomic_load_n(&s->tx_bytes, __ATOMIC_RELAXED),
+      .rx_dropped = __atomic_load_n(&s->rx_dropped, __ATOMIC_RELAXED),
+      .rx_ring_full = __atomic_load_n(&s->rx_ring_full, __ATOMIC_RELAXED),
+      .fill_empty = __atomic_load_n(&s->fill_empty, __ATOMIC_RELAXED),
+      .tx_invalid = __atomic_load_n(&s->tx_invalid, __ATOMIC_RELAXED),
+      .wakeups = __atomic_load_n(&s->wakeups, __ATOMIC_RELAXED),
+  };
+}
+
 #endif

@@ -239,16 +239,7 @@ int np_afxdp_fd(const struct np_afxdp *x) { return x->fd; }
 bool np_afxdp_is_zero_copy(const struct np_afxdp *x) { return x->zero_copy; }
 
 void np_afxdp_stats(struct np_afxdp *x, struct np_queue_stats *out) {
-  const struct np_queue_stats *s = &x->port.stats;
-  *out = (struct np_queue_stats){
-      .rx_pkts = __atomic_load_n(&s->rx_pkts, __ATOMIC_RELAXED),
-      .rx_bytes = __atomic_load_n(&s->rx_bytes, __ATOMIC_RELAXED),
-      .tx_pkts = __atomic_load_n(&s->tx_pkts, __ATOMIC_RELAXED),
-      .tx_bytes = __atomic_load_n(&s->tx_bytes, __ATOMIC_RELAXED),
-      .rx_dropped = __atomic_load_n(&s->rx_dropped, __ATOMIC_RELAXED),
-      .tx_invalid = __atomic_load_n(&s->tx_invalid, __ATOMIC_RELAXED),
-      .wakeups = __atomic_load_n(&s->wakeups, __ATOMIC_RELAXED),
-  };
+  *out = np_port_counted(&x->port);
   struct xdp_statistics k;
   memset(&k, 0, sizeof k);
   socklen_t len = sizeof k;

@@ -12,9 +12,6 @@ static uint64_t offset_of(const struct np_afxdp *x, const struct np_buf *b) {
   return (uint64_t)b->index * x->pool->chunk_bytes;
 }
 
-/* Counters are read by other threads while the core writes them. */
-static void add(uint64_t *counter, uint64_t n) { __atomic_store_n(counter, *counter + n, __ATOMIC_RELAXED); }
-
 /* The buffer at addr, if addr lies in the pool and its data area; the kernel is
  * trusted not to lie, but a driver's mistake must not become a wild write here. */
 static struct np_buf *buf_at(const struct np_afxdp *x, uint64_t addr) {
@@ -35,7 +32,7 @@ static void note_lack(struct np_afxdp *x) {
 
 /* The rest of a frame, up to its end, is thrown away with what came of it. */
 static NP_COLD void rx_bad(struct np_afxdp *x, bool more) {
-  add(&x->port.stats.rx_dropped, 1);
+  np_port_count(&x->port.stats.rx_dropped, 1);
   np_buf_put_chain(x->rx_head);
   x->rx_head = x->rx_tail = NULL;
   x->rx_bad = more;
@@ -111,8 +108,8 @@ static uint32_t afxdp_rx(struct np_port_queue *q, struct np_buf **out, uint32_t 
   __atomic_store_n(r->cons, r->cached_cons, __ATOMIC_RELEASE);
   q->posted_count -= used;
   note_lack(x);
-  add(&q->stats.rx_pkts, n);
-  add(&q->stats.rx_bytes, bytes);
+  np_port_count(&q->stats.rx_pkts, n);
+  np_port_count(&q->stats.rx_bytes, bytes);
   return n;
 }
 
@@ -219,8 +216,8 @@ static uint32_t afxdp_tx(struct np_port_queue *q, struct np_buf **bufs, uint32_t
   r->cached_prod += used;
   __atomic_store_n(r->prod, r->cached_prod, __ATOMIC_RELEASE);
   x->tx_held += used;
-  add(&q->stats.tx_pkts, sent);
-  add(&q->stats.tx_bytes, bytes);
+  np_port_count(&q->stats.tx_pkts, sent);
+  np_port_count(&q->stats.tx_bytes, bytes);
   return sent;
 }
 
@@ -234,7 +231,7 @@ static void reap(struct np_afxdp *x) {
   for (uint32_t i = 0; i < n; i++) {
     struct np_buf *b = buf_at(x, desc[(r->cached_cons + i) & r->mask]);
     if (NP_UNLIKELY(b == NULL || (x->held[b->index] & NP_AFXDP_TX_MAX) == 0)) {
-      add(&x->port.stats.tx_invalid, 1);
+      np_port_count(&x->port.stats.tx_invalid, 1);
       continue;
     }
     x->held[b->index]--;
@@ -264,7 +261,7 @@ static void kick_tx(struct np_afxdp *x) {
   for (uint32_t i = 0; i < KICKS_PER_FLUSH_MAX && tx_pending(x); i++) {
     if ((__atomic_load_n(x->tx.flags, __ATOMIC_RELAXED) & XDP_RING_NEED_WAKEUP) == 0) return;
     uint32_t before = x->tx.cached_cons;
-    add(&x->port.stats.wakeups, 1);
+    np_port_count(&x->port.stats.wakeups, 1);
     ssize_t sent = sendto(x->fd, NULL, 0, MSG_DONTWAIT, NULL, 0);
     if (sent < 0 && errno != EAGAIN && errno != EBUSY && errno != ENOBUFS && errno != EINTR) {
       note_error(x, errno);
@@ -283,7 +280,7 @@ static void afxdp_flush(struct np_port_queue *q) {
   refill(x);
   if (NP_UNLIKELY((__atomic_load_n(x->fill.flags, __ATOMIC_RELAXED) & XDP_RING_NEED_WAKEUP) != 0) && x->zero_copy) {
     /* only drivers that take buffers by themselves ask; the copy happens in the sender's softirq */
-    add(&q->stats.wakeups, 1);
+    np_port_count(&q->stats.wakeups, 1);
     if (recvfrom(x->fd, NULL, 0, MSG_DONTWAIT, NULL, NULL) < 0) note_error(x, errno);
   }
 }

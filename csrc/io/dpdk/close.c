@@ -77,16 +77,7 @@ void np_dpdk_free(struct np_port_queue *q) {
 /* The driver's own counters are the device's: they stand with its first queue. */
 void np_dpdk_statistics(struct np_port_queue *q, struct np_queue_stats *out) {
   struct np_dpdk_queue *x = of(q);
-  const struct np_queue_stats *s = &q->stats;
-  *out = (struct np_queue_stats){
-      .rx_pkts = __atomic_load_n(&s->rx_pkts, __ATOMIC_RELAXED),
-      .rx_bytes = __atomic_load_n(&s->rx_bytes, __ATOMIC_RELAXED),
-      .tx_pkts = __atomic_load_n(&s->tx_pkts, __ATOMIC_RELAXED),
-      .tx_bytes = __atomic_load_n(&s->tx_bytes, __ATOMIC_RELAXED),
-      .rx_dropped = __atomic_load_n(&s->rx_dropped, __ATOMIC_RELAXED),
-      .fill_empty = __atomic_load_n(&s->fill_empty, __ATOMIC_RELAXED),
-      .tx_invalid = __atomic_load_n(&s->tx_invalid, __ATOMIC_RELAXED),
-  };
+  *out = np_port_counted(q);
   struct rte_eth_stats device;
   if (x->qid != 0 || x->device->closed || rte_eth_stats_get(x->port_id, &device) != 0) return;
   out->rx_dropped += device.ierrors;

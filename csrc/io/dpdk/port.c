@@ -14,9 +14,6 @@
 
 static struct np_dpdk_queue *of(struct np_port_queue *q) { return NP_CONTAINER_OF(q, struct np_dpdk_queue, port); }
 
-/* Counters are read by other threads while the core writes them. */
-static void add(uint64_t *counter, uint64_t n) { __atomic_store_n(counter, *counter + n, __ATOMIC_RELAXED); }
-
 /* Around every call into the driver: see quiet.c, whose fence this one pairs with. */
 static void burst_begin(struct np_dpdk_queue *x) {
   if (NP_LIKELY(!x->guard)) return;
@@ -82,8 +79,8 @@ static uint32_t take(struct np_dpdk_queue *x, struct rte_mbuf **ms, uint32_t n, 
     NP_PREFETCH(np_buf_cdata(b));
     out[i] = b;
   }
-  add(&x->port.stats.rx_pkts, n);
-  add(&x->port.stats.rx_bytes, bytes);
+  np_port_count(&x->port.stats.rx_pkts, n);
+  np_port_count(&x->port.stats.rx_bytes, bytes);
   return n;
 }
 
@@ -123,12 +120,12 @@ static uint32_t take_copies(struct np_dpdk_queue *x, struct rte_mbuf **ms, uint3
       bytes += ms[i]->pkt_len;
       out[got++] = b;
     } else {
-      add(&x->port.stats.fill_empty, 1);
+      np_port_count(&x->port.stats.fill_empty, 1);
     }
   }
   rte_pktmbuf_free_bulk(ms, n);
-  add(&x->port.stats.rx_pkts, got);
-  add(&x->port.stats.rx_bytes, bytes);
+  np_port_count(&x->port.stats.rx_pkts, got);
+  np_port_count(&x->port.stats.rx_bytes, bytes);
   return got;
 }
 
@@ -280,7 +277,7 @@ static NP_COLD bool show_odd(struct np_dpdk_queue *x, struct np_buf *b, struct r
   if (rte_eth_tx_prepare(x->port_id, x->qid, out, 1) == 1) return true;
   unshow(x, *out, true);
   *out = NULL;
-  add(&x->port.stats.tx_invalid, 1);
+  np_port_count(&x->port.stats.tx_invalid, 1);
   return true;
 }
 
@@ -307,8 +304,8 @@ static uint32_t dpdk_tx(struct np_port_queue *q, struct np_buf **bufs, uint32_t 
     bytes += m->pkt_len;
     x->pend[x->pend_count++] = m;
   }
-  add(&q->stats.tx_pkts, taken);
-  add(&q->stats.tx_bytes, bytes);
+  np_port_count(&q->stats.tx_pkts, taken);
+  np_port_count(&q->stats.tx_bytes, bytes);
   return taken;
 }
 
@@ -319,7 +316,7 @@ static NP_COLD void drop_pending(struct np_dpdk_queue *x) {
   } else {
     for (uint32_t i = 0; i < x->pend_count; i++) unshow(x, x->pend[i], true);
   }
-  add(&x->port.stats.tx_invalid, x->pend_count);
+  np_port_count(&x->port.stats.tx_invalid, x->pend_count);
   x->pend_count = 0;
 }
 

@@ -62,9 +62,6 @@ struct np_raw {
 
 NP_INLINE struct np_raw *np_raw_of(struct np_port_queue *q) { return NP_CONTAINER_OF(q, struct np_raw, port); }
 
-/* Counters are read by other threads while the core writes them. */
-NP_INLINE void np_raw_add(uint64_t *counter, uint64_t n) { __atomic_store_n(counter, *counter + n, __ATOMIC_RELAXED); }
-
 extern const struct np_port_ops np_raw_packet_ops;
 extern const struct np_port_ops np_raw_tap_ops;
 

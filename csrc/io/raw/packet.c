@@ -123,7 +123,7 @@ static struct np_buf *take(struct np_raw *r, const struct tpacket2_hdr *h, uint3
     b = take_short(r, h, len, wait);
   }
   if (NP_UNLIKELY(b == NULL)) {
-    if (!*wait) np_raw_add(&r->port.stats.rx_dropped, 1);
+    if (!*wait) np_port_count(&r->port.stats.rx_dropped, 1);
     return NULL;
   }
   if (NP_UNLIKELY((status & TP_STATUS_VLAN_VALID) != 0)) put_vlan(b, h, status);
@@ -151,7 +151,7 @@ uint32_t np_raw_packet_rx(struct np_port_queue *q, struct np_buf **out, uint32_t
     out[n++] = b;
   }
   if (n == 0) return 0;
-  np_raw_add(&q->stats.rx_pkts, n);
-  np_raw_add(&q->stats.rx_bytes, bytes);
+  np_port_count(&q->stats.rx_pkts, n);
+  np_port_count(&q->stats.rx_bytes, bytes);
   return n;
 }

@@ -109,18 +109,8 @@ static uint64_t kernel_drops(struct np_raw *r) {
 }
 
 static void raw_statistics(struct np_port_queue *q, struct np_queue_stats *out) {
-  struct np_raw *r = np_raw_of(q);
-  const struct np_queue_stats *s = &q->stats;
-  *out = (struct np_queue_stats){
-      .rx_pkts = __atomic_load_n(&s->rx_pkts, __ATOMIC_RELAXED),
-      .rx_bytes = __atomic_load_n(&s->rx_bytes, __ATOMIC_RELAXED),
-      .tx_pkts = __atomic_load_n(&s->tx_pkts, __ATOMIC_RELAXED),
-      .tx_bytes = __atomic_load_n(&s->tx_bytes, __ATOMIC_RELAXED),
-      .rx_dropped = __atomic_load_n(&s->rx_dropped, __ATOMIC_RELAXED),
-      .tx_invalid = __atomic_load_n(&s->tx_invalid, __ATOMIC_RELAXED),
-      .wakeups = __atomic_load_n(&s->wakeups, __ATOMIC_RELAXED),
-      .rx_ring_full = kernel_drops(r),
-  };
+  *out = np_port_counted(q);
+  out->rx_ring_full = kernel_drops(np_raw_of(q));
 }
 
 /* The kernel holds no buffer of ours, so there is only the descriptor to close. */

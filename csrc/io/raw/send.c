@@ -48,7 +48,7 @@ uint32_t np_raw_tx(struct np_port_queue *q, struct np_buf **bufs, uint32_t n) {
     struct np_buf *b = bufs[sent];
     uint32_t pieces = NP_LIKELY(b->next == NULL) ? 1 : np_buf_pieces(b);
     if (NP_UNLIKELY(pieces > NP_RAW_TX_PIECES_MAX)) { /* crumbs: each goes alone when it is sent again */
-      np_raw_add(&q->stats.tx_invalid, 1);
+      np_port_count(&q->stats.tx_invalid, 1);
       np_buf_put_chain(b);
       continue;
     }
@@ -64,8 +64,8 @@ uint32_t np_raw_tx(struct np_port_queue *q, struct np_buf **bufs, uint32_t n) {
     }
     t->msg[t->count++].msg_hdr = (struct msghdr){.msg_iov = &t->iov[first], .msg_iovlen = t->iov_count - first};
   }
-  np_raw_add(&q->stats.tx_pkts, sent);
-  np_raw_add(&q->stats.tx_bytes, bytes);
+  np_port_count(&q->stats.tx_pkts, sent);
+  np_port_count(&q->stats.tx_bytes, bytes);
   return sent;
 }
 
@@ -87,7 +87,7 @@ void np_raw_tx_drop(struct np_raw *r) { done(r->tx, r->tx->count - r->tx->head);
 /* Return: how many of the waiting messages the kernel took; -1 with errno. */
 static int give(struct np_raw *r) {
   struct np_raw_tx *t = r->tx;
-  np_raw_add(&r->port.stats.wakeups, 1);
+  np_port_count(&r->port.stats.wakeups, 1);
   if (r->kind == NP_RAW_PACKET) return sendmmsg(r->fd, &t->msg[t->head], t->count - t->head, MSG_DONTWAIT);
   const struct msghdr *m = &t->msg[t->head].msg_hdr;
   return writev(r->fd, m->msg_iov, (int)m->msg_iovlen) < 0 ? -1 : 1;
@@ -105,7 +105,7 @@ void np_raw_send(struct np_raw *r) {
     if (error == EAGAIN || error == EINTR) return; /* the socket's send buffer is full: the next turn goes on */
     np_raw_note_error(r, error);
     uint32_t lost = r->port.down ? t->count - t->head : 1; /* ENOBUFS and the like: the device's queue dropped it */
-    np_raw_add(&r->port.stats.tx_invalid, lost);
+    np_port_count(&r->port.stats.tx_invalid, lost);
     done(t, lost);
   }
 }

@@ -40,7 +40,7 @@ uint32_t np_raw_tap_rx(struct np_port_queue *q, struct np_buf **out, uint32_t ma
     uint32_t first = np_min_u32(len, np_buf_tailroom(b));
     np_buf_append(b, first);
     if (NP_UNLIKELY(got < 0 || (len > first && np_raw_append(r, b, r->scratch, len - first) == NULL))) {
-      np_raw_add(&q->stats.rx_dropped, 1);
+      np_port_count(&q->stats.rx_dropped, 1);
       np_buf_put_chain(b);
       continue;
     }
@@ -49,7 +49,7 @@ uint32_t np_raw_tap_rx(struct np_port_queue *q, struct np_buf **out, uint32_t ma
     out[n++] = b;
   }
   if (n == 0) return 0;
-  np_raw_add(&q->stats.rx_pkts, n);
-  np_raw_add(&q->stats.rx_bytes, bytes);
+  np_port_count(&q->stats.rx_pkts, n);
+  np_port_count(&q->stats.rx_bytes, bytes);
   return n;
 }
