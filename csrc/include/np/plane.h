@@ -192,14 +192,9 @@ struct np_dpdk_info {
   char driver[32];
   uint8_t mac[6];
   uint8_t link_up;
-  uint8_t huge_pages; /* DPDK's own memory is in huge pages */
-  uint8_t copies;     /* packets are copied at the border: the driver wants its own memory */
-  uint8_t pad[3];
+  uint8_t copies; /* packets are copied at the border: the driver wants its own memory */
   uint32_t mtu_bytes;
   uint32_t queues;
-  uint32_t speed_mbps; /* 0 unknown */
-  uint32_t caps;       /* NP_PORT_* of base/port.h */
-  int32_t numa_node;   /* -1: none, or all */
 };
 /* 0: built without DPDK. */
 uint8_t np_plane_has_dpdk(void);

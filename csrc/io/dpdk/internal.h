@@ -105,7 +105,7 @@ struct np_dpdk_process {
 enum np_err np_dpdk_start(const cpu_set_t *control, const char *device, struct np_err_detail *detail);
 struct np_dpdk_process *np_dpdk_process(void); /* NULL: DPDK does not run, or not by us */
 NP_PRINTF(3, 4) void np_dpdk_explain(struct np_err_detail *detail, int rc, const char *format, ...);
-/* Forgets and returns what DPDK's log said; "" nothing. */
+/* Forgets what DPDK's log said. */
 void np_dpdk_said_clear(void);
 
 /* hdrs.c */

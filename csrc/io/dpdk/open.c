@@ -505,10 +505,6 @@ static void fill_info(const struct np_dpdk_device *d, struct np_dpdk_info *info)
   info->mtu_bytes = d->mtu_bytes;
   info->queues = d->queues;
   info->link_up = link.link_status == RTE_ETH_LINK_UP;
-  info->speed_mbps = link.link_speed == RTE_ETH_SPEED_NUM_UNKNOWN ? 0 : link.link_speed;
-  info->numa_node = rte_eth_dev_socket_id(d->port_id);
-  info->caps = d->queue[0]->port.caps;
-  info->huge_pages = rte_eal_has_hugepages() != 0;
   info->copies = d->queue[0]->bounce;
   snprintf(info->driver, sizeof info->driver, "%s", d->driver);
 }

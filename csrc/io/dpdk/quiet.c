@@ -2,7 +2,7 @@
  *
  * memif's driver unmaps the shared rings on DPDK's interrupt thread as soon as its peer is gone, while a poll
  * core may be reading them: the process would die of its peer's death. So the build gives that driver our
- * munmap and close (see the Makefile): they wait until no core is inside a burst of a guarded queue. The
+ * munmap and close (see dpdk.mk): they wait until no core is inside a burst of a guarded queue. The
  * driver has cleared its own "connected" before, so a burst that begins later does not touch the memory. */
 #include <errno.h>
 #include <sys/mman.h>
