@@ -29,9 +29,9 @@ struct np_dpdk_process *np_dpdk_process(void) {
 void np_dpdk_said_clear(void) {
   struct np_dpdk_process *p = np_dpdk_process();
   if (p == NULL) return;
-  pthread_mutex_lock(&p->lock);
+  pthread_mutex_lock(&p->said_lock);
   p->said[0] = '\0';
-  pthread_mutex_unlock(&p->lock);
+  pthread_mutex_unlock(&p->said_lock);
 }
 
 void np_dpdk_explain(struct np_err_detail *detail, int rc, const char *format, ...) {
@@ -49,9 +49,9 @@ void np_dpdk_explain(struct np_err_detail *detail, int rc, const char *format, .
   }
   struct np_dpdk_process *p = np_dpdk_process();
   if (rc >= 0 || p == NULL) return;
-  pthread_mutex_lock(&p->lock);
+  pthread_mutex_lock(&p->said_lock);
   if (p->said[0] != '\0') snprintf(detail->text + at, sizeof detail->text - at, " (%s)", p->said);
-  pthread_mutex_unlock(&p->lock);
+  pthread_mutex_unlock(&p->said_lock);
 }
 
 /* DPDK's log: warnings and errors only (see args). Its first line in a call is what an error of ours quotes,
@@ -61,14 +61,14 @@ static ssize_t log_write(void *cookie, const char *text, size_t bytes) {
   size_t n = bytes;
   while (n > 0 && (text[n - 1] == '\n' || text[n - 1] == ' ')) n--;
   if (n == 0) return (ssize_t)bytes;
-  pthread_mutex_lock(&p->lock);
+  pthread_mutex_lock(&p->said_lock);
   if (p->said[0] == '\0' && memmem(text, bytes, MEMIF_NOISE, sizeof MEMIF_NOISE - 1) == NULL) {
     snprintf(p->said, sizeof p->said, "%.*s", (int)n, text);
     for (char *c = p->said; *c != '\0'; c++) {
       if ((unsigned char)*c < ' ') *c = ' ';
     }
   }
-  pthread_mutex_unlock(&p->lock);
+  pthread_mutex_unlock(&p->said_lock);
   return (ssize_t)bytes;
 }
 
@@ -188,6 +188,7 @@ enum np_err np_dpdk_start(const cpu_set_t *control, const char *device, struct n
   if (mem == MAP_FAILED) return NP_ERR_NOMEM;
   struct start s = {.process = mem};
   pthread_mutex_init(&s.process->lock, NULL);
+  pthread_mutex_init(&s.process->said_lock, NULL);
   const cookie_io_functions_t io = {.write = log_write};
   FILE *log = fopencookie(s.process, "w", io);
   if (log == NULL) {

@@ -95,8 +95,9 @@ struct np_dpdk_device {
 
 /* What the process has once: DPDK knows it under a name of ours (quiet.c). */
 struct np_dpdk_process {
-  pthread_mutex_t lock;
+  pthread_mutex_t lock; /* of guarded; held while others wait for a burst to end */
   struct np_dpdk_queue *guarded;
+  pthread_mutex_t said_lock; /* its own: a driver may log in a burst */
   char said[160]; /* the first warning or error of DPDK's log since it was cleared */
 };
 
