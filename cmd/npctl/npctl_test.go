@@ -351,3 +351,19 @@ func TestInterfaceMode(t *testing.T) {
 		}
 	}
 }
+
+// TestListeners: what nobody counts by listener is a dash, not a nought.
+func TestListeners(t *testing.T) {
+	sock := daemon(t, map[string]any{api.PathListeners: api.Listeners{Schema: api.Schema, Listeners: []api.Listener{
+		{Name: "a", Protocol: "npro", Accepted: 7}, {Name: "b", Protocol: "echo"},
+		{Name: "c", Protocol: "echo", TLS: true, Accepted: 9, Service: &api.ListenerService{Refused: 1, Failed: 3, FailedHandshakes: 2}}}}})
+	out, errOut, code := npctl("-s", sock, "listener", "list", "-o", "wide", "--no-headers")
+	var got []string
+	for line := range strings.Lines(out) {
+		got = append(got, strings.Join(strings.Fields(line), " "))
+	}
+	want := []string{"a - npro - 0 none 7 - refused - - -", "b - echo - 0 none - - refused - - -", "c - echo/tls - 0 none 9 3 refused - 1 2"}
+	if !slices.Equal(got, want) || code != 0 {
+		t.Errorf("exit code %d\n%q\n%s", code, got, errOut)
+	}
+}

@@ -205,9 +205,9 @@ func neighborCmd(a *app) *cobra.Command {
 
 func listenerCmd(a *app) *cobra.Command {
 	return noun("listener", "Listeners", get(a, "list", "Listeners and their connections", api.PathListeners, func(l *api.Listeners) error {
-		cols := []string{"name", "address", "protocol", "backend", ">connections", ">limit", ">accepted", "version 1"}
+		cols := []string{"name", "address", "protocol", "backend", ">connections", ">limit", ">accepted", ">failed", "version 1"}
 		if a.output == "wide" {
-			cols = append(cols, "congestion control")
+			cols = append(cols, "congestion control", ">refused", ">bad handshakes")
 		}
 		t := newTable(cols...)
 		for _, e := range l.Listeners {
@@ -215,7 +215,15 @@ func listenerCmd(a *app) *cobra.Command {
 			if e.MaxConnections > 0 {
 				limit = fmt.Sprint(e.MaxConnections)
 			}
-			t.row(e.Name, e.Address, withTLS(e.Protocol, e.TLS), e.Backend, e.Connections, limit, e.Accepted, map[bool]string{true: "allowed", false: "refused"}[e.AllowV1], e.CongestionControl)
+			accepted, failed, refused, unshaken := "-", "-", "-", "-" // not counted by listener
+			if e.Protocol == "npro" || e.Service != nil {
+				accepted = fmt.Sprint(e.Accepted)
+			}
+			if s := e.Service; s != nil {
+				failed, refused, unshaken = fmt.Sprint(s.Failed), fmt.Sprint(s.Refused), fmt.Sprint(s.FailedHandshakes)
+			}
+			t.row(e.Name, e.Address, withTLS(e.Protocol, e.TLS), e.Backend, e.Connections, limit, accepted, failed,
+				map[bool]string{true: "allowed", false: "refused"}[e.AllowV1], e.CongestionControl, refused, unshaken)
 		}
 		return a.print(l, anys(l.Listeners), t)
 	}))

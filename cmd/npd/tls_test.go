@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -115,12 +116,37 @@ func TestServeTLS(t *testing.T) {
 				t.Errorf("a client that says nothing: %v", err)
 			}
 			var ls api.Listeners
+			var text bytes.Buffer
+			metrics := []string{`np_tls_handshakes_failed_total{listener="echo"} 2`, `np_tls_connections_failed_total{listener="echo"} 2`,
+				`np_tls_connections{listener="echo"} 1`, `np_tls_connections_accepted_total{listener="path"} 1`}
+			missing := func() string {
+				text.Reset()
+				if _, err := s.mgmt.Stream(t.Context(), api.PathMetrics, nil, &text); err != nil {
+					t.Fatal(err)
+				}
+				for _, m := range metrics {
+					if !strings.Contains(text.String(), m+"\n") {
+						return m
+					}
+				}
+				return ""
+			}
+			for deadline := time.Now().Add(5 * time.Second); missing() != ""; time.Sleep(5 * time.Millisecond) { // what ended is counted soon after
+				if time.Now().After(deadline) {
+					t.Fatalf("metrics have no %s\n%s", missing(), regexp.MustCompile("(?m)^np_tls.*$").FindAllString(text.String(), -1))
+				}
+			}
 			if err := s.mgmt.Get(t.Context(), api.PathListeners, nil, &ls); err != nil {
 				t.Fatal(err)
 			}
 			for _, l := range ls.Listeners {
-				if !l.TLS || l.Backend != backend {
-					t.Errorf("listener %+v", l)
+				if !l.TLS || l.Backend != backend || l.Service == nil {
+					t.Fatalf("listener %+v", l)
+				}
+				// echo: two echoes, an old certificate that the client refused, one kept, one in plain text
+				if s := l.Service; l.Name == "echo" && (l.Accepted != 5 || l.Connections != 1 || s.Failed != 2 || s.FailedHandshakes != 2 || s.Refused != 0) ||
+					l.Name == "discard" && (l.Accepted != 1 || s.FailedHandshakes != 1) {
+					t.Errorf("listener %+v: %+v", l, s)
 				}
 			}
 		})

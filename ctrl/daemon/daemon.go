@@ -76,8 +76,8 @@ type Daemon struct {
 	state       string
 	listeners   []mgmt.Listener
 	files       map[dataplane.ListenerID]*ksock.Unix
-	goListeners map[dataplane.ListenerID]*netconn.Listener // whose service is in Go
-	undo        []func()                                   // takes down what start made, last first
+	goListeners map[dataplane.ListenerID]goListener
+	undo        []func() // takes down what start made, last first
 	wg          sync.WaitGroup
 	failed      chan error // a part that ended by itself
 }
@@ -93,7 +93,7 @@ var errStopped = errors.New("stopped")
 // ends at once, USR1 reopens logs.
 func Run(ctx context.Context, o Options, signals <-chan os.Signal) error {
 	d := &Daemon{o: o, start: o.Now(), cfg: o.Config, state: mgmt.StateStarting, failed: make(chan error, 8),
-		files: map[dataplane.ListenerID]*ksock.Unix{}, goListeners: map[dataplane.ListenerID]*netconn.Listener{}}
+		files: map[dataplane.ListenerID]*ksock.Unix{}, goListeners: map[dataplane.ListenerID]goListener{}}
 	defer d.down()
 	if err := d.up(ctx); err != nil {
 		return err
@@ -395,7 +395,7 @@ func (d *Daemon) makeSessions(key handshake.PrivateKey, psk *[32]byte) error {
 
 func (d *Daemon) makeManagement(sockets [2]net.Listener) error {
 	log := d.o.Log.With("component", "mgmt")
-	handler := metrics.Handler(metrics.Source{Plane: d.plane, Sessions: d.session.Stats, Ports: d.ports.Status, Certs: d.Certificates, Listeners: d.listenerBackends,
+	handler := metrics.Handler(metrics.Source{Plane: d.plane, Sessions: d.session.Stats, Ports: d.ports.Status, Certs: d.Certificates, Listeners: d.listenerMetrics,
 		Version: d.o.Version.Version, Commit: d.o.Version.Commit})
 	srv := mgmt.New(mgmt.Config{Daemon: d, Plane: d.plane, Sessions: d.session, Ports: d.ports, Metrics: handler, Log: log,
 		Version: d.o.Version, PublicKey: d.key.String(), Start: d.start, Now: d.o.Now, Mono: d.o.Mono})
@@ -440,14 +440,21 @@ func (d *Daemon) Config() *config.Config {
 func (d *Daemon) Listeners() []mgmt.Listener {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return slices.Clone(d.listeners)
+	out := slices.Clone(d.listeners)
+	for i := range out {
+		if l, ok := d.goListeners[out[i].ID]; ok {
+			st := l.service.Stats()
+			out[i].Service = &st
+		}
+	}
+	return out
 }
 
-// listenerBackends is for the metrics.
-func (d *Daemon) listenerBackends() []metrics.Listener {
+// listenerMetrics is for the metrics.
+func (d *Daemon) listenerMetrics() []metrics.Listener {
 	var out []metrics.Listener
 	for _, l := range d.Listeners() {
-		out = append(out, metrics.Listener{Name: l.Name, Requested: l.Requested, Ladder: l.Ladder})
+		out = append(out, metrics.Listener{Name: l.Name, Requested: l.Requested, Ladder: l.Ladder, Service: l.Service})
 	}
 	return out
 }

@@ -14,6 +14,12 @@ import (
 	"github.com/np-appliance/np/dataplane/netconn"
 )
 
+// goListener is a listener whose service is in Go.
+type goListener struct {
+	*netconn.Listener
+	service *plain.Server
+}
+
 // tlsConfig makes what [tls] says of servers; nil without certificates.
 func (d *Daemon) tlsConfig(c *config.Config) (*tls.Config, error) {
 	if d.certs == nil {
@@ -78,7 +84,7 @@ func (d *Daemon) listenBy(ctx context.Context, c *config.Config, l *config.Liste
 		return 0, err
 	}
 	d.mu.Lock()
-	d.goListeners[nl.ID()] = nl
+	d.goListeners[nl.ID()] = goListener{nl, s}
 	d.mu.Unlock()
 	d.wg.Go(func() {
 		if err := s.Serve(d.serving, secure.NewListener(nl, d.tls, c.TLS.HandshakeTimeout)); err != nil {
@@ -91,13 +97,13 @@ func (d *Daemon) listenBy(ctx context.Context, c *config.Config, l *config.Liste
 // unlistenPlane ends a listener of any kind; connections stay.
 func (d *Daemon) unlistenPlane(ctx context.Context, id dataplane.ListenerID) error {
 	d.mu.Lock()
-	nl := d.goListeners[id]
+	l, ok := d.goListeners[id]
 	delete(d.goListeners, id)
 	d.mu.Unlock()
-	if nl == nil {
+	if !ok {
 		return d.unlistenCarrier(ctx, id)
 	}
-	return nl.Close()
+	return l.Close()
 }
 
 // makeConns makes the way of bytes to Go.

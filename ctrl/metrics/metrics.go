@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/np-appliance/np/ctrl/ladder"
+	"github.com/np-appliance/np/ctrl/plain"
 	"github.com/np-appliance/np/ctrl/ports"
 	"github.com/np-appliance/np/ctrl/secure"
 	"github.com/np-appliance/np/ctrl/session"
@@ -33,6 +34,7 @@ type Listener struct {
 	Name      string
 	Requested string // backend
 	Ladder    []ladder.Rung
+	Service   *plain.Stats // nil: it is in the data plane, which counts
 }
 
 const prefix = "np_"
@@ -45,6 +47,7 @@ type collector struct {
 	queue    []queueMetric
 	port     []portMetric
 	session  []sessionMetric
+	service  []serviceMetric
 	status   *prometheus.Desc
 	refused  *prometheus.Desc
 	up       *prometheus.Desc
@@ -74,6 +77,11 @@ type portMetric struct {
 type sessionMetric struct {
 	metric
 	get func(*session.Stats) float64
+}
+
+type serviceMetric struct {
+	metric
+	get func(*plain.Stats) float64
 }
 
 // describe makes a metric of a name: counters end in _total, and nanoseconds
@@ -140,6 +148,14 @@ func New(src Source) prometheus.Collector {
 	s("one_way_messages_total", "MESSAGE frames handled in Go", func(s *session.Stats) float64 { return float64(s.OneWay) })
 	s("message_memory_bytes", "messages waiting or being put together", func(s *session.Stats) float64 { return float64(s.MessageBytes) })
 	s("log_lines_held_back_total", "log lines about peers not written because of the rate limit", func(s *session.Stats) float64 { return float64(s.LogsHeld) })
+	l := func(name, help string, get func(*plain.Stats) float64) {
+		c.service = append(c.service, serviceMetric{describe("tls_"+name, help, "listener"), get})
+	}
+	l("connections", "open connections of a listener with TLS", func(s *plain.Stats) float64 { return float64(s.Open) })
+	l("connections_accepted_total", "connections that a listener with TLS took", func(s *plain.Stats) float64 { return float64(s.Accepted) })
+	l("connections_refused_total", "connections beyond the limit of a listener with TLS", func(s *plain.Stats) float64 { return float64(s.Refused) })
+	l("connections_failed_total", "connections with TLS that ended otherwise than in good order", func(s *plain.Stats) float64 { return float64(s.Failed) })
+	l("handshakes_failed_total", "TLS handshakes that failed or took too long", func(s *plain.Stats) float64 { return float64(s.Handshakes) })
 	return c
 }
 
@@ -155,6 +171,9 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 		ch <- m.desc
 	}
 	for _, m := range c.session {
+		ch <- m.desc
+	}
+	for _, m := range c.service {
 		ch <- m.desc
 	}
 	for _, d := range [...]*prometheus.Desc{c.drops, c.status, c.refused, c.up, c.backend, c.xdpDrops, c.xdpMode, c.build, c.cert} {
@@ -184,6 +203,11 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	if c.src.Listeners != nil {
 		for _, l := range c.src.Listeners() {
 			ch <- prometheus.MustNewConstMetric(c.backend, prometheus.GaugeValue, 1, "", l.Name, l.Requested, ladder.Actual(l.Ladder), ladder.Why(l.Ladder))
+			for _, m := range c.service {
+				if l.Service != nil {
+					send(m.metric, m.get(l.Service), l.Name)
+				}
+			}
 		}
 	}
 	st := c.src.Sessions()

@@ -21,6 +21,7 @@ import (
 	"github.com/np-appliance/np/ctrl/config"
 	"github.com/np-appliance/np/ctrl/ladder"
 	"github.com/np-appliance/np/ctrl/mgmt/api"
+	"github.com/np-appliance/np/ctrl/plain"
 	"github.com/np-appliance/np/ctrl/ports"
 	"github.com/np-appliance/np/ctrl/secure"
 	"github.com/np-appliance/np/ctrl/session"
@@ -41,6 +42,8 @@ type Listener struct {
 
 	Requested string        // backend asked for, a word of package ladder
 	Ladder    []ladder.Rung // what was tried
+
+	Service *plain.Stats // counts of a service in Go, nil: it is in the data plane
 }
 
 // Daemon is what the server asks of the daemon itself.

@@ -408,9 +408,14 @@ func (s *Server) listeners(r *http.Request) (any, error) {
 	}
 	out := api.Listeners{Schema: api.Schema, Listeners: []api.Listener{}}
 	for _, l := range s.cfg.Daemon.Listeners() {
-		out.Listeners = append(out.Listeners, api.Listener{Name: l.Name, Address: l.Address, Protocol: l.Protocol, TLS: l.TLS, Connections: count[l.ID],
+		v := api.Listener{Name: l.Name, Address: l.Address, Protocol: l.Protocol, TLS: l.TLS, Connections: count[l.ID],
 			MaxConnections: l.MaxConns, Accepted: s.cfg.Sessions.Accepted(l.ID), Backend: ladder.Actual(l.Ladder),
-			CongestionControl: l.CongestionControl})
+			CongestionControl: l.CongestionControl}
+		if s := l.Service; s != nil {
+			v.Accepted = s.Accepted
+			v.Service = &api.ListenerService{Refused: s.Refused, Failed: s.Failed, FailedHandshakes: s.Handshakes}
+		}
+		out.Listeners = append(out.Listeners, v)
 	}
 	return out, nil
 }

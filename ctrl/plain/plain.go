@@ -26,18 +26,22 @@ type Server struct {
 	accepted atomic.Uint64
 	refused  atomic.Uint64
 	failed   atomic.Uint64
+	unshaken atomic.Uint64
 	buffers  sync.Pool
 }
 
 // Stats counts a server's connections.
 type Stats struct {
-	Open                      int64
-	Accepted, Refused, Failed uint64
+	Open       int64
+	Accepted   uint64
+	Refused    uint64 // one too many
+	Failed     uint64 // of those accepted, ended otherwise than in good order
+	Handshakes uint64 // of those failed, for the handshake of the layer below (TLS)
 }
 
 // Stats returns the counts.
 func (s *Server) Stats() Stats {
-	return Stats{Open: s.open.Load(), Accepted: s.accepted.Load(), Refused: s.refused.Load(), Failed: s.failed.Load()}
+	return Stats{Open: s.open.Load(), Accepted: s.accepted.Load(), Refused: s.refused.Load(), Failed: s.failed.Load(), Handshakes: s.unshaken.Load()}
 }
 
 // New checks the protocol's name.
@@ -97,12 +101,21 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			_ = c.Close() // the error that matters came before
 			if err != nil && ctx.Err() == nil {
 				s.failed.Add(1)
+				if handshake(err) {
+					s.unshaken.Add(1)
+				}
 				if s.Failed != nil {
 					s.Failed(c.RemoteAddr(), err)
 				}
 			}
 		})
 	}
+}
+
+// handshake says whether an error is of a handshake, as package secure words it.
+func handshake(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "handshake"
 }
 
 func (s *Server) moved(c net.Conn) error {
@@ -192,10 +205,12 @@ func (s *Server) chargen(c net.Conn) error {
 		if _, err := c.Write(b[:fill(b[:], at)]); err != nil {
 			select {
 			case <-gone:
-				return nil
+				if !handshake(err) { // the reader got that error too
+					return nil
+				}
 			default:
-				return err
 			}
+			return err
 		}
 	}
 }

@@ -120,3 +120,51 @@ func TestBounds(t *testing.T) {
 		t.Errorf("%+v", st)
 	}
 }
+
+// unshaken is a connection whose handshake fails, with the error of package secure.
+type unshaken struct{ net.Conn }
+
+var errUnshaken = &net.OpError{Op: "handshake", Net: "tcp", Err: io.ErrUnexpectedEOF}
+
+func (unshaken) Read([]byte) (int, error) { return 0, errUnshaken }
+func (unshaken) Write([]byte) (int, error) {
+	time.Sleep(2 * time.Millisecond) // chargen's reader is first
+	return 0, errUnshaken
+}
+
+type unshakenListener struct{ net.Listener }
+
+func (l unshakenListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	return unshaken{c}, err
+}
+
+// TestHandshakes: each service counts a handshake that failed, chargen too, whose reader meets it first.
+func TestHandshakes(t *testing.T) {
+	for _, protocol := range []string{"echo", "discard", "chargen"} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := newServer(t, protocol)
+		done := make(chan error, 1)
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { done <- s.Serve(ctx, unshakenListener{l}) }()
+		const conns = 20
+		for range conns {
+			if _, err := dial(t, l.Addr().String()).Read(make([]byte, 1)); err == nil {
+				t.Error("bytes came")
+			}
+		}
+		for deadline := time.Now().Add(5 * time.Second); s.Stats().Open > 0 && time.Now().Before(deadline); {
+			time.Sleep(time.Millisecond)
+		}
+		if st := s.Stats(); st.Accepted != conns || st.Failed != conns || st.Handshakes != conns || st.Open != 0 {
+			t.Errorf("%s: %+v", protocol, st)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -387,11 +387,20 @@ type Listener struct {
 	TLS            bool   `json:"tls"`
 	Connections    int    `json:"connections"`
 	MaxConnections int    `json:"max_connections"` // 0: none of its own
-	Accepted       uint64 `json:"accepted_total"`
+	Accepted       uint64 `json:"accepted_total"`  // of npro and with TLS; else nobody counts them by listener, and it is 0
 	AllowV1        bool   `json:"allow_v1"`
 	Backend        string `json:"backend"` // stack, io_uring, epoll
 
 	CongestionControl string `json:"congestion_control"`
+
+	Service *ListenerService `json:"service,omitempty"` // of listeners with TLS
+}
+
+// ListenerService counts the connections of a listener with TLS.
+type ListenerService struct {
+	Refused          uint64 `json:"refused_total"`
+	Failed           uint64 `json:"failed_total"`            // accepted, and ended otherwise than in good order
+	FailedHandshakes uint64 `json:"failed_handshakes_total"` // of those
 }
 
 // Peers answers PathPeers.
