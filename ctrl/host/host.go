@@ -123,6 +123,11 @@ func IsPCIAddress(s string) bool {
 	return true
 }
 
+// IsName says whether s can be one part of a path: the name of an interface or a driver.
+func IsName(s string) bool {
+	return s != "" && s != "." && s != ".." && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '/' || r == ':' })
+}
+
 // CPUs reads a list such as "0-2,5".
 func CPUs(s string) ([]int, error) {
 	var out []int

@@ -177,13 +177,13 @@ func (b *Binder) give(pci, to string) error {
 // state finds a state by the card's name or address. The lock is held.
 func (b *Binder) state(name string) (*State, error) {
 	all, err := States(b.Dir)
-	if err != nil {
-		return nil, err
-	}
 	for i := range all {
 		if all[i].Name == name || all[i].PCI == name {
 			return &all[i], nil
 		}
+	}
+	if err != nil {
+		return nil, err
 	}
 	return nil, fmt.Errorf("network card %s was not bound by npctl: %w", name, ErrNotFound)
 }
@@ -299,7 +299,7 @@ func (b *Binder) appears(pci string) (string, error) {
 // next, when the guard was killed. It returns those it restored.
 func (b *Binder) RestoreExpired() ([]State, error) {
 	all, err := States(b.Dir)
-	if err != nil || len(all) == 0 {
+	if len(all) == 0 {
 		return nil, err
 	}
 	unlock, err := lock(b.Dir)
@@ -307,11 +307,9 @@ func (b *Binder) RestoreExpired() ([]State, error) {
 		return nil, err
 	}
 	defer unlock()
-	if all, err = States(b.Dir); err != nil {
-		return nil, err
-	}
+	all, err = States(b.Dir)
 	var done []State
-	var errs []error
+	errs := []error{err}
 	for i := range all {
 		if s := &all[i]; !s.Confirmed && !b.Now().Before(s.Deadline) {
 			if who := b.holder(s.PCI); who != "" {
@@ -333,15 +331,14 @@ func (b *Binder) RestoreExpired() ([]State, error) {
 func (b *Binder) Guard(ctx context.Context, pci string) (restored bool, err error) {
 	const look = 100 * time.Millisecond
 	for {
-		all, err := States(b.Dir)
+		s, err := readState(file(b.Dir, pci))
+		if errors.Is(err, fs.ErrNotExist) || err == nil && s.Confirmed {
+			return false, nil // somebody restored or confirmed it
+		}
 		if err != nil {
 			return false, err
 		}
-		at := slices.IndexFunc(all, func(s State) bool { return s.PCI == pci })
-		if at < 0 || all[at].Confirmed {
-			return false, nil // somebody restored or confirmed it
-		}
-		left := all[at].Deadline.Sub(b.Now())
+		left := s.Deadline.Sub(b.Now())
 		if left <= 0 || ctx.Err() != nil {
 			if b.holder(pci) == "" {
 				return b.giveUp(pci)
@@ -376,10 +373,7 @@ func (b *Binder) giveUp(pci string) (bool, error) {
 // Bound finds the PCI address of a card that was bound to vfio-pci or the like, by the
 // name it had; "" none.
 func Bound(dir, name string) string {
-	all, err := States(dir)
-	if err != nil {
-		return ""
-	}
+	all, _ := States(dir) // of those that are wrong RestoreExpired tells
 	for _, s := range all {
 		if s.Name == name {
 			return s.PCI

@@ -39,7 +39,8 @@ const (
 )
 
 // List lists the interfaces that the kernel has and the network cards that it
-// left to others, by name and address. State files in dir tell what a bound card was called.
+// left to others, by name and address. State files in dir tell what a bound card was called;
+// of those that are wrong [Binder.RestoreExpired] tells.
 func List(f host.Files, dir string) ([]NIC, error) {
 	names, err := fs.ReadDir(f, netDir)
 	if err != nil {
@@ -55,10 +56,7 @@ func List(f host.Files, dir string) ([]NIC, error) {
 		seen[n.PCI] = n.PCI != ""
 		out = append(out, n)
 	}
-	states, err := States(dir)
-	if err != nil {
-		return nil, err
-	}
+	states, _ := States(dir)
 	for _, pci := range host.Names(f, pciDir) {
 		if seen[pci] || !strings.HasPrefix(host.Text(f, path.Join(pciDir, pci, "class")), "0x02") {
 			continue

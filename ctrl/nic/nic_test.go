@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -378,6 +379,70 @@ func TestStateFiles(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		_ = os.Remove(filepath.Join(dir, name))
+	}
+}
+
+// TestForeignStates: files that others wrote, or that lead elsewhere, are told and
+// stop nothing that is done for other cards.
+func TestForeignStates(t *testing.T) {
+	m := newMachine(t)
+	b, _, now := binder(t, m)
+	if _, err := b.Bind("eth1", "vfio-pci", time.Second, false); err != nil {
+		t.Fatal(err)
+	}
+	put := func(name, text string, mode os.FileMode) {
+		t.Helper()
+		path := filepath.Join(b.Dir, name)
+		if err := errors.Join(os.WriteFile(path, []byte(text), mode), os.Chmod(path, mode)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	good := func(pci string) string {
+		return fmt.Sprintf(`{"pci": %q, "name": "eth9", "driver": "e1000e", "confirmed": true}`, pci)
+	}
+	put("0000:00:10.0.json", "rubbish", 0o600)
+	put("0000:00:10.1.json", good("0000:00:10.1"), 0o666)
+	put("0000:00:10.2.json", strings.Replace(good("0000:00:10.2"), "e1000e", "../../../../tmp", 1), 0o600)
+	put("0000:00:10.3.json", strings.Replace(good("0000:00:10.3"), "eth9", "../eth9", 1), 0o600)
+	put("0000:00:10.4.json", good("0000:00:10.4")+strings.Repeat(" ", stateMax), 0o600)
+	put("...json", good(".."), 0o600)
+	bad := []string{"10.0", "10.1", "10.2", "10.3", "10.4", "...json", "10.5", "10.6", "10.7"}
+	if err := errors.Join(os.Symlink(filepath.Join(b.Dir, card+".json"), filepath.Join(b.Dir, "0000:00:10.5.json")),
+		syscall.Mkfifo(filepath.Join(b.Dir, "0000:00:10.6.json"), 0o600), os.Mkdir(filepath.Join(b.Dir, "0000:00:10.7.json"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if os.Geteuid() == 0 {
+		put("0000:00:10.8.json", good("0000:00:10.8"), 0o600)
+		if err := os.Chown(filepath.Join(b.Dir, "0000:00:10.8.json"), 65534, 65534); err != nil {
+			t.Fatal(err)
+		}
+		bad = append(bad, "10.8")
+	}
+	all, err := States(b.Dir)
+	if len(all) != 1 || all[0].PCI != card || err == nil {
+		t.Fatalf("%+v, %v", all, err)
+	}
+	for _, name := range bad {
+		if !strings.Contains(err.Error(), name) {
+			t.Errorf("nothing is said of %s: %v", name, err)
+		}
+	}
+	if list, err := List(m, b.Dir); err != nil || Bound(b.Dir, "eth1") != card || len(list) != 2 {
+		t.Errorf("%v, %v", list, err)
+	}
+	if _, err := b.Unbind("eth9"); err == nil || errors.Is(err, ErrNotFound) {
+		t.Errorf("a card that may be one of those: %v", err)
+	}
+	*now = now.Add(time.Minute)
+	if done, err := b.RestoreExpired(); len(done) != 1 || err == nil || m.driver() != "e1000e" {
+		t.Errorf("%+v, %v, driver %s", done, err, m.driver())
+	}
+	b.Now = time.Now
+	if _, err := b.Bind("eth1", "vfio-pci", 50*time.Millisecond, false); err != nil {
+		t.Fatal(err)
+	}
+	if restored, err := b.Guard(t.Context(), card); !restored || err != nil || m.driver() != "e1000e" {
+		t.Errorf("guard: %v, %v, driver %s", restored, err, m.driver())
 	}
 }
 

@@ -4,12 +4,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/np-appliance/np/ctrl/host"
 )
 
 // Link is what the kernel's interface had and will have again.
@@ -39,7 +42,11 @@ const Dir = "/run/np/nic"
 
 func file(dir, pci string) string { return filepath.Join(dir, pci+".json") }
 
-// States reads all state files of a folder that need not exist.
+// stateMax bounds a state file; its most are the messages of addresses and routes.
+const stateMax = 4 << 20
+
+// States reads all state files of a folder that need not exist. One that is wrong is told
+// in err and hides none of the others: they are to be restored.
 func States(dir string) ([]State, error) {
 	list, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -49,24 +56,75 @@ func States(dir string) ([]State, error) {
 		return nil, fmt.Errorf("read states of network cards: %w", err)
 	}
 	var out []State
+	var errs []error
 	for _, e := range list {
 		if !strings.HasSuffix(e.Name(), ".json") {
 			continue
 		}
-		var s State
-		b, err := os.ReadFile(filepath.Join(dir, e.Name()))
-		if err == nil {
-			err = json.Unmarshal(b, &s)
-		}
-		if err == nil && e.Name() != s.PCI+".json" {
-			err = errors.New("it is of another card than its name says")
-		}
+		s, err := readState(filepath.Join(dir, e.Name()))
 		if err != nil {
-			return nil, fmt.Errorf("state of a network card, %s: %w", filepath.Join(dir, e.Name()), err)
+			if !errors.Is(err, fs.ErrNotExist) { // restored meanwhile
+				errs = append(errs, err)
+			}
+			continue
 		}
-		out = append(out, s)
+		out = append(out, *s)
 	}
-	return out, nil
+	return out, errors.Join(errs...)
+}
+
+// readState reads one. It says what root does to a card, so it must be root's own.
+func readState(path string) (*State, error) {
+	wrap := func(err error) (*State, error) {
+		return nil, fmt.Errorf("state of a network card, %s: %w", path, err)
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return wrap(err)
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return wrap(err)
+	}
+	own, ok := fi.Sys().(*syscall.Stat_t)
+	switch {
+	case !fi.Mode().IsRegular():
+		return wrap(errors.New("it is no regular file"))
+	case !ok || own.Uid != 0 && int(own.Uid) != os.Geteuid() || fi.Mode().Perm()&0o022 != 0:
+		return wrap(errors.New("others may have written it, expected it of root and mode 0600"))
+	}
+	b, err := io.ReadAll(io.LimitReader(f, stateMax+1))
+	if err != nil {
+		return wrap(err)
+	}
+	if len(b) > stateMax {
+		return wrap(fmt.Errorf("longer than %d bytes", stateMax))
+	}
+	var s State
+	if err := json.Unmarshal(b, &s); err != nil {
+		return wrap(err)
+	}
+	if filepath.Base(path) != s.PCI+".json" {
+		return wrap(errors.New("it is of another card than its name says"))
+	}
+	if err := s.check(); err != nil {
+		return wrap(err)
+	}
+	return &s, nil
+}
+
+// check refuses what would lead elsewhere in /sys.
+func (s *State) check() error {
+	switch {
+	case !host.IsPCIAddress(s.PCI):
+		return fmt.Errorf("pci %q: expected an address such as 0000:03:00.0", s.PCI)
+	case !host.IsName(s.Name) || len(s.Name) > 15:
+		return fmt.Errorf("name %q: expected an interface's", s.Name)
+	case !host.IsName(s.Driver):
+		return fmt.Errorf("driver %q: expected a driver's name", s.Driver)
+	}
+	return nil
 }
 
 // save writes a state so that it survives a crash, whole or not at all.
@@ -76,7 +134,7 @@ func (s *State) save(dir string) error {
 		return fmt.Errorf("write state of %s: %w", s.Name, err)
 	}
 	tmp := file(dir, s.PCI) + ".new"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return fmt.Errorf("write state of %s: %w", s.Name, err)
 	}
@@ -96,7 +154,7 @@ func lock(dir string) (func(), error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("states of network cards: %w", err)
 	}
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("states of network cards: %w", err)
 	}
