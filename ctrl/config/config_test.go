@@ -483,6 +483,27 @@ func TestException(t *testing.T) {
 	}
 }
 
+// TestNames: names that become paths in /sys, or that nothing could be called.
+func TestNames(t *testing.T) {
+	tail := "addresses = [\"198.18.0.1/24\"]\n"
+	for text, want := range map[string]string{
+		"[[interface]]\nname = \"../../etc\"\n" + tail:                              `f:2:1: interface.name: got "../../etc"`,
+		"[[interface]]\nname = \"..\"\n" + tail:                                     "f:2:1: interface.name",
+		"[[interface]]\nname = \"np 0\"\n" + tail:                                   "f:2:1: interface.name",
+		"[[interface]]\nname = \"np0:1\"\n" + tail:                                  "f:2:1: interface.name",
+		"[[interface]]\nname = \"np\\u0000\"\n" + tail:                              "f:2:1: interface.name",
+		"[[interface]]\nname = \"a-name-of-16-chars\"\n" + tail:                     "at most 15",
+		"[[interface]]\nname = \"np0\"\nexception_tap = \"a/b\"\n" + tail:           "f:3:1: interface.exception_tap: got \"a/b\"",
+		"[[interface]]\nname = \"np0\"\n" + tail + "[tls]\nalpn = [\"h2\", \"\"]\n": "f:5:15: tls.alpn: a name of 0 bytes",
+		"[[interface]]\nname = \"np0\"\n" + tail + "[tls]\n[tls]\n":                 "already been defined, expected",
+	} {
+		_, err := Load(Input{Files: []Source{{Name: "f", Data: []byte(text)}}})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+}
+
 // TestOnKernel says which listeners are whose.
 func TestOnKernel(t *testing.T) {
 	listener := func(address, backend string) string {

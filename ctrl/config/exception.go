@@ -58,9 +58,7 @@ func (l *loader) exception() {
 		if it.ExceptionTAP == "" {
 			continue
 		}
-		if len(it.ExceptionTAP) > 15 {
-			l.fail(l.cfg.Pos(at), "interface.exception_tap: %q has %d characters, expected at most 15", it.ExceptionTAP, len(it.ExceptionTAP))
-		}
+		l.kernelName("interface.exception_tap", it.ExceptionTAP, at)
 		if slices.ContainsFunc(l.cfg.Interfaces, func(o Interface) bool { return o.Name == it.ExceptionTAP }) {
 			l.fail(l.cfg.Pos(at), "interface.exception_tap: %q is an [[interface]], expected another name", it.ExceptionTAP)
 		}

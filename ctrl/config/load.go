@@ -117,7 +117,7 @@ func (l *loader) file(f Source) {
 		if errors.As(err, &pe) {
 			// its line and column are off by one at line ends; the offset is right
 			at = newScanner(text).at(f.Name, min(max(pe.Position.Start, 0), len(text)))
-			what = oneLine(pe.Message)
+			what = strings.TrimSuffix(oneLine(pe.Message), ".")
 		}
 		l.fail(at, "not TOML: %s, expected sections of `key = value` lines", what)
 		return

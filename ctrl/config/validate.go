@@ -89,9 +89,7 @@ func (l *loader) interfaces() {
 			l.fail(c.Pos(fmt.Sprintf("%s.addresses[%d]", at, addressesMax)), "interface.addresses: %d of %s, expected at most %d",
 				len(it.Addresses), it.Label(), addressesMax)
 		}
-		if len(it.Name) > 15 {
-			l.fail(c.Pos(at+".name"), "interface.name: %q has %d characters, expected at most 15", it.Name, len(it.Name))
-		}
+		l.kernelName("interface.name", it.Name, at+".name")
 		if it.MTU != 0 && it.MTU < 1280 {
 			l.fail(c.Pos(at+".mtu"), "interface.mtu: got %d, expected 0 or at least 1280 (RFC 8200 §5)", it.MTU)
 		}
@@ -114,6 +112,17 @@ func (l *loader) interfaces() {
 		l.device(it, at)
 		l.gateways(it, at, defaults)
 		l.filter(i)
+	}
+}
+
+// kernelName checks what is to name an interface of the kernel's, whose files in /sys it names too.
+func (l *loader) kernelName(key, name, path string) {
+	bad := func(r rune) bool { return r <= ' ' || r == 0x7f || r == '/' || r == ':' || r == utf8.RuneError }
+	switch {
+	case len(name) > 15:
+		l.fail(l.cfg.Pos(path), "%s: %q has %d characters, expected at most 15", key, name, len(name))
+	case name == "." || name == ".." || strings.ContainsFunc(name, bad):
+		l.fail(l.cfg.Pos(path), "%s: got %q, expected a name without blanks, \"/\" and \":\"", key, name)
 	}
 }
 
@@ -433,6 +442,11 @@ func (l *loader) tls() {
 	for i, p := range c.TLS.ClientPins {
 		if b, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(p, "sha256/")); err != nil || len(b) != 32 {
 			l.fail(c.Pos(fmt.Sprintf("tls.client_pins[%d]", i)), "tls.client_pins: got %q, expected base64 of 32 bytes as npctl cert show prints", p)
+		}
+	}
+	for i, p := range c.TLS.ALPN {
+		if p == "" || len(p) > 255 {
+			l.fail(c.Pos(fmt.Sprintf("tls.alpn[%d]", i)), "tls.alpn: a name of %d bytes, expected 1 to 255 (RFC 7301 §3.1)", len(p))
 		}
 	}
 	seen := map[string]string{}
