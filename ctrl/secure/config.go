@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"slices"
@@ -121,10 +122,23 @@ func (c *Common) apply(t *tls.Config) error {
 	return nil
 }
 
-// pool reads PEM certificates. what names them in errors.
-func pool(pem []byte, what string) (*x509.CertPool, error) {
+// pool reads PEM certificates. what names them in errors. One that can't be read is an
+// error, where x509 would leave it out without a word.
+func pool(text []byte, what string) (*x509.CertPool, error) {
 	p := x509.NewCertPool()
-	if !p.AppendCertsFromPEM(pem) {
+	n := 0
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) { // bound: fileMax
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		n++
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("%s: certificate number %d: %w", what, n, err)
+		}
+		p.AddCert(c)
+	}
+	if n == 0 {
 		return nil, fmt.Errorf("%s: no certificate found, expected PEM blocks of type CERTIFICATE", what)
 	}
 	return p, nil

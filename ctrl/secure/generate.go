@@ -67,6 +67,9 @@ func Generate(r Request) (*Generated, error) {
 		t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	}
 	for _, n := range r.Names {
+		if err := checkName(n); err != nil {
+			return nil, err
+		}
 		if ip := net.ParseIP(n); ip != nil {
 			t.IPAddresses = append(t.IPAddresses, ip)
 		} else {

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -354,6 +355,21 @@ func TestBadFiles(t *testing.T) {
 	if err := os.Chmod(open, 0o644); err != nil {
 		t.Fatal(err)
 	}
+	fifo, rubbish, bundle := filepath.Join(dir, "fifo.pem"), filepath.Join(dir, "rubbish.pem"), filepath.Join(dir, "bundle.pem")
+	cert, err := os.ReadFile(good.Cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(cert)
+	noise := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("noise")})
+	many := bytes.Repeat(cert, chainMax/len(block.Bytes)+1)
+	if err := errors.Join(syscall.Mkfifo(fifo, 0o600), os.WriteFile(rubbish, append(bytes.Clone(cert), noise...), 0o600), os.WriteFile(bundle, many, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadCA(rubbish); err == nil || !strings.Contains(err.Error(), "certificate number 2") {
+		t.Errorf("a CA file with rubbish: %v", err)
+	}
+	wild := issue(t, issued{}, Request{Names: []string{"*.c.example"}})
 	for _, c := range []struct {
 		name  string
 		files []Files
@@ -368,6 +384,12 @@ func TestBadFiles(t *testing.T) {
 		{"not yet", []Files{future.Files}, ErrNotYetValid, "clock"},
 		{"wrong name", []Files{{Cert: good.Cert, Key: good.Key, Names: []string{"b.example"}}}, nil, "a.example"},
 		{"both", []Files{past.Files, {Cert: junk, Key: good.Key}}, ErrExpired, "expected a PEM chain"},
+		{"fifo", []Files{{Cert: fifo, Key: good.Key}}, nil, "no regular file"},
+		{"rubbish in the chain", []Files{{Cert: rubbish, Key: good.Key}}, nil, "number 2 of the chain"},
+		{"bundle", []Files{{Cert: bundle, Key: good.Key}}, nil, "not a bundle of roots"},
+		{"name in part", []Files{{Cert: wild.Cert, Key: wild.Key, Names: []string{"a*b.c.example"}}}, nil, "expected a DNS name"},
+		{"name with NUL", []Files{{Cert: wild.Cert, Key: wild.Key, Names: []string{"a\x00b.c.example"}}}, nil, "expected a DNS name"},
+		{"empty name", []Files{{Cert: wild.Cert, Key: wild.Key, Names: []string{""}}}, nil, "expected a DNS name"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := Load(c.files, false, time.Now)
@@ -379,8 +401,7 @@ func TestBadFiles(t *testing.T) {
 			}
 		})
 	}
-	block, _ := pem.Decode(key)
-	if block == nil || block.Type != "PRIVATE KEY" {
+	if block, _ = pem.Decode(key); block == nil || block.Type != "PRIVATE KEY" {
 		t.Error("generated key is no PKCS #8")
 	}
 }
@@ -448,5 +469,17 @@ func TestRefusals(t *testing.T) {
 	}
 	if _, err := Generate(Request{Names: []string{"y"}, Valid: time.Hour, Now: time.Now(), CA: g.Cert, CAKey: g.Key}); err == nil || !strings.Contains(err.Error(), "no authority") {
 		t.Errorf("a leaf signed: %v", err)
+	}
+}
+
+// TestGenerateNames: a certificate for what nobody can ask for is refused.
+func TestGenerateNames(t *testing.T) {
+	for name, good := range map[string]bool{"a.example": true, "*.example": true, "198.18.0.1": true, "2001:db8::1": true, "localhost": true, "_x.a-b.example": true,
+		"": false, "*": false, "a b": false, "a\nb": false, "a\x00.example": false, "a*.example": false, "*.*.example": false, "..": false, ".example": false,
+		"-x": false, "x-.example": false, "é.example": false, strings.Repeat("a", 64) + ".example": false, strings.Repeat("a.", 127): false} {
+		_, err := Generate(Request{Names: []string{name}, Valid: time.Hour, Now: time.Now()})
+		if (err == nil) != good || !good && !strings.Contains(err.Error(), "expected a DNS name") {
+			t.Errorf("%q: %v", name, err)
+		}
 	}
 }

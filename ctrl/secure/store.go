@@ -7,15 +7,20 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
-// fileMax bounds a PEM file; a chain with its key is a few kilobytes.
+// fileMax bounds a PEM file; a chain with its key is a few kilobytes, all roots of a system 300.
 const fileMax = 1 << 20
+
+// chainMax bounds what each handshake sends, bytes of DER: OpenSSL's clients take 100 KiB, Go's 256.
+const chainMax = 100 << 10
 
 // Errors that callers branch on.
 var (
@@ -140,7 +145,7 @@ func (t *table) add(c *Certificate) error {
 
 // readFile reads a file of at most fileMax bytes. secret: others must not read it.
 func readFile(path, what string, secret bool) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO must not hold up a reload
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("%s %s does not exist (npctl cert generate makes one for development): %w", what, path, fs.ErrNotExist)
@@ -152,6 +157,8 @@ func readFile(path, what string, secret bool) ([]byte, error) {
 	defer f.Close()
 	if fi, err := f.Stat(); err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
+	} else if !fi.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s %s is no regular file, expected a PEM file", what, path)
 	} else if secret && fi.Mode().Perm()&0o037 != 0 {
 		return nil, fmt.Errorf("%s %s has mode %04o, expected 0600 or 0640 (chmod 600 %s)", what, path, fi.Mode().Perm(), path)
 	}
@@ -179,6 +186,9 @@ func (s *Store) readOne(f Files) (*Certificate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("certificate %s with key %s: %w (expected a PEM chain, leaf first, and the key of its leaf)", f.Cert, f.Key, err)
 	}
+	if err := checkChain(pair.Certificate); err != nil {
+		return nil, fmt.Errorf("certificate %s: %w", f.Cert, err)
+	}
 	leaf := pair.Leaf
 	if err := valid(leaf, s.now()); err != nil {
 		return nil, fmt.Errorf("certificate %s: %w (have it issued again, then npctl cert reload)", f.Cert, err)
@@ -190,6 +200,9 @@ func (s *Store) readOne(f Files) (*Certificate, error) {
 	}
 	for _, n := range f.Names {
 		n = strings.ToLower(strings.TrimSuffix(n, "."))
+		if err := checkName(n); err != nil {
+			return nil, fmt.Errorf("certificate %s: %w", f.Cert, err)
+		}
 		if err := leaf.VerifyHostname(strings.Replace(n, "*", "any", 1)); err != nil {
 			return nil, fmt.Errorf("certificate %s is given for %q but is for %s, expected one of these names", f.Cert, n, strings.Join(certificateNames(leaf), ", "))
 		}
@@ -197,6 +210,38 @@ func (s *Store) readOne(f Files) (*Certificate, error) {
 	}
 	return c, nil
 }
+
+// checkChain looks at all that a handshake will send; tls.X509KeyPair looks only at the leaf.
+func checkChain(chain [][]byte) error {
+	sum := 0
+	for i, der := range chain { // bound: fileMax
+		if sum += len(der); sum > chainMax {
+			return fmt.Errorf("the first %d of %d certificates in it are longer than %d bytes, expected the leaf and what leads to its root, not a bundle of roots", i+1, len(chain), chainMax)
+		}
+		if _, err := x509.ParseCertificate(der); err != nil {
+			return fmt.Errorf("number %d of the chain: %w", i+1, err)
+		}
+	}
+	return nil
+}
+
+// checkName refuses what no client asks for: n is an IP address, or a DNS name (RFC 1123 §2.1)
+// whose first label may be "*".
+func checkName(n string) error {
+	if _, err := netip.ParseAddr(n); err == nil {
+		return nil
+	}
+	wrong := len(n) > 253
+	for label := range strings.SplitSeq(strings.TrimPrefix(n, "*."), ".") {
+		wrong = wrong || label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' || strings.Trim(label, nameChars) != ""
+	}
+	if wrong {
+		return fmt.Errorf("name %q: expected a DNS name in ASCII (xn--… for others), one such as *.example, or an IP address", n)
+	}
+	return nil
+}
+
+const nameChars = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
 
 func certificateNames(leaf *x509.Certificate) []string {
 	var names []string
