@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -80,7 +81,7 @@ func (f *File) clock() Clock {
 // Poll reads the file if it changed, and applies it if it is right. While a wrong file
 // stays as it is, its error is returned each time.
 func (f *File) Poll(apply func([]Spec) error) (applied bool, err error) {
-	file, err := os.Open(f.Path)
+	file, err := os.OpenFile(f.Path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO would wait for a writer, past ctx
 	if err != nil {
 		f.read = false
 		return false, fmt.Errorf("endpoints of %w", err)

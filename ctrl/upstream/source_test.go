@@ -1,9 +1,13 @@
 package upstream
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -52,6 +56,23 @@ func TestSourcesRun(t *testing.T) {
 			t.Error("a wrong static list was taken")
 		}
 	})
+}
+
+// TestNoFile: what is no file of endpoints is refused at once and bounded.
+func TestNoFile(t *testing.T) {
+	dir := t.TempDir()
+	fifo, large := filepath.Join(dir, "fifo"), filepath.Join(dir, "large")
+	if err := errors.Join(syscall.Mkfifo(fifo, 0o600), os.WriteFile(large, bytes.Repeat([]byte("#"), maxFile+1), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{fifo: "not a regular file", "/dev/zero": "not a regular file", dir: "not a regular file", large: "more than", filepath.Join(dir, "none"): "no such file"} {
+		f := &File{Path: path}
+		for range 2 {
+			if ok, err := f.Poll(func([]Spec) error { t.Error("applied"); return nil }); ok || err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v, want %q", path, err, want)
+			}
+		}
+	}
 }
 
 // TestFileOfTheSameSizeAndTime: within two seconds a file's time does not tell changes.
