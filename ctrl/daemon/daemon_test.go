@@ -131,6 +131,17 @@ func (w *world) end(s os.Signal) {
 	}
 }
 
+// reload sends HUP with another configuration and waits for what the log says then.
+func (w *world) reload(text, want string) {
+	w.t.Helper()
+	w.mu.Lock()
+	w.log.Reset()
+	w.mu.Unlock()
+	w.text = text
+	w.signals <- syscall.SIGHUP
+	w.eventually(want, func() bool { return strings.Contains(w.logged(), want) })
+}
+
 func get[T any](w *world, path string, q url.Values) T {
 	w.t.Helper()
 	var v T
@@ -494,15 +505,6 @@ func TestReload(t *testing.T) {
 	w := newWorld(t, config.Example())
 	w.start()
 	defer func() { w.end(syscall.SIGTERM) }()
-	reload := func(text, want string) {
-		t.Helper()
-		w.mu.Lock()
-		w.log.Reset()
-		w.mu.Unlock()
-		w.text = text
-		w.signals <- syscall.SIGHUP
-		w.eventually(want, func() bool { return strings.Contains(w.logged(), want) })
-	}
 	before := len(w.plane.Listeners())
 	addresses := func() (out []string) {
 		for _, l := range w.plane.Listeners() {
@@ -511,11 +513,11 @@ func TestReload(t *testing.T) {
 		slices.Sort(out)
 		return out
 	}
-	reload(config.Example(), "nothing changed")
+	w.reload(config.Example(), "nothing changed")
 	changed := strings.Replace(config.Example(), `address = ":9"`, `address = ":10"`, 1)
 	changed = strings.Replace(changed, `["198.18.0.1/24", "2001`, `["198.18.0.1/24", "198.18.0.5/24", "2001`, 1)
 	changed = strings.Replace(changed, `#log_level = "info"`, `log_level = "debug"`, 1)
-	reload(changed, "configuration reloaded")
+	w.reload(changed, "configuration reloaded")
 	if got := addresses(); !slices.Contains(got, ":10") || slices.Contains(got, ":9") || len(got) != before {
 		t.Errorf("listeners %v", got)
 	}
@@ -527,13 +529,13 @@ func TestReload(t *testing.T) {
 	}
 	// who may connect is said again when it changed
 	changed = strings.Replace(changed, "allow_any_peer = true", "allow_any_peer = false", 1)
-	reload(changed, "nobody may connect")
+	w.reload(changed, "nobody may connect")
 	// what needs a restart, and what is wrong, change nothing
-	reload(strings.Replace(changed, "cores = 1", "cores = [0, 1]", 1), "a restart is needed for dataplane.cores")
-	reload(changed+"[servr]\n", "unknown section")
+	w.reload(strings.Replace(changed, "cores = 1", "cores = [0, 1]", 1), "a restart is needed for dataplane.cores")
+	w.reload(changed+"[servr]\n", "unknown section")
 	// a step that fails takes the others back
 	w.plane.Fail("Listen", 1, dataplane.CodeAddrinuse)
-	reload(config.Example(), "address already in use")
+	w.reload(config.Example(), "address already in use")
 	if got := addresses(); !slices.Contains(got, ":10") || slices.Contains(got, ":9") || len(got) != before {
 		t.Errorf("after a failed reload: listeners %v", got)
 	}
@@ -543,7 +545,7 @@ func TestReload(t *testing.T) {
 	if l := get[api.Listeners](w, api.PathListeners, nil); len(l.Listeners) != before {
 		t.Errorf("%+v", l)
 	}
-	reload(config.Example(), "configuration reloaded")
+	w.reload(config.Example(), "configuration reloaded")
 }
 
 // TestReloadFilter: a reload puts the file's filter in force as a whole, leaves what operators
@@ -555,15 +557,6 @@ func TestReloadFilter(t *testing.T) {
 	w := newWorld(t, with("filter.deny = [\"203.0.113.0/24\"]"))
 	w.start()
 	defer func() { w.end(syscall.SIGTERM) }()
-	reload := func(text, want string) {
-		t.Helper()
-		w.mu.Lock()
-		w.log.Reset()
-		w.mu.Unlock()
-		w.text = text
-		w.signals <- syscall.SIGHUP
-		w.eventually(want, func() bool { return strings.Contains(w.logged(), want) })
-	}
 	check := func(what, entries string, rate int) {
 		t.Helper()
 		f, _ := w.sys.Programs()[0].Filter()
@@ -581,17 +574,17 @@ func TestReloadFilter(t *testing.T) {
 		t.Fatal(err)
 	}
 	check("live", "deny 198.18.9.0/24, deny 203.0.113.0/24", 0)
-	reload(with("filter.allow = [\"203.0.113.0/24\"]\nfilter.rate_pps = 9"), "configuration reloaded")
+	w.reload(with("filter.allow = [\"203.0.113.0/24\"]\nfilter.rate_pps = 9"), "configuration reloaded")
 	check("reloaded", "deny 198.18.9.0/24, allow 203.0.113.0/24", 9)
 	w.sys.Programs()[0].RefuseFilter(dataplane.CodeFull)
 	bad := strings.Replace(with("filter.rate_pps = 10"), `["198.18.0.1/24", "2001`, `["198.18.0.1/24", "198.18.0.5/24", "2001`, 1)
-	reload(bad, "not reloaded")
+	w.reload(bad, "not reloaded")
 	check("refused", "deny 198.18.9.0/24, allow 203.0.113.0/24", 9)
 	if n := len(w.plane.Interfaces()[0].Addresses); n != 2 {
 		t.Errorf("after a failed reload: %d addresses", n)
 	}
 	w.sys.Programs()[0].RefuseFilter(nil)
-	reload(config.Example(), "configuration reloaded")
+	w.reload(config.Example(), "configuration reloaded")
 	check("gone", "deny 198.18.9.0/24", 0)
 }
 
@@ -606,15 +599,6 @@ func TestReloadAddresses(t *testing.T) {
 	w := newWorld(t, first)
 	w.start()
 	defer func() { w.end(syscall.SIGTERM) }()
-	reload := func(text, want string) {
-		t.Helper()
-		w.mu.Lock()
-		w.log.Reset()
-		w.mu.Unlock()
-		w.text = text
-		w.signals <- syscall.SIGHUP
-		w.eventually(want, func() bool { return strings.Contains(w.logged(), want) })
-	}
 	state := func() string {
 		var out []string
 		for _, i := range w.plane.Interfaces() {
@@ -634,7 +618,7 @@ func TestReloadAddresses(t *testing.T) {
 	prog := w.sys.Programs()[0]
 	for _, a := range []string{"198.18.0.5", "198.18.0.6", "198.18.7.9", "198.18.7.1"} { // the last is to go
 		prog.RefuseAddress(netip.MustParseAddr(a), dataplane.CodeFull)
-		reload(next, "the old one stays in force")
+		w.reload(next, "the old one stays in force")
 		if got := state(); got != before {
 			t.Errorf("%s refused by the program:\n%s, before\n%s", a, got, before)
 		}
@@ -642,19 +626,19 @@ func TestReloadAddresses(t *testing.T) {
 	}
 	for _, call := range []string{"AddAddress", "DelAddress"} {
 		w.plane.Fail(call, 1, dataplane.CodeFull)
-		reload(next, "the old one stays in force")
+		w.reload(next, "the old one stays in force")
 		if got := state(); got != before {
 			t.Errorf("%s refused by the plane:\n%s, before\n%s", call, got, before)
 		}
 	}
-	reload(next, "configuration reloaded")
+	w.reload(next, "configuration reloaded")
 	for _, want := range []string{"7 [198.18.0.7/32 198.18.7.9/24]", "np0.7 [198.18.0.7/32 198.18.7.9/24]", "{198.18.7.9 7}"} {
 		if got := state(); !strings.Contains(got, want) {
 			t.Errorf("%s is not in %s", want, got)
 		}
 	}
 	// An address moves to another VLAN, another gets a longer prefix.
-	reload(text(`"198.18.7.9/24", `, `"198.18.0.7/24"`), "configuration reloaded")
+	w.reload(text(`"198.18.7.9/24", `, `"198.18.0.7/24"`), "configuration reloaded")
 	for _, want := range []string{"7 [198.18.0.7/24]", "{198.18.7.9 0}"} {
 		if got := state(); !strings.Contains(got, want) {
 			t.Errorf("%s is not in %s", want, got)
@@ -662,9 +646,9 @@ func TestReloadAddresses(t *testing.T) {
 	}
 	// Each key that can't change live is named.
 	for _, key := range []string{"dad_transmits = 3", "acd = true", "accept_ra = true"} {
-		reload(text(`"198.18.7.9/24", `, `"198.18.0.7/24"`)+key+"\n", "a restart is needed for interface np0.7 "+strings.Fields(key)[0])
+		w.reload(text(`"198.18.7.9/24", `, `"198.18.0.7/24"`)+key+"\n", "a restart is needed for interface np0.7 "+strings.Fields(key)[0])
 	}
-	reload(strings.Replace(text(`"198.18.7.9/24", `, `"198.18.0.7/24"`), "vlan = 7", "vlan = 8", 1), "a restart is needed for interface np0.7, interface np0.8")
+	w.reload(strings.Replace(text(`"198.18.7.9/24", `, `"198.18.0.7/24"`), "vlan = 7", "vlan = 8", 1), "a restart is needed for interface np0.7, interface np0.8")
 }
 
 func TestRefuse(t *testing.T) {
