@@ -24,7 +24,7 @@
 enum np_sock_state { NP_SOCK_FREE, NP_SOCK_CONNECTING, NP_SOCK_OPEN, NP_SOCK_ENDING };
 
 /* flags of a connection */
-#define NP_SK_DIRTY 0x0001u       /* in the list that flush works off */
+#define NP_SK_DIRTY 0x0001u       /* in the list that flush works off; or told closed, and never in it again */
 #define NP_SK_EV_ACCEPT 0x0002u   /* to be told at the next flush: */
 #define NP_SK_EV_ESTABLISHED 0x0004u
 #define NP_SK_EV_EOF 0x0008u

@@ -323,6 +323,9 @@ static void tell_closed(struct np_sock *s, struct np_sock_conn *c) {
   struct np_session *session = c->stream.session;
   c->stream.session = NULL;
   if (session != NULL) session->ops->closed(session, (enum np_err)c->err);
+  /* Nothing of it is flushed any more: what the engine still hears of it must not put it into the list, where the
+   * slot's next owner would meet it. */
+  c->flags |= NP_SK_DIRTY;
   s->engine->drop(s, c); /* c may be gone now */
 }
 

@@ -126,6 +126,39 @@ static void abort_resets(struct sock_rig *t, bool is_unix) {
 }
 static void test_abort(void **state) { each(state, abort_resets); }
 
+/* A connection that ends while the kernel still works on its bytes leaves a slot that the next one takes at once. */
+static void reuse(struct sock_rig *t, bool is_unix) {
+  enum { N = 3 };
+  sr_listen(t, NP_SESSION_CHARGEN, is_unix, 0);
+  int full = sr_dial(t, is_unix); /* does not read */
+  sr_until(t, NP_C_SOCK_ACCEPTED, 1);
+  sr_turns(t, 100);
+  struct np_conn_info info;
+  uint64_t handle = only_conn(t, &info);
+  assert_true(info.sendq_bytes > 0);
+  sr_listen(t, NP_SESSION_ECHO, is_unix, 0);
+  struct np_carrier *c = np_core_carrier_of(t->r.core, t->kind);
+  struct np_stream *stream = c->ops->stream(c, handle);
+  stream->ops->abort(stream);
+  int fd[N];
+  uint64_t sent[N] = {0};
+  uint64_t got[N] = {0};
+  (void)c->ops->flush(c, t->r.core->now_ns); /* it lets go: the kernel begins to give back what it had */
+  for (uint32_t i = 0; i < N; i++) {
+    fd[i] = sr_dial(t, is_unix);
+    (void)c->ops->poll(c, t->r.core->now_ns); /* before the next flush */
+  }
+  for (uint64_t end = 1; end < 30; end++) {
+    for (uint32_t i = 0; i < N; i++) pump_until(t, fd[i], &sent[i], &got[i], end);
+  }
+  assert_int_equal(rig_counter(&t->r, NP_C_SOCK_ACCEPTED), 1 + N);
+  close(full);
+  for (uint32_t i = 0; i < N; i++) close(fd[i]);
+  sr_until(t, NP_C_SOCK_CONNS, 0);
+  rig_quiet(&t->r);
+}
+static void test_reuse(void **state) { each(state, reuse); }
+
 static void test_peer_resets(void **state) {
   struct np_plane_config c = sr_config();
   struct sock_rig *t = begin(state, &c);
@@ -637,6 +670,7 @@ static int run(const char *name, enum np_carrier_kind carrier, uint32_t without)
       cmocka_unit_test_prestate(test_echo, &kind),
       cmocka_unit_test_prestate(test_half_close, &kind),
       cmocka_unit_test_prestate(test_abort, &kind),
+      cmocka_unit_test_prestate(test_reuse, &kind),
       cmocka_unit_test_prestate(test_peer_resets, &kind),
       cmocka_unit_test_prestate(test_stalled_reader, &kind),
       cmocka_unit_test_prestate(test_small_pieces, &kind),
