@@ -443,6 +443,7 @@ void np_rdma_gone(struct np_rdma *r, uint32_t slot, enum np_err err) {
   if (c == NULL || (c->flags & NP_RF_GONE)) return;
   c->flags |= NP_RF_GONE;
   c->gone_err = (uint8_t)err;
+  r->dry = false; /* what came since the last poll came before this */
   np_rdma_dirty(r, c);
 }
 

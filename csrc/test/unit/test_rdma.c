@@ -303,6 +303,25 @@ static void test_gone_after_fin(void **state) {
   assert_true(r->pb[0].is_closed);
 }
 
+/* The same when the core does not poll between the news and its flush: ports to poll may make it wait. */
+static void test_gone_unpolled(void **state) {
+  struct rig *r = *state;
+  struct np_stream *s = open_one(r, 0);
+  r->pa[0].to_send = 5000;
+  pump(&r->pa[0], 1000);
+  s->ops->shutdown(s);
+  turn_one(&r->a, r->now_ns);
+  fake_deliver(&r->a, &r->b, 8);
+  np_rdma_gone(r->b.rdma, 0, NP_ERR_RESET);
+  struct np_carrier *c = np_rdma_carrier(r->b.rdma);
+  assert_true(c->ops->flush(c, r->now_ns)); /* it is not done */
+  assert_false(r->pb[0].is_closed);
+  turns(r, 3, 8);
+  assert_int_equal(r->pb[0].got, 5000);
+  assert_true(r->pb[0].saw_eof);
+  assert_true(r->pb[0].is_closed);
+}
+
 static void test_peer_death(void **state) {
   struct rig *r = *state;
   open_one(r, 0);
@@ -534,6 +553,7 @@ int main(void) {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
   const struct CMUnitTest tests[] = {
       T(test_both_ways), T(test_backpressure), T(test_crowded), T(test_half_close), T(test_abort), T(test_gone_after_fin),
+      T(test_gone_unpolled),
       T(test_peer_death), T(test_keepalive), T(test_user_timeout), T(test_hostile), T(test_detach), T(test_linger), T(test_refused),
       T(test_no_lost_wakeup), T(test_one_sided), T(test_pool_empty), T(test_info),
   };
