@@ -80,6 +80,7 @@ static void stream_detach(struct np_stream *s) {
   np_link_consumed(&c->link, c->link.rcv_held);
   c->handed_pieces = 0;
   stream_shutdown(s);
+  np_rdma_dirty(r, c); /* also when it was shut down before: what lies in the ring is dropped, its room returned */
 }
 
 static uint8_t state_of(const struct np_rdma_conn *c) {

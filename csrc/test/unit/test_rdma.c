@@ -429,6 +429,33 @@ static void test_detach(void **state) {
   assert_int_equal(fake_reap(&r->a, r->now_ns), 1);
 }
 
+/* A session that read nothing, said its last byte and left: its peer gets the room back at once, and comes to its end. */
+static void test_detach_after_shutdown(void **state) {
+  struct rig *r = *state;
+  struct np_stream *s = open_one(r, 0);
+  r->pa[0].slow = true;
+  r->pb[0].echo_eof = false;
+  r->pb[0].to_send = 50000;
+  s->ops->shutdown(s);
+  for (uint32_t i = 0; i < 100; i++) {
+    pump(&r->pb[0], 1500);
+    turns(r, 1, 8);
+  }
+  assert_int_equal(r->pa[0].kept_bytes, FAKE_RING);
+  give_kept(&r->pa[0]);
+  s->ops->detach(s);
+  for (uint32_t i = 0; i < 100; i++) {
+    pump(&r->pb[0], 1500);
+    turns(r, 1, 8);
+  }
+  assert_int_equal(r->pb[0].sent, 50000);
+  r->pb[0].base.stream->ops->shutdown(r->pb[0].base.stream);
+  turns(r, 10, 8);
+  assert_true(r->pb[0].is_closed);
+  assert_int_equal(r->pb[0].err, NP_ERR_EOF);
+  assert_int_equal(fake_reap(&r->a, r->now_ns), 1);
+}
+
 /* A peer that never ends its side is not waited for without end. */
 static void test_linger(void **state) {
   struct rig *r = *state;
@@ -554,7 +581,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       T(test_both_ways), T(test_backpressure), T(test_crowded), T(test_half_close), T(test_abort), T(test_gone_after_fin),
       T(test_gone_unpolled),
-      T(test_peer_death), T(test_keepalive), T(test_user_timeout), T(test_hostile), T(test_detach), T(test_linger), T(test_refused),
+      T(test_peer_death), T(test_keepalive), T(test_user_timeout), T(test_hostile), T(test_detach), T(test_detach_after_shutdown), T(test_linger), T(test_refused),
       T(test_no_lost_wakeup), T(test_one_sided), T(test_pool_empty), T(test_info),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
