@@ -29,9 +29,7 @@ func (p *Plane) Connect(ctx context.Context, cfg *dataplane.ConnectConfig) (data
 func (p *Plane) connect(ctx context.Context, cfg *dataplane.ConnectConfig) (dataplane.Handle, error) {
 	first, tries, err := p.connectCore(cfg)
 	if err != nil {
-		if cfg.Carrier != dataplane.CarrierStack && cfg.Carrier != dataplane.CarrierRDMA {
-			_ = syscall.Close(cfg.Socket)
-		}
+		closeSocket(cfg)
 		return 0, err
 	}
 	for i := range tries {
@@ -46,6 +44,13 @@ func (p *Plane) connect(ctx context.Context, cfg *dataplane.ConnectConfig) (data
 		}
 	}
 	return 0, err
+}
+
+// closeSocket closes the socket of a connection that no core got.
+func closeSocket(cfg *dataplane.ConnectConfig) {
+	if cfg.Carrier != dataplane.CarrierStack && cfg.Carrier != dataplane.CarrierRDMA {
+		_ = syscall.Close(cfg.Socket)
+	}
 }
 
 // connect opens a connection from this core.
@@ -63,6 +68,9 @@ func (c *core) connect(ctx context.Context, cfg *dataplane.ConnectConfig) (datap
 		}
 	}
 	a, err := c.adopt(ctx, request{op: C.NP_CMD_CONNECT, body: bytesOf(&args), settle: func(a answer) {
+		if a.unsent {
+			closeSocket(cfg)
+		}
 		if a.err == nil { // known from here on, so that it can be ended before it is open
 			c.mark(dataplane.Handle(a.handle), uint32(a.handle>>32))
 		}

@@ -216,11 +216,31 @@ func TestSocketsOwned(t *testing.T) {
 	if _, err := p.Listen(t.Context(), &echo); err != nil { // ends with the plane
 		t.Error(err)
 	}
+	connect := func(what string, carrier dataplane.Carrier, want dataplane.Code) {
+		cfg := dataplane.ConnectConfig{Kind: dataplane.SessionPipe, Carrier: carrier, Socket: sockets(1)[0], Core: -1}
+		if _, err := p.Connect(t.Context(), &cfg); !errors.Is(err, want) {
+			t.Errorf("connect, %s: %v, want %v", what, err, want)
+		}
+	}
+	connect("a carrier that is not there", dataplane.CarrierUring, dataplane.CodeUnsupported)
+	dead := func(dead bool) {
+		for _, c := range p.cores {
+			c.rmu.Lock()
+			c.mu.Lock()
+			c.dead = dead
+			c.mu.Unlock()
+			c.rmu.Unlock()
+		}
+	}
+	dead(true)
+	connect("a core that never saw it", dataplane.CarrierEpoll, dataplane.CodeShutdown)
+	dead(false)
 	p.Close()
 	echo.Sockets = sockets(2)
 	if _, err := p.Listen(t.Context(), &echo); !errors.Is(err, dataplane.CodeShutdown) {
 		t.Error(err)
 	}
+	connect("after Close", dataplane.CarrierEpoll, dataplane.CodeShutdown)
 	if n := descriptors(t); n != before {
 		t.Errorf("%d descriptors before, %d after", before, n)
 	}
