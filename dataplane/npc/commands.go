@@ -126,19 +126,16 @@ func (c *core) sent(h dataplane.Handle, bytes uint32) {
 	}
 }
 
-// takeLoans makes sure that n lent buffers are free. mu is held.
+// takeLoans makes sure that n lent buffers are free. What came last is on top and
+// used first, while the core's freeing it has it in the caches. mu is held.
 func (c *core) takeLoans(n int) bool {
-	for len(c.free) < n {
-		have := c.loan.avail()
-		if have == 0 {
-			return false
-		}
+	if have := c.loan.avail(); have > 0 {
 		for i := range have {
 			c.free = append(c.free, (*C.struct_np_loan)(c.loan.item(i)).buf)
 		}
 		c.loan.consume(have)
 	}
-	return true
+	return len(c.free) >= n
 }
 
 // writer fills lent buffers piece by piece.
