@@ -54,7 +54,9 @@ type core struct {
 	starved atomic.Bool // a Send found no room; Wait looks again soon
 	asleep  atomic.Bool // in Wait; whoever brings something kicks
 	wait    waiter
-	file    *os.File // the core's eventfd, in the runtime's poller
+	file    *os.File           // the core's eventfd, in the runtime's poller
+	rest    syscall.RawConn    // file's
+	look    func(uintptr) bool // c.woken
 }
 
 // liveConn is what Go keeps of a connection here.
@@ -374,8 +376,9 @@ func (c *core) publish() {
 	c.cmd.publish(c.queued)
 	c.queued = 0
 	if c.cmd.takeSleeper() {
-		// EAGAIN: the counter is far from 0 and the core wakes anyway.
-		_, _ = syscall.Write(c.wakeFD, c.wakeup[:])
+		// Raw, as it never blocks: the scheduler has nothing to do about it. EAGAIN: the
+		// counter is far from 0 and the core wakes anyway.
+		_, _, _ = syscall.RawSyscall(syscall.SYS_WRITE, uintptr(c.wakeFD), uintptr(unsafe.Pointer(&c.wakeup)), unsafe.Sizeof(c.wakeup))
 	}
 }
 

@@ -25,9 +25,9 @@ const slabPieces = 512
 // waiter remembers the context of the last Wait, so that waiting again with
 // the same one registers nothing. Only Wait touches it.
 type waiter struct {
-	done <-chan struct{}
-	stop func() bool
-	buf  [8]byte
+	done  <-chan struct{}
+	stop  func() bool
+	slept bool
 }
 
 // Poll implements [dataplane.Core].
@@ -277,10 +277,10 @@ func (c *core) Wait(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		c.watch(ctx)
 		if c.starved.Load() {
 			return c.waitStarved()
 		}
-		c.watch(ctx)
 		if done, err := c.sleep(); done {
 			return err
 		}
@@ -290,20 +290,22 @@ func (c *core) Wait(ctx context.Context) error {
 // watch makes the end of ctx end sleep.
 func (c *core) watch(ctx context.Context) {
 	d := ctx.Done()
-	if d == nil || d == c.wait.done {
+	if d == c.wait.done {
 		return
 	}
 	if c.wait.stop != nil {
 		c.wait.stop()
 	}
-	c.wait.done = d
-	c.wait.stop = context.AfterFunc(ctx, c.kick)
+	c.wait.done, c.wait.stop = d, nil
+	if d != nil {
+		c.wait.stop = context.AfterFunc(ctx, c.kick)
+	}
 }
 
 // sleep waits for the eventfd, unless something came in between. done is false
 // for wake-ups whose cause the caller has yet to find.
 func (c *core) sleep() (done bool, err error) {
-	// Both flags are set before the last look, so whoever brings something
+	// Both flags are set before the last look (woken's), so whoever brings something
 	// after it sees them.
 	c.asleep.Store(true)
 	defer c.asleep.Store(false)
@@ -311,16 +313,28 @@ func (c *core) sleep() (done bool, err error) {
 		return true, dataplane.CodeShutdown
 	}
 	defer c.setSleeping(0)
-	if ok, err := c.found(); ok || err != nil {
-		return true, err
-	}
-	if c.starved.Load() {
-		return false, nil
-	}
-	if _, err = c.file.Read(c.wait.buf[:]); errors.Is(err, os.ErrClosed) {
+	c.wait.slept = false
+	if err = c.rest.Read(c.look); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		return true, dataplane.CodeShutdown
 	}
 	return false, nil
+}
+
+// woken says whether to sleep no longer. The eventfd itself is never read: the runtime's
+// poller reports edges, and each write is one, whatever was written before. The runtime
+// forgets those before the first call, whose look is therefore behind them.
+func (c *core) woken(uintptr) bool {
+	if c.wait.slept {
+		return true
+	}
+	c.wait.slept = true
+	select {
+	case <-c.wait.done:
+		return true
+	default:
+	}
+	ok, err := c.found()
+	return ok || err != nil || c.starved.Load()
 }
 
 // waitStarved sleeps a moment: room in the command ring and lent buffers come

@@ -247,7 +247,11 @@ func (p *Plane) newCore(i, buffers, loans int) (*core, error) {
 		return nil, err
 	}
 	c.file = os.NewFile(uintptr(fd), fmt.Sprintf("core %d eventfd", i))
-	if c.wakeFD, err = dup(sh.wake_fd); err != nil {
+	c.look = c.woken
+	if c.rest, err = c.file.SyscallConn(); err == nil {
+		c.wakeFD, err = dup(sh.wake_fd)
+	}
+	if err != nil {
 		c.file.Close()
 		return nil, err
 	}
