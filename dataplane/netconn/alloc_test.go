@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/np-appliance/np/dataplane"
 	"github.com/np-appliance/np/dataplane/events"
@@ -83,6 +84,19 @@ func TestEchoAllocatesNothing(t *testing.T) {
 		if all := (rounds + 1) * size; core.written != all || core.released != rounds+1 || core.credited < all-creditIdle {
 			t.Errorf("%d bytes in, %d out, %d credited, %d bodies released", all, core.written, core.credited, core.released)
 		}
+	}
+}
+
+// TestDeadlineAllocatesNothing: nor does a deadline for each message, once there was one.
+func TestDeadlineAllocatesNothing(t *testing.T) {
+	_, _, c := nullRig(t)
+	at := time.Now().Add(time.Hour)
+	if n := testing.AllocsPerRun(1000, func() {
+		if err := c.SetDeadline(at); err != nil {
+			t.Fatal(err)
+		}
+	}); n > 0 {
+		t.Errorf("%v allocations for a deadline", n)
 	}
 }
 

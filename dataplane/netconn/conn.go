@@ -634,10 +634,16 @@ func (c *Conn) setDeadlines(t time.Time, read, write bool) error {
 		return opError("set", c.network, c.local, c.remote, net.ErrClosed)
 	}
 	if read {
-		c.rdead.set(&c.mu, t, c.wakeReader)
+		if c.rdead.wake == nil {
+			c.rdead.wake = c.wakeReader
+		}
+		c.rdead.set(&c.mu, t)
 	}
 	if write {
-		c.wdead.set(&c.mu, t, c.wakeWrite)
+		if c.wdead.wake == nil {
+			c.wdead.wake = c.wakeWrite
+		}
+		c.wdead.set(&c.mu, t)
 	}
 	return nil
 }

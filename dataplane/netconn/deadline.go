@@ -10,17 +10,18 @@ type deadline struct {
 	at      time.Time
 	timer   *time.Timer // made with the first deadline that lies ahead
 	expired bool
+	wake    func() // set with the first deadline
 }
 
 // set changes the deadline; wake is called with mu held when it is over. mu is held.
-func (d *deadline) set(mu *sync.Mutex, t time.Time, wake func()) {
+func (d *deadline) set(mu *sync.Mutex, t time.Time) {
 	d.at = t
 	d.expired = false
 	var left time.Duration
 	if !t.IsZero() {
 		if left = time.Until(t); left <= 0 {
 			d.expired = true
-			wake()
+			d.wake()
 		}
 	}
 	switch {
@@ -37,7 +38,7 @@ func (d *deadline) set(mu *sync.Mutex, t time.Time, wake func()) {
 			// It may have moved while the timer fired; then the timer was set again.
 			if !d.at.IsZero() && time.Until(d.at) <= 0 {
 				d.expired = true
-				wake()
+				d.wake()
 			}
 		})
 	}

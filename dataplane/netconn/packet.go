@@ -345,10 +345,16 @@ func (p *PacketConn) setDeadlines(t time.Time, read, write bool) error {
 		return p.fail("set", nil, net.ErrClosed)
 	}
 	if read {
-		p.rdead.set(&p.mu, t, p.wakeReader)
+		if p.rdead.wake == nil {
+			p.rdead.wake = p.wakeReader
+		}
+		p.rdead.set(&p.mu, t)
 	}
 	if write {
-		p.wdead.set(&p.mu, t, p.wakeWrite)
+		if p.wdead.wake == nil {
+			p.wdead.wake = p.wakeWrite
+		}
+		p.wdead.set(&p.mu, t)
 	}
 	return nil
 }
