@@ -6,7 +6,6 @@
 #include "core/plane.h"
 #include "io/rdma/setup.h"
 
-#define NP_PLANE_RDMA_LISTENERS_MAX 64u
 #define NP_PLANE_RDMA_REGIONS_MAX 256u
 
 /* A device as one core uses it. */
