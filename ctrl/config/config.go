@@ -33,6 +33,12 @@ type Config struct {
 	RDMA       RDMA        `key:"rdma" doc:"streams over RDMA devices"`
 	TLS        TLS         `key:"tls" doc:"TLS of listeners that ask for it"`
 	Certs      []Cert      `key:"certificate" doc:"a certificate of the TLS listeners; a client's server name picks one, the first is for all others"`
+	Upstreams  []Upstream  `key:"upstream" doc:"endpoints that do the same, for routes"`
+	Pool       Pool        `key:"pool" doc:"connections to endpoints of upstreams that say nothing else"`
+	HTTPRoutes []HTTPRoute `key:"route" doc:"which requests go where"`
+	Auths      []Auth      `key:"auth" doc:"somebody who can tell who asks"`
+	AccessLog  AccessLog   `key:"access_log" doc:"requests of HTTP"`
+	Tracing    Tracing     `key:"tracing" doc:"spans of requests"`
 	Protocol   Protocol    `key:"protocol" doc:"NPRO version 2: identity, encryption, flow control"`
 	Handshake  Handshake   `key:"handshake" doc:"limits of handshakes"`
 	Peers      []Peer      `key:"peer" doc:"a peer by its public key, and what it may call"`
@@ -174,16 +180,18 @@ type TCP struct {
 type Listener struct {
 	Name           string  `key:"name" need:"a name such as \"npro\"" doc:""`
 	Address        Address `key:"address" need:"an address such as \"198.18.0.1:7700\", \":7700\" for all, or \"unix:/run/np/npro.sock\"" doc:"of an [[interface]], of the kernel, or a Unix socket's path"`
-	Protocol       string  `key:"protocol" default:"npro" oneof:"npro|echo|discard|chargen" doc:"npro, or plain TCP echo, discard and chargen"`
+	Protocol       string  `key:"protocol" default:"npro" oneof:"npro|http|echo|discard|chargen" doc:"npro, http (see [[route]]), or plain TCP echo, discard and chargen"`
 	Backlog        int     `key:"backlog" default:"512" min:"1" max:"65536" doc:"connections being opened"`
 	MaxConnections int     `key:"max_connections" default:"0" min:"0" max:"8388608" doc:"0: [server] max_connections"`
 
 	CongestionControl string `key:"congestion_control" default:"inherit" oneof:"inherit|cubic|newreno|bbr" doc:"inherit: [tcp] congestion_control"`
 	Backend           string `key:"backend" default:"auto" oneof:"auto|stack|io_uring|epoll|rdma" doc:"auto: the stack for addresses of an [[interface]], else kernel sockets by io_uring or epoll; rdma: see [rdma]"`
-	TLS               bool   `key:"tls" default:"false" doc:"TLS as [tls] says, with the certificates of [[certificate]]; for echo, discard and chargen"`
+	TLS               bool   `key:"tls" default:"false" doc:"TLS as [tls] says, with the certificates of [[certificate]]; not for npro, which is encrypted by itself"`
 	Mode              string `key:"mode" default:"0660" doc:"of a Unix socket: who may write to it may connect"`
 	Owner             string `key:"owner" default:"" doc:"of a Unix socket: a user; none: whom npd runs as"`
 	Group             string `key:"group" default:"" doc:"of a Unix socket"`
+
+	HTTP HTTP `key:"http" doc:"of protocol http"`
 
 	DSCP int `key:"dscp" default:"0" min:"0" max:"63" doc:"Differentiated Services code point of what it sends (RFC 2474); 46 is expedited forwarding"`
 }

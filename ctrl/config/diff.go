@@ -22,6 +22,7 @@ type Change struct {
 	Live            []string // other paths that changed and apply live
 	PeersOrPolicies bool     // the set of peers, or what who may call
 	Certificates    bool     // which files there are, or how they are used
+	Gateway         bool     // routes, upstreams, or who may use them
 }
 
 // InterfaceAddress is an address on an interface of the configuration, named by
@@ -66,7 +67,7 @@ func Diff(old, next *Config) Change {
 	}
 	slices.Sort(ch.Live)
 	ch.interfaces(old, next)
-	ch.AddListeners, ch.DelListeners = sets(old.Listen(), next.Listen(), func(a, b Listener) bool { return a == b })
+	ch.AddListeners, ch.DelListeners = sets(old.Listen(), next.Listen(), func(a, b Listener) bool { return reflect.DeepEqual(a, b) })
 	ch.AddRoutes, ch.DelRoutes = sets(old.AllRoutes(), next.AllRoutes(), func(a, b Route) bool { return a == b })
 	if !reflect.DeepEqual(old.Peers, next.Peers) {
 		ch.PeersOrPolicies = true
@@ -74,6 +75,8 @@ func Diff(old, next *Config) Change {
 	if !reflect.DeepEqual(old.Certs, next.Certs) {
 		ch.Certificates = true
 	}
+	ch.Gateway = !reflect.DeepEqual(old.HTTPRoutes, next.HTTPRoutes) || !reflect.DeepEqual(old.Auths, next.Auths) ||
+		!reflect.DeepEqual(old.Upstreams, next.Upstreams) || old.Pool != next.Pool
 	slices.Sort(ch.Restart)
 	return ch
 }
@@ -82,6 +85,7 @@ func Diff(old, next *Config) Change {
 func plain(c *Config) map[string]string {
 	flat := *c
 	flat.Interfaces, flat.Routes, flat.Listeners, flat.Peers, flat.Certs = nil, nil, nil, nil, nil
+	flat.Upstreams, flat.HTTPRoutes, flat.Auths, flat.Pool = nil, nil, nil, Pool{}
 	flat.Server.Address = netip.AddrPort{} // shows as a listener
 	m := map[string]string{}
 	for _, v := range flat.Values() {

@@ -100,7 +100,7 @@ func (l *loader) fail(at Pos, format string, args ...any) {
 }
 
 // later are sections that the product has and this version does not.
-var later = [...]string{"upstream", "route", "cluster", "tracing", "pool"}
+var later = [...]string{"cluster"}
 
 func (l *loader) file(f Source) {
 	l.name = f.Name
@@ -229,7 +229,7 @@ func (l *loader) field(p string, v any, out reflect.Value, tag reflect.StructTag
 			return
 		}
 		out.Set(reflect.ValueOf(c))
-	case out.Kind() == reflect.Slice && out.Type().Elem().Kind() == reflect.Struct && out.Type().Elem().PkgPath() == reflect.TypeFor[Config]().PkgPath():
+	case tables(out.Type(), reflect.TypeFor[Config]()):
 		l.tables(p, v, out)
 		return
 	case out.Kind() == reflect.Slice:
@@ -430,34 +430,41 @@ func setDefaults(out reflect.Value) {
 }
 
 // needed reports keys without a default that a table leaves out.
-func (l *loader) needed() {
-	root := reflect.ValueOf(l.cfg).Elem()
-	for i := range root.NumField() {
-		f := root.Type().Field(i)
-		if !f.IsExported() || f.Type.Kind() != reflect.Slice {
+func (l *loader) needed() { l.neededIn("", "", reflect.ValueOf(l.cfg).Elem()) }
+
+// neededIn looks into the arrays of tables below v; header is what such a table begins with.
+func (l *loader) neededIn(path, header string, v reflect.Value) {
+	for i := range v.NumField() {
+		f := v.Type().Field(i)
+		if !f.IsExported() || !tables(f.Type, v.Type()) {
 			continue
 		}
-		for n := range root.Field(i).Len() {
-			e := root.Field(i).Index(n)
-			at := fmt.Sprintf("%s[%d]", f.Tag.Get("key"), n)
-			for j := range e.NumField() {
-				g := e.Type().Field(j)
-				need := g.Tag.Get("need")
-				_, given := l.cfg.places[join(at, g.Tag.Get("key"))]
-				empty := e.Field(j).IsZero() || e.Field(j).Kind() == reflect.Slice && e.Field(j).Len() == 0
-				if need == "" || given && (!empty || g.Name == "Allow") {
-					continue
-				}
-				word := "has no"
-				if given {
-					if l.failedAt(join(at, g.Tag.Get("key"))) {
-						continue
-					}
-					word = "has an empty"
-				}
-				l.fail(l.cfg.Pos(at), "[[%s]] %s %s, expected %s", f.Tag.Get("key"), word, g.Tag.Get("key"), need)
-			}
+		key := f.Tag.Get("key")
+		for n := range v.Field(i).Len() {
+			at := fmt.Sprintf("%s[%d]", join(path, key), n)
+			l.neededKeys(at, join(header, key), v.Field(i).Index(n))
+			l.neededIn(at, join(header, key), v.Field(i).Index(n))
 		}
+	}
+}
+
+func (l *loader) neededKeys(at, header string, e reflect.Value) {
+	for j := range e.NumField() {
+		g := e.Type().Field(j)
+		need := g.Tag.Get("need")
+		_, given := l.cfg.places[join(at, g.Tag.Get("key"))]
+		empty := e.Field(j).IsZero() || e.Field(j).Kind() == reflect.Slice && e.Field(j).Len() == 0
+		if need == "" || given && (!empty || g.Name == "Allow") {
+			continue
+		}
+		word := "has no"
+		if given {
+			if l.failedAt(join(at, g.Tag.Get("key"))) {
+				continue
+			}
+			word = "has an empty"
+		}
+		l.fail(l.cfg.Pos(at), "[[%s]] %s %s, expected %s", header, word, g.Tag.Get("key"), need)
 	}
 }
 

@@ -45,6 +45,12 @@ func rows(b *strings.Builder, v reflect.Value, prefix string) {
 			rows(b, v.Field(i), name+".")
 			continue
 		}
+		if tables(f.Type, v.Type()) {
+			one := reflect.New(f.Type.Elem()).Elem()
+			setDefaults(one)
+			rows(b, one, name+"[].")
+			continue
+		}
 		def := "`" + format(v.Field(i)) + "`"
 		if f.Tag.Get("need") != "" {
 			def = "required"

@@ -27,7 +27,7 @@ func (c *Config) Values() []Value {
 			case !f.IsExported():
 			case own:
 				walk(x, p)
-			case f.Type.Kind() == reflect.Slice && f.Type.Elem().Kind() == reflect.Struct && f.Type.Elem().PkgPath() == v.Type().PkgPath():
+			case tables(f.Type, v.Type()):
 				for n := range x.Len() {
 					walk(x.Index(n), fmt.Sprintf("%s[%d]", p, n))
 				}
@@ -38,6 +38,11 @@ func (c *Config) Values() []Value {
 	}
 	walk(reflect.ValueOf(c).Elem(), "")
 	return out
+}
+
+// tables says whether a field of struct in is an array of tables.
+func tables(field, in reflect.Type) bool {
+	return field.Kind() == reflect.Slice && field.Elem().Kind() == reflect.Struct && field.Elem().PkgPath() == in.PkgPath()
 }
 
 // exampleSet are the values the example states rather than mentions.
@@ -60,6 +65,9 @@ var exampleTables = map[string][][]string{
 		{"name", `"chargen"`, "address", `":19"`, "protocol", `"chargen"`},
 	},
 	"certificate": {{"#cert_file", `"/etc/np/tls/cert.pem"`, "#key_file", `"/etc/np/tls/key.pem"`}},
+	"upstream":    {{"#name", `"users"`, "#endpoints", `["198.18.0.10:8080", "198.18.0.11:8080 weight=2"]`}},
+	"route":       {{"#name", `"users"`, "#path_prefix", `"/users"`, "#upstream", `"users"`}},
+	"auth":        {{"#name", `"staff"`, "#kind", `"basic"`, "#file", `"/etc/np/staff"`}},
 	"peer":        {{"#name", `"reports"`, "#public_key", `"hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="`, "#allow", `["ECHO", "INFO"]`}},
 }
 
@@ -147,6 +155,9 @@ func exampleFields(b *strings.Builder, v reflect.Value, prefix string, stated ma
 		if f.Type.Kind() == reflect.Struct && f.Type.PkgPath() == v.Type().PkgPath() {
 			exampleFields(b, v.Field(i), key+".", stated, all)
 			continue
+		}
+		if tables(f.Type, v.Type()) {
+			continue // README.md tells of them
 		}
 		line, ok := stated[key]
 		if !ok {

@@ -31,6 +31,7 @@ func (l *loader) validate() {
 	l.tls()
 	l.exception()
 	l.rdma()
+	l.gateway()
 	c := l.cfg
 	if !c.Transport.EncryptionEnabled {
 		l.fail(c.Pos("transport.encryption_enabled"), "transport.encryption_enabled: got false, expected true: this version has no unencrypted transport")

@@ -1,0 +1,96 @@
+package config
+
+import "time"
+
+// HTTPRoute is one [[route]].
+type HTTPRoute struct {
+	Name      string   `key:"name" need:"a name such as \"users\"" doc:"in logs and metrics"`
+	Listeners []string `key:"listeners" default:"" doc:"that it is for; none: all of protocol http"`
+
+	Hosts       []string `key:"hosts" default:"" doc:"\"api.example\", \"*.example\"; none: any"`
+	Path        string   `key:"path" default:"" doc:"exactly this"`
+	PathPrefix  string   `key:"path_prefix" default:"" doc:"this and what is below it"`
+	PathPattern string   `key:"path_pattern" default:"" doc:"segments, with {name} for one and {name...} for the rest"`
+	Methods     []string `key:"methods" default:"" doc:"none: any; GET is HEAD too"`
+	Headers     []string `key:"headers" default:"" doc:"\"X-Env=canary\", \"X-Env\" (there), \"X-Env^=ca\" (begins), \"X-Env~=^ca.*\" (regular expression); all must hold"`
+	Query       []string `key:"query" default:"" doc:"the same for parameters"`
+	SNI         []string `key:"sni" default:"" doc:"server names of TLS"`
+	ALPN        []string `key:"alpn" default:"" doc:"protocols that TLS agreed on, or for passthrough offered"`
+	GRPCService string   `key:"grpc_service" default:"" doc:"package.Service"`
+	GRPCMethod  string   `key:"grpc_method" default:"" doc:"of it"`
+	Opcode      string   `key:"opcode" default:"" doc:"of NPRO requests, on a listener of protocol npro"`
+
+	Upstream    string   `key:"upstream" default:"" doc:"where requests go"`
+	Split       []string `key:"split" default:"" doc:"instead: \"api=90\", \"api-next=10\""`
+	SplitSticky bool     `key:"split_sticky" default:"false" doc:"one client stays with one part, by the first upstream's hash_key"`
+	Mirror      []string `key:"mirror" default:"" doc:"upstreams that get a copy, \"shadow\" or \"shadow=10\" percent; their answers are thrown away"`
+	Redirect    string   `key:"redirect" default:"" doc:"instead: a URL with {scheme}, {host}, {path}, {query} and the pattern's names"`
+	Status      int      `key:"status" default:"0" min:"0" max:"599" doc:"of redirect (308) or body (200)"`
+	Body        string   `key:"body" default:"" doc:"instead: this answer"`
+	BodyType    string   `key:"body_type" default:"text/plain; charset=utf-8" doc:"its media type"`
+	StaticDir   string   `key:"static_dir" default:"" doc:"instead: files below this directory"`
+	Index       string   `key:"index" default:"index.html" doc:"of static_dir: a directory's file"`
+	Passthrough bool     `key:"passthrough" default:"false" doc:"TLS is not ended here: bytes go to the upstream by sni and alpn alone"`
+	NPROOpcode  string   `key:"npro_opcode" default:"" doc:"the upstream speaks npro: requests go there with this opcode"`
+
+	RewritePath   string   `key:"rewrite_path" default:"" doc:"the path that upstreams see, with the pattern's names"`
+	RewritePrefix string   `key:"rewrite_prefix" default:"" doc:"instead of path_prefix"`
+	RewriteHost   string   `key:"rewrite_host" default:"" doc:"the Host that upstreams see"`
+	RequestSet    []string `key:"request_set" default:"" doc:"\"Name: value\", with {client_ip}, {request_id}, {identity} and the pattern's names"`
+	RequestAdd    []string `key:"request_add" default:"" doc:""`
+	RequestRemove []string `key:"request_remove" default:"" doc:"names"`
+	ResponseSet   []string `key:"response_set" default:"" doc:""`
+	ResponseAdd   []string `key:"response_add" default:"" doc:""`
+	RespRemove    []string `key:"response_remove" default:"" doc:""`
+
+	MaxBody     Size          `key:"max_body" default:"0" min:"0" doc:"bytes of a request's body; 0: the listener's"`
+	Timeout     time.Duration `key:"timeout" default:"0" max:"24h" doc:"of a request with all its tries; 0: the upstream's"`
+	Compress    []string      `key:"compress" default:"" oneof:"zstd|gzip" doc:"answers, in order of preference"`
+	CompressMin Size          `key:"compress_min" default:"1KiB" min:"0" max:"16MiB" doc:"shorter answers are not"`
+	WebSocket   string        `key:"websocket" default:"proxy" oneof:"off|proxy|terminate" doc:"terminate: messages become NPRO's"`
+	EarlyData   bool          `key:"early_data" default:"false" doc:"takes HTTP/3 0-RTT requests"`
+
+	CORS        CORS        `key:"cors" doc:"what pages of other origins may do"`
+	Auth        RouteAuth   `key:"auth" doc:"who may ask"`
+	Authz       RouteAuthz  `key:"authz" doc:"what they may"`
+	RateLimit   RateLimit   `key:"rate_limit" doc:"requests a second"`
+	Concurrency Concurrency `key:"concurrency" doc:"requests at a time"`
+	Shed        Shed        `key:"shed" doc:"refusing early when answers take long"`
+	GRPC        RouteGRPC   `key:"grpc" doc:"gRPC for others"`
+	Aggregate   Aggregate   `key:"aggregate" doc:"one answer of several upstreams"`
+	Parts       []Part      `key:"part" doc:"one request of aggregate"`
+}
+
+// CORS is [route.cors].
+type CORS struct {
+	Origins     []string      `key:"origins" default:"" doc:"\"https://app.example\", \"https://*.example\" or \"*\"; none: CORS is the upstream's own matter"`
+	Methods     []string      `key:"methods" default:"GET,HEAD,POST" doc:""`
+	Headers     []string      `key:"headers" default:"" doc:"request fields that may be set; \"*\" any"`
+	Expose      []string      `key:"expose" default:"" doc:"fields of answers that pages see"`
+	Credentials bool          `key:"credentials" default:"false" doc:"with cookies; not with origin \"*\""`
+	MaxAge      time.Duration `key:"max_age" default:"10m" max:"24h" doc:"that browsers remember it"`
+}
+
+// RouteGRPC is [route.grpc].
+type RouteGRPC struct {
+	Web         bool   `key:"web" default:"false" doc:"take gRPC-Web too"`
+	Descriptors string `key:"descriptors" default:"" doc:"FileDescriptorSet with imports: JSON over HTTP becomes gRPC by its google.api.http rules"`
+	MaxMessage  Size   `key:"max_message" default:"4MiB" min:"1KiB" max:"1GiB" doc:"of one message"`
+}
+
+// Aggregate is [route.aggregate].
+type Aggregate struct {
+	Merge []string `key:"merge" default:"" doc:"\"key=part\" or \"key=part/json/pointer\"; with any, the route answers with a JSON object of them"`
+}
+
+// Part is one [[route.part]].
+type Part struct {
+	Name     string        `key:"name" need:"a name" doc:""`
+	Upstream string        `key:"upstream" need:"an [[upstream]]" doc:""`
+	Method   string        `key:"method" default:"GET" doc:""`
+	Path     string        `key:"path" need:"a path" doc:"with the pattern's names and the query"`
+	Timeout  time.Duration `key:"timeout" default:"0" max:"1h" doc:"0: the upstream's"`
+	Optional bool          `key:"optional" default:"false" doc:"the answer does without it"`
+	Default  string        `key:"default" default:"null" doc:"JSON that stands for it then"`
+	MaxBody  Size          `key:"max_body" default:"1MiB" min:"1" max:"64MiB" doc:""`
+}
