@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,9 +29,13 @@ type Log struct {
 
 // New opens the log file, if any, and makes the logger.
 func New(o Options) (*Log, error) {
-	l := &Log{out: &output{console: o.Console, path: o.File}}
-	if err := l.out.open(); err != nil {
-		return nil, err
+	l := &Log{out: &output{console: o.Console}}
+	if o.File != "" {
+		f, err := Open(o.File)
+		if err != nil {
+			return nil, err
+		}
+		l.out.file = f
 	}
 	l.level.Set(o.Level)
 	opts := &slog.HandlerOptions{Level: &l.level, ReplaceAttr: rename}
@@ -62,18 +65,19 @@ func (l *Log) SetLevel(level slog.Level) { l.level.Set(level) }
 func (l *Log) Level() slog.Level { return l.level.Level() }
 
 // Reopen opens the file again, after it was moved away.
-func (l *Log) Reopen() error { return l.out.open() }
-
-// Close closes the file.
-func (l *Log) Close() error {
-	l.out.mu.Lock()
-	defer l.out.mu.Unlock()
+func (l *Log) Reopen() error {
 	if l.out.file == nil {
 		return nil
 	}
-	err := l.out.file.Close()
-	l.out.file = nil
-	return err
+	return l.out.file.Reopen()
+}
+
+// Close closes the file.
+func (l *Log) Close() error {
+	if l.out.file == nil {
+		return nil
+	}
+	return l.out.file.Close()
 }
 
 // ParseLevel reads a level's name in configuration.
@@ -89,25 +93,7 @@ func ParseLevel(s string) (slog.Level, error) {
 type output struct {
 	mu      sync.Mutex
 	console io.Writer
-	path    string
-	file    *os.File
-}
-
-func (o *output) open() error {
-	if o.path == "" {
-		return nil
-	}
-	f, err := os.OpenFile(o.path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640)
-	if err != nil {
-		return fmt.Errorf("open log file: %w", err)
-	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.file != nil {
-		o.file.Close()
-	}
-	o.file = f
-	return nil
+	file    *File // nil: none
 }
 
 func (o *output) Write(b []byte) (int, error) {
