@@ -68,7 +68,7 @@ say = @printf '  %-4s %s\n' '$(1)' '$(2)'
 export CGO_LDFLAGS_ALLOW := -Wl,--(no-)?whole-archive
 
 .SECONDARY: # keep the objects of programs
-.PHONY: all lib bin bpf generate demo test test-c test-go e2e test-san lint fuzz sim sim-long bench clean help
+.PHONY: all lib bin bpf generate demo test test-c test-go e2e test-san lint fuzz peers sim sim-long bench clean help
 all: bin ## build everything
 
 help: ## this list
@@ -193,6 +193,12 @@ test-san: ## C under ASan + UBSan and TSan, Go under -race
 # Only what has more than one thread is worth TSan's time.
 test-tsan: $(filter %/test_ring %/test_plane %/test_core %/test_capture,$(UNIT_BIN))
 	@set -e; for t in $^; do echo "tsan $$t"; $$t >/dev/null; done
+
+# A module of its own: see scripts/peers/README.md.
+PEERS ?= $(patsubst scripts/peers/%/main.go,%,$(wildcard scripts/peers/*/main.go))
+peers: ## servers of others that some tests run against, into build/peers (PEERS="etcd …": these alone)
+	@mkdir -p build/peers
+	cd scripts/peers && go build -trimpath -ldflags='-s -w' -o ../../build/peers/ $(PEERS:%=./%)
 
 lint: lib ## rules of the repository that a machine can check
 	go test -tags lint -count=1 ./scripts/lint
