@@ -147,6 +147,7 @@ type TCPConfig struct {
 	NoAutoTuning    bool
 	PersistTimeout  time.Duration // 0: none
 	ChallengeAcks   int           // per second and core
+	Resets          int           // to segments of no connection, per second and core
 	ConnsPerSource  int           // 0: no limit
 	MinSndMSS       int
 	TTL             int // and IPv6 hop limit; 0: 64, or what a router says

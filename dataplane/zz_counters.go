@@ -74,6 +74,7 @@ const (
 	CounterTCPRSTTX                           // RST segments sent
 	CounterTCPRSTRX                           // RST segments that ended a connection
 	CounterTCPChallenge                       // challenge ACKs sent (RFC 5961)
+	CounterTCPRSTLimited                      // resets to segments of no connection not sent because of their limit
 	CounterTCPChallengeLimited                // challenge ACKs and answers to segments outside the window not sent because of their limits
 	CounterTCPPersistEnded                    // connections reset because their peer kept its window shut
 	CounterTCPHalfRecycled                    // half-open connections given up for newer ones, the backlog being full and cookies off
@@ -318,6 +319,7 @@ var counterMeta = [CounterCount]CounterMeta{
 	{Name: "tcp_resets_sent_total", Help: "RST segments sent"},
 	{Name: "tcp_resets_received_total", Help: "RST segments that ended a connection"},
 	{Name: "tcp_challenge_acks_total", Help: "challenge ACKs sent (RFC 5961)"},
+	{Name: "tcp_resets_limited_total", Help: "resets to segments of no connection not sent because of their limit"},
 	{Name: "tcp_challenge_acks_limited_total", Help: "challenge ACKs and answers to segments outside the window not sent because of their limits"},
 	{Name: "tcp_persist_ended_total", Help: "connections reset because their peer kept its window shut"},
 	{Name: "tcp_half_open_recycled_total", Help: "half-open connections given up for newer ones, the backlog being full and cookies off"},

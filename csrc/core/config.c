@@ -92,6 +92,7 @@ enum np_err np_plane_config_check(const struct np_plane_config *c, struct np_err
       {"tcp_mtu_probing", c->tcp_mtu_probing, 0, NP_MTU_PROBING_COUNT - 1u, false, false},
       {"tcp_persist_ms", c->tcp_persist_ms, 1000, 86400000, false, true},
       {"tcp_challenge_per_s", c->tcp_challenge_per_s, 10, 1000000, false, true},
+      {"tcp_reset_per_s", c->tcp_reset_per_s, 10, 1000000, false, true},
       {"tcp_conns_per_source", c->tcp_conns_per_source, 1, (1u << NP_HANDLE_SLOT_BITS) - 1u, false, true},
       {"tcp_min_snd_mss", c->tcp_min_snd_mss, 48, 1220, false, true},
       {"tcp_ttl", c->tcp_ttl, 1, 255, false, true},

@@ -85,6 +85,7 @@ static void derive(const struct np_plane_config *c, uint32_t index, struct layou
   t->autotune = c->tcp_no_autotune == 0;
   t->mtu_probing = c->tcp_mtu_probing;
   t->persist_ms = c->tcp_persist_ms;
+  t->reset_per_s = or_default(c->tcp_reset_per_s, t->reset_per_s);
   t->challenge_per_s = or_default(c->tcp_challenge_per_s, t->challenge_per_s);
   t->conns_per_source = c->tcp_conns_per_source;
   t->min_snd_mss = or_default(c->tcp_min_snd_mss, t->min_snd_mss);

@@ -22,6 +22,7 @@ void np_tcp_config_default(struct np_tcp_config *config) {
       .user_timeout_ms = 120000,
       .persist_ms = 0,
       .challenge_per_s = 1000,
+      .reset_per_s = 10000,
       .conns_per_source = 0,
       .min_snd_mss = 216,
       .mem_pressure_pct = 50,

@@ -14,20 +14,23 @@ _Static_assert(sizeof(((struct np_tcp_guard *)0)->half) == NP_TCP_GUARD_ROWS * H
 /* RFC 5961 §7 wants answers limited. A limit that a peer could know would tell it, by what is
  * left of it, whether a number it guessed was right for somebody else's connection: so it is
  * drawn anew each second. Return: true when one more may leave. */
-bool np_tcp_guard_challenge(struct np_tcp *tcp) {
-  struct np_tcp_guard *g = &tcp->guard;
-  uint32_t per_s = tcp->config.challenge_per_s;
+static bool allow(struct np_tcp *tcp, struct np_tcp_allowance *a, uint32_t per_s) {
   if (per_s == 0) return true;
   uint32_t second = tcp->now_ms / 1000;
-  if (second != g->challenge_second || g->challenge_drawn == 0) {
-    uint64_t in[2] = {second, ++g->challenge_drawn};
-    g->challenge_second = second;
-    g->challenge_left = per_s / 2 + (uint32_t)(np_siphash(tcp->key_cookie, in, sizeof in) % (per_s + 1u));
+  if (second != a->second || a->drawn == 0) {
+    uint64_t in[2] = {second, ++a->drawn};
+    a->second = second;
+    a->left = per_s / 2 + (uint32_t)(np_siphash(tcp->key_cookie, in, sizeof in) % (per_s + 1u));
   }
-  if (g->challenge_left == 0) return false;
-  g->challenge_left--;
+  if (a->left == 0) return false;
+  a->left--;
   return true;
 }
+
+bool np_tcp_guard_challenge(struct np_tcp *tcp) { return allow(tcp, &tcp->guard.challenges, tcp->config.challenge_per_s); }
+
+/* Resets to what belongs to no connection. Who sends in another's name must not make us flood that other. */
+bool np_tcp_guard_reset(struct np_tcp *tcp) { return allow(tcp, &tcp->guard.resets, tcp->config.reset_per_s); }
 
 /* IPv4 by address, IPv6 by the 64 bits that name a network: a host has all the rest to itself. */
 static uint64_t source_hash(const struct np_tcp *tcp, const struct np_addr *remote) {

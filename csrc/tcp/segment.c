@@ -329,6 +329,10 @@ bool np_tcp_send_synack_raw(struct np_tcp *tcp, const struct np_flow *flow, cons
 
 void np_tcp_reply_rst(struct np_tcp *tcp, const struct np_tcp_seg *seg) {
   if (seg->flags & NP_TCP_RST) return;
+  if (!np_tcp_guard_reset(tcp)) {
+    np_tcp_count(tcp, NP_C_TCP_RST_LIMITED);
+    return;
+  }
   struct hdr h = {.flags = NP_TCP_RST};
   if (seg->flags & NP_TCP_ACK) {
     h.seq = seg->ack.v;

@@ -86,6 +86,7 @@ struct np_tcp_config {
   uint32_t user_timeout_ms;       /* unacknowledged data that long ends it; default 120,000 */
   uint32_t persist_ms;            /* a window shut so long ends a connection though its peer answers; 0: never (default) */
   uint32_t challenge_per_s;       /* challenge ACKs of all connections, drawn from half to one and a half of it; default 1,000; 0: no limit */
+  uint32_t reset_per_s;           /* resets to segments of no connection, drawn likewise; default 10,000; 0: no limit */
   uint32_t conns_per_source;      /* open ones accepted from one address (IPv6: /64); 0: no limit (default) */
   uint32_t min_snd_mss;           /* a peer that asks for less gets so much; default 216 */
   uint32_t ooo_runs_max;          /* pieces of out-of-order data with holes between them, per connection; default 128 */

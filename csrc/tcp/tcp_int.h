@@ -438,11 +438,17 @@ struct np_tcp_listener {
 };
 
 #define NP_TCP_GUARD_ROWS 2u
+/* Answers that may leave in a second, a number drawn anew for each. */
+struct np_tcp_allowance {
+  uint32_t second;
+  uint32_t left;
+  uint64_t drawn;
+};
+
 /* guard.c */
 struct np_tcp_guard {
-  uint32_t challenge_second;
-  uint32_t challenge_left;
-  uint64_t challenge_drawn;
+  struct np_tcp_allowance challenges;
+  struct np_tcp_allowance resets;
   uint32_t width;           /* of open's rows; 0: not counted */
   uint32_t *open;           /* connections per source */
   uint32_t half[NP_TCP_GUARD_ROWS * 1024u]; /* half-open ones per source */
@@ -666,6 +672,7 @@ void np_tcp_rtx_sent(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b
 
 /* guard.c */
 bool np_tcp_guard_challenge(struct np_tcp *tcp);
+bool np_tcp_guard_reset(struct np_tcp *tcp);
 uint32_t np_tcp_guard_width(const struct np_tcp_config *config);
 bool np_tcp_guard_half_full(struct np_tcp *tcp, const struct np_addr *remote, uint32_t backlog, bool cookies);
 void np_tcp_guard_half(struct np_tcp *tcp, const struct np_addr *remote, int32_t n);

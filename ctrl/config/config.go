@@ -165,6 +165,7 @@ type TCP struct {
 	WindowScaling bool          `key:"window_scaling" default:"true" doc:"RFC 7323"`
 	PersistLimit  time.Duration `key:"persist_timeout" default:"0" doc:"a peer that keeps its window shut this long is reset though it answers; 0 never, but ten seconds will do while buffers are short"`
 	ChallengeAcks int           `key:"challenge_acks" default:"0" min:"0" max:"1000000" doc:"challenge ACKs of one core in a second, about (RFC 5961 §7); 1000 by default"`
+	Resets        int           `key:"resets" default:"0" min:"0" max:"1000000" doc:"resets of one core in a second, about, to segments that belong to no connection; 10000 by default"`
 	MinSendMSS    int           `key:"min_send_mss" default:"0" min:"0" max:"1220" doc:"payload bytes of a full segment at least, whatever a peer asks for; 216 by default"`
 	TTL           int           `key:"ttl" default:"0" min:"0" max:"255" doc:"time to live and IPv6 hop limit of what TCP sends; 0: 64, and for IPv6 what a router says (accept_ra)"`
 	OOORuns       int           `key:"out_of_order_runs" default:"128" min:"8" max:"4096" doc:"pieces of out-of-order data with holes between them that a connection holds"`

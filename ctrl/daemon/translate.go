@@ -54,6 +54,7 @@ func planeConfig(c *config.Config, mtu int) *dataplane.Config {
 	case "always":
 		p.TCP.MTUProbing = dataplane.MTUProbingAlways
 	}
+	p.TCP.Resets = c.TCP.Resets
 	p.TCP.PersistTimeout, p.TCP.ChallengeAcks, p.TCP.MinSndMSS, p.TCP.TTL = c.TCP.PersistLimit, c.TCP.ChallengeAcks, c.TCP.MinSendMSS, c.TCP.TTL
 	p.TCP.ConnsPerSource = c.Limits.ConnsPerSource
 	p.TCP.MemPressure, p.TCP.MemMax, p.TCP.MaxOOORuns = c.Limits.MemoryPressure, c.Limits.MemoryMax, c.TCP.OOORuns

@@ -120,6 +120,7 @@ func encodeConfig(cc *C.struct_np_plane_config, cfg *dataplane.Config) error {
 		{"TCP.RcvBuf", &cc.tcp_rcv_buf_bytes, cfg.TCP.RcvBuf},
 		{"TCP.SndBuf", &cc.tcp_snd_buf_bytes, cfg.TCP.SndBuf},
 		{"TCP.ChallengeAcks", &cc.tcp_challenge_per_s, cfg.TCP.ChallengeAcks},
+		{"TCP.Resets", &cc.tcp_reset_per_s, cfg.TCP.Resets},
 		{"TCP.ConnsPerSource", &cc.tcp_conns_per_source, cfg.TCP.ConnsPerSource},
 		{"TCP.MinSndMSS", &cc.tcp_min_snd_mss, cfg.TCP.MinSndMSS},
 		{"TCP.TTL", &cc.tcp_ttl, cfg.TCP.TTL},

@@ -88,6 +88,7 @@ struct np_plane_config {
   uint32_t tcp_ooo_runs_max;     /* 0: default */
   uint32_t tcp_rcv_start_bytes;  /* 0: default */
   uint32_t tcp_quick_acks;       /* full segments at a connection's begin that are acknowledged each; 0: default */
+  uint32_t tcp_reset_per_s;    /* resets to segments of no connection; 0: default */
   uint32_t carriers;           /* mask of 1 << enum np_carrier_kind: what beside our own TCP is wanted */
   uint32_t uring_without;      /* mask of NP_URING_NO_* */
   uint32_t sock_conns_max;     /* connections of each of them, per core */

@@ -357,7 +357,7 @@ static int act_config(struct script *s, const char *key, const char *value) {
   } fields[] = {FIELD(conns_max), FIELD(rcv_buf_bytes), FIELD(snd_buf_bytes), FIELD(ooo_segs_max), FIELD(rto_ms_min),
                 FIELD(rto_ms_max), FIELD(delack_ms), FIELD(quick_acks), FIELD(keepalive_idle_ms), FIELD(keepalive_interval_ms),
                 FIELD(keepalive_probes), FIELD(user_timeout_ms), FIELD(timewait_ms), FIELD(syn_retries),
-                FIELD(synack_retries), FIELD(persist_ms), FIELD(challenge_per_s), FIELD(min_snd_mss), FIELD(ooo_runs_max),
+                FIELD(synack_retries), FIELD(persist_ms), FIELD(challenge_per_s), FIELD(reset_per_s), FIELD(min_snd_mss), FIELD(ooo_runs_max),
                 {"mtu", &s->mtu_bytes}, {"pmtu", &s->pmtu_bytes}, {"backlog", &s->backlog},
                 {"dscp", &s->dscp}, {"first_isn", &s->first_isn}};
   const struct {

@@ -57,6 +57,38 @@ static void test_challenges_of_all(void **state) {
   tp_free(tp);
 }
 
+/* What belongs to no connection gets no more resets than the core's limit, another one each second; a client is
+ * opened meanwhile, and with the limit of the next second a stranger hears no again. */
+static void test_resets_to_strangers(void **state) {
+  (void)state;
+  struct tp_args args;
+  tp_args_default(&args);
+  args.config[1].reset_per_s = 100;
+  struct tp *tp = tp_new(&args);
+  tp_listen(tp, 1, TP_PORT);
+  uint64_t before = 0;
+  for (uint32_t second = 0; second < 4; second++) {
+    tp->cut = true; /* the answers go to nobody */
+    tp_run(tp, TP_S - tp->now_ns % TP_S);
+    for (uint32_t i = 0; i < 1000; i++) {
+      struct tp_seg s = syn_from(tp, i, (uint16_t)(2000 + i), i);
+      if (i % 2 == 0) s.flow.remote_port = TP_PORT + 1; /* nobody listens there */
+      if (i % 2 != 0) s.flags = NP_TCP_ACK;
+      tp_inject(tp, 1, &s, NULL);
+      tp_flush(tp);
+    }
+    uint64_t got = tp_counter(tp, 1, NP_C_TCP_RST_TX) - before;
+    before += got;
+    assert_in_range(got, 50, 150);
+    tp->cut = false;
+    struct tp_sess *a = tp_connect(tp, 0, TP_PORT, NULL);
+    tp_run(tp, 10 * TP_MS);
+    assert_int_equal(tp_conn(a)->state, NP_TCP_ESTABLISHED);
+  }
+  assert_int_equal(tp_counter(tp, 1, NP_C_TCP_RST_TX) + tp_counter(tp, 1, NP_C_TCP_RST_LIMITED), 4000);
+  tp_free(tp);
+}
+
 /* One source sends SYNs and nothing else: it gets its share of the backlog and then cookies;
  * a client from elsewhere is opened with all its options kept, without one. */
 static void test_one_source_of_syns(void **state) {
@@ -268,6 +300,7 @@ static void test_optimistic_acks(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_challenges_of_all),
+      cmocka_unit_test(test_resets_to_strangers),
       cmocka_unit_test(test_one_source_of_syns),
       cmocka_unit_test(test_forged_source_not_locked_out),
       cmocka_unit_test(test_no_cookies_source_dropped),
