@@ -25,6 +25,7 @@ type Source struct {
 	Ports     func() []ports.Status
 	Certs     func() []secure.Certificate
 	Listeners func() []Listener // nil: none are told
+	Gateway   func() *Gateway   // nil, or what it returns is: there is none
 	Version   string
 	Commit    string
 }
@@ -56,6 +57,7 @@ type collector struct {
 	xdpMode  *prometheus.Desc
 	build    *prometheus.Desc
 	cert     *prometheus.Desc
+	gateway  *gatewayMetrics
 }
 
 type metric struct {
@@ -100,7 +102,7 @@ func describe(name, help string, labels ...string) metric {
 
 // New makes the collector.
 func New(src Source) prometheus.Collector {
-	c := &collector{src: src,
+	c := &collector{src: src, gateway: newGatewayMetrics(),
 		drops:    prometheus.NewDesc(prefix+"drops_total", "packets and messages dropped, by reason", []string{"core", "layer", "reason"}, nil),
 		status:   prometheus.NewDesc(prefix+"responses_total", "responses of handlers, by status", []string{"status"}, nil),
 		refused:  prometheus.NewDesc(prefix+"refused_total", "handshakes, messages and streams refused by the control plane, by reason", []string{"reason"}, nil),
@@ -179,6 +181,9 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range [...]*prometheus.Desc{c.drops, c.status, c.refused, c.up, c.backend, c.xdpDrops, c.xdpMode, c.build, c.cert} {
 		ch <- d
 	}
+	for _, d := range c.gateway.all {
+		ch <- d
+	}
 }
 
 // Collect implements prometheus.Collector.
@@ -208,6 +213,11 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 					send(m.metric, m.get(l.Service), l.Name)
 				}
 			}
+		}
+	}
+	if c.src.Gateway != nil {
+		if g := c.src.Gateway(); g != nil {
+			c.gateway.collect(ch, send, g)
 		}
 	}
 	st := c.src.Sessions()

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -86,6 +87,59 @@ type EndpointSnapshot struct {
 	Latency       []uint64      `json:"latency_buckets"` // not cumulative
 }
 
+// Totals are what endpoints counted, those that left the list included: they only grow.
+type Totals struct {
+	Requests      uint64        `json:"requests"`
+	Successes     uint64        `json:"successes"`
+	Failures      uint64        `json:"failures"`
+	Timeouts      uint64        `json:"timeouts"`
+	ConnectFailed uint64        `json:"connect_failed"`
+	Canceled      uint64        `json:"canceled"`
+	Checks        uint64        `json:"checks"`
+	ChecksFailed  uint64        `json:"checks_failed"`
+	Ejections     uint64        `json:"ejections"`
+	LatencySum    time.Duration `json:"latency_sum_ns"`
+	Latency       []uint64      `json:"latency_buckets"` // not cumulative
+}
+
+func (t *Totals) add(c *counters) {
+	t.Requests += c.requests.Load()
+	t.Successes += c.outcomes[Success].Load()
+	t.Failures += c.outcomes[Failure].Load()
+	t.Timeouts += c.outcomes[Timeout].Load()
+	t.ConnectFailed += c.outcomes[ConnectFailed].Load()
+	t.Canceled += c.outcomes[Canceled].Load()
+	t.Checks += c.checks.Load()
+	t.ChecksFailed += c.failed.Load()
+	t.Ejections += c.ejects.Load()
+	t.LatencySum += time.Duration(c.sum.Load())
+	if t.Latency == nil {
+		t.Latency = make([]uint64, latencyBuckets)
+	}
+	for i := range c.latency {
+		t.Latency[i] += c.latency[i].Load()
+	}
+}
+
+// totals sums up under mu. Endpoints that left are forgotten once their last request ended.
+func (u *Upstream) totals() Totals {
+	u.gone = slices.DeleteFunc(u.gone, func(e *Endpoint) bool {
+		if e.inflight.Load() > 0 {
+			return false
+		}
+		u.past.add(&e.stats)
+		return true
+	})
+	t := u.past
+	t.Latency = slices.Clone(t.Latency)
+	for _, list := range [...][]*Endpoint{u.gone, u.list} {
+		for _, e := range list {
+			t.add(&e.stats)
+		}
+	}
+	return t
+}
+
 // LevelSnapshot is one priority's share.
 type LevelSnapshot struct {
 	Priority int  `json:"priority"`
@@ -102,6 +156,7 @@ type Snapshot struct {
 	Policy    string             `json:"policy"`
 	Levels    []LevelSnapshot    `json:"levels"`
 	Endpoints []EndpointSnapshot `json:"endpoints"`
+	Totals    Totals             `json:"totals"`
 
 	InFlight       int64             `json:"in_flight"`
 	Waiting        int64             `json:"waiting"`
@@ -120,7 +175,7 @@ func (u *Upstream) Snapshot() Snapshot {
 	now := u.now()
 	s := Snapshot{Name: u.cfg.Name, Policy: u.cfg.Balance.Policy.String(), InFlight: u.shared.inflight.Load(), Waiting: u.queue.len.Load(),
 		Waited: u.stats.waited.Load(), Retries: u.stats.retries.Load(), RetryNoBudget: u.stats.noBudget.Load(), RetryTokens: u.budget.left(now),
-		EjectionsSpare: u.stats.ejectKept.Load(), Refused: map[string]uint64{}}
+		EjectionsSpare: u.stats.ejectKept.Load(), Refused: map[string]uint64{}, Totals: u.totals()}
 	for r := ReasonNone + 1; r < reasonCount; r++ {
 		if n := u.stats.refused[r].Load(); n != 0 {
 			s.Refused[r.Label()] = n

@@ -26,6 +26,8 @@ type Upstream struct {
 	mu     sync.Mutex
 	list   []*Endpoint
 	byAddr map[string]*Endpoint
+	gone   []*Endpoint // left the list, requests may be in flight
+	past   Totals      // of those that left before
 }
 
 // New makes an upstream without endpoints.
@@ -94,7 +96,13 @@ func (u *Upstream) replace(specs []Spec) {
 		list = append(list, e)
 		byAddr[s.Address] = e
 	}
+	for _, e := range u.list {
+		if !e.listed {
+			u.gone = append(u.gone, e)
+		}
+	}
 	u.list, u.byAddr = list, byAddr
+	u.totals() // forgets those that can be
 	u.changed()
 }
 

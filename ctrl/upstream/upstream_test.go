@@ -89,6 +89,9 @@ func TestSetKeepsState(t *testing.T) {
 	if n := u.Snapshot().InFlight; n != 0 {
 		t.Errorf("%d in flight", n)
 	}
+	if all := u.Snapshot().Totals; all.Requests != 101 || all.Successes != 101 {
+		t.Errorf("with those that left: %+v", all)
+	}
 }
 
 func TestSetIsAllOrNothing(t *testing.T) {
