@@ -163,7 +163,34 @@ type Call struct {
 // Try is one try of a call.
 type Try struct {
 	Endpoint *Endpoint
-	Number   int // from 1
+	Number   int           // from 1
+	Time     time.Duration // what it may take: PerTry, or what is left of Total
+	hold     *hold
+}
+
+// hold is what a try ends with.
+type hold struct {
+	lease    Lease
+	cancel   context.CancelCauseFunc
+	timer    *time.Timer
+	detached bool
+}
+
+// Stream ends the try's own time, and Total: an answer that has begun and has no end in
+// sight may take as long as the context that Do was given.
+func (t Try) Stream() { t.hold.timer.Stop() }
+
+// Detach takes the request out of Do's hands. Try returns Success at once, and Do nil; the
+// request goes on, within the try's time, until the function returned here is called, once,
+// with how it went. The context of Try lives until then.
+func (t Try) Detach() func(Outcome) {
+	h := t.hold
+	h.detached = true
+	return func(o Outcome) {
+		h.timer.Stop()
+		h.lease.Done(o)
+		h.cancel(nil)
+	}
 }
 
 // RetryError is the last try's error, with why there was no further one.
@@ -184,7 +211,7 @@ func (e *RetryError) Error() string {
 // Unwrap returns the last try's error.
 func (e *RetryError) Unwrap() error { return e.Err }
 
-// ErrTryTimeout is the cause of a try's context that ended by its own time.
+// ErrTryTimeout is the cause of a try's context that ended by its own time, or by Total.
 var ErrTryTimeout = errors.New("request timed out")
 
 // Do sends a request, again where that is safe and worth it, to another endpoint than
@@ -192,6 +219,7 @@ var ErrTryTimeout = errors.New("request timed out")
 // [RetryError].
 func (u *Upstream) Do(ctx context.Context, c Call) error {
 	p := &u.cfg.Retry
+	outer := ctx // of tries, which may outlive Do
 	if p.Total > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, p.Total)
@@ -208,7 +236,7 @@ func (u *Upstream) Do(ctx context.Context, c Call) error {
 			return &RetryError{Tries: n - 1, Why: err.Error(), Err: last}
 		}
 		e := lease.Endpoint()
-		o, err := u.try1(ctx, &c, &lease, n)
+		o, err := u.try1(ctx, outer, &c, lease, n)
 		if o == Success {
 			u.budget.success()
 			return err
@@ -227,23 +255,34 @@ func (u *Upstream) Do(ctx context.Context, c Call) error {
 	}
 }
 
-// try1 is one try with its own time. A panic of Try still ends the lease.
-func (u *Upstream) try1(ctx context.Context, c *Call, lease *Lease, n int) (o Outcome, err error) {
+// try1 is one try with its own time, within ctx. A panic of Try still ends the lease.
+func (u *Upstream) try1(ctx, outer context.Context, c *Call, lease Lease, n int) (o Outcome, err error) {
 	d := u.cfg.Retry.PerTry
 	if d == 0 {
 		d = u.cfg.Timeouts.Request
 	}
-	tctx, cancel := context.WithTimeoutCause(ctx, d, ErrTryTimeout)
+	if u.cfg.Retry.Total > 0 {
+		if at, has := ctx.Deadline(); has {
+			d = min(d, time.Until(at))
+		}
+	}
+	h := &hold{lease: lease}
+	tctx, cancel := context.WithCancelCause(outer)
+	h.cancel = cancel
+	h.timer = time.AfterFunc(d, func() { cancel(ErrTryTimeout) })
 	o = Failure
 	defer func() {
-		lease.Done(o)
-		cancel()
+		if !h.detached {
+			h.timer.Stop()
+			h.lease.Done(o)
+			cancel(nil)
+		}
 	}()
-	got, err := c.Try(tctx, Try{Endpoint: lease.e, Number: n})
+	got, err := c.Try(tctx, Try{Endpoint: lease.e, Number: n, Time: d, hold: h})
 	if o = got; o > Canceled {
 		o = Failure
 	}
-	if o != Success && ctx.Err() != nil && errors.Is(ctx.Err(), context.Canceled) {
+	if o != Success && outer.Err() != nil && errors.Is(outer.Err(), context.Canceled) {
 		o = Canceled // the client is gone: not the endpoint's fault
 	} else if o != Success && o != Canceled && tctx.Err() != nil {
 		o = Timeout

@@ -307,3 +307,10 @@ func (u *Upstream) refuse(r Reason, detail string, err error) error {
 	u.stats.refused[r].Add(1)
 	return &Refusal{Upstream: u.cfg.Name, Reason: r, Detail: detail, Err: err}
 }
+
+// Has says whether e is in the list now.
+func (u *Upstream) Has(e *Endpoint) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return e.listed && u.byAddr[e.address] == e
+}

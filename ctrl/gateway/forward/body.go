@@ -1,0 +1,141 @@
+package forward
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// errBodyOver is what a transport gets that reads a body after its request is over.
+var errBodyOver = errors.New("the request is over")
+
+// inBody is a request's body on its way to an endpoint. Transports read it on goroutines
+// of theirs, some beyond their RoundTrip; end stops that, so that nothing reads the
+// server's body after the handler has returned.
+type inBody struct {
+	src io.Reader
+	w   http.ResponseWriter
+
+	mu      sync.Mutex
+	idle    sync.Cond // reading became false
+	reading bool
+	over    bool
+	touched bool // Read was called
+	dog     *watchdog
+	n       int64
+	err     error // of src, but for io.EOF
+	eof     bool
+}
+
+func newInBody(r *http.Request, w http.ResponseWriter) *inBody {
+	b := &inBody{src: r.Body, w: w}
+	b.idle.L = &b.mu
+	return b
+}
+
+// Read reads from the client.
+func (b *inBody) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	b.touched = true
+	for b.reading { // of an earlier try that has not noticed its end
+		b.idle.Wait()
+	}
+	if b.over {
+		b.mu.Unlock()
+		return 0, errBodyOver
+	}
+	b.reading = true
+	b.mu.Unlock()
+	n, err := b.src.Read(p)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.reading = false
+	b.n += int64(n)
+	b.dog.kick()
+	if err == io.EOF {
+		b.eof = true
+	} else if err != nil {
+		b.err = err
+	}
+	b.idle.Broadcast()
+	return n, err
+}
+
+// end makes that nothing reads any more, and waits for what does.
+func (b *inBody) end() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.over = true
+	if b.reading {
+		// A server that can't do this ends the read when the client's connection ends.
+		_ = http.NewResponseController(b.w).SetReadDeadline(time.Unix(1, 0))
+	}
+	for b.reading {
+		b.idle.Wait()
+	}
+}
+
+// state returns what was read, and the error that reading met.
+func (b *inBody) state() (n int64, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.n, b.err
+}
+
+// watch has each read of the body kick a watchdog.
+func (b *inBody) watch(w *watchdog) {
+	b.mu.Lock()
+	b.dog = w
+	b.mu.Unlock()
+}
+
+// untouched says whether nothing of the body was asked for, so that another try can have it.
+func (b *inBody) untouched() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return !b.touched && !b.over
+}
+
+// received is how much of the body came.
+func (f *flight) received() int64 {
+	if f.body == nil {
+		return int64(len(f.out.Content))
+	}
+	n, _ := f.body.state()
+	return n
+}
+
+// takeBody decides how the request's body is sent: read now, if it is short and of known
+// length, or streamed.
+func (f *flight) takeBody() error {
+	r, q := f.r, &f.out
+	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 && len(r.Trailer) == 0 && r.TransferEncoding == nil {
+		return nil
+	}
+	q.Continue = len(r.Header["Expect"]) > 0
+	if n := r.ContentLength; n > 0 && n <= f.h.opts.BufferBody && !q.Continue && len(r.Trailer) == 0 {
+		content := make([]byte, n)
+		if _, err := io.ReadFull(r.Body, content); err != nil {
+			if err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			return &clientError{err}
+		}
+		q.Content = content
+		return nil
+	}
+	q.Upgrade = "" // its body comes first, and what follows it isn't known yet
+	f.body = newInBody(r, f.w)
+	q.Body, q.Length, q.Trailer, q.Abort = f.body, r.ContentLength, r.Trailer, f.body.end
+	if len(r.Trailer) > 0 {
+		q.Length = -1
+	}
+	// An answer may come before the body's end, also over HTTP/1.1; servers for which that
+	// needs no leave say that they don't know this.
+	if err := http.NewResponseController(f.w).EnableFullDuplex(); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,275 @@
+package forward
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"net/url"
+	"sync"
+
+	"github.com/np-appliance/np/ctrl/gateway/h1"
+	"github.com/np-appliance/np/ctrl/pool"
+	"github.com/np-appliance/np/ctrl/upstream"
+)
+
+// opener makes the connections of a link of HTTP/2, and knows them.
+type opener struct {
+	link *sharedLink
+	e    *upstream.Endpoint
+
+	mu   sync.Mutex
+	open map[*counted]struct{}
+}
+
+// counted is a connection, below TLS, that is counted until it is closed.
+type counted struct {
+	net.Conn
+	once sync.Once
+	o    *opener
+}
+
+// Close closes the connection.
+func (c *counted) Close() error {
+	err := c.Conn.Close()
+	c.once.Do(func() {
+		c.o.mu.Lock()
+		_, live := c.o.open[c]
+		delete(c.o.open, c)
+		c.o.mu.Unlock()
+		if live {
+			c.o.link.conns.Add(-1)
+			c.o.e.ReleaseConn()
+		}
+	})
+	return err
+}
+
+func (o *opener) wrap(nc net.Conn) net.Conn { return &counted{Conn: nc, o: o} }
+
+// take counts a connection that wrap made, and that is ready now.
+func (o *opener) take(nc net.Conn) {
+	under := nc
+	if t, ok := nc.(*tls.Conn); ok {
+		under = t.NetConn()
+	}
+	c := under.(*counted) // made by wrap
+	o.mu.Lock()
+	o.open[c] = struct{}{}
+	o.mu.Unlock()
+	o.link.conns.Add(1)
+	o.link.opened.Add(1)
+}
+
+func (o *opener) closeAll() {
+	o.mu.Lock()
+	all := make([]*counted, 0, len(o.open))
+	for c := range o.open {
+		all = append(all, c)
+	}
+	o.mu.Unlock()
+	for _, c := range all {
+		_ = c.Close() // its requests tell
+	}
+}
+
+var errNotH2 = errors.New("the endpoint does not speak h2 (ALPN), expected protocol auto or http1")
+
+// newH2 makes the HTTP/2 link. It can't fail.
+func (c *Cluster) newH2(e *upstream.Endpoint) (*sharedLink, error) {
+	l, _ := c.h2Link(e)
+	return l, nil
+}
+
+// h2Link makes a link that speaks HTTP/2 alone, by net/http's transport; give puts a
+// connection that is open already before those it dials.
+func (c *Cluster) h2Link(e *upstream.Endpoint) (l *sharedLink, o *opener) {
+	timeouts := c.up.Timeouts()
+	l = &sharedLink{name: "h2", base: url.URL{Scheme: c.scheme(), Host: authority(e, c.cfg.TLS != nil)}}
+	o = &opener{link: l, e: e, open: map[*counted]struct{}{}}
+	t := &http.Transport{
+		DisableCompression:     true,
+		MaxResponseHeaderBytes: int64(c.cfg.Limits.HeadBytes),
+		IdleConnTimeout:        timeouts.Idle,
+		ExpectContinueTimeout:  c.cfg.Limits.ContinueTimeout,
+		Protocols:              new(http.Protocols),
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: timeouts.KeepAlive, PingTimeout: timeouts.Connect},
+	}
+	open := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		nc, err := c.dialH2(ctx, e, o)
+		if err != nil {
+			return nil, &h1.ConnectError{Err: err}
+		}
+		o.take(nc)
+		return nc, nil
+	}
+	if c.cfg.TLS != nil {
+		t.Protocols.SetHTTP2(true)
+		t.DialTLSContext = open
+	} else {
+		l.name = "h2c"
+		t.Protocols.SetUnencryptedHTTP2(true)
+		t.DialContext = open
+	}
+	l.rt, l.idle, l.end = t, t.CloseIdleConnections, o.closeAll
+	return l, o
+}
+
+func (c *Cluster) dialH2(ctx context.Context, e *upstream.Endpoint, o *opener) (net.Conn, error) {
+	if c.cfg.TLS == nil {
+		return c.dial(ctx, e, o.wrap)
+	}
+	nc, err := c.dial(ctx, e, o.wrap, "h2")
+	if err != nil {
+		return nil, err
+	}
+	if nc.(*tls.Conn).ConnectionState().NegotiatedProtocol != "h2" {
+		_ = nc.Close()
+		e.ReleaseConn()
+		return nil, errNotH2
+	}
+	return nc, nil
+}
+
+// autoLink speaks what its endpoint chose by ALPN when it was first asked.
+type autoLink struct {
+	c *Cluster
+	e *upstream.Endpoint
+
+	turn   chan struct{} // holds one token: the right to ask, and to change inner
+	mu     sync.Mutex    // of inner and closed
+	inner  link
+	closed bool
+	parked net.Conn // made in asking, for the first request over HTTP/1.1
+}
+
+func (c *Cluster) newAuto(e *upstream.Endpoint) *autoLink {
+	l := &autoLink{c: c, e: e, turn: make(chan struct{}, 1)}
+	l.turn <- struct{}{}
+	return l
+}
+
+func (l *autoLink) now() link {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.inner
+}
+
+// choose asks the endpoint what it speaks, unless that is known.
+func (l *autoLink) choose(ctx context.Context) (link, error) {
+	if in := l.now(); in != nil {
+		return in, nil
+	}
+	select {
+	case <-l.turn:
+	case <-ctx.Done():
+		return nil, &h1.ConnectError{Err: context.Cause(ctx)}
+	}
+	defer func() { l.turn <- struct{}{} }()
+	if in := l.now(); in != nil {
+		return in, nil
+	}
+	nc, err := l.c.dial(ctx, l.e, nil, "h2", "http/1.1")
+	if err != nil {
+		return nil, &h1.ConnectError{Err: err}
+	}
+	var in link
+	if nc.(*tls.Conn).ConnectionState().NegotiatedProtocol == "h2" {
+		// net/http wants to dial by itself: this one told what there was to know.
+		_ = nc.Close()
+		l.e.ReleaseConn()
+		in, _ = l.c.h2Link(l.e)
+	} else {
+		l.park(nc)
+		if in, err = l.c.newH1(l.e, l.unpark); err != nil {
+			l.drop(l.unpark())
+			return nil, &h1.ConnectError{Err: err}
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil, &h1.ConnectError{Err: errClosed}
+	}
+	l.inner = in
+	return in, nil
+}
+
+func (l *autoLink) park(nc net.Conn) {
+	l.mu.Lock()
+	l.parked = nc
+	l.mu.Unlock()
+}
+
+func (l *autoLink) unpark() net.Conn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	nc := l.parked
+	l.parked = nil
+	return nc
+}
+
+func (l *autoLink) drop(nc net.Conn) {
+	if nc != nil {
+		_ = nc.Close()
+		l.e.ReleaseConn()
+	}
+}
+
+func (l *autoLink) send(ctx context.Context, q *h1.Request) (*http.Response, error) {
+	in, err := l.choose(ctx)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := in.send(ctx, q)
+	var alert tls.AlertError
+	if err != nil && (errors.Is(err, errNotH2) || errors.As(err, &alert)) { // it may speak something else now
+		l.mu.Lock()
+		old := l.inner
+		if old == in {
+			l.inner = nil
+		}
+		l.mu.Unlock()
+		if old == in {
+			l.c.retire(in)
+		}
+	}
+	return resp, err
+}
+
+// retire ends a link in the background once its requests have ended.
+func (c *Cluster) retire(l link) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed { // Close waits already
+		go l.close(c.ctx)
+		return
+	}
+	c.wg.Go(func() { l.close(c.ctx) })
+}
+
+func (l *autoLink) stats() PoolStats {
+	if in := l.now(); in != nil {
+		return in.stats()
+	}
+	return PoolStats{}
+}
+
+func (l *autoLink) setPool(cfg pool.Config) error {
+	if in := l.now(); in != nil {
+		return in.setPool(cfg)
+	}
+	return nil
+}
+
+func (l *autoLink) close(ctx context.Context) {
+	l.mu.Lock()
+	l.closed = true
+	in := l.inner
+	l.mu.Unlock()
+	if in != nil {
+		in.close(ctx)
+	}
+	l.drop(l.unpark())
+}

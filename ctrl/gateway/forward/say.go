@@ -1,0 +1,139 @@
+package forward
+
+import (
+	"encoding/hex"
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"github.com/np-appliance/np/ctrl/gateway/exchange"
+	"github.com/np-appliance/np/ctrl/gateway/h1"
+)
+
+// say adds what the endpoint is told by the gateway itself.
+func (f *flight) say() {
+	o, q := &f.h.opts, &f.out
+	q.Set = append(f.xff[:0], q.Set...)
+	trusted := o.Trusted != nil && f.x.Peer.IsValid() && o.Trusted(f.x.Peer.Addr())
+	f.sayXForwarded(trusted)
+	f.sayForwarded(trusted)
+	if o.Via != "" {
+		f.set("Via", after(f.r.Header["Via"], viaVersion(f.r)+" "+o.Via))
+	}
+	if !o.NoRequestID && f.x.ID != "" {
+		f.set("X-Request-Id", f.x.ID)
+	}
+	if f.x.TraceID != [16]byte{} {
+		f.set("Traceparent", traceparent(f.x))
+	}
+}
+
+func (f *flight) set(name, value string) {
+	f.out.Set = append(f.out.Set, h1.Field{Name: name, Value: value})
+}
+
+// after puts one more into a list of values.
+func after(values []string, one string) string {
+	if len(values) == 0 {
+		return one
+	}
+	return strings.Join(values, ", ") + ", " + one
+}
+
+func viaVersion(r *http.Request) string {
+	switch {
+	case r.ProtoMajor >= 2:
+		return string(rune('0' + r.ProtoMajor%10))
+	case r.ProtoMinor == 0:
+		return "1.0"
+	}
+	return "1.1"
+}
+
+// traceparent is the W3C trace context of the gateway's span.
+func traceparent(x *exchange.Exchange) string {
+	var b [55]byte
+	copy(b[:], "00-")
+	hex.Encode(b[3:], x.TraceID[:])
+	b[35] = '-'
+	hex.Encode(b[36:], x.SpanID[:])
+	copy(b[52:], "-00")
+	if x.Sampled {
+		b[54] = '1'
+	}
+	return string(b[:])
+}
+
+func (f *flight) proto() string {
+	if f.r.TLS != nil || f.x.TLS != nil {
+		return "https"
+	}
+	return "http"
+}
+
+func (f *flight) sayXForwarded(trusted bool) {
+	how := f.h.opts.XForwarded
+	switch how {
+	case SpokenKeep:
+		return
+	case SpokenRemove:
+		f.dropped = append(f.dropped, "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host")
+		return
+	}
+	keep := trusted && how == SpokenSet
+	in := f.r.Header
+	peer := "unknown" // of a Unix socket
+	if f.x.Peer.IsValid() {
+		peer = f.x.Peer.Addr().Unmap().WithZone("").String()
+	}
+	if keep {
+		f.set("X-Forwarded-For", after(in["X-Forwarded-For"], peer))
+	} else {
+		f.set("X-Forwarded-For", peer)
+	}
+	if !keep || len(in["X-Forwarded-Proto"]) == 0 {
+		f.set("X-Forwarded-Proto", f.proto())
+	}
+	if !keep || len(in["X-Forwarded-Host"]) == 0 {
+		f.set("X-Forwarded-Host", f.r.Host)
+	}
+}
+
+// sayForwarded sets Forwarded (RFC 7239).
+func (f *flight) sayForwarded(trusted bool) {
+	in := f.r.Header["Forwarded"]
+	switch how := f.h.opts.Forwarded; {
+	case how == SpokenKeep:
+		return
+	case how == SpokenRemove, !f.h.opts.ForwardedOn && (len(in) == 0 || !trusted):
+		if len(in) > 0 { // nobody's word that could be believed
+			f.dropped = append(f.dropped, "Forwarded")
+		}
+		return
+	case how == SpokenReplace || !trusted:
+		in = nil
+	}
+	var b strings.Builder
+	b.WriteString("for=")
+	b.WriteString(node(f.x.Peer.Addr()))
+	if f.r.Host != "" && !strings.ContainsAny(f.r.Host, "\"\\") {
+		b.WriteString(`;host="`)
+		b.WriteString(f.r.Host)
+		b.WriteByte('"')
+	}
+	b.WriteString(";proto=")
+	b.WriteString(f.proto())
+	f.set("Forwarded", after(in, b.String()))
+}
+
+// node is an address as Forwarded has it (RFC 7239 §6).
+func node(a netip.Addr) string {
+	a = a.Unmap().WithZone("")
+	switch {
+	case !a.IsValid():
+		return "unknown"
+	case a.Is4():
+		return a.String()
+	}
+	return `"[` + a.String() + `]"`
+}
