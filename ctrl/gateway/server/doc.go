@@ -1,0 +1,29 @@
+// Package server serves the gateway's listeners: HTTP/1.1, HTTP/2 with and without TLS,
+// HTTP/3, the PROXY protocol in front of them, and TLS passed through unopened by its
+// server name.
+//
+// Protocol engines are net/http, golang.org/x/net/http2 and quic-go. What is ours is
+// before and around them:
+//
+//   - [Server] accepts, bounds connections in all and for each client, takes PROXY
+//     protocol headers from those that may send them, does the TLS handshake within its
+//     time and hands the connection to the engine that ALPN or the client's first bytes name.
+//   - A guard stands between the bytes of HTTP/1.1 and net/http. It follows the framing
+//     of requests (RFC 9112) by itself and lets only those through that have one reading:
+//     what net/http tolerates and another parser may read otherwise never reaches a handler.
+//   - A watch on the frames of HTTP/2 bounds what a client can make the engine do without
+//     asking for anything: resets, pings, settings, empty frames.
+//   - One goroutine for each server looks after all that waits: heads and bodies that
+//     arrive too slowly, answers that nobody reads. No operation pays for a timer of its own.
+//
+// What is refused is counted by reason ([Stats]). A request that is refused before a
+// handler could see it still gets to [Config.Refuse], so that it is answered, logged and
+// counted as all others are.
+//
+// # Goroutines
+//
+// A Server is safe for concurrent use. Serve and ServePacket return when all their
+// connections are gone. Handlers run on goroutines of the engines.
+//
+// It must not know: configuration files, routes, what is below a net.Conn.
+package server

@@ -1,0 +1,174 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/http3"
+)
+
+// h3 is the engine of HTTP/3, quic-go's.
+type h3 struct {
+	server *http3.Server
+	mu     sync.Mutex
+	ends   map[net.PacketConn]func() // of what serves each
+}
+
+// Codes of HTTP/3 (RFC 9114 §8.1).
+const (
+	h3NoError       = 0x100
+	h3ExcessiveLoad = 0x107
+)
+
+// newH3 sets up the engine.
+func (s *Server) newH3() {
+	s.h3 = &h3{ends: map[net.PacketConn]func(){}, server: &http3.Server{
+		Handler: http.HandlerFunc(s.serveH3Request), MaxHeaderBytes: s.c.Limits.HeadBytes, IdleTimeout: max(0, s.c.Limits.Idle),
+		Logger: s.c.Log,
+		ConnContext: func(ctx context.Context, q *quic.Conn) context.Context {
+			if c, ok := q.Context().Value(connKey{}).(*Conn); ok {
+				c.quic.Store(q)
+			}
+			return ctx
+		},
+	}}
+}
+
+// ServePacket serves HTTP/3 on p until ctx ends, Shutdown is called or p fails, and returns
+// when all its connections are gone. It does not close p. Config.TLS has to be set.
+func (s *Server) ServePacket(ctx context.Context, p net.PacketConn) error {
+	if s.h3 == nil {
+		return fmt.Errorf("listener %q: HTTP/3 without TLS", s.c.Name)
+	}
+	if err := s.begin(p); err != nil {
+		return err
+	}
+	defer s.finish(p)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var open group
+	l := &s.c.Limits
+	t := &quic.Transport{
+		Conn: p, VerifySourceAddress: func(net.Addr) bool { return s.busy() },
+		ConnContext: func(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
+			return s.admitQUIC(ctx, p, info, &open)
+		},
+	}
+	listener, err := t.ListenEarly(http3.ConfigureTLSConfig(s.c.TLS), &quic.Config{
+		Allow0RTT: s.c.EarlyData, HandshakeIdleTimeout: l.Handshake / 2, MaxIdleTimeout: max(0, l.Idle) + time.Second,
+		MaxIncomingStreams: int64(l.Streams), MaxIncomingUniStreams: maxUniStreams,
+		InitialStreamReceiveWindow: uint64(min(l.StreamBytes, 512<<10)), MaxStreamReceiveWindow: uint64(l.StreamBytes),
+		InitialConnectionReceiveWindow: uint64(min(l.ConnBytes, 512<<10)), MaxConnectionReceiveWindow: uint64(l.ConnBytes),
+	})
+	if err != nil {
+		return fmt.Errorf("listener %q: QUIC: %w", s.c.Name, err)
+	}
+	stop := context.AfterFunc(ctx, func() {
+		s.cutAll(&open)
+		_ = listener.Close()
+	})
+	defer stop()
+	s.h3.mu.Lock()
+	s.h3.ends[p] = cancel
+	s.h3.mu.Unlock()
+	err = s.h3.server.ServeListener(listener)
+	if errors.Is(err, http.ErrServerClosed) || ctx.Err() != nil {
+		err = nil
+	} else {
+		cancel()
+	}
+	open.Wait()
+	_ = listener.Close()
+	_ = t.Close()
+	s.h3.mu.Lock()
+	delete(s.h3.ends, p)
+	s.h3.mu.Unlock()
+	return err
+}
+
+// maxUniStreams is what HTTP/3 needs of streams that only the client sends on: control,
+// QPACK's two (RFC 9114 §6.2), and a few that are reserved to be ignored.
+const maxUniStreams = 8
+
+// busy says whether so many connections are open that clients of QUIC have to show that
+// they can be reached at their address (RFC 9000 §8.1.2) before anything is kept of them.
+func (s *Server) busy() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.c.Limits.Conns > 0 && len(s.conns) > s.c.Limits.Conns/2
+}
+
+// admitQUIC counts a connection at its first packet.
+func (s *Server) admitQUIC(ctx context.Context, p net.PacketConn, info *quic.ClientInfo, open *group) (context.Context, error) {
+	s.accepted.Add(1)
+	c := &Conn{Listener: s.c.Name, Protocol: HTTP3, Local: p.LocalAddr(), Peer: addrOf(info.RemoteAddr), server: s, open: open}
+	c.Client = c.Peer
+	c.over = func() {
+		if q := c.quic.Load(); q != nil {
+			_ = q.CloseWithError(h3NoError, "")
+		}
+	}
+	c.early = func() bool {
+		q := c.quic.Load()
+		if q == nil {
+			return false
+		}
+		select {
+		case <-q.HandshakeComplete():
+			return false
+		default:
+			return true
+		}
+	}
+	s.mu.Lock()
+	full := s.closing || s.c.Limits.Conns > 0 && len(s.conns) >= s.c.Limits.Conns
+	if !full {
+		s.conns[c] = struct{}{}
+		open.Add(1)
+	}
+	s.mu.Unlock()
+	if full {
+		s.refusedConns[RefusedFull].Add(1)
+		return nil, errors.New("too many connections")
+	}
+	if !s.countClient(c) {
+		s.refusedConns[RefusedClient].Add(1)
+		c.done()
+		return nil, errors.New("too many connections from one address")
+	}
+	context.AfterFunc(ctx, c.done) // the connection's own context: it ends with it
+	return context.WithValue(ctx, connKey{}, c), nil
+}
+
+// serveH3Request is the handler of HTTP/3's engine.
+func (s *Server) serveH3Request(w http.ResponseWriter, r *http.Request) {
+	if no := s.judge(r); no.set() {
+		s.refusals[no.why].Add(1)
+		s.refuse(w, r, no, "")
+		return
+	}
+	c := From(r.Context())
+	if most := s.c.Limits.Requests; most > 0 && c.requests.Add(1) > uint64(most) {
+		if q := c.quic.Load(); q != nil {
+			_ = q.CloseWithError(h3ExcessiveLoad, "")
+		}
+		return
+	}
+	s.handle(c, w, r, 2)
+}
+
+// shutdown ends in good order: GOAWAY, answers, then the connections.
+func (h *h3) shutdown(ctx context.Context) {
+	_ = h.server.Shutdown(ctx) // its error is ctx's
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, end := range h.ends {
+		end()
+	}
+}

@@ -1,0 +1,339 @@
+package server
+
+import (
+	"bytes"
+
+	"github.com/np-appliance/np/ctrl/gateway/exchange"
+)
+
+// head is what is known of a head while it arrives.
+type head struct {
+	begun    int // bytes of lines that were judged
+	searched int // bytes in which a line's end was looked for
+	lines    int // lines that were judged
+
+	version   byte // '0' or '1': HTTP/1.x
+	connect   bool // CONNECT
+	authority []byte
+	hosts     int
+	hasLength bool
+	length    int64
+	chunked   bool
+	upgrade   bool // an Upgrade other than h2c
+}
+
+// maxMethod is the longest method that is taken; IANA's longest has 17 letters.
+const maxMethod = 32
+
+// scan judges b, which begins with the head's first byte. It returns the bytes of the whole
+// head, 0 while its end has not arrived.
+func (h *head) scan(b []byte, f *framer) (int, fault) {
+	for {
+		if h.lines == 0 && len(b) > 0 && b[0] == '\r' && !f.skipped {
+			return 0, fault{} // the guard's to remove, or to read more
+		}
+		i := bytes.IndexByte(b[h.searched:], '\n')
+		if i < 0 {
+			h.searched = len(b)
+			if len(b) > f.maxHead {
+				return 0, fault{exchange.HeaderTooLarge, "head too long"}
+			}
+			return 0, h.early(b[h.begun:], f)
+		}
+		end := h.searched + i
+		if end+1 > f.maxHead {
+			return 0, fault{exchange.HeaderTooLarge, "head too long"}
+		}
+		line := b[h.begun:end]
+		if len(line) == 0 || line[len(line)-1] != '\r' {
+			return 0, bad("line that ends in LF without CR")
+		}
+		line = line[:len(line)-1]
+		h.begun, h.searched = end+1, end+1
+		if h.lines == 0 {
+			if no := h.request(line, f); no.set() {
+				return 0, no
+			}
+		} else if len(line) == 0 {
+			return h.begun, h.whole()
+		} else if no := h.field(line, f); no.set() {
+			return 0, no
+		}
+		h.lines++
+	}
+}
+
+// early refuses the beginning of a line that can't become one, so that what is no HTTP at
+// all is answered before a time limit.
+func (h *head) early(b []byte, f *framer) fault {
+	if h.lines == 0 && len(b) > 0 && !tokenByte(b[0]) {
+		return bad("request line that begins with a character that can't be there")
+	}
+	if h.lines == 0 && len(b) > maxMethod+1+f.maxURI+len(" HTTP/1.1\r\n") {
+		return fault{exchange.URITooLong, ""}
+	}
+	return fault{}
+}
+
+// request judges a request line (RFC 9112 §3): its parts are parted by single spaces.
+func (h *head) request(line []byte, f *framer) fault {
+	sp := bytes.IndexByte(line, ' ')
+	if sp <= 0 || sp > maxMethod {
+		return bad("request line without a method")
+	}
+	for _, c := range line[:sp] {
+		if !tokenByte(c) {
+			return bad("method that is no token")
+		}
+	}
+	method := line[:sp]
+	rest := line[sp+1:]
+	sp = bytes.IndexByte(rest, ' ')
+	if sp < 0 {
+		return bad("request line without a version")
+	}
+	if string(rest[sp+1:]) != "HTTP/1.1" && string(rest[sp+1:]) != "HTTP/1.0" {
+		return bad("version other than HTTP/1.1 and HTTP/1.0")
+	}
+	h.version = rest[len(rest)-1]
+	h.connect = string(method) == "CONNECT"
+	target := rest[:sp]
+	if len(target) > f.maxURI {
+		return fault{exchange.URITooLong, ""}
+	}
+	return h.target(method, target)
+}
+
+// target judges a request's target: of the four forms (RFC 9112 §3.2) the one that its method has.
+func (h *head) target(method, target []byte) fault {
+	if len(target) == 0 {
+		return bad("request line without a target")
+	}
+	for i, c := range target {
+		if c <= ' ' || c >= 0x7f || c == '#' {
+			return bad("target with a character that can't be there")
+		}
+		if c == '%' && (i+2 >= len(target) || hexValue(target[i+1]) < 0 || hexValue(target[i+2]) < 0) {
+			return bad("target with a percent sign that two hexadecimal digits don't follow")
+		}
+	}
+	if h.connect {
+		h.authority = target
+		return hostFault(target, true)
+	}
+	if target[0] == '/' {
+		return fault{}
+	}
+	if len(target) == 1 && target[0] == '*' {
+		if string(method) != "OPTIONS" {
+			return bad("target * with a method other than OPTIONS")
+		}
+		return fault{}
+	}
+	rest, ok := cutScheme(target)
+	if !ok {
+		return bad("target that is neither a path nor a URI of http or https")
+	}
+	if i := bytes.IndexAny(rest, "/?"); i >= 0 {
+		rest = rest[:i]
+	}
+	h.authority = rest
+	return hostFault(rest, false)
+}
+
+func cutScheme(target []byte) ([]byte, bool) {
+	for _, s := range [...]string{"http://", "https://"} {
+		if len(target) > len(s) && equalFold(target[:len(s)], s) {
+			return target[len(s):], true
+		}
+	}
+	return nil, false
+}
+
+// field judges a line of the head after the first (RFC 9112 §5).
+func (h *head) field(line []byte, f *framer) fault {
+	if h.lines > f.maxFields {
+		return fault{exchange.HeaderTooLarge, "too many fields"}
+	}
+	colon := -1
+	for i, c := range line {
+		if !tokenByte(c) {
+			colon = i
+			break
+		}
+	}
+	if colon <= 0 || line[colon] != ':' {
+		if line[0] == ' ' || line[0] == '\t' {
+			return bad("field that is continued on a second line")
+		}
+		return bad("field whose name is no token that a colon follows")
+	}
+	name, value := line[:colon], line[colon+1:]
+	for _, c := range value {
+		if !valueByte(c) {
+			return bad("field with a control character")
+		}
+	}
+	switch len(name) {
+	case 4:
+		if equalFold(name, "host") {
+			return h.host(value)
+		}
+	case 7:
+		if equalFold(name, "upgrade") {
+			h.upgrade = h.upgrade || !equalFold(trim(value), "h2c")
+		}
+	case 14:
+		if equalFold(name, "content-length") {
+			return h.contentLength(name, value)
+		}
+	case 17:
+		if equalFold(name, "transfer-encoding") {
+			return h.transferEncoding(name, value)
+		}
+	}
+	return fault{}
+}
+
+func (h *head) host(value []byte) fault {
+	if h.hosts++; h.hosts > 1 {
+		return bad("more than one Host")
+	}
+	value = trim(value)
+	if len(h.authority) > 0 && !h.connect && !bytes.EqualFold(value, h.authority) {
+		return bad("Host other than the target's")
+	}
+	return hostFault(value, false)
+}
+
+// contentLength takes digits alone: signs, lists and repetitions have been read in more than
+// one way (RFC 9112 §6.3).
+func (h *head) contentLength(name, value []byte) fault {
+	if bytes.IndexByte(name, '_') >= 0 {
+		return bad("Content-Length with an underscore")
+	}
+	if h.hasLength {
+		return bad("more than one Content-Length")
+	}
+	if h.chunked {
+		return bad("Content-Length beside Transfer-Encoding")
+	}
+	value = trim(value)
+	if len(value) == 0 || len(value) > 18 {
+		return bad("Content-Length that is no number")
+	}
+	for _, c := range value {
+		if c < '0' || c > '9' {
+			return bad("Content-Length that is no number")
+		}
+		h.length = h.length*10 + int64(c-'0')
+	}
+	h.hasLength = true
+	return fault{}
+}
+
+// transferEncoding takes chunked alone, once, in HTTP/1.1 (RFC 9112 §6.1).
+func (h *head) transferEncoding(name, value []byte) fault {
+	if bytes.IndexByte(name, '_') >= 0 {
+		return bad("Transfer-Encoding with an underscore")
+	}
+	if h.chunked {
+		return bad("more than one Transfer-Encoding")
+	}
+	if h.hasLength {
+		return bad("Content-Length beside Transfer-Encoding")
+	}
+	if h.version == '0' {
+		return bad("Transfer-Encoding in HTTP/1.0")
+	}
+	value = trim(value)
+	if bytes.EqualFold(value, []byte("chunked")) {
+		h.chunked = true
+		return fault{}
+	}
+	for _, c := range value {
+		if !tokenByte(c) && c != ',' && c != ' ' {
+			return bad("Transfer-Encoding that is no list of codings")
+		}
+	}
+	return fault{exchange.Unsupported, "transfer coding other than chunked"}
+}
+
+// whole judges the head when its end is there.
+func (h *head) whole() fault {
+	if h.hosts == 0 && h.version == '1' {
+		return bad("no Host")
+	}
+	return fault{}
+}
+
+// hostFault judges the authority of a target or a Host: a name or an address, and a port
+// (RFC 9110 §7.2). User information is not for requests.
+func hostFault(b []byte, needPort bool) fault {
+	name, port := b, []byte(nil)
+	if end := bytes.IndexByte(b, ']'); len(b) > 0 && b[0] == '[' && end > 1 {
+		for _, c := range b[1:end] {
+			if hexValue(c) < 0 && c != ':' && c != '.' {
+				return bad("host that is no IPv6 address")
+			}
+		}
+		name, port = nil, b[end+1:]
+		if len(port) > 0 && port[0] != ':' {
+			return bad("host with something after its address")
+		}
+	} else {
+		if i := bytes.IndexByte(b, ':'); i >= 0 {
+			name, port = b[:i], b[i:]
+		}
+		if len(name) == 0 || len(name) > 255 {
+			return bad("host that is empty or too long")
+		}
+	}
+	for _, c := range name {
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '.' || c == '_') {
+			return bad("host with a character that can't be there")
+		}
+	}
+	if len(port) == 1 || len(port) > 6 || needPort && len(port) == 0 {
+		return bad("host whose port is no number")
+	}
+	for _, c := range port[min(1, len(port)):] {
+		if c < '0' || c > '9' {
+			return bad("host whose port is no number")
+		}
+	}
+	return fault{}
+}
+
+// trim takes spaces from both ends. Tabs are white space too (RFC 9110 §5.6.3), but no
+// sender of ours and none we know of puts them around the values that are trimmed here,
+// and parsers differ in them: the value is then refused for them.
+func trim(b []byte) []byte {
+	for len(b) > 0 && b[0] == ' ' {
+		b = b[1:]
+	}
+	for len(b) > 0 && b[len(b)-1] == ' ' {
+		b = b[:len(b)-1]
+	}
+	return b
+}
+
+// tokenByte says whether a character may be in a token (RFC 9110 §5.6.2).
+func tokenByte(c byte) bool { return classes[c]&1 != 0 }
+
+// valueByte says whether a character may be in a field's value (RFC 9110 §5.5); bytes above
+// ASCII are opaque.
+func valueByte(c byte) bool { return classes[c]&2 != 0 }
+
+// classes holds for each byte: 1, it may be in a token; 2, in a value.
+var classes = func() (t [256]byte) {
+	for c := range 256 {
+		switch b := byte(c); {
+		case b >= 'a' && b <= 'z', b >= 'A' && b <= 'Z', b >= '0' && b <= '9', bytes.IndexByte([]byte("!#$%&'*+-.^_`|~"), b) >= 0:
+			t[c] = 3
+		case b == '\t' || b >= ' ' && b != 0x7f:
+			t[c] = 2
+		}
+	}
+	return t
+}()
