@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/np-appliance/np/ctrl/config"
+	"github.com/np-appliance/np/ctrl/gateway"
 	"github.com/np-appliance/np/ctrl/daemon"
 	"github.com/np-appliance/np/ctrl/host"
 	"github.com/np-appliance/np/ctrl/logs"
@@ -166,6 +167,9 @@ func (a *app) check() error {
 	}
 	if len(errs) > 0 {
 		return errs
+	}
+	if err := gateway.Check(c); err != nil {
+		return err
 	}
 	fmt.Fprintf(a.err, "npd: %s is good\n", a.file)
 	return nil

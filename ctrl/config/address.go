@@ -58,7 +58,7 @@ func (c *Config) OnKernel(l *Listener) bool {
 	switch l.Backend {
 	case "stack":
 		return false
-	case "io_uring", "epoll", backendRDMA:
+	case "io_uring", "epoll", "net", backendRDMA:
 		return true
 	}
 	a := l.Address.AddrPort().Addr()

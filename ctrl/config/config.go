@@ -186,7 +186,7 @@ type Listener struct {
 	MaxConnections int     `key:"max_connections" default:"0" min:"0" max:"8388608" doc:"0: [server] max_connections"`
 
 	CongestionControl string `key:"congestion_control" default:"inherit" oneof:"inherit|cubic|newreno|bbr" doc:"inherit: [tcp] congestion_control"`
-	Backend           string `key:"backend" default:"auto" oneof:"auto|stack|io_uring|epoll|rdma" doc:"auto: the stack for addresses of an [[interface]], else kernel sockets by io_uring or epoll; rdma: see [rdma]"`
+	Backend           string `key:"backend" default:"auto" oneof:"auto|stack|io_uring|epoll|net|rdma" doc:"auto: the stack for addresses of an [[interface]], else kernel sockets by io_uring or epoll, for http by net: Go's own, without a poll core between; rdma: see [rdma]"`
 	TLS               bool   `key:"tls" default:"false" doc:"TLS as [tls] says, with the certificates of [[certificate]]; not for npro, which is encrypted by itself"`
 	Mode              string `key:"mode" default:"0660" doc:"of a Unix socket: who may write to it may connect"`
 	Owner             string `key:"owner" default:"" doc:"of a Unix socket: a user; none: whom npd runs as"`

@@ -154,6 +154,9 @@ func (l *loader) httpListeners() {
 	for i := range c.Listeners {
 		li := &c.Listeners[i]
 		at := fmt.Sprintf("listener[%d]", i)
+		if li.Backend == "net" && li.Protocol != "http" {
+			l.fail(c.Pos(at+".backend"), "listener.backend: net is for what is served in Go, expected auto, io_uring or epoll with protocol %s", li.Protocol)
+		}
 		if li.Protocol != "http" {
 			var d HTTP
 			setDefaults(reflect.ValueOf(&d).Elem())

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/np-appliance/np/ctrl/config"
 	"github.com/np-appliance/np/ctrl/dispatch"
+	"github.com/np-appliance/np/ctrl/gateway"
 	"github.com/np-appliance/np/ctrl/handshake"
 	"github.com/np-appliance/np/ctrl/logs"
 	"github.com/np-appliance/np/ctrl/metrics"
@@ -62,6 +64,7 @@ type Daemon struct {
 	limiter *logs.Limiter
 	certs   *secure.Store // nil: none
 	tls     *tls.Config   // of listeners; nil: none
+	gateway *gateway.Gateway
 	reader  *events.Reader
 	conns   *netconn.Transport
 	serving context.Context // ends services in Go
@@ -71,15 +74,16 @@ type Daemon struct {
 	noRDMA    error
 	rdmaLocal netip.Addr // where listeners on all addresses listen; invalid: everywhere
 
-	mu          sync.Mutex
-	cfg         *config.Config
-	state       string
-	listeners   []mgmt.Listener
-	files       map[dataplane.ListenerID]*ksock.Unix
-	goListeners map[dataplane.ListenerID]goListener
-	undo        []func() // takes down what start made, last first
-	wg          sync.WaitGroup
-	failed      chan error // a part that ended by itself
+	mu           sync.Mutex
+	cfg          *config.Config
+	state        string
+	listeners    []mgmt.Listener
+	files        map[dataplane.ListenerID]*ksock.Unix
+	goListeners  map[dataplane.ListenerID]*goListener
+	netListeners uint64   // opened so far on Go's own sockets
+	undo         []func() // takes down what start made, last first
+	wg           sync.WaitGroup
+	failed       chan error // a part that ended by itself
 }
 
 // metricsTimeout bounds a scrape over TCP, so that clients that read nothing do
@@ -93,7 +97,7 @@ var errStopped = errors.New("stopped")
 // ends at once, USR1 reopens logs.
 func Run(ctx context.Context, o Options, signals <-chan os.Signal) error {
 	d := &Daemon{o: o, start: o.Now(), cfg: o.Config, state: mgmt.StateStarting, failed: make(chan error, 8),
-		files: map[dataplane.ListenerID]*ksock.Unix{}, goListeners: map[dataplane.ListenerID]goListener{}}
+		files: map[dataplane.ListenerID]*ksock.Unix{}, goListeners: map[dataplane.ListenerID]*goListener{}}
 	defer d.down()
 	if err := d.up(ctx); err != nil {
 		return err
@@ -146,9 +150,16 @@ func (d *Daemon) drain(ctx context.Context) error {
 	d.setState(mgmt.StateDraining)
 	ctx, cancel := context.WithTimeout(ctx, d.Config().Server.ShutdownTimeout)
 	defer cancel()
+	d.mu.Lock()
+	served := slices.Collect(maps.Values(d.goListeners))
+	d.mu.Unlock()
+	var late int
+	var wg sync.WaitGroup
+	wg.Go(func() { late = d.shutdown(ctx, served...) })
 	cut, err := d.session.Drain(ctx)
-	if cut > 0 {
-		d.o.Log.Warn("drained, some requests did not end in time", "cut", cut)
+	wg.Wait()
+	if cut > 0 || late > 0 {
+		d.o.Log.Warn("drained, some requests did not end in time", "cut", cut, "listeners_cut", late)
 	} else if err == nil {
 		d.o.Log.Info("drained")
 	}
@@ -239,6 +250,7 @@ func (d *Daemon) up(ctx context.Context) error {
 // sayWho tells the operator which peers may connect.
 func (d *Daemon) sayWho(c *config.Config) {
 	switch {
+	case !slices.ContainsFunc(c.Listen(), func(l config.Listener) bool { return l.Protocol == "npro" }):
 	case c.Protocol.AllowAnyPeer:
 		d.o.Log.Warn("any peer may connect (protocol.allow_any_peer)", "listed_peers", len(c.Peers), "any_peer_allow", c.Protocol.AnyPeerAllow)
 	case len(c.Peers) == 0 && !slices.Contains(c.Protocol.Patterns, "NNpsk0"):

@@ -38,7 +38,7 @@ func (d *Daemon) carriers(c *config.Config, p *dataplane.Config) {
 	}
 	p.SocketConns = socketRoom
 	for _, l := range c.Listen() {
-		if c.OnKernel(&l) {
+		if c.OnKernel(&l) && l.Backend != ladder.Net && (l.Protocol != "http" || l.Backend != ladder.Auto) {
 			p.SocketConns += c.ListenerLimit(&l)
 		}
 	}
@@ -91,7 +91,7 @@ func (d *Daemon) listenKernel(ctx context.Context, c *config.Config, l *config.L
 			one.Carrier = carrier
 			var made *ksock.Unix
 			var err error
-			if one.Sockets, made, err = d.listenSockets(c, l); err != nil {
+			if one.Sockets, made, err = listenSockets(c, l, len(d.plane.Cores())); err != nil {
 				return &bindError{err}
 			}
 			if id, err = d.listenPlane(ctx, c, l, &one); err != nil {
@@ -107,6 +107,13 @@ func (d *Daemon) listenKernel(ctx context.Context, c *config.Config, l *config.L
 	steps := []ladder.Step{
 		{Backend: ladder.IOUring, Try: try(dataplane.CarrierUring), Cure: uringCure, Final: isBind},
 		{Backend: ladder.Epoll, Try: try(dataplane.CarrierEpoll), Final: isBind},
+	}
+	byNet := ladder.Step{Backend: ladder.Net, Final: isBind, Try: func(ctx context.Context) (err error) {
+		id, file, err = d.listenNet(ctx, c, l)
+		return err
+	}}
+	if l.Backend == ladder.Net || l.Backend == ladder.Auto && l.Protocol == "http" {
+		steps = []ladder.Step{byNet}
 	}
 	switch l.Backend {
 	case ladder.Auto:
@@ -144,9 +151,8 @@ func uringCure(err error) string {
 	return ""
 }
 
-// listenSockets makes the listening sockets of one listener, one for each core.
-func (d *Daemon) listenSockets(c *config.Config, l *config.Listener) ([]int, *ksock.Unix, error) {
-	n := len(d.plane.Cores())
+// listenSockets makes n listening sockets of one listener, one for each core.
+func listenSockets(c *config.Config, l *config.Listener, n int) ([]int, *ksock.Unix, error) {
 	if path := l.Address.Path(); path != "" {
 		o, err := unixOptions(l)
 		if err != nil {

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/np-appliance/np/ctrl/config"
+	"github.com/np-appliance/np/ctrl/gateway"
 )
 
 // step is one change of a reload and its way back.
@@ -36,6 +37,9 @@ func (d *Daemon) Reload(ctx context.Context) error {
 	if len(ch.Restart) > 0 {
 		return fmt.Errorf("reload: a restart is needed for %s", strings.Join(ch.Restart, ", "))
 	}
+	if err := gateway.Check(next); err != nil {
+		return fmt.Errorf("reload: %w", err)
+	}
 	pol, err := policy(next)
 	if err != nil {
 		return fmt.Errorf("reload: %w", err)
@@ -63,7 +67,17 @@ func (d *Daemon) Reload(ctx context.Context) error {
 	d.setConfig(next)
 	d.o.Log.Info("configuration reloaded", "listeners_added", len(ch.AddListeners), "listeners_removed", len(ch.DelListeners),
 		"addresses_added", len(ch.AddAddresses), "addresses_removed", len(ch.DelAddresses), "routes_added", len(ch.AddRoutes),
-		"routes_removed", len(ch.DelRoutes), "filters", ch.Filters, "peers_changed", ch.PeersOrPolicies, "values", ch.Live)
+		"routes_removed", len(ch.DelRoutes), "filters", ch.Filters, "gateway", ch.Gateway, "peers_changed", ch.PeersOrPolicies, "values", ch.Live)
+	return nil
+}
+
+// commit puts the routes and upstreams of a configuration in force.
+func (d *Daemon) commit(c *config.Config) error {
+	gen, err := d.gateway.Prepare(c)
+	if err != nil {
+		return err
+	}
+	d.gateway.Commit(gen)
 	return nil
 }
 
@@ -98,6 +112,9 @@ func (d *Daemon) steps(ctx context.Context, old, next *config.Config, ch *config
 	}
 	for _, l := range ch.DelListeners {
 		both(func() error { return d.unlisten(ctx, &l) }, func() error { return d.listen(ctx, old, &l) })
+	}
+	if ch.Gateway { // between: neither listener sees requests that nothing is there for
+		both(func() error { return d.commit(next) }, func() error { return d.commit(old) })
 	}
 	for _, l := range ch.AddListeners {
 		both(func() error { return d.listen(ctx, next, &l) }, func() error { return d.unlisten(ctx, &l) })

@@ -22,6 +22,7 @@ const (
 	IOUring  = "io_uring"
 	Epoll    = "epoll"
 	RDMA     = "rdma"
+	Net      = "net"  // listeners served in Go: Go's own sockets, past the poll cores
 	None     = "none" // nothing works
 )
 

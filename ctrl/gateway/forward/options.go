@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -92,8 +91,6 @@ type Options struct {
 	Forwarded  Spoken // Forwarded (RFC 7239); SpokenSet only adds one if ForwardedOn
 	// ForwardedOn: Forwarded is sent even if the client sent none.
 	ForwardedOn bool
-	// Trusted says whether what a peer says of its client is believed; nil: nobody.
-	Trusted func(netip.Addr) bool
 	// Via is the name that the gateway has in Via (RFC 9110 §7.6.3); "": no Via.
 	Via string
 	// NoRequestID: X-Request-Id isn't sent.

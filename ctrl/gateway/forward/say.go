@@ -14,9 +14,8 @@ import (
 func (f *flight) say() {
 	o, q := &f.h.opts, &f.out
 	q.Set = append(f.xff[:0], q.Set...)
-	trusted := o.Trusted != nil && f.x.Peer.IsValid() && o.Trusted(f.x.Peer.Addr())
-	f.sayXForwarded(trusted)
-	f.sayForwarded(trusted)
+	f.sayXForwarded(f.x.Trusted)
+	f.sayForwarded(f.x.Trusted)
 	if o.Via != "" {
 		f.set("Via", after(f.r.Header["Via"], viaVersion(f.r)+" "+o.Via))
 	}

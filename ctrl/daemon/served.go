@@ -1,0 +1,242 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/np-appliance/np/ctrl/config"
+	"github.com/np-appliance/np/ctrl/gateway/server"
+	"github.com/np-appliance/np/ctrl/plain"
+	"github.com/np-appliance/np/ctrl/secure"
+	"github.com/np-appliance/np/dataplane"
+	"github.com/np-appliance/np/dataplane/ksock"
+	"github.com/np-appliance/np/dataplane/netconn"
+)
+
+// service answers on the connections of a listener whose bytes come to Go.
+type service interface {
+	// Serve accepts until the listener closes or ctx ends, and waits for the connections,
+	// which end by themselves or with ctx. It closes l.
+	Serve(ctx context.Context, l net.Listener) error
+	Stats() plain.Stats
+}
+
+// goListener is a listener whose service is in Go.
+type goListener struct {
+	net.Listener
+	packets net.PacketConn // of HTTP/3, nil: none
+	service service
+}
+
+func (l *goListener) Close() error {
+	err := l.Listener.Close()
+	if l.packets != nil {
+		err = errors.Join(err, l.packets.Close())
+	}
+	return err
+}
+
+// inGo says whether a listener's bytes come to Go.
+func inGo(l *config.Listener) bool { return l.TLS || l.Protocol == "http" }
+
+// newService makes what answers on a listener.
+func (d *Daemon) newService(c *config.Config, l *config.Listener) (service, error) {
+	if l.Protocol == "http" {
+		s, err := d.gateway.Server(c, l, d.tls)
+		if err != nil {
+			return nil, err
+		}
+		return &httpService{s}, nil
+	}
+	s, err := plain.New(l.Protocol)
+	if err != nil {
+		return nil, err
+	}
+	s.MaxConns = c.ListenerLimit(l)
+	s.Failed = func(remote net.Addr, err error) {
+		d.limiter.Log(slog.LevelInfo, "tls_failed", "connection ended", "listener", l.Name, "remote", remote.String(), "reason", secure.Explain(err))
+	}
+	return &overTLS{s, d, c}, nil
+}
+
+// overTLS is a plain service behind TLS.
+type overTLS struct {
+	*plain.Server
+	d *Daemon
+	c *config.Config
+}
+
+func (o *overTLS) Serve(ctx context.Context, l net.Listener) error {
+	return o.Server.Serve(ctx, secure.NewListener(l, o.d.tls, o.c.TLS.HandshakeTimeout))
+}
+
+// httpService is the gateway's side of a listener.
+type httpService struct{ *server.Server }
+
+// Stats counts connections as listeners of all kinds do; requests are the gateway's own matter.
+func (h *httpService) Stats() plain.Stats {
+	s := h.Server.Stats()
+	out := plain.Stats{Open: int64(s.Open), Accepted: s.Accepted}
+	for why, n := range s.Conns {
+		switch why {
+		case server.RefusedFull, server.RefusedClient, server.RefusedPeer:
+			out.Refused += n
+			out.Accepted -= n
+		case server.RefusedHandshake, server.RefusedHandshakeLate:
+			out.Handshakes += n
+			out.Failed += n
+		default:
+			out.Failed += n
+		}
+	}
+	return out
+}
+
+// shutdowner is a service whose connections can be ended in good order.
+type shutdowner interface {
+	Shutdown(ctx context.Context) error
+}
+
+// shutdown ends the connections of listeners of services that can do so in good order.
+func (d *Daemon) shutdown(ctx context.Context, listeners ...*goListener) (cut int) {
+	var wg sync.WaitGroup
+	var n atomic.Int64
+	for _, l := range listeners {
+		s, ok := l.service.(shutdowner)
+		if !ok {
+			continue
+		}
+		wg.Go(func() {
+			if s.Shutdown(ctx) != nil {
+				n.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	return int(n.Load())
+}
+
+// listenPlane opens a listener on the plane, with its service in Go behind it where its bytes
+// come to Go.
+func (d *Daemon) listenPlane(ctx context.Context, c *config.Config, l *config.Listener, lc *dataplane.ListenConfig) (dataplane.ListenerID, error) {
+	return d.listenBy(ctx, c, l, lc, netconn.Opener{Listen: d.plane.Listen, Unlisten: d.unlistenCarrier})
+}
+
+func (d *Daemon) listenBy(ctx context.Context, c *config.Config, l *config.Listener, lc *dataplane.ListenConfig, by netconn.Opener) (dataplane.ListenerID, error) {
+	if !inGo(l) {
+		return by.Listen(ctx, lc)
+	}
+	s, err := d.newService(c, l)
+	if err != nil {
+		return 0, err
+	}
+	network, addr := "tcp", net.Addr(net.TCPAddrFromAddrPort(l.Address.AddrPort()))
+	if path := l.Address.Path(); path != "" {
+		network, addr = "unix", &net.UnixAddr{Net: "unix", Name: path}
+	}
+	nl, err := d.conns.ListenBy(ctx, by, lc, network, addr)
+	if err != nil {
+		return 0, err
+	}
+	return nl.ID(), d.serve1(ctx, c, l, nl.ID(), &goListener{Listener: nl, service: s})
+}
+
+// listenNet opens a listener on Go's own sockets: one for all cores, since none has part in it.
+func (d *Daemon) listenNet(ctx context.Context, c *config.Config, l *config.Listener) (dataplane.ListenerID, *ksock.Unix, error) {
+	s, err := d.newService(c, l)
+	if err != nil {
+		return 0, nil, err
+	}
+	fds, file, err := listenSockets(c, l, 1)
+	if err != nil {
+		return 0, nil, &bindError{err}
+	}
+	f := os.NewFile(uintptr(fds[0]), string(l.Address))
+	nl, err := net.FileListener(f) // has a descriptor of its own
+	if cerr := f.Close(); err == nil && cerr != nil {
+		err = errors.Join(cerr, nl.Close())
+	}
+	if err == nil {
+		if u, ok := nl.(*net.UnixListener); ok {
+			u.SetUnlinkOnClose(false) // file's matter
+		}
+		d.mu.Lock()
+		d.netListeners++
+		id := dataplane.ListenerID(netListenerBit | d.netListeners)
+		d.mu.Unlock()
+		if err = d.serve1(ctx, c, l, id, &goListener{Listener: nl, service: s}); err == nil {
+			return id, file, nil
+		}
+	}
+	if file != nil {
+		file.Remove()
+	}
+	return 0, nil, fmt.Errorf("listen on %s: %w", l.Address, err)
+}
+
+// netListenerBit marks the IDs of listeners that no plane knows.
+const netListenerBit = 1 << 63
+
+// packetServer is a service that answers on datagrams too.
+type packetServer interface {
+	ServePacket(ctx context.Context, c net.PacketConn) error
+}
+
+// serve1 begins to serve a listener that is open; with an error it is closed.
+func (d *Daemon) serve1(ctx context.Context, c *config.Config, l *config.Listener, id dataplane.ListenerID, g *goListener) error {
+	log := d.o.Log.With("component", "listener", "listener", l.Name)
+	p, ok := g.service.(packetServer)
+	if ok && slices.Contains(l.HTTP.Versions, "3") {
+		var err error
+		if c.OnKernel(l) {
+			g.packets, err = new(net.ListenConfig).ListenPacket(ctx, "udp", string(l.Address))
+		} else {
+			g.packets, err = d.conns.ListenPacket(ctx, "udp", string(l.Address))
+		}
+		if err != nil {
+			return errors.Join(fmt.Errorf("HTTP/3: %w", err), g.Close())
+		}
+		d.wg.Go(func() {
+			if err := p.ServePacket(d.serving, g.packets); err != nil {
+				log.Error("listener of HTTP/3 ended", "err", err)
+			}
+		})
+	}
+	d.mu.Lock()
+	d.goListeners[id] = g
+	d.mu.Unlock()
+	d.wg.Go(func() {
+		if err := g.service.Serve(d.serving, g.Listener); err != nil {
+			log.Error("listener ended", "err", err)
+		}
+	})
+	return nil
+}
+
+// unlistenPlane ends a listener of any kind; connections stay.
+func (d *Daemon) unlistenPlane(ctx context.Context, id dataplane.ListenerID) error {
+	d.mu.Lock()
+	l, ok := d.goListeners[id]
+	delete(d.goListeners, id)
+	d.mu.Unlock()
+	if !ok {
+		return d.unlistenCarrier(ctx, id)
+	}
+	err := l.Listener.Close()
+	d.wg.Go(func() {
+		ctx, cancel := context.WithTimeout(d.serving, d.Config().Server.ShutdownTimeout)
+		defer cancel()
+		d.shutdown(ctx, l) // its own connections end as they may; the error is of those that did not
+		if l.packets != nil {
+			_ = l.packets.Close()
+		}
+	})
+	return err
+}

@@ -1,0 +1,153 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/np-appliance/np/ctrl/config"
+	"github.com/np-appliance/np/ctrl/gateway/exchange"
+	"github.com/np-appliance/np/ctrl/gateway/forward"
+)
+
+// stage is something around what becomes of a request.
+type stage func(next http.Handler) http.Handler
+
+// handler is what becomes of a route's requests: the stages, outermost first, and the action.
+func (b *builder) handler(i int, r *config.HTTPRoute) http.Handler {
+	at := fmt.Sprintf("route[%d]", i)
+	stages := slices.Concat(
+		b.limits(at, r), // before it is known who asks: what a flood meets first must cost least
+		b.cors(at, r),   // before credentials: a preflight request has none
+		b.auth(at, r),
+		b.limitsByIdentity(at, r),
+		b.authz(at, r),
+		b.edits(at, r),
+		b.compression(at, r),
+		b.bodyLimit(at, r),
+		b.grpc(at, r),
+	)
+	h := b.action(at, r)
+	for _, s := range slices.Backward(stages) {
+		h = s(h)
+	}
+	return h
+}
+
+// action is the end of a route.
+func (b *builder) action(at string, r *config.HTTPRoute) http.Handler {
+	switch {
+	case len(r.Parts) > 0:
+		return b.aggregate(at, r)
+	case r.NPROOpcode != "":
+		return b.npro(at, r)
+	case r.Upstream != "" || len(r.Split) > 0:
+		return b.forward(at, r)
+	}
+	return b.answer(at, r)
+}
+
+// forward sends a route's requests to its upstreams.
+func (b *builder) forward(at string, r *config.HTTPRoute) http.Handler {
+	o := forward.Options{Sticky: r.SplitSticky, Timeout: r.Timeout, Rand: b.g.o.Rand, Now: b.g.o.Now}
+	first := r.Upstream
+	if c := b.next.clusters[r.Upstream]; c != nil {
+		o.Targets = []forward.Target{{Cluster: c.fwd}}
+	}
+	for i, s := range r.Split {
+		name, weight, ok := strings.Cut(s, "=")
+		n, err := strconv.Atoi(weight)
+		if !ok || err != nil || n < 0 || n > 1_000_000 {
+			b.failf(fmt.Sprintf("%s.split[%d]", at, i), "route.split: got %q, expected an upstream and its weight, 0 to 1000000, such as \"api=90\"", s)
+			continue
+		}
+		if i == 0 {
+			first = name
+		}
+		if c := b.next.clusters[name]; c != nil {
+			o.Targets = append(o.Targets, forward.Target{Cluster: c.fwd, Weight: n})
+		}
+	}
+	if len(o.Targets) == 0 {
+		return http.NotFoundHandler() // its upstreams are wrong, which was said
+	}
+	if u := b.cfg.UpstreamNamed(first); u != nil {
+		o.RetryStatus, o.BufferBody = u.Retry.Statuses, int64(u.Retry.BufferBody)
+		if o.BufferBody == 0 {
+			o.BufferBody = -1
+		}
+		if r.SplitSticky || u.Balance == "ring_hash" || u.Balance == "maglev" {
+			o.Hash = b.hashKey(first, u)
+		}
+	}
+	if r.WebSocket == "proxy" {
+		o.Upgrades = []string{"websocket"}
+	}
+	o.Mirror = b.mirror(at, r)
+	h, err := forward.New(o)
+	if err != nil {
+		b.fail(at, err)
+		return http.NotFoundHandler()
+	}
+	b.next.closers = append(b.next.closers, h.Close)
+	return h
+}
+
+// mirror is where a route's requests are copied to.
+func (b *builder) mirror(at string, r *config.HTTPRoute) *forward.Mirror {
+	if len(r.Mirror) == 0 {
+		return nil
+	}
+	if len(r.Mirror) > 1 {
+		b.failf(at+".mirror[1]", "route.mirror: %d upstreams, expected one", len(r.Mirror))
+	}
+	name, part, has := strings.Cut(r.Mirror[0], "=")
+	n, err := strconv.Atoi(part)
+	if has && (err != nil || n < 1 || n > 100) {
+		b.failf(at+".mirror[0]", "route.mirror: got %q, expected an upstream, or one with 1 to 100 percent of the requests such as \"shadow=10\"", r.Mirror[0])
+		return nil
+	}
+	c := b.next.clusters[name]
+	if c == nil {
+		return nil
+	}
+	return &forward.Mirror{Cluster: c.fwd, Percent: float64(n)}
+}
+
+// hashKey reads where the key comes from that keeps requests at an endpoint.
+func (b *builder) hashKey(name string, u *config.Upstream) []forward.HashKey {
+	kind, field, _ := strings.Cut(u.HashKey, ":")
+	var from forward.HashFrom
+	switch kind {
+	case "client_ip":
+		from = forward.HashClient
+	case "path":
+		from = forward.HashPath
+	case "header":
+		from = forward.HashHeader
+	case "cookie":
+		from = forward.HashCookie
+	case "query":
+		from = forward.HashQuery
+	default:
+		kind = ""
+	}
+	named := from == forward.HashHeader || from == forward.HashCookie || from == forward.HashQuery
+	if kind == "" || named == (field == "") {
+		i := slices.IndexFunc(b.cfg.Upstreams, func(o config.Upstream) bool { return o.Name == name })
+		b.failf(fmt.Sprintf("upstream[%d].hash_key", i), "upstream.hash_key: got %q, expected client_ip, path, header:NAME, cookie:NAME or query:NAME", u.HashKey)
+		return nil
+	}
+	return []forward.HashKey{{From: from, Name: field}}
+}
+
+// closer ends what a route started.
+type closer func(context.Context)
+
+// unsupported is the end of a route that nothing serves yet.
+func unsupported() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { exchange.Refuse(w, r, exchange.Unsupported, "") })
+}

@@ -1,0 +1,275 @@
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/np-appliance/np/ctrl/config"
+	"github.com/np-appliance/np/ctrl/gateway/forward"
+	"github.com/np-appliance/np/ctrl/pool"
+	"github.com/np-appliance/np/ctrl/secure"
+	"github.com/np-appliance/np/ctrl/upstream"
+)
+
+// cluster is one [[upstream]] with what runs for it.
+type cluster struct {
+	name   string
+	cfg    config.Upstream
+	pool   config.Pool
+	up     *upstream.Upstream
+	fwd    *forward.Cluster
+	source upstream.Source // nil: static
+	stop   context.CancelFunc
+}
+
+// upstreams makes the clusters, or carries them over from the generation before.
+func (b *builder) upstreams() {
+	for i := range b.cfg.Upstreams {
+		u := &b.cfg.Upstreams[i]
+		at := fmt.Sprintf("upstream[%d]", i)
+		specs := b.endpoints(at, u)
+		b.next.specs[u.Name] = specs
+		p := b.cfg.PoolOf(u)
+		if old := b.old.clusters[u.Name]; old != nil && old.pool == p && sameButEndpoints(&old.cfg, u) {
+			b.next.clusters[u.Name] = old
+			continue
+		}
+		if c := b.cluster(at, u, p, specs); c != nil {
+			b.next.clusters[u.Name] = c
+		}
+	}
+}
+
+// sameButEndpoints says whether two upstreams differ at most in a static list.
+func sameButEndpoints(a, c *config.Upstream) bool {
+	x, y := *a, *c
+	x.Endpoints, y.Endpoints = nil, nil
+	return reflect.DeepEqual(x, y)
+}
+
+// endpoints reads the list of an upstream, in the words that a file of endpoints has.
+func (b *builder) endpoints(at string, u *config.Upstream) []upstream.Spec {
+	var out []upstream.Spec
+	for i, line := range u.Endpoints {
+		specs, err := upstream.Parse("endpoints", line)
+		if err == nil && (strings.Contains(line, "\n") || len(specs) != 1) {
+			err = fmt.Errorf("got %q", line)
+		}
+		if err != nil {
+			text := strings.TrimPrefix(err.Error(), "endpoints:1: ")
+			b.failf(fmt.Sprintf("%s.endpoints[%d]", at, i), "upstream.endpoints: %s, expected host:port, [IPv6]:port or unix:PATH, then weight=N, priority=N, locality=NAME, drain or disabled", text)
+			continue
+		}
+		out = append(out, specs...)
+	}
+	return out
+}
+
+func (b *builder) cluster(at string, u *config.Upstream, p config.Pool, specs []upstream.Spec) *cluster {
+	c := &cluster{name: u.Name, cfg: *u, pool: p}
+	cfg := upstreamConfig(u)
+	cfg.Rand = b.g.o.Rand
+	cfg.Health.Checker = b.checker(u)
+	up, err := upstream.New(cfg)
+	if err == nil && u.Discover == "" {
+		err = up.Set(specs)
+	}
+	if err != nil {
+		each(err, func(err error) { b.failf(at, "%s", strings.TrimPrefix(err.Error(), "upstream "+u.Name+": ")) })
+		return nil
+	}
+	c.up = up
+	c.fwd, err = forward.NewCluster(b.forwardConfig(at, u, p, up))
+	if err != nil {
+		each(err, func(err error) { b.failf(at, "%s", strings.TrimPrefix(err.Error(), "upstream "+u.Name+": ")) })
+		return nil
+	}
+	return c
+}
+
+// forwardConfig is how an upstream's endpoints are spoken to.
+func (b *builder) forwardConfig(at string, u *config.Upstream, p config.Pool, up *upstream.Upstream) forward.Config {
+	c := forward.Config{Upstream: up, Dial: b.dial(u), Pool: poolConfig(u, p), TLS: b.clientTLS(at, u)}
+	switch u.Protocol {
+	case "auto":
+		c.Protocol = forward.HTTP1
+		if c.TLS != nil {
+			c.Protocol = forward.Auto
+		}
+	case "h2":
+		c.Protocol = forward.H2
+	case "h2c":
+		c.Protocol = forward.H2C
+	case "h3":
+		c.Protocol = forward.H3
+		c.Packet = func(ctx context.Context, address string) (net.PacketConn, net.Addr, error) {
+			return b.g.o.Packet(ctx, u.Via, address)
+		}
+	}
+	switch u.Host {
+	case "preserve":
+	case "endpoint":
+		c.HostMode = forward.HostEndpoint
+	default:
+		c.HostMode, c.Host = forward.HostFixed, u.Host
+	}
+	switch u.ProxyProtocol {
+	case "v1":
+		c.ProxyProtocol = 1
+	case "v2":
+		c.ProxyProtocol = 2
+	}
+	return c
+}
+
+// clientTLS is what an upstream says of TLS towards its endpoints; nil: none.
+func (b *builder) clientTLS(at string, u *config.Upstream) *tls.Config {
+	t := &u.TLS
+	if !t.Enabled {
+		return nil
+	}
+	s := secure.Client{ServerName: t.ServerName, Common: secure.Common{MinVersion: tls.VersionTLS12, Pins: t.Pins, Now: b.g.o.Now}}
+	if t.CAFile != "" {
+		ca, err := secure.ReadCA(t.CAFile)
+		b.fail(at+".tls.ca_file", err)
+		s.CA = ca
+	}
+	if (t.CertFile == "") != (t.KeyFile == "") {
+		b.failf(at+".tls", "upstream.tls has one of cert_file and key_file, expected both or none")
+	} else if t.CertFile != "" {
+		store, err := secure.Load([]secure.Files{{Cert: t.CertFile, Key: t.KeyFile}}, false, b.g.o.Now)
+		b.fail(at+".tls.cert_file", err)
+		s.Store = store
+	}
+	c, err := s.Config()
+	b.fail(at+".tls", err)
+	if c != nil && !t.Verify {
+		c.InsecureSkipVerify = true // asked for; pins are checked all the same
+	}
+	return c
+}
+
+func (b *builder) checker(u *config.Upstream) upstream.Checker {
+	switch u.Health.Kind {
+	case "tcp":
+		return &upstream.TCPChecker{Dial: b.dial(u)}
+	case "http":
+		return &upstream.HTTPChecker{Dial: b.dial(u), Path: u.Health.Path, Host: u.Health.Host, StatusMin: u.Health.StatusMin, StatusMax: u.Health.StatusMax, Body: u.Health.Body}
+	}
+	return nil
+}
+
+// dial connects to an endpoint of an upstream.
+func (b *builder) dial(u *config.Upstream) upstream.DialFunc {
+	dial, via := b.g.o.Dial, u.Via
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		return dial(ctx, via, network, address)
+	}
+}
+
+func balance(word string) upstream.Policy {
+	switch word {
+	case "least_request":
+		return upstream.LeastRequest
+	case "ring_hash":
+		return upstream.RingHash
+	case "maglev":
+		return upstream.Maglev
+	}
+	return upstream.RoundRobin
+}
+
+func backoff(word string) upstream.Backoff {
+	switch word {
+	case "fixed":
+		return upstream.BackoffFixed
+	case "none":
+		return upstream.BackoffNone
+	}
+	return upstream.BackoffExponential
+}
+
+func upstreamConfig(u *config.Upstream) upstream.Config {
+	c := upstream.Config{
+		Name:    u.Name,
+		Balance: upstream.Balance{Policy: balance(u.Balance), BoundedLoad: float64(u.HashLoad) / 100},
+		Health: upstream.HealthConfig{Interval: u.Health.Interval, FailInterval: u.Health.FailInterval, Timeout: u.Health.Timeout,
+			Rise: u.Health.Rise, Fall: u.Health.Fall},
+		Outlier: upstream.OutlierConfig{ConsecutiveFailures: u.Outlier.ConsecutiveFailures, Interval: u.Outlier.Interval,
+			EjectTime: u.Outlier.EjectTime, MaxEjectTime: u.Outlier.MaxEjectTime, MaxEjectPercent: u.Outlier.MaxEjectPercent},
+		Breaker: upstream.BreakerConfig{ConsecutiveFailures: u.Breaker.ConsecutiveFailures, ErrorPercent: u.Breaker.ErrorPercent,
+			MinRequests: u.Breaker.MinRequests, Window: u.Breaker.Window, OpenTime: u.Breaker.OpenTime, MaxOpenTime: u.Breaker.MaxOpenTime, Return: u.Breaker.Return},
+		Limits:   upstream.Limits{InFlight: u.Limits.InFlight, Waiting: u.Limits.Waiting},
+		Timeouts: upstream.Timeouts{Connect: u.Timeouts.Connect, Request: u.Timeouts.Request, Idle: u.Timeouts.Idle, KeepAlive: u.Timeouts.KeepAlive},
+		Retry: upstream.RetryPolicy{Attempts: u.Retry.Attempts, Backoff: backoff(u.Retry.Backoff), Base: u.Retry.Base, Max: u.Retry.Max, PerTry: u.Retry.PerTry,
+			Total: u.Retry.Total, BudgetPercent: u.Retry.BudgetPercent, BudgetPerSecond: u.Retry.BudgetPerSecond},
+		SlowStart: u.SlowStart, PanicPercent: u.PanicPercent, FailoverAt: u.FailoverAt,
+	}
+	if u.Outlier.Compare {
+		c.Outlier.StdevFactor = 1.9
+	}
+	if u.PanicPercent == 0 {
+		c.PanicPercent = -1
+	}
+	if u.Breaker.Return == 0 {
+		c.Breaker.Return = -1
+	}
+	return c
+}
+
+func poolConfig(u *config.Upstream, p config.Pool) pool.Config {
+	c := pool.DefaultConfig()
+	c.Min, c.Max, c.MaxWaiting, c.AcquireTimeout = p.Min, p.Max, p.MaxWaiting, p.AcquireTimeout
+	c.MaxLifetime, c.MaxUses, c.MaxConnecting, c.FailFast, c.WarmUp = p.MaxLifetime, p.MaxUses, p.MaxConnecting, p.FailFast, p.WarmUp
+	c.IdleTimeout, c.ConnectTimeout = u.Timeouts.Idle, u.Timeouts.Connect
+	return c
+}
+
+// start begins what runs for a cluster.
+func (g *Gateway) start(c *cluster) {
+	ctx, stop := context.WithCancel(context.Background())
+	c.stop = stop
+	g.wg.Go(func() { _ = c.up.Run(ctx) }) // nil when ctx ends
+	if c.source == nil {
+		return
+	}
+	g.wg.Go(func() {
+		err := c.source.Run(ctx, c.up.Set, func(err error) {
+			g.o.Log.Warn("endpoints not updated, those before stay", "upstream", c.name, "err", err)
+		})
+		if err != nil && ctx.Err() == nil {
+			g.o.Log.Error("source of endpoints ended", "upstream", c.name, "err", err)
+		}
+	})
+}
+
+// update takes over what a running cluster can: another list of endpoints.
+func (c *cluster) update(next *config.Config, specs []upstream.Spec) error {
+	c.cfg = *next.UpstreamNamed(c.name)
+	if c.source != nil {
+		return nil
+	}
+	return c.up.Set(specs)
+}
+
+// retireTime is how long requests of a generation that is replaced may use connections
+// of upstreams that are gone.
+const retireTime = time.Minute
+
+// retire ends what runs for a cluster; its connections when their requests end.
+func (g *Gateway) retire(c *cluster) {
+	c.stop()
+	g.wg.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), retireTime)
+		defer cancel()
+		c.fwd.Close(ctx)
+	})
+}
+
+// discard ends a cluster that never ran.
+func (c *cluster) discard() { c.fwd.Close(context.Background()) }

@@ -1,0 +1,191 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/np-appliance/np/ctrl/config"
+	"github.com/np-appliance/np/ctrl/gateway/exchange"
+	"github.com/np-appliance/np/ctrl/gateway/route"
+	"github.com/np-appliance/np/ctrl/gateway/target"
+	"github.com/np-appliance/np/ctrl/upstream"
+)
+
+// Options are what a gateway is made of.
+type Options struct {
+	// Dial connects to an endpoint; via is the upstream's key of that name.
+	Dial func(ctx context.Context, via, network, address string) (net.Conn, error)
+	// Packet gives a socket for QUIC to an endpoint's address, and that address resolved.
+	Packet func(ctx context.Context, via, address string) (net.PacketConn, net.Addr, error)
+	Log    *slog.Logger
+	Now    func() time.Time
+	Rand   func() uint64 // random bits, safe for concurrent use; nil: math/rand/v2
+}
+
+// Gateway serves requests by the configuration in force.
+type Gateway struct {
+	o   Options
+	gen atomic.Pointer[generation]
+
+	mu sync.Mutex // Prepare, Commit and Close
+	wg sync.WaitGroup
+}
+
+// generation is one configuration, compiled. It does not change once it is in force, but
+// for what its parts count.
+type generation struct {
+	cfg      *config.Config
+	clusters map[string]*cluster
+	specs    map[string][]upstream.Spec // static lists of endpoints, by upstream
+	table    *route.Table
+	routes   []action // of each rule of the table
+	closers  []closer
+}
+
+// action is what becomes of a route's requests.
+type action struct {
+	name string
+	http.Handler
+}
+
+// New makes a gateway without routes: all is refused until a first Commit.
+func New(o Options) *Gateway {
+	if o.Rand == nil {
+		o.Rand = rand.Uint64
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	g := &Gateway{o: o}
+	table, err := route.Compile(nil, route.Options{})
+	if err != nil {
+		panic(err) // nothing is wrong with nothing
+	}
+	g.gen.Store(&generation{cfg: &config.Config{}, table: table})
+	return g
+}
+
+// Generation is a configuration that was compiled and can be put in force.
+type Generation struct{ g *generation }
+
+// Check says everything that is wrong with routes, upstreams and policies, each with its
+// place in the configuration. Files that they name are read; nothing is connected to.
+func Check(c *config.Config) error {
+	g := New(Options{Dial: func(context.Context, string, string, string) (net.Conn, error) { return nil, errors.ErrUnsupported }})
+	gen, err := g.Prepare(c)
+	if err != nil {
+		return err
+	}
+	g.Discard(gen)
+	return nil
+}
+
+// Prepare compiles a configuration; nothing that is in force changes. What it makes is
+// ended by Commit, or by Discard.
+func (g *Gateway) Prepare(c *config.Config) (*Generation, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	b := &builder{g: g, cfg: c, old: g.gen.Load(), next: &generation{cfg: c, clusters: map[string]*cluster{}, specs: map[string][]upstream.Spec{}}}
+	b.upstreams()
+	b.routes()
+	if err := errors.Join(b.errs...); err != nil {
+		g.discard(b.next)
+		return nil, err
+	}
+	return &Generation{b.next}, nil
+}
+
+// Commit puts a generation in force. Requests that are under way end as they began.
+func (g *Gateway) Commit(n *Generation) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	old := g.gen.Load()
+	for name, c := range n.g.clusters {
+		if old.clusters[name] != c {
+			g.start(c)
+		} else if err := c.update(n.g.cfg, n.g.specs[name]); err != nil { // checked by Prepare
+			g.o.Log.Error("endpoints not updated, those before stay", "upstream", name, "err", err)
+		}
+	}
+	g.gen.Store(n.g)
+	g.finish(old)
+	for name, c := range old.clusters {
+		if n.g.clusters[name] != c {
+			g.retire(c)
+		}
+	}
+}
+
+// Discard ends what Prepare made for a generation that is not put in force.
+func (g *Gateway) Discard(n *Generation) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.discard(n.g)
+}
+
+// finish ends what the routes of a generation started, when their requests have ended.
+func (g *Gateway) finish(n *generation) {
+	for _, c := range n.closers {
+		g.wg.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), retireTime)
+			defer cancel()
+			c(ctx)
+		})
+	}
+}
+
+func (g *Gateway) discard(n *generation) {
+	g.finish(n)
+	old := g.gen.Load()
+	for name, c := range n.clusters {
+		if old.clusters[name] != c {
+			c.discard()
+		}
+	}
+}
+
+// Close ends checks, sources and idle connections, and waits for them.
+func (g *Gateway) Close() {
+	g.mu.Lock()
+	old := g.gen.Load()
+	g.gen.Store(New(Options{}).gen.Load())
+	g.finish(old)
+	for _, c := range old.clusters {
+		g.retire(c)
+	}
+	g.mu.Unlock()
+	g.wg.Wait()
+}
+
+// serve finds the route of a request and leaves it to it.
+func (n *generation) serve(h *hop, r *http.Request) {
+	x := &h.Exchange
+	path, err := target.Policy{}.Apply(r)
+	if err != nil {
+		exchange.Refuse(h, r, exchange.BadRequest, err.Error())
+		return
+	}
+	q := route.Of(r, x.Listener, path)
+	found := n.table.Match(&q, nil)
+	switch found.Outcome {
+	case route.NoRoute:
+		exchange.Refuse(h, r, exchange.NoRoute, "")
+	case route.MethodNotAllowed:
+		h.Header().Set("Allow", found.Allow)
+		exchange.Refuse(h, r, exchange.MethodNotAllowed, "")
+	default:
+		a := &n.routes[found.Rule]
+		x.Route, x.Vars = a.name, found.Vars
+		a.ServeHTTP(h, r)
+	}
+}
