@@ -3,7 +3,6 @@
 package claim
 
 import (
-	"encoding/json"
 	"math"
 	"strconv"
 	"strings"
@@ -55,17 +54,19 @@ func Strings(v any) []string {
 	return nil
 }
 
-// Text writes a string, a number or a boolean down; integers as integers.
+// Text writes a string, a number or a boolean down; integers as integers. Numbers of 2^53
+// and more have no text.
 func Text(v any) (string, bool) {
 	switch v := v.(type) {
 	case string:
 		return v, true
 	case bool:
 		return strconv.FormatBool(v), true
-	case json.Number:
-		return v.String(), true
 	case float64:
-		if v == math.Trunc(v) && math.Abs(v) < 1<<53 {
+		if math.Abs(v) >= 1<<53 {
+			return "", false // several integers are this number: it names nobody
+		}
+		if v == math.Trunc(v) {
 			return strconv.FormatInt(int64(v), 10), true
 		}
 		return strconv.FormatFloat(v, 'g', -1, 64), true

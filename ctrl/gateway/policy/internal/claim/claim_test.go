@@ -9,7 +9,7 @@ import (
 
 func TestLookup(t *testing.T) {
 	var m map[string]any
-	if err := json.Unmarshal([]byte(`{"sub":"a","realm":{"roles":["x",1,true,{}],"a.b":{"c":2.5}},"https://ex.am/ten.ant":"t","n":1e3}`), &m); err != nil {
+	if err := json.Unmarshal([]byte(`{"sub":"a","realm":{"roles":["x",1,true,{}],"a.b":{"c":2.5}},"https://ex.am/ten.ant":"t","n":1e3,"big":9007199254740993}`), &m); err != nil {
 		t.Fatal(err)
 	}
 	for path, want := range map[string][]string{
@@ -19,6 +19,7 @@ func TestLookup(t *testing.T) {
 		"https://ex.am/ten.ant": {"t"},
 		"n":                     {"1000"},
 		"realm":                 nil,
+		"big":                   nil,
 		"sub.more":              nil,
 		"":                      nil,
 		"..":                    nil,
