@@ -61,6 +61,7 @@ func startCoreDNS(t *testing.T, dir string, port int, zone string) *peer {
 // TestCoreDNS asks a real server for everything that names can say, and follows it
 // through changes and absence.
 func TestCoreDNS(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	port := freePort(t)
 	var many strings.Builder
@@ -220,6 +221,7 @@ func v4Source(rs ...*resolver) *DNS {
 // TestResolverFails: failures keep the list and are told once with its age; only answers
 // without addresses empty it, after as many as were asked for.
 func TestResolverFails(t *testing.T) {
+	t.Parallel()
 	r := newResolver(t)
 	good := answers(dns.RcodeSuccess, "api.test. 0 IN A 198.18.0.1")
 	r.set(good)
@@ -269,6 +271,7 @@ func TestResolverFails(t *testing.T) {
 // TestOneOfTwo: while one type can't be asked, its addresses stay beside the other's new
 // ones; a resolver that fails is passed over.
 func TestOneOfTwo(t *testing.T) {
+	t.Parallel()
 	bad, r := newResolver(t), newResolver(t)
 	bad.set(answers(dns.RcodeRefused))
 	handler := func(v4, v6 func(net.PacketConn, net.Addr, *dns.Msg)) func(net.PacketConn, net.Addr, *dns.Msg) {
@@ -300,6 +303,7 @@ func TestOneOfTwo(t *testing.T) {
 
 // TestForgery: what answers another question is passed over, what is hostile is refused.
 func TestForgery(t *testing.T) {
+	t.Parallel()
 	r := newResolver(t)
 	r.set(func(w net.PacketConn, to net.Addr, q *dns.Msg) {
 		w.WriteTo([]byte("garbage"), to)
@@ -372,6 +376,7 @@ func TestForgery(t *testing.T) {
 // TestHosts: /etc/hosts goes before DNS, localhost needs neither; resolv.conf's mistakes
 // are told.
 func TestHosts(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	file := writeFile(t, filepath.Join(dir, "hosts"), "# none\n198.18.0.7 other API.test # x\n2001:db8::7 api.test.\nbad api.test\n0.0.0.0 api.test\n198.18.0.7 api.test\n")
 	d := &DNS{Name: "api.test", Port: 80, Hosts: file, ResolvConf: filepath.Join(dir, "none")}
@@ -400,6 +405,7 @@ func TestHosts(t *testing.T) {
 
 // TestDNSWrong: what a DNS can't be made of.
 func TestDNSWrong(t *testing.T) {
+	t.Parallel()
 	for want, d := range map[string]*DNS{
 		"expected a DNS name":        {Port: 80},
 		"an address needs no DNS":    {Name: "198.18.0.1", Port: 80},

@@ -165,6 +165,10 @@ func (b *backoff) next(r uint64) time.Duration {
 	return d - time.Duration(r%uint64(d/2+1))
 }
 
+// settled is how long a session with a server must last to count as a success: one that
+// breaks off each time right after its beginning must not be begun without end.
+const settled = 5 * time.Second
+
 func (b *backoff) ok() { b.failures = 0 }
 
 // sleep waits for d, and says whether ctx is still there.

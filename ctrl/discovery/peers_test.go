@@ -188,3 +188,15 @@ func (r *running) awaitList(t *testing.T, want ...string) {
 		return ""
 	})
 }
+
+// checkSpec fails unless a list would take s.
+func checkSpec(t *testing.T, s upstream.Spec) {
+	t.Helper()
+	u, err := upstream.New(upstream.Config{Name: "fuzz"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := u.Set([]upstream.Spec{s}); err != nil {
+		t.Fatalf("%+v: %v", s, err)
+	}
+}

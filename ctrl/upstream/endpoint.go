@@ -29,7 +29,7 @@ type Spec struct {
 
 // check tells what is wrong with s, and sets what 0 stands for.
 func (s *Spec) check() error {
-	if err := checkAddress(s.Address); err != nil {
+	if err := CheckAddress(s.Address); err != nil {
 		return err
 	}
 	if s.Weight == 0 {
@@ -44,7 +44,8 @@ func (s *Spec) check() error {
 	return nil
 }
 
-func checkAddress(a string) error {
+// CheckAddress says what is wrong with an endpoint's address.
+func CheckAddress(a string) error {
 	if len(a) > maxAddress {
 		return fmt.Errorf("address of %d bytes: expected at most %d", len(a), maxAddress)
 	}

@@ -176,7 +176,7 @@ func Parse(name, text string) ([]Spec, error) {
 
 func parseLine(fields []string) (Spec, error) {
 	s := Spec{Address: fields[0]}
-	if err := checkAddress(s.Address); err != nil {
+	if err := CheckAddress(s.Address); err != nil {
 		return s, err
 	}
 	given := map[string]bool{}
