@@ -69,7 +69,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	err := root.ExecuteContext(ctx)
 	code := exitCode(err)
 	var quiet quietError
-	if err != nil && !errors.As(err, &quiet) {
+	var refused *client.APIError
+	if errors.As(err, &refused) && refused.Kind == api.KindInvalid {
+		fmt.Fprintln(stderr, refused.Text) // one line each, as editors and scripts read them
+	} else if err != nil && !errors.As(err, &quiet) {
 		fmt.Fprintf(stderr, "npctl: %v\n", err)
 		if code == exitUsage {
 			fmt.Fprintln(stderr, "npctl: try 'npctl --help'")
@@ -201,6 +204,16 @@ func (a *app) watched(c *cobra.Command) *cobra.Command {
 func exact(n int, what string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, args []string) error {
 		if len(args) != n {
+			return usageError{fmt.Errorf("want %s, got %d arguments", what, len(args))}
+		}
+		return nil
+	}
+}
+
+// atMost wants no more than n arguments.
+func atMost(n int, what string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) > n {
 			return usageError{fmt.Errorf("want %s, got %d arguments", what, len(args))}
 		}
 		return nil

@@ -242,23 +242,6 @@ func peerCmd(a *app) *cobra.Command {
 	}))
 }
 
-func configCmd(a *app) *cobra.Command {
-	var origin bool
-	show := get(a, "show", "The configuration in force", api.PathConfig, func(v *api.Config) error {
-		cols := []string{"key", "value"}
-		if origin {
-			cols = append(cols, "origin")
-		}
-		t := newTable(cols...)
-		for _, e := range v.Values {
-			t.row(e.Key, e.Value, e.Origin)
-		}
-		return a.print(v, anys(v.Values), t)
-	})
-	show.Flags().BoolVar(&origin, "origin", false, "where each value came from")
-	return noun("config", "Configuration", show)
-}
-
 func versionCmd(a *app) *cobra.Command {
 	var daemon bool
 	c := &cobra.Command{Use: "version", Short: "Version of npctl and, with --daemon, of npd", Args: exact(0, "no arguments"),

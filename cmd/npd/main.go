@@ -108,7 +108,6 @@ func (a *app) command() *cobra.Command {
 
 // load reads files, environment and flags.
 func (a *app) load() (*config.Config, error) {
-	in := config.Input{Env: os.Environ()}
 	name, read := a.file, func() ([]byte, error) { return os.ReadFile(a.file) }
 	if a.file == "-" {
 		name, read = "standard input", func() ([]byte, error) { return io.ReadAll(a.in) }
@@ -117,7 +116,12 @@ func (a *app) load() (*config.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w (a first one: npd config example)", err)
 	}
-	in.Files = append(in.Files, config.Source{Name: name, Data: data})
+	return a.with(config.Source{Name: name, Data: data})
+}
+
+// with reads what there is beside the main file.
+func (a *app) with(main config.Source) (*config.Config, error) {
+	in := config.Input{Env: os.Environ(), Files: []config.Source{main}}
 	if a.file != "-" {
 		more, err := filepath.Glob(filepath.Join(filepath.Dir(a.file), "conf.d", "*.toml"))
 		if err != nil {
@@ -143,6 +147,15 @@ func (a *app) load() (*config.Config, error) {
 		in.Flags = append(in.Flags, config.Setting{Flag: "--set " + path, Path: path, Value: value})
 	}
 	return config.Load(in)
+}
+
+// origin is where the daemon finds its configuration again.
+func (a *app) origin() daemon.Origin {
+	o := daemon.Origin{Load: a.load, With: a.with}
+	if a.file != "-" {
+		o.Path = a.file
+	}
+	return o
 }
 
 func (a *app) check() error {
@@ -198,7 +211,7 @@ func (a *app) serve() error {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR1)
 	defer signal.Stop(signals)
-	return daemon.Run(context.Background(), daemon.Options{Config: c, Load: a.load, NewPlane: npc.New, ProbeUring: npc.ProbeUring, System: ports.Linux{}, Files: host.OS("/"), Log: log,
+	return daemon.Run(context.Background(), daemon.Options{Config: c, Origin: a.origin(), NewPlane: npc.New, ProbeUring: npc.ProbeUring, System: ports.Linux{}, Files: host.OS("/"), Log: log,
 		Bound:   func(name string) string { return nic.Bound(nic.Dir, name) },
 		Version: version(), Now: time.Now, Mono: monotonic}, signals)
 }

@@ -92,7 +92,7 @@ func serveWith(t *testing.T, listeners string, probe func() error) *served {
 	}
 	ready := make(chan struct{})
 	go func() {
-		s.done <- daemon.Run(context.Background(), daemon.Options{Config: c, Load: s.load, NewPlane: npc.New, ProbeUring: probe, System: ports.Linux{}, Log: log,
+		s.done <- daemon.Run(context.Background(), daemon.Options{Config: c, Origin: daemon.Origin{Load: s.load}, NewPlane: npc.New, ProbeUring: probe, System: ports.Linux{}, Log: log,
 			Version: version(), Now: time.Now, Mono: monotonic, Ready: func() { close(ready) }}, s.signals)
 	}()
 	select {

@@ -46,6 +46,7 @@ type Config struct {
 	Metrics    Metrics     `key:"metrics" doc:"Prometheus metrics; always at /metrics of the management sockets too"`
 	Limits     Limits      `key:"limits" doc:"what bounds memory and work"`
 
+	main    Source         // the first file
 	origins map[string]Pos // value path -> where it was set; absent: default
 	places  map[string]Pos // key or header path -> where it stands
 }
@@ -259,6 +260,9 @@ type Management struct {
 	Socket   string `key:"socket" default:"/run/np/np.sock" doc:"reads and changes"`
 	ROSocket string `key:"ro_socket" default:"/run/np/ro.sock" doc:"reads only; \"\" for none"`
 	Group    string `key:"group" default:"np" doc:"may use the sockets, when it exists"`
+
+	HistoryDir string `key:"history_dir" default:"" doc:"where configurations that were in force are kept, for npctl config rollback; \"\": config beside [protocol] private_key_file, /var/lib/np/config"`
+	History    int    `key:"history" default:"20" min:"0" max:"1000" doc:"how many; 0 none"`
 }
 
 // Metrics is [metrics].
@@ -302,6 +306,9 @@ func (c *Config) HugePagesPerCore(chunk int) int {
 	const page = 2 << 20
 	return (c.PacketMemory(chunk) + page - 1) / page
 }
+
+// Main returns the main file as it was read.
+func (c *Config) Main() Source { return c.main }
 
 // Pos returns where a key or table stands, such as "interface[0].name" or
 // "listener[1]"; the nearest enclosing table when the key is not written down.

@@ -64,6 +64,9 @@ const maxErrors = 100
 func Load(in Input) (*Config, error) {
 	l := &loader{cfg: &Config{origins: map[string]Pos{}, places: map[string]Pos{}}}
 	setDefaults(reflect.ValueOf(l.cfg).Elem())
+	if len(in.Files) > 0 {
+		l.cfg.main = in.Files[0]
+	}
 	for _, f := range in.Files {
 		l.file(f)
 	}

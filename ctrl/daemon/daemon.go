@@ -38,7 +38,7 @@ import (
 // Options are what a daemon is made of.
 type Options struct {
 	Config   *config.Config
-	Load     func() (*config.Config, error) // for reload
+	Origin   Origin // of Config
 	NewPlane func(*dataplane.Config) (dataplane.Plane, error)
 	System   ports.System
 	Bound    func(name string) string // PCI address of a network card that was taken from the kernel, "" none; may be nil
@@ -74,6 +74,8 @@ type Daemon struct {
 	noRDMA    error
 	rdmaLocal netip.Addr // where listeners on all addresses listen; invalid: everywhere
 
+	changing sync.Mutex // held while another configuration comes into force
+
 	mu           sync.Mutex
 	cfg          *config.Config
 	state        string
@@ -103,6 +105,7 @@ func Run(ctx context.Context, o Options, signals <-chan os.Signal) error {
 		return err
 	}
 	d.setState(mgmt.StateReady)
+	d.remember("start")
 	d.o.Log.Info("npd ready", "version", o.Version.Version, "backend", d.ports.Actual(netip.Addr{}), "crypto", d.plane.Info().CryptoEngine,
 		"cores", len(d.plane.Cores()), "socket", d.cfg.Management.Socket)
 	if o.Ready != nil {
@@ -409,7 +412,7 @@ func (d *Daemon) makeManagement(sockets [2]net.Listener) error {
 	log := d.o.Log.With("component", "mgmt")
 	handler := metrics.Handler(metrics.Source{Plane: d.plane, Sessions: d.session.Stats, Ports: d.ports.Status, Certs: d.Certificates, Listeners: d.listenerMetrics,
 		Version: d.o.Version.Version, Commit: d.o.Version.Commit})
-	srv := mgmt.New(mgmt.Config{Daemon: d, Plane: d.plane, Sessions: d.session, Ports: d.ports, Metrics: handler, Log: log,
+	srv := mgmt.New(mgmt.Config{Daemon: d, Configurer: d, Plane: d.plane, Sessions: d.session, Ports: d.ports, Metrics: handler, Log: log,
 		Version: d.o.Version, PublicKey: d.key.String(), Start: d.start, Now: d.o.Now, Mono: d.o.Mono})
 	for i, l := range sockets {
 		if l != nil {

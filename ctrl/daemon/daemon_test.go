@@ -40,6 +40,7 @@ type world struct {
 	t       *testing.T
 	dir     string
 	text    string
+	path    string // of the file, if it is one
 	sys     *portstest.System
 	plane   *fake.Plane
 	files   hugepages.Files
@@ -62,8 +63,21 @@ func (w *world) logged() string {
 	return w.log.String()
 }
 
+func (w *world) origin() Origin { return Origin{Path: w.path, Load: w.load, With: w.with} }
+
 func (w *world) load() (*config.Config, error) {
-	return config.Load(config.Input{Files: []config.Source{{Name: "np.toml", Data: []byte(w.text)}},
+	if w.path != "" {
+		data, err := os.ReadFile(w.path)
+		if err != nil {
+			return nil, err
+		}
+		return w.with(config.Source{Name: w.path, Data: data})
+	}
+	return w.with(config.Source{Name: "np.toml", Data: []byte(w.text)})
+}
+
+func (w *world) with(main config.Source) (*config.Config, error) {
+	return config.Load(config.Input{Files: []config.Source{main},
 		Env: []string{"NP_MANAGEMENT_SOCKET=" + filepath.Join(w.dir, "np.sock"), "NP_MANAGEMENT_RO_SOCKET=" + filepath.Join(w.dir, "ro.sock"),
 			"NP_PROTOCOL_PRIVATE_KEY_FILE=" + filepath.Join(w.dir, "state", "npd.key")}})
 }
@@ -84,7 +98,7 @@ func (w *world) options(ready func()) (Options, error) {
 	}
 	log, err := logs.New(logs.Options{Console: w, Level: slog.LevelInfo})
 	start := time.Now()
-	return Options{Config: c, Load: w.load, System: w.sys, Files: w.files, Log: log, Ready: ready, Version: api.Version{Version: "v0", Commit: "abc", Go: "go"},
+	return Options{Config: c, Origin: w.origin(), System: w.sys, Files: w.files, Log: log, Ready: ready, Version: api.Version{Version: "v0", Commit: "abc", Go: "go"},
 		NewPlane: func(*dataplane.Config) (dataplane.Plane, error) { return w.plane, nil },
 		Now:      time.Now, Mono: func() time.Duration { return time.Since(start) + time.Hour }}, err
 }

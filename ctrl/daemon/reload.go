@@ -9,6 +9,8 @@ import (
 
 	"github.com/np-appliance/np/ctrl/config"
 	"github.com/np-appliance/np/ctrl/gateway"
+	"github.com/np-appliance/np/ctrl/mgmt"
+	"github.com/np-appliance/np/ctrl/mgmt/api"
 )
 
 // step is one change of a reload and its way back.
@@ -20,10 +22,21 @@ type step struct {
 // routes, filters, peers, log level and a few limits. When anything else changed, or a
 // step fails, nothing is changed.
 func (d *Daemon) Reload(ctx context.Context) error {
-	next, err := d.o.Load()
+	d.changing.Lock()
+	defer d.changing.Unlock()
+	next, err := d.o.Origin.Load()
 	if err != nil {
 		return fmt.Errorf("reload: %w", err)
 	}
+	if err := d.take(ctx, next); err != nil {
+		return fmt.Errorf("reload: %w", err)
+	}
+	d.remember("reload")
+	return nil
+}
+
+// take brings a configuration into force, or changes nothing.
+func (d *Daemon) take(ctx context.Context, next *config.Config) error {
 	old := d.Config()
 	ch := config.Diff(old, next)
 	if d.certs != nil && len(ch.Restart) == 0 {
@@ -35,19 +48,19 @@ func (d *Daemon) Reload(ctx context.Context) error {
 		return nil
 	}
 	if len(ch.Restart) > 0 {
-		return fmt.Errorf("reload: a restart is needed for %s", strings.Join(ch.Restart, ", "))
+		return mgmt.Failf(api.KindConflict, "a restart is needed for %s", strings.Join(ch.Restart, ", "))
 	}
 	if err := gateway.Check(next); err != nil {
-		return fmt.Errorf("reload: %w", err)
+		return err
 	}
 	pol, err := policy(next)
 	if err != nil {
-		return fmt.Errorf("reload: %w", err)
+		return err
 	}
 	steps := d.steps(ctx, old, next, &ch)
 	for i, s := range steps {
 		if err := s.do(); err != nil {
-			errs := []error{fmt.Errorf("reload: %w", err)}
+			errs := []error{err}
 			for _, back := range slices.Backward(steps[:i]) {
 				errs = append(errs, back.undo())
 			}

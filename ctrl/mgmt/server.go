@@ -63,17 +63,18 @@ type Daemon interface {
 
 // Config is what a Server shows.
 type Config struct {
-	Daemon    Daemon
-	Plane     dataplane.Plane
-	Sessions  *session.Manager
-	Ports     *ports.Manager
-	Metrics   http.Handler
-	Log       *slog.Logger
-	Version   api.Version
-	PublicKey string
-	Start     time.Time
-	Now       func() time.Time
-	Mono      func() time.Duration // CLOCK_MONOTONIC, as the data plane's times
+	Daemon     Daemon
+	Configurer Configurer // nil: the configuration can't be changed here
+	Plane      dataplane.Plane
+	Sessions   *session.Manager
+	Ports      *ports.Manager
+	Metrics    http.Handler
+	Log        *slog.Logger
+	Version    api.Version
+	PublicKey  string
+	Start      time.Time
+	Now        func() time.Time
+	Mono       func() time.Duration // CLOCK_MONOTONIC, as the data plane's times
 }
 
 // Server answers requests.
@@ -92,6 +93,7 @@ type busyMark struct {
 // Bounds of one request and of all.
 const (
 	bodyMax     = 64 << 10
+	configMax   = 10 << 20 // a configuration of 4 MiB, as a string of JSON
 	headerMax   = 16 << 10
 	connsMax    = 64 // connections on one socket
 	readTimeout = 10 * time.Second
@@ -113,18 +115,19 @@ func (s *Server) Handler(readOnly bool) http.Handler {
 			s.answer(w, v, err)
 		})
 	}
-	post := func(path string, f func(*http.Request) (any, error)) {
+	sized := func(path string, limit int64, f func(*http.Request) (any, error)) {
 		mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
 			if readOnly {
 				s.answer(w, nil, failf(api.KindPermission, "this socket is for reading; changes go to %s", s.cfg.Daemon.Config().Management.Socket))
 				return
 			}
-			r.Body = http.MaxBytesReader(w, r.Body, bodyMax)
+			r.Body = http.MaxBytesReader(w, r.Body, limit)
 			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(readTimeout)) // a recorder in tests has none
 			v, err := f(r)
 			s.answer(w, v, err)
 		})
 	}
+	post := func(path string, f func(*http.Request) (any, error)) { sized(path, bodyMax, f) }
 	get(api.PathVersion, s.version)
 	get(api.PathStatus, s.status)
 	get(api.PathConns, s.conns)
@@ -137,6 +140,10 @@ func (s *Server) Handler(readOnly bool) http.Handler {
 	get(api.PathListeners, s.listeners)
 	get(api.PathPeers, s.peers)
 	get(api.PathConfig, s.config)
+	get(api.PathConfigHistory, s.configHistory)
+	sized(api.PathConfigDiff, configMax, s.diffConfig)
+	sized(api.PathConfigApply, configMax, s.applyConfig)
+	post(api.PathConfigRollback, s.rollbackConfig)
 	get(api.PathLogLevel, s.logLevel)
 	get(api.PathCerts, s.certs)
 	post(api.PathCertsReload, s.reloadCerts)
@@ -194,6 +201,9 @@ type failure struct{ kind, text string }
 
 func (f *failure) Error() string { return f.text }
 
+// Failf makes an error of a kind of package api's, which npctl turns into its exit code.
+func Failf(kind, format string, args ...any) error { return failf(kind, format, args...) }
+
 func failf(kind, format string, args ...any) error {
 	return &failure{kind, fmt.Sprintf(format, args...)}
 }
@@ -201,13 +211,18 @@ func failf(kind, format string, args ...any) error {
 var httpStatus = [...]struct {
 	kind string
 	code int
-}{{api.KindUsage, 400}, {api.KindNotFound, 404}, {api.KindPermission, 403}, {api.KindTimeout, 504}, {api.KindConflict, 409}, {api.KindUnavailable, 503}}
+}{{api.KindUsage, 400}, {api.KindNotFound, 404}, {api.KindPermission, 403}, {api.KindTimeout, 504}, {api.KindConflict, 409}, {api.KindInvalid, 422}, {api.KindUnavailable, 503}}
 
 // classify finds the kind of any error.
 func classify(err error) *failure {
 	var f *failure
 	if errors.As(err, &f) {
-		return f
+		return &failure{f.kind, err.Error()}
+	}
+	var invalid config.Errors
+	var one *config.Error
+	if errors.As(err, &invalid) || errors.As(err, &one) {
+		return &failure{api.KindInvalid, err.Error()}
 	}
 	kind := api.KindFailed
 	switch {
@@ -363,6 +378,7 @@ func (c *slotConn) Close() error {
 func (s *Server) Serve(ctx context.Context, l net.Listener, readOnly bool) error {
 	srv := NewHTTP(s.Handler(readOnly), s.cfg.Log)
 	srv.BaseContext = func(net.Listener) context.Context { return ctx }
+	srv.ConnContext = withPeer
 	return Run(ctx, srv, l)
 }
 

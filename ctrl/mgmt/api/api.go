@@ -7,29 +7,33 @@ const Schema = "np/v1"
 
 // Paths. Those with a trailing slash take one more segment.
 const (
-	PathLive        = "/livez"
-	PathReady       = "/readyz"
-	PathMetrics     = "/metrics"
-	PathVersion     = "/v1/version"
-	PathStatus      = "/v1/status"
-	PathConns       = "/v1/connections"
-	PathConn        = "/v1/connections/" // + ID
-	PathDrops       = "/v1/drops"
-	PathStats       = "/v1/stats"
-	PathBackend     = "/v1/backend"
-	PathInterfaces  = "/v1/interfaces"
-	PathNeighbors   = "/v1/neighbors"
-	PathListeners   = "/v1/listeners"
-	PathPeers       = "/v1/peers"
-	PathConfig      = "/v1/config"  // shown with the origin of each value
-	PathCapture     = "/v1/capture" // GET: streams pcapng; query: CaptureQuery
-	PathDrain       = "/v1/drain"   // POST
-	PathLogLevel    = "/v1/log/level"
-	PathCerts       = "/v1/certificates"
-	PathCertsReload = "/v1/certificates/reload" // POST, no body
-	PathConnClose   = "/v1/connections/close"   // POST: CloseRequest
-	PathConnSet     = "/v1/connections/set"     // POST: SetRequest
-	CaptureLostName = "Np-Capture-Lost"         // trailer of PathCapture: packets that found no room
+	PathLive           = "/livez"
+	PathReady          = "/readyz"
+	PathMetrics        = "/metrics"
+	PathVersion        = "/v1/version"
+	PathStatus         = "/v1/status"
+	PathConns          = "/v1/connections"
+	PathConn           = "/v1/connections/" // + ID
+	PathDrops          = "/v1/drops"
+	PathStats          = "/v1/stats"
+	PathBackend        = "/v1/backend"
+	PathInterfaces     = "/v1/interfaces"
+	PathNeighbors      = "/v1/neighbors"
+	PathListeners      = "/v1/listeners"
+	PathPeers          = "/v1/peers"
+	PathConfig         = "/v1/config" // shown with the origin of each value
+	PathConfigHistory  = "/v1/config/history"
+	PathConfigDiff     = "/v1/config/diff"     // POST: ConfigCandidate, or nothing for the files of npd
+	PathConfigApply    = "/v1/config/apply"    // POST: ConfigCandidate
+	PathConfigRollback = "/v1/config/rollback" // POST: ConfigRollback
+	PathCapture        = "/v1/capture"         // GET: streams pcapng; query: CaptureQuery
+	PathDrain          = "/v1/drain"           // POST
+	PathLogLevel       = "/v1/log/level"
+	PathCerts          = "/v1/certificates"
+	PathCertsReload    = "/v1/certificates/reload" // POST, no body
+	PathConnClose      = "/v1/connections/close"   // POST: CloseRequest
+	PathConnSet        = "/v1/connections/set"     // POST: SetRequest
+	CaptureLostName    = "Np-Capture-Lost"         // trailer of PathCapture: packets that found no room
 )
 
 // Error kinds; npctl turns them into its exit codes.
@@ -41,6 +45,7 @@ const (
 	KindTimeout     = "timeout"       // 504, exit 6
 	KindConflict    = "conflict"      // 409, exit 7
 	KindUnavailable = "unavailable"   // 503, exit 1
+	KindInvalid     = "invalid"       // 422, exit 1: a configuration, one error a line
 )
 
 // Error is the body of every answer that is not 2xx.
