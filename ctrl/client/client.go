@@ -376,6 +376,26 @@ func (cl *Client) OpenStream(ctx context.Context, priority uint8) (*Stream, erro
 	}
 }
 
+// OpenRequest opens a stream of bytes with a request, whose opcode says who shall
+// serve it, and waits until the server accepts it. A refusal is a *StatusError. ctx
+// governs only the opening; its deadline is told to the server. r.Idempotent means
+// nothing here.
+func (cl *Client) OpenRequest(ctx context.Context, r *Request) (*Stream, error) {
+	for {
+		c, err := cl.get(ctx)
+		if err == nil {
+			var b *Stream
+			if b, err = c.openRequest(ctx, r); err == nil {
+				return b, nil
+			}
+			if errors.Is(err, errNotSent) && ctx.Err() == nil {
+				continue
+			}
+		}
+		return nil, fmt.Errorf("open stream %q: %w", r.Opcode, err)
+	}
+}
+
 // Info describes a connection of the pool.
 type Info struct {
 	ConnID      [8]byte

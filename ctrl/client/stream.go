@@ -25,6 +25,8 @@ type Stream struct {
 	eof      bool
 	over     error // why both directions are dead
 	closed   bool
+	asked    bool     // a request began it, and its response is not here yet
+	answer   Response // to it, once asked is false; its payload is empty
 
 	deadline  sync.Mutex
 	readUntil time.Time
@@ -45,6 +47,78 @@ func (c *conn) openStream(ctx context.Context, priority uint8) (*Stream, error) 
 	return b, nil
 }
 
+// openRequest begins with a request that does not END, and waits for its response.
+func (c *conn) openRequest(ctx context.Context, r *Request) (*Stream, error) {
+	if len(r.Payload) > c.cfg.MaxMessage {
+		return nil, fmt.Errorf("request of %d bytes: %w", len(r.Payload), ErrTooLarge)
+	}
+	var room [128]byte
+	h, head, err := header(room[:0], ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	h.Type = npro.TypeRequest
+	b := &Stream{c: c, priority: r.Priority, readable: make(chan struct{}, 1), asked: true}
+	b.s = &stream{bytes: b}
+	if sent, err := c.send(ctx, b.s, h, head, r.Payload); err != nil {
+		if sent {
+			_ = b.Close()
+		}
+		return nil, err
+	}
+	for {
+		c.mu.Lock()
+		asked, over := b.asked, b.over
+		c.mu.Unlock()
+		if over != nil {
+			return nil, over
+		}
+		if !asked {
+			return b, nil
+		}
+		select {
+		case <-b.readable:
+		case <-ctx.Done():
+			_ = b.Close()
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// accepted takes the response to the request that began the stream. Needs mu.
+func (b *Stream) accepted(h npro.Header, body []byte) error {
+	if h.Type != npro.TypeResponse || h.Flags&npro.FlagMore != 0 {
+		return fmt.Errorf("%v with flags %#x answers a request that opens a stream", h.Type, h.Flags)
+	}
+	b.c.consumed(b.s, int64(len(body)))
+	var err error
+	if h.Flags&npro.FlagCtx != 0 {
+		if b.answer.Context, body, err = npro.ParseContext(append([]byte(nil), body...)); err != nil {
+			return err
+		}
+	}
+	code, payload, err := npro.ParseResponse(body)
+	if err != nil {
+		return err
+	}
+	b.asked, b.answer.Status = false, code
+	if code != npro.CodeOK {
+		b.over = &StatusError{Code: code, Payload: append([]byte(nil), payload...)}
+		if !b.s.rxEnd {
+			b.c.control(npro.TypeReset, b.s.id, npro.AppendUint32(nil, uint32(npro.CodeCanceled)))
+		}
+		b.c.forget(b.s)
+		return nil
+	}
+	if b.eof = b.s.rxEnd; b.eof {
+		b.ended()
+	}
+	return nil
+}
+
+// Answer is the response that accepted a stream of OpenRequest: its context.
+func (b *Stream) Answer() Response { return b.answer }
+
 func (b *Stream) signal() {
 	select {
 	case b.readable <- struct{}{}:
@@ -61,6 +135,9 @@ func (b *Stream) receive(h npro.Header, body []byte) error {
 	end := h.Flags&npro.FlagEnd != 0
 	b.s.rxEnd = b.s.rxEnd || end
 	defer b.signal()
+	if b.asked {
+		return b.accepted(h, body)
+	}
 	if h.Type != npro.TypeData || b.eof || h.Flags&npro.FlagCtx != 0 {
 		return fmt.Errorf("%v with flags %#x in a byte stream", h.Type, h.Flags)
 	}

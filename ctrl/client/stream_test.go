@@ -149,3 +149,45 @@ func TestStreamCrumbs(t *testing.T) {
 		t.Errorf("%d chunks for one-byte frames, or not these", n)
 	}
 }
+
+// A request that opens a stream carries its context and payload, and its refusal is
+// known before a byte of the stream is.
+func TestOpenRequest(t *testing.T) {
+	var got clienttest.Request
+	_, cfg := setup(t, func(s *clienttest.Server) {
+		s.Accept = func(r *clienttest.Request) npro.Code {
+			got = *r
+			if r.Opcode == "NO" {
+				return npro.CodeDenied
+			}
+			return npro.CodeOK
+		}
+	})
+	cl := dial(t, cfg)
+	st, err := cl.OpenRequest(t.Context(), &Request{Opcode: "TALK", Payload: blob(100_000), Priority: 2, Context: npro.Context{Tenant: "t"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Opcode != "TALK" || len(got.Payload) != 100_000 || got.Context.Tenant != "t" {
+		t.Errorf("server got %q, %d bytes, %+v", got.Opcode, len(got.Payload), got.Context)
+	}
+	want := blob(1 << 20)
+	go func() {
+		_, _ = st.Write(want)
+		_ = st.CloseWrite()
+	}()
+	if back, err := io.ReadAll(st); err != nil || !bytes.Equal(back, want) {
+		t.Errorf("%d bytes, %v", len(back), err)
+	}
+	if _, err := cl.OpenRequest(t.Context(), &Request{Opcode: "NO"}); !errors.Is(err, npro.CodeDenied) {
+		t.Errorf("%v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := cl.OpenRequest(ctx, &Request{Opcode: "X", Priority: 9}); err == nil {
+		t.Error("priority 9")
+	}
+	if n := cl.Info()[0].InFlight; n != 0 {
+		t.Errorf("%d streams left", n)
+	}
+}

@@ -23,6 +23,9 @@ type Server struct {
 	Message func(r *Request)
 	// Streams accepts byte streams and sends their bytes back.
 	Streams bool
+	// Accept says whether a request that does not END may begin a byte stream, whose
+	// bytes are sent back; nil: none may.
+	Accept func(r *Request) npro.Code
 	// OnConn sees each connection after its handshake.
 	OnConn func(c *Conn)
 	// Refuse answers every handshake with this DISCONNECT in clear.
@@ -482,7 +485,19 @@ func (c *Conn) whole(h npro.Header, s *stream, end bool) error {
 		return nil
 	}
 	if !end {
-		return errors.New("request without an end")
+		if c.srv.Accept == nil {
+			return errors.New("request without an end")
+		}
+		code := c.srv.Accept(r)
+		if code != npro.CodeOK {
+			c.reply(r.Stream, s, Reply{Status: code})
+			return nil
+		}
+		s.bytes = true
+		body, err := npro.AppendResponse(nil, code, nil)
+		s.queue = append(s.queue, out{npro.Header{Type: npro.TypeResponse, Stream: r.Stream}, body})
+		c.pump(r.Stream, s)
+		return err
 	}
 	reply, ok := Reply{Payload: r.Payload}, true
 	if c.srv.Handle != nil {
