@@ -23,7 +23,21 @@ type Request struct {
 	OneWay  bool // MESSAGE: what the handler returns goes nowhere
 	Peer    Peer
 	Context npro.Context
+	// Reply is sent with the response when it is not zero; the handler sets it. A
+	// stream's goes with the response that accepts it, so it is set too late there.
+	Reply npro.Context
 }
+
+// Failure is a handler's error that tells the peer more than a code.
+type Failure struct {
+	Code    npro.Code // 1 to 255
+	Payload []byte
+}
+
+func (f *Failure) Error() string { return fmt.Sprintf("%v, with %d bytes", f.Code, len(f.Payload)) }
+
+// Unwrap returns the code.
+func (f *Failure) Unwrap() error { return f.Code }
 
 // Peer is who sent a request.
 type Peer struct {
@@ -115,6 +129,10 @@ func (r *Registry) Call(ctx context.Context, e *Entry, req *Request) (code npro.
 	payload, err := e.Handle(ctx, req)
 	if err == nil {
 		return npro.CodeOK, payload
+	}
+	var f *Failure
+	if errors.As(err, &f) && f.Code != npro.CodeOK {
+		return f.Code, f.Payload
 	}
 	code = r.status(ctx, e, err)
 	return code, nil

@@ -48,6 +48,9 @@ func TestCallStatus(t *testing.T) {
 		{"deadline", context.Background(), func(context.Context, *Request) ([]byte, error) { return nil, context.DeadlineExceeded }, npro.CodeTimeout, ""},
 		{"canceled", canceled, func(context.Context, *Request) ([]byte, error) { return nil, errors.New("late") }, npro.CodeCanceled, ""},
 		{"panic", context.Background(), func(context.Context, *Request) ([]byte, error) { panic("boom") }, npro.CodeInternal, "boom"},
+		{"failure", context.Background(), func(context.Context, *Request) ([]byte, error) {
+			return []byte("lost"), fmt.Errorf("wrapped: %w", &Failure{Code: npro.CodeDenied, Payload: []byte("why")})
+		}, npro.CodeDenied, ""},
 		{"streams only", context.Background(), nil, npro.CodeBadRequest, ""},
 	}
 	for _, tt := range tests {
@@ -57,9 +60,12 @@ func TestCallStatus(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			code, _ := r.Call(tt.ctx, r.Lookup("X"), &Request{Opcode: "X"})
+			code, payload := r.Call(tt.ctx, r.Lookup("X"), &Request{Opcode: "X"})
 			if code != tt.code {
 				t.Errorf("code %v, want %v", code, tt.code)
+			}
+			if tt.name == "failure" && string(payload) != "why" {
+				t.Errorf("payload %q", payload)
 			}
 			if tt.logs == "" && out.Len() > 0 || !strings.Contains(out.String(), tt.logs) {
 				t.Errorf("log %q, want %q in it", out, tt.logs)

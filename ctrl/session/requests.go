@@ -224,8 +224,8 @@ func (c *conn) inline(j *job, body []byte) bool {
 		c.finish(j)
 		return true
 	}
-	status := c.status(code)
-	if c.trySend(j.st, status, payload) {
+	head, flags := c.head(code, &p.req)
+	if c.trySend(j.st, head, flags, payload) {
 		c.finish(j)
 		return true
 	}
@@ -233,7 +233,7 @@ func (c *conn) inline(j *job, body []byte) bool {
 	// own, that counts as in flight.
 	late, payload := *j, append([]byte(nil), payload...)
 	c.m.wg.Go(func() {
-		c.sendAll(c.ctx, late.st, status, payload)
+		c.sendAll(c.ctx, late.st, head, flags, payload)
 		c.finish(&late)
 		c.sh.core.Flush()
 		c.m.schedule(c)
@@ -367,7 +367,8 @@ func (c *conn) handle1(j *job) {
 	if j.oneWay {
 		c.m.stats.oneWay.Add(1)
 	} else {
-		c.sendAll(c.ctx, j.st, c.status(code), payload)
+		head, flags := c.head(code, &p.req)
+		c.sendAll(c.ctx, j.st, head, flags, payload)
 	}
 	c.finish(j)
 }
@@ -388,6 +389,21 @@ func (c *conn) status(code npro.Code) []byte {
 	}
 	c.m.stats.status[code].Add(1)
 	return c.m.codes[code : code+1]
+}
+
+// head is what a response begins with, and its flags: its status, after the context
+// that the handler wants to go with it.
+func (c *conn) head(code npro.Code, req *dispatch.Request) ([]byte, uint8) {
+	status := c.status(code)
+	if req.Reply.IsZero() {
+		return status, 0
+	}
+	block, err := npro.AppendContext(nil, &req.Reply)
+	if err != nil || len(block) >= c.frameMax {
+		c.m.count("bad_reply_context")
+		return status, 0
+	}
+	return append(block, status...), npro.FlagCtx
 }
 
 // finish ends a message and its stream.

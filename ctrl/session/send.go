@@ -78,33 +78,28 @@ func (c *conn) hand(st *stream, typ npro.Type, flags uint8, parts ...[]byte) err
 
 // trySend sends a whole response without waiting; false: it has to wait. An
 // answer for a stream or connection that is gone counts as sent.
-func (c *conn) trySend(st *stream, status, payload []byte) bool {
-	if len(status)+len(payload) > c.frameMax {
+func (c *conn) trySend(st *stream, head []byte, flags uint8, payload []byte) bool {
+	if len(head)+len(payload) > c.frameMax {
 		return false
 	}
-	err := c.hand(st, npro.TypeResponse, npro.FlagEnd, status, payload)
+	err := c.hand(st, npro.TypeResponse, flags|npro.FlagEnd, head, payload)
 	return !errors.Is(err, errNoRoom) && !errors.Is(err, dataplane.CodeFull)
 }
 
-// sendAll sends a response in as many frames as it takes.
-func (c *conn) sendAll(ctx context.Context, st *stream, status, payload []byte) {
-	for first := true; ; first = false {
-		head := status
-		if !first {
-			head = nil
-		}
+// sendAll sends a response in as many frames as it takes; head and flags are the first one's.
+func (c *conn) sendAll(ctx context.Context, st *stream, head []byte, flags uint8, payload []byte) {
+	for {
 		n := min(len(payload), c.frameMax-len(head))
-		flags := npro.FlagEnd
-		if n < len(payload) {
-			flags = npro.FlagMore
+		last := n == len(payload)
+		if last {
+			flags |= npro.FlagEnd
+		} else {
+			flags |= npro.FlagMore
 		}
-		if err := c.send(ctx, st, npro.TypeResponse, flags, head, payload[:n]); err != nil {
-			return // the stream or the connection is gone, and nobody waits for the rest
+		if err := c.send(ctx, st, npro.TypeResponse, flags, head, payload[:n]); err != nil || last {
+			return // on an error the stream or the connection is gone, and nobody waits for the rest
 		}
-		payload = payload[n:]
-		if flags == npro.FlagEnd {
-			return
-		}
+		payload, head, flags = payload[n:], nil, 0
 	}
 }
 

@@ -266,6 +266,54 @@ func TestRequests(t *testing.T) {
 	}
 }
 
+// A handler's context goes with the first frame of its response, and a failure's payload
+// with its code.
+func TestReplyContext(t *testing.T) {
+	meta := npro.Context{Tenant: "t", Extra: []npro.Entry{{Key: 0x40, Value: []byte("text/plain")}}}
+	bubble(t, func(c *Config, r *rig) {
+		set := func(_ context.Context, req *dispatch.Request) ([]byte, error) {
+			req.Reply = meta
+			if string(req.Payload) == "fail" {
+				return nil, &dispatch.Failure{Code: npro.CodeDenied, Payload: []byte("why")}
+			}
+			return make([]byte, 300_000), nil
+		}
+		reg, err := dispatch.New(slog.New(slog.NewTextHandler(r, nil)), dispatch.Entry{Opcode: "SET", Handle: set}, dispatch.Entry{Opcode: "INLINE", Inline: true, Handle: set})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Registry = reg
+	}, func(r *rig) {
+		p := r.connect(r.client, nil)
+		stream := uint32(1)
+		for _, opcode := range []string{"SET", "INLINE"} {
+			for _, payload := range []string{"", "fail"} {
+				p.request(stream, opcode, []byte(payload))
+				var body []byte
+				var first, last uint8
+				for n := 0; last&npro.FlagEnd == 0; n++ {
+					cmd := p.next()
+					if last = cmd.Flags; n == 0 {
+						first = cmd.Flags
+					} else if cmd.Flags&npro.FlagCtx != 0 {
+						t.Errorf("%s: context flag on frame %d", opcode, n)
+					}
+					body = append(body, cmd.Body...)
+				}
+				got, rest, err := npro.ParseContext(body)
+				if err != nil || first&npro.FlagCtx == 0 || got.Tenant != "t" || len(got.Extra) != 1 {
+					t.Fatalf("%s: %+v, %v, flags %#x", opcode, got, err, first)
+				}
+				code, answer, _ := npro.ParseResponse(rest)
+				if payload == "" && (code != npro.CodeOK || len(answer) != 300_000) || payload == "fail" && (code != npro.CodeDenied || string(answer) != "why") {
+					t.Errorf("%s %q: %v, %d bytes", opcode, payload, code, len(answer))
+				}
+				stream += 2
+			}
+		}
+	})
+}
+
 func TestFragments(t *testing.T) {
 	bubble(t, nil, func(r *rig) {
 		p := r.connect(r.client, nil)
