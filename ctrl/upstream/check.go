@@ -19,7 +19,7 @@ type TCPChecker struct{ Dial DialFunc }
 
 // Check implements [Checker].
 func (c *TCPChecker) Check(ctx context.Context, address string) error {
-	network, addr := splitNetwork(address)
+	network, addr := SplitNetwork(address)
 	conn, err := c.Dial(ctx, network, addr)
 	if err != nil {
 		return err
@@ -42,7 +42,7 @@ type HTTPChecker struct {
 
 // Check implements [Checker].
 func (c *HTTPChecker) Check(ctx context.Context, address string) error {
-	network, addr := splitNetwork(address)
+	network, addr := SplitNetwork(address)
 	t := &http.Transport{
 		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return c.Dial(ctx, network, addr) },
 		DisableKeepAlives:      true,

@@ -130,9 +130,10 @@ func (e *Endpoint) Address() string { return e.address }
 func (e *Endpoint) InFlight() int64 { return e.inflight.Load() }
 
 // Network returns the network and the address to dial.
-func (e *Endpoint) Network() (network, address string) { return splitNetwork(e.address) }
+func (e *Endpoint) Network() (network, address string) { return SplitNetwork(e.address) }
 
-func splitNetwork(a string) (network, address string) {
+// SplitNetwork returns the network and the address to dial for an endpoint's address.
+func SplitNetwork(a string) (network, address string) {
 	if path, ok := strings.CutPrefix(a, "unix:"); ok {
 		return "unix", path
 	}
