@@ -2,7 +2,7 @@
 # The figures of perf/README.md: prints a table and appends one JSON line per figure to
 # perf/results/YYYY-MM-DD.jsonl.
 #
-#   perf/run.sh [stack|records|ports|sock|veth|netconn|transports|peers|npro|idle]...    default: all
+#   perf/run.sh [stack|records|ports|sock|gateway|veth|netconn|transports|peers|npro|idle]...    default: all
 #
 # veth, netconn, transports, peers, npro and idle make network namespaces and need root. ROUNDS (3) and SECS (2) say how
 # often and how long each contender of those runs; contenders take turns, figures are medians.
@@ -11,14 +11,14 @@ cd "$(dirname "$0")/.."
 top=$PWD bin=$PWD/build/bin perf=$PWD/build/release/perf
 rounds=${ROUNDS:-3} secs=${SECS:-2}
 parts=("$@")
-[[ ${#parts[@]} -gt 0 ]] || parts=(stack records ports sock veth netconn transports peers npro idle)
+[[ ${#parts[@]} -gt 0 ]] || parts=(stack records ports sock gateway veth netconn transports peers npro idle)
 
 die() {
   echo "perf/run.sh: $*" >&2
   exit 1
 }
 for p in "${parts[@]}"; do
-  case $p in stack | records | ports | sock) ;; veth | netconn | transports | peers | npro | idle) need_root=1 ;; *) die "unknown part '$p': want stack, records, ports, sock, veth, netconn, transports, peers, npro or idle" ;; esac
+  case $p in stack | records | ports | sock | gateway) ;; veth | netconn | transports | peers | npro | idle) need_root=1 ;; *) die "unknown part '$p': want stack, records, ports, sock, gateway, veth, netconn, transports, peers, npro or idle" ;; esac
 done
 [[ -z ${need_root:-} || $(id -u) == 0 ]] || die "veth, netconn, transports, peers, npro and idle need root (network namespaces, AF_XDP); without it: perf/run.sh stack records"
 for f in "$perf/peer" "$perf/bench_stack" "$perf/bench_conns" "$perf/bench_records" "$bin/npd"; do [[ -x $f ]] || die "$f is not there: make bench builds it"; done
@@ -453,6 +453,8 @@ run_idle() {
 
 # shellcheck source=perf/transports.sh
 . perf/transports.sh
+# shellcheck source=perf/gateway.sh
+. perf/gateway.sh
 # shellcheck source=perf/sock.sh
 . perf/sock.sh
 

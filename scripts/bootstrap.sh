@@ -30,6 +30,10 @@ packages=(
   tcpdump            # reads our captures back in e2e
   curl               # HTTP client against net/http on our stack in e2e
   jq                 # perf/run.sh
+  nginx-light        # these four: backend, peers and clients of the gateway, in e2e and perf/
+  haproxy
+  wrk
+  nghttp2-client
   shellcheck         # lint of scripts
   nmap               # these five: other people's tools against npd in e2e
   python3-scapy
