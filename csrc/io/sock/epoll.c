@@ -335,7 +335,11 @@ static bool epoll_busy(struct np_carrier *base) {
   return s->dirty_count > 0 || (epoll_of(s)->rx.count > 0 && !s->starved);
 }
 
-static int epoll_fd(struct np_carrier *base) { return epoll_of(np_sock_of(base))->fd; }
+/* Without sockets there is nothing to wait for, and each descriptor makes falling asleep dearer. */
+static int epoll_fd(struct np_carrier *base) {
+  struct np_sock *s = np_sock_of(base);
+  return s->conn_count == 0 && s->listener_count == 0 ? -1 : epoll_of(s)->fd;
+}
 
 static void epoll_abort_all(struct np_carrier *base, uint64_t now_ns) {
   struct np_sock *s = np_sock_of(base);

@@ -62,7 +62,8 @@ int np_uq_open(struct np_uq *q, uint32_t sq_entries, uint32_t cq_entries, bool n
   memset(q, 0, sizeof *q);
   struct io_uring_params p;
   int fd = setup(sq_entries, &p, cq_entries, no_defer);
-  q->fd = fd;
+  q->fd = q->enter_fd = fd;
+  q->enter_flags = IORING_ENTER_GETEVENTS;
   if (fd < 0) return -fd;
   q->features = p.features;
   q->flags = p.flags;
@@ -89,16 +90,33 @@ int np_uq_eventfd(struct np_uq *q, int fd) {
   return np_uq_register(q, IORING_REGISTER_EVENTFD, &fd, 1);
 }
 
+/* Saves each call looking the ring's file up. Its place belongs to the thread. Linux 5.18. */
+static void register_ring(struct np_uq *q) {
+  struct io_uring_rsrc_update up = {.offset = UINT32_MAX, .data = (uint32_t)q->fd};
+  if (syscall(__NR_io_uring_register, q->fd, IORING_REGISTER_RING_FDS, &up, 1) != 1) return;
+  q->enter_fd = (int)up.offset;
+  q->enter_flags |= IORING_ENTER_REGISTERED_RING;
+}
+
+void np_uq_leave(struct np_uq *q) {
+  if (!(q->enter_flags & IORING_ENTER_REGISTERED_RING)) return;
+  struct io_uring_rsrc_update up = {.offset = (uint32_t)q->enter_fd};
+  (void)syscall(__NR_io_uring_register, q->fd, IORING_UNREGISTER_RING_FDS, &up, 1);
+  q->enter_fd = q->fd;
+  q->enter_flags = IORING_ENTER_GETEVENTS;
+}
+
 int np_uq_enable(struct np_uq *q) {
   if (q->enabled) return 0;
   int sys = np_uq_register(q, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
   q->enabled = sys == 0;
+  if (sys == 0) register_ring(q);
   return sys;
 }
 
 int np_uq_enter(struct np_uq *q, uint32_t wait) {
   __atomic_store_n(q->sq_tail, q->sq_next, __ATOMIC_RELEASE); /* pairs with the kernel's acquire */
-  long n = syscall(__NR_io_uring_enter, q->fd, np_uq_pending(q), wait, IORING_ENTER_GETEVENTS, NULL, 0);
+  long n = syscall(__NR_io_uring_enter, q->enter_fd, np_uq_pending(q), wait, q->enter_flags, NULL, 0);
   return n < 0 ? errno : 0;
 }
 

@@ -35,6 +35,8 @@ struct np_uq {
   uint32_t sq_next;    /* tail with what is not published yet */
   uint32_t cq_mask;
   uint32_t cq_next;    /* head with what is not given back yet */
+  int enter_fd;        /* what calls name the ring by: fd, or its place among its thread's rings */
+  uint32_t enter_flags;
   bool enabled;
   void *ring_mem;
   size_t ring_bytes;
@@ -48,6 +50,8 @@ int np_uq_open(struct np_uq *q, uint32_t sq_entries, uint32_t cq_entries, bool n
 void np_uq_close(struct np_uq *q);
 /* The calling thread submits from now on, and no other. Return: 0 or errno. */
 int np_uq_enable(struct np_uq *q);
+/* The calling thread, which enabled the ring, submits no more. Else the ring lives as long as the thread does. */
+void np_uq_leave(struct np_uq *q);
 int np_uq_register(const struct np_uq *q, unsigned op, const void *arg, unsigned n);
 
 /* An eventfd that is written for completions, and for work that would make some, while np_uq_announce is on:

@@ -603,6 +603,7 @@ static void uring_abort_all(struct np_carrier *base, uint64_t now_ns) {
     while (np_sock_flush(base, now_ns)) continue; /* bound: as above */
   }
   np_assert(u->inflight == 0);
+  np_uq_leave(&u->q);
 }
 
 static void uring_fini(struct np_carrier *base) {

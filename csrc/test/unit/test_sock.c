@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include "io/uring/ring.h"
 #include "test/unit/sock_rig.h"
 
 #define MIB (1u << 20)
@@ -664,6 +665,42 @@ static void test_refused(void **state) {
   }
 }
 
+/* ---- a thread's registered rings ---- */
+
+/* A thread has sixteen places for rings; who finds none calls by descriptor, and a place is free again for the next. */
+static void test_ring_places(void **state) {
+  (void)state;
+  enum { PLACES = 16, RINGS = PLACES + 4 };
+  struct np_uq *q = calloc(RINGS, sizeof *q);
+  assert_non_null(q);
+  uint32_t fds = sr_open_fds();
+  for (uint32_t round = 0; round < 3; round++) {
+    for (uint32_t i = 0; i < RINGS; i++) {
+      assert_int_equal(np_uq_open(&q[i], 8, 16, false), 0);
+      assert_int_equal(np_uq_enable(&q[i]), 0);
+      assert_int_equal((q[i].enter_flags & IORING_ENTER_REGISTERED_RING) != 0, i < PLACES);
+    }
+    for (uint32_t i = 0; i < RINGS; i++) {
+      struct io_uring_sqe *sqe = np_uq_sqe(&q[i]);
+      assert_non_null(sqe);
+      sqe->opcode = IORING_OP_NOP;
+      sqe->user_data = 1000u + i;
+      assert_int_equal(np_uq_enter(&q[i], 1), 0);
+      assert_int_equal(np_uq_ready(&q[i]), 1);
+      assert_int_equal(np_uq_cqe(&q[i], 0)->user_data, 1000u + i);
+      np_uq_seen(&q[i], 1);
+    }
+    for (uint32_t i = 0; i < RINGS; i++) {
+      np_uq_leave(&q[i]);
+      np_uq_leave(&q[i]); /* once more changes nothing */
+      assert_int_equal(np_uq_enter(&q[i], 0), 0);
+      np_uq_close(&q[i]);
+    }
+  }
+  assert_int_equal(sr_open_fds(), fds);
+  free(q);
+}
+
 static int run(const char *name, enum np_carrier_kind carrier, uint32_t without) {
   struct engine kind = {carrier, without};
   const struct CMUnitTest tests[] = {
@@ -699,6 +736,8 @@ int main(void) {
     print_message("io_uring not tested: %s\n", detail.text);
     return failed;
   }
+  const struct CMUnitTest places[] = {cmocka_unit_test(test_ring_places)};
+  failed += cmocka_run_group_tests_name("ring places", places, NULL, NULL);
   failed += run("io_uring", NP_CARRIER_URING, 0);
   failed += run("io_uring of 6.1", NP_CARRIER_URING, NP_URING_NO_BUNDLE);
   failed += run("io_uring of 5.19", NP_CARRIER_URING, NP_URING_NO_DEFER | NP_URING_NO_MULTISHOT | NP_URING_NO_BUNDLE);
