@@ -60,6 +60,10 @@ struct np_carrier_ops {
   bool (*busy)(struct np_carrier *c);
   /* Before the core sleeps: descriptor to poll(2) for input, -1 none. */
   int (*fd)(struct np_carrier *c);
+  /* Once, before the core's thread begins: wake_fd is an eventfd that the core sleeps on and reads empty. A carrier that
+   * writes it between fd and the next poll needs no descriptor of its own there. NULL: the carrier has one.
+   * Return: 0 or errno. */
+  int (*wake_by)(struct np_carrier *c, int wake_fd);
   /* NULL: stale. */
   struct np_stream *(*stream)(struct np_carrier *c, uint64_t handle);
   /* Snapshot as np_tcp_connections. */

@@ -103,6 +103,15 @@ enum np_err np_core_carriers_init(struct np_core *core, uint8_t *base, const str
   return NP_ERR_OK;
 }
 
+int np_core_carriers_wake_by(struct np_core *core, int wake_fd) {
+  for (uint32_t i = 0; i < core->carrier_count; i++) {
+    struct np_carrier *c = core->carrier[i].c;
+    int sys = c->ops->wake_by == NULL ? 0 : c->ops->wake_by(c, wake_fd);
+    if (sys != 0) return sys;
+  }
+  return 0;
+}
+
 void np_core_carriers_fini(struct np_core *core) {
   for (uint32_t i = 0; i < core->carrier_count; i++) core->carrier[i].c->ops->fini(core->carrier[i].c);
   core->carrier_count = 0;

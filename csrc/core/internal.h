@@ -224,6 +224,8 @@ uint32_t np_core_carrier_sessions(const struct np_plane_config *c);
 enum np_err np_core_carriers_init(struct np_core *core, uint8_t *base, const struct np_core_carrier_parts *parts,
                                   struct np_err_detail *detail);
 void np_core_carriers_fini(struct np_core *core);
+/* wake_fd is what the core will sleep on. Return: 0 or errno. */
+int np_core_carriers_wake_by(struct np_core *core, int wake_fd);
 /* quiet: nothing else is polled, so that asking costs nobody anything. */
 uint32_t np_core_carriers_poll(struct np_core *core, bool quiet);
 bool np_core_carriers_flush(struct np_core *core);

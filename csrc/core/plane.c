@@ -112,6 +112,11 @@ static enum np_err create_worker(struct np_plane *plane, uint32_t index, struct 
     np_err_detail_set(detail, errno, "eventfd for core %u", index);
     return NP_ERR_SYS;
   }
+  int sys = np_core_carriers_wake_by(w->core, shared->wake_fd);
+  if (sys != 0) {
+    np_err_detail_set(detail, sys, "wake core %u by its kernel sockets", index);
+    return NP_ERR_SYS;
+  }
   return NP_ERR_OK;
 }
 

@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -65,8 +64,8 @@ struct np_uring {
   bool thirsty;          /* some request ended for want of a buffer */
   uint32_t holding;      /* connections whose request is being taken back */
   uint32_t inflight;     /* requests of all */
-  int event_fd;          /* what the core sleeps on */
-  bool asleep;           /* or was: the eventfd may have been written */
+  int wake_fd;           /* what the core sleeps on; -1: it does not */
+  bool asleep;           /* or was: completions are announced */
   struct np_sock_list dry; /* connections to be received from when there are buffers */
 };
 
@@ -422,19 +421,14 @@ static void water(struct np_uring *u) {
   for (uint32_t n = u->dry.count; n > 0; n--) arm_recv(u, np_sock_list_pop(&u->sock, &u->dry));
 }
 
-static void wake_up(struct np_uring *u) {
-  u->asleep = false;
-  np_uq_announce(&u->q, false);
-  uint64_t value;
-  ssize_t n = read(u->event_fd, &value, sizeof value);
-  (void)n; /* EAGAIN: something else ended the sleep */
-}
-
 static uint32_t uring_poll(struct np_carrier *base, uint64_t now_ns) {
   struct np_sock *s = np_sock_of(base);
   struct np_uring *u = uring_of(s);
   s->now_ns = now_ns;
-  if (NP_UNLIKELY(u->asleep)) wake_up(u);
+  if (NP_UNLIKELY(u->asleep)) {
+    u->asleep = false;
+    np_uq_announce(&u->q, false);
+  }
   if (u->inflight == 0 && np_uq_pending(&u->q) == 0) return 0;
   /* EBUSY, EAGAIN: short of memory; what is pending stays so. */
   if (np_uq_wants_call(&u->q)) (void)np_uq_enter(&u->q, 0);
@@ -574,16 +568,23 @@ static bool uring_busy(struct np_carrier *base) {
 /* The core is about to sleep. What came since it last looked was not announced: then it sleeps for no time. */
 static int uring_fd(struct np_carrier *base) {
   struct np_uring *u = uring_of(np_sock_of(base));
-  if (u->inflight == 0) return -1;
+  if (u->inflight == 0 || u->wake_fd < 0) return -1;
   u->asleep = true;
   np_uq_announce(&u->q, true);
   __atomic_thread_fence(__ATOMIC_SEQ_CST); /* the kernel publishes, then looks at the flag */
   if (np_uq_ready(&u->q) > 0 || np_uq_wants_call(&u->q)) {
     uint64_t one = 1;
-    ssize_t n = write(u->event_fd, &one, sizeof one);
+    ssize_t n = write(u->wake_fd, &one, sizeof one);
     (void)n; /* EAGAIN: far from 0 */
   }
-  return u->event_fd;
+  return -1; /* wake_fd tells */
+}
+
+static int uring_wake_by(struct np_carrier *base, int wake_fd) {
+  struct np_uring *u = uring_of(np_sock_of(base));
+  int sys = np_uq_eventfd(&u->q, wake_fd);
+  if (sys == 0) u->wake_fd = wake_fd;
+  return sys;
 }
 
 /* Nothing is in the kernel's hands afterwards. Here the core's thread is about to end, and
@@ -612,7 +613,6 @@ static void uring_fini(struct np_carrier *base) {
   uring_abort_all(base, s->now_ns);
   np_timer_cancel(s->env.wheel, &s->tick);
   np_uq_close(&u->q);
-  close(u->event_fd);
   for (uint32_t i = 0; i <= u->ring_mask; i++) {
     if (u->buf[i] != NULL) np_buf_put(u->buf[i]);
   }
@@ -629,6 +629,7 @@ static const struct np_carrier_ops ops = {
     .flush = uring_flush,
     .busy = uring_busy,
     .fd = uring_fd,
+    .wake_by = uring_wake_by,
     .stream = np_sock_stream,
     .connections = np_sock_connections,
     .set = np_sock_set,
@@ -707,12 +708,10 @@ enum np_err np_uring_init(void *mem, const struct np_carrier_config *config, con
   u->multishot_bytes = np_min_u32(MULTISHOT_PIECES * (env->pool->chunk_bytes - NP_BUF_DATA_OFF), config->rcv_buf_bytes / 2u);
   uint32_t n = BUFS_MAX;
   while (n > 16 && n > env->pool->count / 16u) n /= 2; /* bound: its bits */
-  u->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  *sys = u->event_fd < 0 ? errno : np_uq_eventfd(&u->q, u->event_fd);
-  if (*sys == 0) *sys = open_buffers(u, n);
+  u->wake_fd = -1;
+  *sys = open_buffers(u, n);
   if (*sys != 0) {
     np_uq_close(&u->q);
-    if (u->event_fd >= 0) close(u->event_fd);
     return refusal(*sys);
   }
   *out = &u->sock.base;
