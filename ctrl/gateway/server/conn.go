@@ -35,6 +35,7 @@ type Conn struct {
 	quic     atomic.Pointer[quic.Conn] // HTTP/3's
 	early    func() bool
 	ended    atomic.Bool
+	streams  streams
 	running  atomic.Int64  // handlers
 	last     atomic.Int64  // when the last one ended
 	requests atomic.Uint64 // HTTP/2 and 3

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/net/http2"
+
+	_ "github.com/np-appliance/np/ctrl/gateway/server/xconnect" // before http2 is initialized
 )
 
 // newH2 sets up the engine of HTTP/2: golang.org/x/net's, because it is given connections
@@ -67,6 +69,7 @@ type watch struct {
 	resets, control rate
 	credit          atomic.Int64 // pings and the like that the connection's use pays for
 	continued       int          // frames of the head that arrives
+	inHead, lastOne bool         // a head arrives; this frame is its last
 	cut             bool
 }
 
@@ -87,6 +90,7 @@ const (
 	framePriorityUpdate = 0x10
 	flagEndStream       = 0x1
 	flagAck             = 0x1
+	flagEndHeaders      = 0x4
 )
 
 // rate is a token bucket, on the server's clock.
@@ -135,6 +139,7 @@ func (w *watch) look(b []byte) (Refused, bool) {
 			n := min(w.left, len(b))
 			w.left -= n
 			b = b[n:]
+			w.inHead = w.inHead && !(w.lastOne && w.left == 0)
 			continue
 		}
 		n := copy(w.head[w.have:], b)
@@ -148,7 +153,18 @@ func (w *watch) look(b []byte) (Refused, bool) {
 			return why, true
 		}
 	}
+	w.timeHead()
 	return 0, false
+}
+
+// timeHead limits the time that a head may take whose frames have begun to arrive.
+func (w *watch) timeHead() {
+	by := &w.conn.wait.headBy
+	if w.inHead && by.Load() == 0 {
+		by.Store(w.conn.server.now() + w.conn.server.headTime)
+	} else if !w.inHead && by.Load() != 0 {
+		by.Store(0)
+	}
 }
 
 // frame counts a frame by its head.
@@ -156,6 +172,10 @@ func (w *watch) frame() (Refused, bool) {
 	l := &w.conn.server.c.Limits
 	now := w.conn.server.now()
 	kind, flags := w.head[3], w.head[4]
+	if kind == frameHeaders || kind == frameContinuation {
+		w.lastOne = flags&flagEndHeaders != 0
+		w.inHead = w.left > 0 || !w.lastOne
+	}
 	switch {
 	case kind == frameContinuation:
 		if w.continued++; w.continued > maxContinuations {

@@ -160,7 +160,9 @@ func (s *Server) serveH3Request(w http.ResponseWriter, r *http.Request) {
 		}
 		return
 	}
-	s.handle(c, w, r, 2)
+	st := newStream(c, w, r)
+	defer st.finish()
+	s.handle(c, stream3{st}, r, 2)
 }
 
 // shutdown ends in good order: GOAWAY, answers, then the connections.

@@ -35,10 +35,11 @@ func (h *head) scan(b []byte, f *framer) (int, fault) {
 		i := bytes.IndexByte(b[h.searched:], '\n')
 		if i < 0 {
 			h.searched = len(b)
-			if len(b) > f.maxHead {
-				return 0, fault{exchange.HeaderTooLarge, "head too long"}
+			no := h.early(b[h.begun:], f)
+			if !no.set() && len(b) > f.maxHead {
+				no = fault{exchange.HeaderTooLarge, "head too long"}
 			}
-			return 0, h.early(b[h.begun:], f)
+			return 0, no
 		}
 		end := h.searched + i
 		if end+1 > f.maxHead {

@@ -37,7 +37,9 @@ func (s *Server) serveH2Request(w http.ResponseWriter, r *http.Request) {
 	if most := s.c.Limits.Requests; most > 0 && c.requests.Add(1) >= uint64(most) {
 		w.Header().Set("Connection", "close") // the engine sends GOAWAY for it
 	}
-	s.handle(c, w, r, 1)
+	st := newStream(c, w, r)
+	defer st.finish()
+	s.handle(c, st, r, 1)
 }
 
 // refuse answers a request that no handler sees.

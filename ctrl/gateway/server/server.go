@@ -392,15 +392,30 @@ func (s *Server) keep(stop chan struct{}) {
 		}
 		now := max(1, time.Since(s.began).Milliseconds())
 		s.clock.Store(now)
-		s.mu.Lock()
-		for c := range s.conns { // bound: Limits.Conns
-			if c.wait.cut.Load() == 0 {
-				if why := c.wait.overdue(now); why != 0 {
-					c.cutOff(why)
-				}
-			}
+		s.look(now)
+	}
+}
+
+// look breaks off what has waited for too long. It does so after its look at all: ending
+// something may wait for an engine, and counting connections must not wait for that.
+func (s *Server) look(now int64) {
+	var conns []*Conn
+	var late []*stream
+	s.mu.Lock()
+	for c := range s.conns { // bound: Limits.Conns
+		if c.wait.cut.Load() == 0 && c.wait.overdue(now) != 0 {
+			conns = append(conns, c)
 		}
-		s.mu.Unlock()
+		late = c.streams.late(now, late)
+	}
+	s.mu.Unlock()
+	for _, c := range conns {
+		if why := c.wait.overdue(now); why != 0 {
+			c.cutOff(why)
+		}
+	}
+	for _, st := range late {
+		st.cutOff(now)
 	}
 }
 

@@ -1,0 +1,89 @@
+package server
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"testing"
+)
+
+// benchHead is what a browser sends, about.
+const benchHead = "GET /api/v1/things?page=2&per_page=50 HTTP/1.1\r\n" +
+	"Host: api.example.test\r\n" +
+	"User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0\r\n" +
+	"Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8\r\n" +
+	"Accept-Language: en-US,en;q=0.5\r\nAccept-Encoding: gzip, deflate, br, zstd\r\n" +
+	"Connection: keep-alive\r\nCookie: session=0123456789abcdef0123456789abcdef\r\n\r\n"
+
+func BenchmarkFramer(b *testing.B) {
+	f := framer{maxHead: 32 << 10, maxFields: 100, maxURI: 8 << 10}
+	q := []byte(benchHead)
+	b.SetBytes(int64(len(q)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if n, no := f.scan(q); n != len(q) || no.set() {
+			b.Fatal(n, no)
+		}
+	}
+}
+
+// BenchmarkRequest is one request and answer over loopback: net/http alone and with what
+// this package puts before it. The client's work is in both.
+func BenchmarkRequest(b *testing.B) {
+	handler := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("hello")) })
+	b.Run("net/http", func(b *testing.B) {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			b.Fatal(err)
+		}
+		s := &http.Server{Handler: handler}
+		go func() { _ = s.Serve(l) }()
+		defer s.Close()
+		benchConn(b, l.Addr().String())
+	})
+	b.Run("server", func(b *testing.B) {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			b.Fatal(err)
+		}
+		s, err := New(Config{Handler: handler})
+		if err != nil {
+			b.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error)
+		go func() { done <- s.Serve(ctx, l) }()
+		benchConn(b, l.Addr().String())
+		cancel()
+		<-done
+	})
+}
+
+func benchConn(b *testing.B, addr string) {
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.Close()
+	br := bufio.NewReader(c)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := io.WriteString(c, benchHead); err != nil {
+			b.Fatal(err)
+		}
+		for { // the head, then five bytes
+			line, err := br.ReadSlice('\n')
+			if err != nil {
+				b.Fatal(err)
+			}
+			if len(line) == 2 {
+				break
+			}
+		}
+		if _, err := br.Discard(5); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
