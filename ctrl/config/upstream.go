@@ -6,7 +6,7 @@ import "time"
 type Upstream struct {
 	Name      string   `key:"name" need:"a name such as \"users\"" doc:"what routes call it"`
 	Endpoints []string `key:"endpoints" default:"" doc:"host:port, [IPv6]:port or unix:PATH, each with weight=N, priority=N, locality=NAME, drain or disabled behind it"`
-	Discover  string   `key:"discover" default:"" doc:"where endpoints come from instead, see Discovery"`
+	Discover  string   `key:"discover" default:"" doc:"where endpoints come from instead, see Discovery above"`
 	Protocol  string   `key:"protocol" default:"auto" oneof:"auto|http1|h2|h2c|h3|npro|tcp" doc:"auto: HTTP/1.1, or what TLS agrees on; h2c: HTTP/2 without TLS, as gRPC mostly is; tcp: for passthrough"`
 	Via       string   `key:"via" default:"auto" oneof:"auto|stack|kernel" doc:"who connects: auto takes the appliance's stack for endpoints in a network of an [[interface]], else the kernel"`
 	Host      string   `key:"host" default:"preserve" doc:"the Host that endpoints see: preserve (the client's), endpoint (its address), or a fixed one"`

@@ -11,6 +11,7 @@ import (
 
 	"github.com/np-appliance/np/ctrl/config"
 	"github.com/np-appliance/np/ctrl/gateway/forward"
+	"github.com/np-appliance/np/ctrl/gateway/grpchealth"
 	"github.com/np-appliance/np/ctrl/pool"
 	"github.com/np-appliance/np/ctrl/secure"
 	"github.com/np-appliance/np/ctrl/upstream"
@@ -74,9 +75,13 @@ func (b *builder) cluster(at string, u *config.Upstream, p config.Pool, specs []
 	c := &cluster{name: u.Name, cfg: *u, pool: p}
 	cfg := upstreamConfig(u)
 	cfg.Rand = b.g.o.Rand
-	cfg.Health.Checker = b.checker(u)
+	tlsConfig := b.clientTLS(at, u)
+	cfg.Health.Checker = b.checker(u, tlsConfig)
 	up, err := upstream.New(cfg)
-	if err == nil && u.Discover == "" {
+	if u.Discover != "" {
+		specs = b.discover(at, u, c)
+	}
+	if err == nil {
 		err = up.Set(specs)
 	}
 	if err != nil {
@@ -84,7 +89,7 @@ func (b *builder) cluster(at string, u *config.Upstream, p config.Pool, specs []
 		return nil
 	}
 	c.up = up
-	c.fwd, err = forward.NewCluster(b.forwardConfig(at, u, p, up))
+	c.fwd, err = forward.NewCluster(b.forwardConfig(u, p, up, tlsConfig))
 	if err != nil {
 		each(err, func(err error) { b.failf(at, "%s", strings.TrimPrefix(err.Error(), "upstream "+u.Name+": ")) })
 		return nil
@@ -93,8 +98,8 @@ func (b *builder) cluster(at string, u *config.Upstream, p config.Pool, specs []
 }
 
 // forwardConfig is how an upstream's endpoints are spoken to.
-func (b *builder) forwardConfig(at string, u *config.Upstream, p config.Pool, up *upstream.Upstream) forward.Config {
-	c := forward.Config{Upstream: up, Dial: b.dial(u), Pool: poolConfig(u, p), TLS: b.clientTLS(at, u)}
+func (b *builder) forwardConfig(u *config.Upstream, p config.Pool, up *upstream.Upstream, t *tls.Config) forward.Config {
+	c := forward.Config{Upstream: up, Dial: b.dial(u), Pool: poolConfig(u, p), TLS: t}
 	switch u.Protocol {
 	case "auto":
 		c.Protocol = forward.HTTP1
@@ -154,12 +159,14 @@ func (b *builder) clientTLS(at string, u *config.Upstream) *tls.Config {
 	return c
 }
 
-func (b *builder) checker(u *config.Upstream) upstream.Checker {
+func (b *builder) checker(u *config.Upstream, t *tls.Config) upstream.Checker {
 	switch u.Health.Kind {
 	case "tcp":
 		return &upstream.TCPChecker{Dial: b.dial(u)}
+	case "grpc":
+		return &grpchealth.Checker{Dial: b.dial(u), Service: u.Health.Service, TLS: t}
 	case "http":
-		return &upstream.HTTPChecker{Dial: b.dial(u), Path: u.Health.Path, Host: u.Health.Host, StatusMin: u.Health.StatusMin, StatusMax: u.Health.StatusMax, Body: u.Health.Body}
+		return &upstream.HTTPChecker{Dial: overTLS(b.dial(u), t), Path: u.Health.Path, Host: u.Health.Host, StatusMin: u.Health.StatusMin, StatusMax: u.Health.StatusMax, Body: u.Health.Body}
 	}
 	return nil
 }

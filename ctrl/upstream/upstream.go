@@ -145,6 +145,13 @@ func (u *Upstream) Remove(address string) error {
 	})
 }
 
+// Specs returns the list, as it was set.
+func (u *Upstream) Specs() []Spec {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.specs()
+}
+
 func (u *Upstream) specs() []Spec {
 	out := make([]Spec, len(u.list))
 	for i, e := range u.list {

@@ -1,0 +1,103 @@
+package gateway
+
+import (
+	"crypto/tls"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
+)
+
+// TestDiscover: endpoints come from a source, which an upstream that is made again does
+// not wait for.
+func TestDiscover(t *testing.T) {
+	a, b := backend(t, "a"), backend(t, "b")
+	list := filepath.Join(t.TempDir(), "list")
+	if err := os.WriteFile(list, []byte(a+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	text := func(balance string) string {
+		return "[[upstream]]\nname = \"u\"\ndiscover = \"file:" + list + "?every=10ms\"\nbalance = \"" + balance +
+			"\"\n[[route]]\nname = \"all\"\npath_prefix = \"/\"\nupstream = \"u\"\n"
+	}
+	r := newRig(t, text("round_robin"))
+	answers := func(name string) {
+		t.Helper()
+		for end := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			status, body, _ := r.get(t, "/x")
+			if status == 200 && strings.HasPrefix(body, name+" ") {
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%d %q, want %s", status, body, name)
+			}
+		}
+	}
+	answers("a")
+	r.apply(t, load(t, text("least_request")))
+	if status, body, _ := r.get(t, "/x"); status != 200 {
+		t.Errorf("right after it was made again: %d %s", status, body)
+	}
+	if err := os.WriteFile(list, []byte(b+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	answers("b")
+	err := Check(load(t, "[[upstream]]\nname = \"u\"\ndiscover = \"dns:///api.example\"\n"))
+	if want := `np.toml:7:1: upstream.discover: source "dns:///api.example": "api.example": expected NAME:PORT`; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v\nwant %s", err, want)
+	}
+}
+
+// TestChecks: checks by gRPC's health protocol and by HTTP over TLS find out who is well.
+func TestChecks(t *testing.T) {
+	h := health.NewServer()
+	s := grpc.NewServer()
+	grpc_health_v1.RegisterHealthServer(s, h)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	t.Cleanup(func() { s.Stop(); <-served })
+	web := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/healthz" {
+			w.WriteHeader(503)
+		}
+	}))
+	web.TLS = &tls.Config{}
+	web.StartTLS()
+	t.Cleanup(web.Close)
+	secured := strings.TrimPrefix(web.URL, "https://")
+	times := "health.interval = \"20ms\"\nhealth.fail_interval = \"20ms\"\nhealth.fall = 1\nhealth.rise = 1\n"
+	r := newRig(t, upstreamOf("grpc", l.Addr().String())+"protocol = \"h2c\"\nhealth.kind = \"grpc\"\n"+times+
+		upstreamOf("tls", secured)+"tls.enabled = true\ntls.verify = false\nhealth.kind = \"http\"\nhealth.path = \"/healthz\"\n"+times+
+		upstreamOf("other", secured)+"tls.enabled = true\ntls.verify = false\nhealth.kind = \"http\"\nhealth.path = \"/other\"\n"+times)
+	becomes := func(name, want string) {
+		t.Helper()
+		for end := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			e := r.gen.Load().clusters[name].up.Snapshot().Endpoints[0]
+			if e.Health == want {
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%s: %v, %s, want %v", name, e.Health, e.LastError, want)
+			}
+		}
+	}
+	becomes("grpc", "healthy")
+	becomes("tls", "healthy")
+	becomes("other", "unhealthy")
+	h.SetServingStatus("", grpc_health_v1.HealthCheckResponse_NOT_SERVING)
+	becomes("grpc", "unhealthy")
+	h.SetServingStatus("", grpc_health_v1.HealthCheckResponse_SERVING)
+	becomes("grpc", "healthy")
+}
