@@ -45,6 +45,7 @@ type guard struct {
 	waited     int64         // milliseconds for the body, less what its bytes paid for
 
 	hijacked atomic.Bool
+	torn     atomic.Bool // a body's reading failed: where the next head begins nobody knows
 
 	mu       sync.Mutex
 	deadline time.Time     // for reads
@@ -361,6 +362,11 @@ func (g *guard) readTunnel(p []byte) (int, error) {
 func (g *guard) state(s http.ConnState) {
 	switch s {
 	case http.StateIdle:
+		if g.torn.Load() {
+			// net/http would take what is left of the body for the next head. It runs this on the
+			// connection's goroutine, the answer is sent, and a panic ends the connection.
+			panic(http.ErrAbortHandler)
+		}
 		g.answered.Add(1)
 	case http.StateHijacked:
 		g.hijacked.Store(true)
@@ -386,7 +392,7 @@ func (g *guard) Close() error {
 	if again {
 		return nil
 	}
-	if g.refusedAt.Load() != 0 && g.CloseWrite() == nil {
+	if (g.refusedAt.Load() != 0 || g.torn.Load()) && g.CloseWrite() == nil {
 		g.conn.lingerOn(g.inner)
 	}
 	err := g.inner.Close()

@@ -2,6 +2,7 @@ package server
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"net/netip"
 	"runtime/debug"
@@ -20,10 +21,30 @@ func (s *Server) serveH1(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	r.TLS = c.TLS
+	if r.Body != http.NoBody {
+		r.Body = &watchedBody{r.Body, g}
+	}
 	if most := s.c.Limits.Requests; most > 0 && g.served >= uint64(most) {
 		w.Header().Set("Connection", "close")
 	}
 	s.handle(c, w, r, 0)
+}
+
+// watchedBody sees whether a body of HTTP/1.1 can be read to its end. After an error, that
+// of a deadline included, the decoder of its chunks stays where it is, and the connection
+// carries no further request.
+type watchedBody struct {
+	io.ReadCloser
+	g *guard
+}
+
+// Read implements io.Reader.
+func (b *watchedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		b.g.torn.Store(true)
+	}
+	return n, err
 }
 
 // serveH2Request is the handler of HTTP/2's engine.

@@ -1,0 +1,73 @@
+package server
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// TestTornBody: a handler answers before it has read a body, and stops the reading in the
+// middle, as forwarding does when an endpoint answers early. What is left of the body has a
+// request in it, which must never be one.
+func TestTornBody(t *testing.T) {
+	var bodies, others atomic.Int64
+	r := newRig(t, Config{Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if q.URL.Path != "/body" {
+			others.Add(1)
+			return
+		}
+		bodies.Add(1)
+		c := http.NewResponseController(w)
+		if err := c.EnableFullDuplex(); err != nil {
+			t.Error(err)
+		}
+		var wg sync.WaitGroup
+		first := make(chan struct{})
+		wg.Go(func() {
+			b := make([]byte, 100)
+			_, _ = q.Body.Read(b)
+			close(first)
+			_, _ = io.Copy(io.Discard, q.Body)
+		})
+		<-first
+		fmt.Fprint(w, "early")
+		_ = c.Flush()
+		_ = c.SetReadDeadline(time.Unix(1, 0))
+		wg.Wait()
+	})})
+	const evil = "GET /evil HTTP/1.1\r\nHost: x\r\n\r\n"
+	for _, chunked := range []bool{true, false} {
+		c, err := net.Dial("tcp", r.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body := strings.Repeat(evil, 200)
+		head := fmt.Sprintf("POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", len(body))
+		if chunked {
+			head = "POST /body HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+			body = fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(body), body)
+		}
+		half := len(head) + 110
+		if _, err := io.WriteString(c, (head + body)[:half]); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "the answer", func() bool { return bodies.Load() > 0 })
+		_, _ = io.WriteString(c, (head+body)[half:]) // the server may be gone already
+		_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		got, err := io.ReadAll(c)
+		if !strings.Contains(string(got), "early") || strings.Count(string(got), "HTTP/1.1 ") != 1 {
+			t.Errorf("chunked %v: %q, %v", chunked, got, err)
+		}
+		c.Close()
+		bodies.Store(0)
+	}
+	if n := others.Load(); n != 0 {
+		t.Errorf("%d requests of what was a body", n)
+	}
+}
