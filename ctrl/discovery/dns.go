@@ -29,6 +29,7 @@ const (
 	maxTargets   = 1_000 // of an SRV answer
 	maxChain     = 8     // CNAMEs, over all questions for one name
 	maxResolvers = 8
+	maxFailures  = 8 // of one round's questions, each of which may have waited for all resolvers
 )
 
 // DNS is a [upstream.Source] of the addresses of a name, or of an SRV record's targets.
@@ -199,7 +200,8 @@ type lookups struct {
 	ctx      context.Context
 	err      error  // the first
 	answered int    // questions answered now or before, and still good
-	dead     bool   // no resolver answers: the round asks no more
+	failures int    // questions that failed now
+	dead     bool   // no resolver answers, or too much failed: the round asks no more
 	none     string // why there are no addresses
 }
 
@@ -262,7 +264,8 @@ func (r *lookups) lookup(name string, kind uint16) answer {
 			r.err = fmt.Errorf("%s %s: %w", strings.TrimSuffix(name, "."), dns.TypeToString[kind], err)
 		}
 		var silent *silentError
-		r.dead = errors.As(err, &silent)
+		r.failures++
+		r.dead = errors.As(err, &silent) || r.failures == maxFailures
 		k.until = now.Add(k.failed.next(d.Rand()))
 		return k.answer
 	}

@@ -84,13 +84,15 @@ func (g *gate) set(shut bool) {
 	}
 }
 
-// TestEtcd follows a real server through changes, wrong values, compaction, absence and
-// replacement.
+func etcdSource(port int, prefix string) *Etcd {
+	return &Etcd{Addresses: []string{fmt.Sprint("127.0.0.1:", port)}, Prefix: prefix, Check: 100 * time.Millisecond, Timeout: time.Second}
+}
+
+// TestEtcd follows a real server through values right and wrong, and compaction.
 func TestEtcd(t *testing.T) {
 	t.Parallel()
 	port := freePort(t)
-	dir := t.TempDir()
-	server := startEtcd(t, dir, port, "http")
+	startEtcd(t, t.TempDir(), port, "http")
 	c := etcdClient(t, port)
 	put(t, c, "/api/1", "198.18.0.1:80")
 	put(t, c, "/api/2", `{"address": "[2001:db8::2]:80", "weight": 7, "priority": 1, "locality": "a", "drain": true}`)
@@ -99,19 +101,14 @@ func TestEtcd(t *testing.T) {
 	for i := range 1200 { // three pages
 		put(t, c, fmt.Sprintf("/many/%04d", i), fmt.Sprintf("198.18.%d.%d:80", i/250, i%250))
 	}
-	address := fmt.Sprint("127.0.0.1:", port)
-	source := func(prefix string) *Etcd {
-		return &Etcd{Addresses: []string{address}, Prefix: prefix, Check: 100 * time.Millisecond, Timeout: time.Second}
-	}
-	many := runSource(t, source("/many/"))
+	many := runSource(t, etcdSource(port, "/many/"))
 	await(t, "three pages", func() string {
 		if n := len(many.list()); n != 1200 {
 			return fmt.Sprint(n, many.reports())
 		}
 		return ""
 	})
-	s := source("/api/")
-	r := runSource(t, s)
+	r := runSource(t, etcdSource(port, "/api/"))
 	r.awaitList(t, "198.18.0.1:80", "198.18.0.3:80", "[2001:db8::2]:80 weight=7 priority=1 locality=a drain")
 	put(t, c, "/api/1", "198.18.0.1:80 weight=3")
 	put(t, c, "/api/2", "nonsense")
@@ -132,14 +129,12 @@ func TestEtcd(t *testing.T) {
 	put(t, c, "/api/2", "198.18.0.1:80")
 	toldLast(r, 2, `address 198.18.0.1:80 is also of key "/api/1"`)
 	r.awaitList(t, "198.18.0.1:80 weight=3")
-
 	// Cut off while the history it would need is thrown away.
 	g := &gate{conns: map[net.Conn]bool{}}
-	cut, last := source("/api/"), source("/api/")
-	cut.Dial, cut.Check, last.KeepLast = g.dial, time.Hour, true
-	cutRun, lastRun := runSource(t, cut), runSource(t, last)
+	cut := etcdSource(port, "/api/")
+	cut.Dial, cut.Check = g.dial, time.Hour
+	cutRun := runSource(t, cut)
 	cutRun.awaitList(t, "198.18.0.1:80 weight=3")
-	lastRun.awaitList(t, "198.18.0.1:80 weight=3")
 	g.set(true)
 	put(t, c, "/api/2", "198.18.0.2:80")
 	res, err := c.Delete(t.Context(), "/api/1")
@@ -152,10 +147,23 @@ func TestEtcd(t *testing.T) {
 	g.set(false)
 	cutRun.awaitList(t, "198.18.0.2:80")
 	r.awaitList(t, "198.18.0.2:80")
+}
 
+// TestEtcdAway: a real server goes, comes back, and is replaced by another with an empty
+// store.
+func TestEtcdAway(t *testing.T) {
+	t.Parallel()
+	port, dir := freePort(t), t.TempDir()
+	server := startEtcd(t, dir, port, "http")
+	put(t, etcdClient(t, port), "/api/2", "198.18.0.2:80")
+	keep := etcdSource(port, "/api/")
+	keep.KeepLast = true
+	r, kept := runSource(t, etcdSource(port, "/api/")), runSource(t, keep)
+	r.awaitList(t, "198.18.0.2:80")
+	kept.awaitList(t, "198.18.0.2:80")
 	server.kill()
 	await(t, "server away", func() string {
-		if got := r.reports(); len(got) < 3 || !strings.Contains(got[2], "the list of 1 from") {
+		if got := r.reports(); len(got) < 1 || !strings.Contains(got[0], "the list of 1 from") {
 			return fmt.Sprintf("told %q", got)
 		}
 		return ""
@@ -164,17 +172,18 @@ func TestEtcd(t *testing.T) {
 	server = startEtcd(t, dir, port, "http")
 	put(t, etcdClient(t, port), "/api/4", "198.18.0.4:80")
 	r.awaitList(t, "198.18.0.2:80", "198.18.0.4:80")
+	kept.awaitList(t, "198.18.0.2:80", "198.18.0.4:80")
 	server.kill()
-	startEtcd(t, t.TempDir(), port, "http") // another, empty store at the same address
+	startEtcd(t, t.TempDir(), port, "http")
 	etcdClient(t, port)
 	r.awaitList(t)
 	await(t, "replaced", func() string {
-		if got := lastRun.reports(); len(got) == 0 || !strings.Contains(got[len(got)-1], "no endpoints; the list of 2 from") {
+		if got := kept.reports(); len(got) == 0 || !strings.Contains(got[len(got)-1], "no endpoints; the list of 2 from") {
 			return fmt.Sprintf("told %q", got)
 		}
 		return ""
 	})
-	lastRun.awaitList(t, "198.18.0.2:80", "198.18.0.4:80")
+	kept.awaitList(t, "198.18.0.2:80", "198.18.0.4:80")
 }
 
 // TestEtcdSecured: TLS with certificates of both sides, and a user.

@@ -156,8 +156,21 @@ func sliceOf(family string, port int, endpoints ...map[string]any) map[string]an
 		"ports": []map[string]any{{"name": "http", "protocol": "TCP", "port": port}, {"name": "dns", "protocol": "UDP", "port": 53}, {"name": "admin", "protocol": "TCP", "port": 9000}}}
 }
 
-// TestKubernetes follows a service's slices through lists, watches and expired versions.
-// The API server is a stand-in: the real one can't be had as a Go module.
+// pod makes what a pod finds: the service account's files, and the environment.
+func (a *apiServer) pod(t *testing.T) (dir string, env func(string) string) {
+	t.Helper()
+	dir = t.TempDir()
+	writeFile(t, filepath.Join(dir, "namespace"), "shop")
+	writeFile(t, filepath.Join(dir, "token"), "one")
+	writeFile(t, filepath.Join(dir, "ca.crt"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.Certificate().Raw})))
+	return dir, func(k string) string {
+		host, port, _ := net.SplitHostPort(a.Listener.Addr().String())
+		return map[string]string{"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port}[k]
+	}
+}
+
+// TestKubernetes follows a service's slices. The API server is a stand-in: the real one
+// can't be had as a Go module.
 func TestKubernetes(t *testing.T) {
 	t.Parallel()
 	a := newAPIServer(t)
@@ -169,23 +182,12 @@ func TestKubernetes(t *testing.T) {
 		endpoint("198.18.0.5", "ready=false")))
 	a.change("web-2", sliceOf("IPv6", 80, endpoint("2001:db8::1", "ready=true")))
 	a.change("web-3", map[string]any{"addressType": "IPv4", "endpoints": nil, "ports": nil})
-	dir := t.TempDir() // as a pod has it
-	writeFile(t, filepath.Join(dir, "namespace"), "shop")
-	token := writeFile(t, filepath.Join(dir, "token"), "one")
-	writeFile(t, filepath.Join(dir, "ca.crt"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.Certificate().Raw})))
-	env := func(k string) string {
-		host, port, _ := net.SplitHostPort(a.Listener.Addr().String())
-		return map[string]string{"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port}[k]
-	}
+	dir, env := a.pod(t)
 	source := func(port string) *Kubernetes {
 		return &Kubernetes{Service: "web", Port: port, Getenv: env, Account: dir, Watch: time.Second}
 	}
 	r := runSource(t, source("http"))
 	r.awaitList(t, "198.18.0.1:80 locality=z", "198.18.0.2:80 locality=z", "198.18.0.3:80 locality=z drain", "[2001:db8::1]:80 locality=z")
-	v6 := source("9000")
-	v6.Family, v6.KeepLast = IPv6, true
-	six := runSource(t, v6)
-	six.awaitList(t, "[2001:db8::1]:9000 locality=z")
 	none := runSource(t, source(""))
 	await(t, "no port", func() string {
 		if got := none.reports(); len(got) != 1 || !strings.Contains(got[0], "several ports") {
@@ -202,36 +204,46 @@ func TestKubernetes(t *testing.T) {
 		}
 		return ""
 	})
-	a.mu.Lock()
-	if a.auth[0] != "Bearer one" {
-		t.Errorf("Authorization %q", a.auth[0])
-	}
-	a.mu.Unlock()
-	writeFile(t, token, "two") // rotated, as the kubelet does
 	a.change("web-4", nil)
 	r.awaitList(t, "198.18.0.1:80 locality=z drain", "[2001:db8::1]:80 locality=z")
+}
+
+// TestKubernetesGap: tokens change, and what happened while nobody watched is no longer in
+// the server's history.
+func TestKubernetesGap(t *testing.T) {
+	t.Parallel()
+	a := newAPIServer(t)
+	a.change("web-1", sliceOf("IPv4", 80, endpoint("198.18.0.1", "ready=true")))
+	a.change("web-2", sliceOf("IPv6", 80, endpoint("2001:db8::1", "ready=true")))
+	dir, env := a.pod(t)
+	source := func() *Kubernetes {
+		return &Kubernetes{Service: "web", Port: "9000", Getenv: env, Account: dir, Watch: time.Second}
+	}
+	v6 := source()
+	v6.Family, v6.KeepLast = IPv6, true
+	r, six := runSource(t, source()), runSource(t, v6)
+	r.awaitList(t, "198.18.0.1:9000 locality=z", "[2001:db8::1]:9000 locality=z")
+	six.awaitList(t, "[2001:db8::1]:9000 locality=z")
+	writeFile(t, filepath.Join(dir, "token"), "two") // rotated, as the kubelet does
 	await(t, "new token", func() string {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		if got := a.auth[len(a.auth)-1]; got != "Bearer two" {
-			return got
+		if first, last := a.auth[0], a.auth[len(a.auth)-1]; first != "Bearer one" || last != "Bearer two" {
+			return first + ", " + last
 		}
 		return ""
 	})
-	// A gap: what happened meanwhile is no longer in the history.
-	a.mu.Lock()
-	lists := a.lists
-	a.mu.Unlock()
 	a.CloseClientConnections()
 	a.mu.Lock()
+	lists := a.lists
 	a.oldest = a.version + 10
 	a.version += 20
 	a.events = nil
-	a.slices = map[string]map[string]any{"web-2": a.slices["web-2"]}
+	delete(a.slices, "web-1")
 	close(a.changed)
 	a.changed = make(chan struct{})
 	a.mu.Unlock()
-	r.awaitList(t, "[2001:db8::1]:80 locality=z")
+	r.awaitList(t, "[2001:db8::1]:9000 locality=z")
 	a.mu.Lock()
 	if a.lists == lists {
 		t.Error("not listed again")
