@@ -21,8 +21,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/np-appliance/np/ctrl/config"
-	"github.com/np-appliance/np/ctrl/gateway"
 	"github.com/np-appliance/np/ctrl/daemon"
+	"github.com/np-appliance/np/ctrl/gateway"
 	"github.com/np-appliance/np/ctrl/host"
 	"github.com/np-appliance/np/ctrl/logs"
 	"github.com/np-appliance/np/ctrl/mgmt/api"
