@@ -76,7 +76,8 @@ func Diff(old, next *Config) Change {
 		ch.Certificates = true
 	}
 	ch.Gateway = !reflect.DeepEqual(old.HTTPRoutes, next.HTTPRoutes) || !reflect.DeepEqual(old.Auths, next.Auths) ||
-		!reflect.DeepEqual(old.Upstreams, next.Upstreams) || old.Pool != next.Pool
+		!reflect.DeepEqual(old.Upstreams, next.Upstreams) || old.Pool != next.Pool ||
+		!reflect.DeepEqual(old.AccessLog, next.AccessLog) || old.Tracing != next.Tracing
 	slices.Sort(ch.Restart)
 	return ch
 }
@@ -85,7 +86,7 @@ func Diff(old, next *Config) Change {
 func plain(c *Config) map[string]string {
 	flat := *c
 	flat.Interfaces, flat.Routes, flat.Listeners, flat.Peers, flat.Certs = nil, nil, nil, nil, nil
-	flat.Upstreams, flat.HTTPRoutes, flat.Auths, flat.Pool = nil, nil, nil, Pool{}
+	flat.Upstreams, flat.HTTPRoutes, flat.Auths, flat.Pool, flat.AccessLog, flat.Tracing = nil, nil, nil, Pool{}, AccessLog{}, Tracing{}
 	flat.Server.Address = netip.AddrPort{} // shows as a listener
 	m := map[string]string{}
 	for _, v := range flat.Values() {

@@ -38,6 +38,7 @@ func (l *loader) gateway() {
 		l.routeAction(&c.HTTPRoutes[i], at)
 	}
 	l.httpListeners()
+	l.seen()
 }
 
 func either(first bool, a, b string) string {

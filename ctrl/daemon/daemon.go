@@ -132,7 +132,7 @@ func (d *Daemon) serve(ctx context.Context, signals <-chan os.Signal) error {
 					d.o.Log.Error("configuration not reloaded, the old one stays in force", "err", err)
 				}
 			case syscall.SIGUSR1:
-				if err := d.o.Log.Reopen(); err != nil {
+				if err := errors.Join(d.o.Log.Reopen(), d.gateway.Reopen()); err != nil {
 					d.o.Log.Error("log file not reopened", "err", err)
 				}
 			default:

@@ -68,7 +68,7 @@ func (d *Daemon) makeConns(c *config.Config) error {
 // makeGateway puts routes and upstreams in force.
 func (d *Daemon) makeGateway(c *config.Config) error {
 	by := d.makeDialer(nettransport.New(nettransport.Options{}))
-	g := gateway.New(gateway.Options{Dial: by.dial, Packet: by.packet, Log: d.o.Log.With("component", "gateway"), Now: d.o.Now})
+	g := gateway.New(gateway.Options{Dial: by.dial, Packet: by.packet, Log: d.o.Log.With("component", "gateway"), Now: d.o.Now, Version: d.o.Version.Version})
 	gen, err := g.Prepare(c)
 	if err != nil {
 		return err

@@ -11,15 +11,16 @@ import (
 
 	"github.com/np-appliance/np/ctrl/config"
 	"github.com/np-appliance/np/ctrl/gateway/exchange"
+	"github.com/np-appliance/np/ctrl/gateway/meter"
 	"github.com/np-appliance/np/ctrl/gateway/server"
 )
 
 // Server makes what serves a listener of protocol http; t is nil without TLS.
 func (g *Gateway) Server(c *config.Config, l *config.Listener, t *tls.Config) (*server.Server, error) {
-	h := &l.HTTP
+	h, entry := &l.HTTP, g.entryOf(l)
 	s := server.Config{
 		Name:    l.Name,
-		Handler: g.Handler(entryOf(l)),
+		Handler: g.Handler(entry),
 		NoHTTP1: !slices.Contains(h.Versions, "1.1"), NoHTTP2: !slices.Contains(h.Versions, "2"), EarlyData: h.EarlyData,
 		Forwarded: h.Trusted,
 		Limits: server.Limits{Conns: c.ListenerLimit(l), ClientConns: none(h.PerClient), HeadBytes: int(h.MaxHeader), Fields: h.MaxFields, URIBytes: int(h.MaxURI),
@@ -43,7 +44,7 @@ func (g *Gateway) Server(c *config.Config, l *config.Listener, t *tls.Config) (*
 		s.Proxy, s.ProxyFrom = server.ProxyRequire, h.Trusted
 	}
 	s.Refuse = func(w http.ResponseWriter, r *http.Request, why exchange.Reason, detail, line string) {
-		g.refused(entryOf(l), w, r, why, detail, line)
+		g.refused(entry, w, r, why, detail, line)
 	}
 	return server.New(s)
 }
@@ -70,9 +71,13 @@ func (g *Gateway) begin(x *exchange.Exchange, e Entry, r *http.Request) {
 type Entry struct {
 	Listener string
 	Trusted  []netip.Prefix // proxies in front
+
+	meter *meter.Listener
 }
 
-func entryOf(l *config.Listener) Entry { return Entry{l.Name, l.HTTP.Trusted} }
+func (g *Gateway) entryOf(l *config.Listener) Entry {
+	return Entry{Listener: l.Name, Trusted: l.HTTP.Trusted, meter: g.meter.Listener(l.Name)}
+}
 
 // trusts says whether a peer is a proxy in front. One at a Unix socket has no address: who
 // may connect there is the file's mode's matter.
@@ -91,12 +96,13 @@ func (g *Gateway) refused(e Entry, w http.ResponseWriter, r *http.Request, why e
 	h := &hop{w: w, now: g.o.Now}
 	x := &h.Exchange
 	g.begin(x, e, r)
+	h.open(gen, e, r)
 	r = r.WithContext(exchange.With(r.Context(), x))
 	if line != "" {
 		x.Note(errors.New(line))
 	}
 	exchange.Refuse(h, r, why, detail)
-	g.end(gen, h, r)
+	g.end(h, r)
 }
 
 // passthrough finds the upstream of a connection whose TLS is not ended here.

@@ -20,6 +20,7 @@ type hop struct {
 	w     http.ResponseWriter
 	now   func() time.Time
 	wrote bool // the answer's head
+	sight
 }
 
 // Header implements [http.ResponseWriter].
@@ -123,6 +124,7 @@ func printable(s string) bool {
 // Handler returns what a listener serves: every request by the routes in force when it
 // came.
 func (g *Gateway) Handler(e Entry) http.Handler {
+	e.meter = g.meter.Listener(e.Listener)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { g.serve(e, w, r) })
 }
 
@@ -131,6 +133,7 @@ func (g *Gateway) serve(e Entry, w http.ResponseWriter, r *http.Request) {
 	h := &hop{w: w, now: g.o.Now}
 	x := &h.Exchange
 	g.begin(x, e, r)
+	h.open(gen, e, r)
 	ctx := exchange.With(r.Context(), x)
 	if r.Body != nil && r.Body != http.NoBody {
 		r.Body = &body{r.Body, &x.Received}
@@ -144,17 +147,17 @@ func (g *Gateway) serve(e Entry, w http.ResponseWriter, r *http.Request) {
 				x.Note(fmt.Errorf("panic: %v", p))
 				g.o.Log.Error("panic while serving a request", "listener", e.Listener, "route", x.Route, "request_id", x.ID, "panic", fmt.Sprint(p))
 			}
-			g.end(gen, h, r)
+			g.end(h, r)
 			panic(http.ErrAbortHandler)
 		}
-		g.end(gen, h, r)
+		g.end(h, r)
 	}()
 	gen.serve(h, r)
 	ended = true
 }
 
 // end completes the exchange and hands it to whoever looks.
-func (g *Gateway) end(gen *generation, h *hop, r *http.Request) {
+func (g *Gateway) end(h *hop, r *http.Request) {
 	x := &h.Exchange
 	if x.Status == 0 {
 		switch {
@@ -165,5 +168,5 @@ func (g *Gateway) end(gen *generation, h *hop, r *http.Request) {
 			x.Status = http.StatusOK // net/http sends it for a handler that wrote nothing
 		}
 	}
-	gen.seen(x, r)
+	g.seen(h)
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/np-appliance/np/ctrl/config"
 	"github.com/np-appliance/np/ctrl/gateway/exchange"
+	"github.com/np-appliance/np/ctrl/gateway/meter"
 	"github.com/np-appliance/np/ctrl/gateway/route"
 	"github.com/np-appliance/np/ctrl/gateway/target"
 	"github.com/np-appliance/np/ctrl/upstream"
@@ -23,16 +24,23 @@ type Options struct {
 	// Dial connects to an endpoint; via is the upstream's key of that name.
 	Dial func(ctx context.Context, via, network, address string) (net.Conn, error)
 	// Packet gives a socket for QUIC to an endpoint's address, and that address resolved.
-	Packet func(ctx context.Context, via, address string) (net.PacketConn, net.Addr, error)
-	Log    *slog.Logger
-	Now    func() time.Time
-	Rand   func() uint64 // random bits, safe for concurrent use; nil: math/rand/v2
+	Packet  func(ctx context.Context, via, address string) (net.PacketConn, net.Addr, error)
+	Log     *slog.Logger
+	Now     func() time.Time
+	Version string        // of np, for traces
+	Rand    func() uint64 // random bits, safe for concurrent use; nil: math/rand/v2
 }
 
 // Gateway serves requests by the configuration in force.
 type Gateway struct {
 	o   Options
 	gen atomic.Pointer[generation]
+
+	meter   *meter.Meter
+	commits atomic.Uint64
+	dry     bool          // it only checks: nothing is opened
+	closing chan struct{} // closed by Close
+	closed  sync.Once
 
 	mu sync.Mutex // Prepare, Commit and Close
 	wg sync.WaitGroup
@@ -47,6 +55,7 @@ type generation struct {
 	table    *route.Table
 	routes   []action // of each rule of the table
 	closers  []closer
+	watch    watch
 }
 
 // action is what becomes of a route's requests.
@@ -66,7 +75,7 @@ func New(o Options) *Gateway {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	g := &Gateway{o: o}
+	g := &Gateway{o: o, meter: meter.New(), closing: make(chan struct{})}
 	table, err := route.Compile(nil, route.Options{})
 	if err != nil {
 		panic(err) // nothing is wrong with nothing
@@ -82,6 +91,7 @@ type Generation struct{ g *generation }
 // place in the configuration. Files that they name are read; nothing is connected to.
 func Check(c *config.Config) error {
 	g := New(Options{Dial: func(context.Context, string, string, string) (net.Conn, error) { return nil, errors.ErrUnsupported }})
+	g.dry = true
 	gen, err := g.Prepare(c)
 	if err != nil {
 		return err
@@ -98,6 +108,7 @@ func (g *Gateway) Prepare(c *config.Config) (*Generation, error) {
 	b := &builder{g: g, cfg: c, old: g.gen.Load(), next: &generation{cfg: c, clusters: map[string]*cluster{}, specs: map[string][]upstream.Spec{}}}
 	b.upstreams()
 	b.routes()
+	b.seen()
 	if err := errors.Join(b.errs...); err != nil {
 		g.discard(b.next)
 		return nil, err
@@ -118,7 +129,9 @@ func (g *Gateway) Commit(n *Generation) {
 		}
 	}
 	g.gen.Store(n.g)
+	g.commits.Add(1)
 	g.finish(old)
+	g.stopWatching(&old.watch, &n.g.watch)
 	for name, c := range old.clusters {
 		if n.g.clusters[name] != c {
 			g.retire(c)
@@ -147,6 +160,7 @@ func (g *Gateway) finish(n *generation) {
 func (g *Gateway) discard(n *generation) {
 	g.finish(n)
 	old := g.gen.Load()
+	g.dropWatch(&n.watch, &old.watch)
 	for name, c := range n.clusters {
 		if old.clusters[name] != c {
 			c.discard()
@@ -160,6 +174,8 @@ func (g *Gateway) Close() {
 	old := g.gen.Load()
 	g.gen.Store(New(Options{}).gen.Load())
 	g.finish(old)
+	g.stopWatching(&old.watch, &watch{})
+	g.closed.Do(func() { close(g.closing) })
 	for _, c := range old.clusters {
 		g.retire(c)
 	}

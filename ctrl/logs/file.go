@@ -15,9 +15,14 @@ type File struct {
 	f  *os.File // nil: closed
 }
 
-// Open opens the file at path, and makes it if there is none.
+// Open opens the file at path, and makes it if there is none. "-" is standard output, which
+// is neither opened again nor closed.
 func Open(path string) (*File, error) {
 	f := &File{path: path}
+	if path == "-" {
+		f.f = os.Stdout
+		return f, nil
+	}
 	if err := f.Reopen(); err != nil {
 		return nil, err
 	}
@@ -29,6 +34,9 @@ func (f *File) Path() string { return f.path }
 
 // Reopen opens the file again. With an error the one that is open stays.
 func (f *File) Reopen() error {
+	if f.path == "-" {
+		return nil
+	}
 	next, err := os.OpenFile(f.path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640)
 	if err != nil {
 		return fmt.Errorf("open log file: %w", err)
@@ -59,7 +67,10 @@ func (f *File) Close() error {
 	if f.f == nil {
 		return nil
 	}
-	err := f.f.Close()
+	var err error
+	if f.path != "-" {
+		err = f.f.Close()
+	}
 	f.f = nil
 	return err
 }

@@ -2,9 +2,10 @@
 // through a hop, and exports spans of the hop by OTLP over HTTP.
 //
 //	trace := tracer.Start(r.Header, trusted, now)        // parent in, own span begun
-//	try := trace.Try(out.Header, now)                    // one try to an upstream: traceparent and tracestate out
-//	try.End(now, tracing.Outcome{…})
-//	trace.End(now, tracing.Outcome{…})
+//	out, try := trace.Try(now)                           // one try to an upstream
+//	out.Inject(header)                                   // traceparent and tracestate
+//	try.End(now, &tracing.Outcome{…})
+//	trace.End(now, &tracing.Outcome{…})
 //
 // # Rules
 //

@@ -47,6 +47,12 @@ type Config struct {
 	Log  *slog.Logger  // told when exports begin to fail and when they work again; nil: nobody is
 }
 
+// Check tells everything that is wrong with a configuration.
+func (c *Config) Check() error {
+	_, err := c.check()
+	return err
+}
+
 func (c *Config) check() (*url.URL, error) {
 	var errs []error
 	u, err := url.Parse(c.Endpoint)
@@ -234,17 +240,6 @@ func (t *Tracer) Start(h http.Header, trusted bool, now time.Time) *Trace {
 	return trace
 }
 
-type key struct{}
-
-// With returns a context that carries the trace.
-func With(ctx context.Context, t *Trace) context.Context { return context.WithValue(ctx, key{}, t) }
-
-// From returns the context's trace; nil, which does nothing, if there is none.
-func From(ctx context.Context) *Trace {
-	t, _ := ctx.Value(key{}).(*Trace)
-	return t
-}
-
 // Span returns the span of the hop; nil, which does nothing, if it is not recorded.
 func (t *Trace) Span() *Span {
 	if t == nil {
@@ -261,20 +256,19 @@ func (t *Trace) End(now time.Time, o *Outcome) {
 	}
 }
 
-// Try begins a span for one try to an upstream, and sets the header's traceparent and
-// tracestate. Where there is no trace the header stays as it is, and the span is nil,
-// which does nothing.
-func (t *Trace) Try(h http.Header, now time.Time) *Span {
+// Try begins a span for one try to an upstream, and returns the context that goes there.
+// The span is nil, which does nothing, where the trace is not recorded; so is the context
+// where there is no trace.
+func (t *Trace) Try(now time.Time) (Context, *Span) {
 	if t == nil {
-		return nil
+		return Context{}, nil
 	}
 	c := t.Context
 	c.SpanID = t.t.newSpanID()
-	c.Inject(h)
 	if t.span == nil {
-		return nil
+		return c, nil
 	}
 	s := t.t.begin(&c, t.SpanID, now)
 	s.kind = kindClient
-	return s
+	return c, s
 }

@@ -26,7 +26,7 @@ const classes = 6
 
 // Config is what a log is made of.
 type Config struct {
-	File      string        // path; "": requests are not logged, but for slow ones
+	File      string        // path, "-" for standard output; "": requests are not logged, but for slow ones
 	SlowFile  string        // path; "": slow requests are in File alone
 	SlowAfter time.Duration // 0: none is slow
 
@@ -45,7 +45,8 @@ type Config struct {
 	Now  func() time.Time
 }
 
-func (c *Config) check() error {
+// Check tells everything that is wrong with a configuration, and opens nothing.
+func (c *Config) Check() error {
 	var errs []error
 	if c.SlowAfter < 0 {
 		errs = append(errs, fmt.Errorf("slow after %v: expected 0 for never, or more", c.SlowAfter))
@@ -94,7 +95,7 @@ type Log struct {
 
 // New opens the files and starts writing.
 func New(cfg Config) (*Log, error) {
-	if err := cfg.check(); err != nil {
+	if err := cfg.Check(); err != nil {
 		return nil, fmt.Errorf("access log: %w", err)
 	}
 	if cfg.Buffer == 0 {
@@ -181,13 +182,14 @@ func (l *Log) isSlow(x *exchange.Exchange, e *Entry) bool {
 	return e.Duration >= l.cfg.SlowAfter
 }
 
-// Reopen opens the files again, after they were moved away. With an error those that
+// Reopen opens the files again, after they were moved away; lines of before are in the
+// old ones. With an error those that
 // could not be opened stay as they are.
 func (l *Log) Reopen() error {
 	if l == nil {
 		return nil
 	}
-	return l.each(func(s *stream) error { return s.file.Reopen() })
+	return l.each((*stream).reopen)
 }
 
 // Close writes what is left, ends the goroutines and closes the files. Lines that come

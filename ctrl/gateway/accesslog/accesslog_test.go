@@ -134,11 +134,8 @@ func TestSlowAndSampling(t *testing.T) {
 
 func TestReopen(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "access.log")
-	l := open(t, Config{File: path, FlushEvery: time.Millisecond})
+	l := open(t, Config{File: path, FlushEvery: time.Hour})
 	l.Write(sample())
-	for l.Stats().All.Bytes == 0 { // by the test's own time limit
-		time.Sleep(time.Millisecond)
-	}
 	if err := os.Rename(path, path+".1"); err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package accesslog
 import (
 	"log/slog"
 	"math/bits"
+	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -24,9 +25,10 @@ type stream struct {
 	limit   int // bytes of one shard's buffer
 
 	every time.Duration
-	dirty atomic.Bool   // a line was written since the writer looked
-	wake  chan struct{} // the first line after that
-	half  chan struct{} // a buffer is half full
+	dirty atomic.Bool     // a line was written since the writer looked
+	wake  chan struct{}   // the first line after that
+	half  chan struct{}   // a buffer is half full
+	again chan chan error // opens the file again
 	stop  chan struct{}
 	done  chan struct{}
 	end   sync.Once
@@ -56,7 +58,7 @@ func newStream(f *logs.File, buffer int, every time.Duration, limiter *logs.Limi
 		n /= 2
 	}
 	s := &stream{file: f, limiter: limiter, shards: make([]shard, n), limit: buffer / n / 2, every: every,
-		wake: make(chan struct{}, 1), half: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
+		wake: make(chan struct{}, 1), half: make(chan struct{}, 1), again: make(chan chan error), stop: make(chan struct{}), done: make(chan struct{})}
 	go s.run()
 	return s
 }
@@ -121,20 +123,37 @@ func (s *stream) run() {
 	timer := time.NewTimer(s.every)
 	defer timer.Stop()
 	for {
+		var reopened chan error
 		select {
 		case <-s.stop:
 			s.flush(spare)
 			return
+		case reopened = <-s.again:
 		case <-s.wake:
-		}
-		timer.Reset(s.every)
-		select {
-		case <-s.stop:
-		case <-s.half:
-		case <-timer.C:
+			timer.Reset(s.every)
+			select {
+			case <-s.stop:
+			case reopened = <-s.again:
+			case <-s.half:
+			case <-timer.C:
+			}
 		}
 		s.dirty.Store(false) // before looking: a line after this wakes again
 		spare = s.flush(spare)
+		if reopened != nil {
+			reopened <- s.file.Reopen()
+		}
+	}
+}
+
+// reopen opens the file again; lines of before are in the old one.
+func (s *stream) reopen() error {
+	done := make(chan error, 1)
+	select {
+	case s.again <- done:
+		return <-done
+	case <-s.done:
+		return os.ErrClosed
 	}
 }
 

@@ -122,7 +122,7 @@ func (a *Aggregate) run(ctx context.Context, i int, r *http.Request, x exchange.
 		defer cancel()
 	}
 	own := &exchange.Exchange{ID: x.ID, Start: x.Start, Listener: x.Listener, Protocol: x.Protocol, Peer: x.Peer, Client: x.Client, TLS: x.TLS,
-		Route: x.Route, Vars: x.Vars, Identity: x.Identity, TraceID: x.TraceID, SpanID: x.SpanID, Sampled: x.Sampled}
+		Route: x.Route, Vars: x.Vars, Identity: x.Identity, TraceID: x.TraceID, SpanID: x.SpanID, Sampled: x.Sampled, Spans: x.Spans}
 	req, err := p.request(exchange.With(ctx, own), r, path, body)
 	if err != nil {
 		res.failed(exchange.BadRequest, err)

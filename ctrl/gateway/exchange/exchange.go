@@ -30,6 +30,7 @@ type Exchange struct {
 	TraceID [16]byte // W3C trace context; zero: none
 	SpanID  [8]byte  // of the gateway's own span
 	Sampled bool
+	Spans   Spans // nil: traces are nobody's matter here, and their fields pass as they came
 
 	Reason Reason // what ended the exchange otherwise than as asked; the first one stays
 	notes  []error

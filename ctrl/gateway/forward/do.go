@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/np-appliance/np/ctrl/gateway/exchange"
 	"github.com/np-appliance/np/ctrl/gateway/h1"
 	"github.com/np-appliance/np/ctrl/upstream"
 )
@@ -26,6 +27,7 @@ func (c *Cluster) Do(r *http.Request) (*http.Response, error) {
 	if err := takeContent(q, r); err != nil {
 		return nil, err
 	}
+	t := c.own(exchange.From(r.Context()), q)
 	host := r.Host
 	if host == "" {
 		host = r.URL.Host
@@ -33,7 +35,7 @@ func (c *Cluster) Do(r *http.Request) (*http.Response, error) {
 	var resp *http.Response
 	err := c.up.Do(r.Context(), upstream.Call{
 		Repeat: func(upstream.Outcome, error) bool { return q.Body == nil && safeToRepeat(q.Method) },
-		Try: func(ctx context.Context, t upstream.Try) (upstream.Outcome, error) {
+		Try: t.traced(func(ctx context.Context, t upstream.Try) (upstream.Outcome, error) {
 			l, err := c.link(t.Endpoint)
 			if err != nil {
 				return upstream.ConnectFailed, err
@@ -52,7 +54,12 @@ func (c *Cluster) Do(r *http.Request) (*http.Response, error) {
 			got.Body = &ownBody{ReadCloser: got.Body, outcome: outcome, done: t.Detach()}
 			resp = got
 			return upstream.Success, nil
-		},
+		}, func() int {
+			if resp == nil {
+				return 0
+			}
+			return resp.StatusCode
+		}),
 	})
 	if err != nil {
 		return nil, err

@@ -94,6 +94,7 @@ type flight struct {
 	out     h1.Request
 	body    *inBody // nil: none that is streamed
 	grpc    bool
+	trace   int      // where Traceparent is in out.Set; -1: it is not
 	dropped []string // fields that Connection names
 	xff     [8]h1.Field
 
@@ -124,7 +125,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if h.mirror != nil {
 		h.mirror.send(f)
 	}
-	err = f.cluster.up.Do(f.ctx, upstream.Call{Hash: f.hash(), Repeat: f.repeat, Try: f.try})
+	err = f.cluster.up.Do(f.ctx, upstream.Call{Hash: f.hash(), Repeat: f.repeat, Try: f.traced})
 	switch {
 	case f.done:
 	case err == nil && f.started:

@@ -1,12 +1,10 @@
 package forward
 
 import (
-	"encoding/hex"
 	"net/http"
 	"net/netip"
 	"strings"
 
-	"github.com/np-appliance/np/ctrl/gateway/exchange"
 	"github.com/np-appliance/np/ctrl/gateway/h1"
 )
 
@@ -22,9 +20,7 @@ func (f *flight) say() {
 	if !o.NoRequestID && f.x.ID != "" {
 		f.set("X-Request-Id", f.x.ID)
 	}
-	if f.x.TraceID != [16]byte{} {
-		f.set("Traceparent", traceparent(f.x))
-	}
+	f.sayTrace()
 }
 
 func (f *flight) set(name, value string) {
@@ -47,20 +43,6 @@ func viaVersion(r *http.Request) string {
 		return "1.0"
 	}
 	return "1.1"
-}
-
-// traceparent is the W3C trace context of the gateway's span.
-func traceparent(x *exchange.Exchange) string {
-	var b [55]byte
-	copy(b[:], "00-")
-	hex.Encode(b[3:], x.TraceID[:])
-	b[35] = '-'
-	hex.Encode(b[36:], x.SpanID[:])
-	copy(b[52:], "-00")
-	if x.Sampled {
-		b[54] = '1'
-	}
-	return string(b[:])
 }
 
 func (f *flight) proto() string {

@@ -1,0 +1,252 @@
+package gateway
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	collectorpb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
+	"google.golang.org/protobuf/proto"
+)
+
+// collector takes spans by OTLP over HTTPS.
+type collector struct {
+	*httptest.Server
+	mu    sync.Mutex
+	spans []*tracepb.Span
+	key   string
+}
+
+func newCollector(t *testing.T) *collector {
+	c := &collector{}
+	c.Server = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		z, err := gzip.NewReader(r.Body)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		data, err := io.ReadAll(z)
+		var m collectorpb.ExportTraceServiceRequest
+		if err == nil {
+			err = proto.Unmarshal(data, &m)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.key = r.Header.Get("X-Key")
+		for _, rs := range m.ResourceSpans {
+			for _, ss := range rs.ScopeSpans {
+				c.spans = append(c.spans, ss.Spans...)
+			}
+		}
+	}))
+	t.Cleanup(c.Close)
+	return c
+}
+
+func (c *collector) wait(t *testing.T, n int) []*tracepb.Span {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		c.mu.Lock()
+		got := append([]*tracepb.Span(nil), c.spans...)
+		c.mu.Unlock()
+		if len(got) >= n || time.Now().After(deadline) {
+			return got
+		}
+	}
+}
+
+func attribute(s *tracepb.Span, key string) string {
+	for _, a := range s.Attributes {
+		if a.Key == key {
+			if n := a.Value.GetIntValue(); n != 0 {
+				return fmt.Sprint(n)
+			}
+			return a.Value.GetStringValue()
+		}
+	}
+	return ""
+}
+
+// logged waits for n lines of an access log.
+func logged(t *testing.T, path string, n int) (out []map[string]any) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		data, _ := os.ReadFile(path)
+		if bytes.Count(data, []byte{'\n'}) < n && time.Now().Before(deadline) {
+			continue
+		}
+		for line := range bytes.Lines(data) {
+			var m map[string]any
+			if err := json.Unmarshal(line, &m); err != nil {
+				t.Fatalf("%s: %v", line, err)
+			}
+			out = append(out, m)
+		}
+		return out
+	}
+}
+
+func seenText(dir string, c *collector, backend string) string {
+	return fmt.Sprintf(`
+[access_log]
+file = %q
+query = true
+[tracing]
+endpoint = %q
+ca_file = %q
+headers_file = %q
+[[upstream]]
+name = "u"
+endpoints = [%q]
+retry.attempts = 2
+[[route]]
+name = "all"
+path_prefix = "/"
+upstream = "u"
+`, filepath.Join(dir, "access.log"), c.URL, filepath.Join(dir, "ca.pem"), filepath.Join(dir, "fields"), backend)
+}
+
+func TestSeen(t *testing.T) {
+	dir, c := t.TempDir(), newCollector(t)
+	for name, data := range map[string][]byte{"ca.pem": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Certificate().Raw}), "fields": []byte("# the collector's\nX-Key: s3cret\n")} {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	parents := make(chan http.Header, 10)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		parents <- r.Header
+		fmt.Fprint(w, "hello")
+	}))
+	defer s.Close()
+	r := newRig(t, seenText(dir, c, strings.TrimPrefix(s.URL, "http://")))
+	req, err := http.NewRequest("POST", r.url+"/a%20b?x=1", strings.NewReader("body"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const id = "0af7651916cd43dd8448eb211c80319c"
+	req.Header.Set("traceparent", "00-"+id+"-b7ad6b7169203331-01")
+	req.Header.Set("tracestate", "v=1")
+	res, err := r.client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	spans := c.wait(t, 2)
+	if len(spans) != 2 || c.key != "s3cret" {
+		t.Fatalf("%d spans, key %q\n%v\n%+v", len(spans), c.key, spans, r.Seen())
+	}
+	try, hop := spans[0], spans[1]
+	if fmt.Sprintf("%x", hop.TraceId) != id || fmt.Sprintf("%x", hop.ParentSpanId) != "b7ad6b7169203331" || !bytes.Equal(try.ParentSpanId, hop.SpanId) || hop.TraceState != "v=1" {
+		t.Errorf("hop %v\ntry %v", hop, try)
+	}
+	if h := <-parents; h.Get("Traceparent") != fmt.Sprintf("00-%s-%x-01", id, try.SpanId) || h.Get("Tracestate") != "v=1" || len(h.Values("Traceparent")) != 1 {
+		t.Errorf("backend saw %v", h)
+	}
+	for key, want := range map[string]string{"http.request.method": "POST", "url.path": "/a%20b", "url.scheme": "http", "http.response.status_code": "200", "http.request.body.size": "4",
+		"http.response.body.size": "5", "np.route": "all", "np.upstream": "u", "np.listener": "web", "network.protocol.version": "1.1", "client.address": "127.0.0.1"} {
+		if got := attribute(hop, key); got != want {
+			t.Errorf("%s: %q, want %q", key, got, want)
+		}
+	}
+	if hop.Name != "POST all" || try.Name != "POST u" || attribute(try, "server.address") != "127.0.0.1" || attribute(try, "http.response.status_code") != "200" || try.Status.Code == tracepb.Status_STATUS_CODE_ERROR {
+		t.Errorf("%v\n%v", hop, try)
+	}
+	line := logged(t, filepath.Join(dir, "access.log"), 1)[0]
+	for key, want := range map[string]any{"listener": "web", "protocol": "http/1.1", "method": "POST", "path": "/a%20b", "query": "x=1", "status": 200.0, "reason": "none", "route": "all", "upstream": "u",
+		"endpoint": strings.TrimPrefix(s.URL, "http://"), "tries": 1.0, "trace_id": id, "received_bytes": 4.0, "sent_bytes": 5.0, "user_agent": "Go-http-client/1.1"} {
+		if line[key] != want {
+			t.Errorf("%s: %v, want %v", key, line[key], want)
+		}
+	}
+	if got := r.Seen(); len(got.Requests) != 1 || got.Requests[0].Requests != 1 || got.Requests[0].Received != 4 || got.Requests[0].Route != "all" || got.InFlight["web"] != 0 || got.AccessLog.All.Lines != 1 || got.Tracing.Exported != 2 || got.Generation != 1 {
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestSeenFailure: a backend that is not there: two tries, the reason in the log, and spans that say so.
+func TestSeenFailure(t *testing.T) {
+	dir, c := t.TempDir(), newCollector(t)
+	for name, data := range map[string][]byte{"ca.pem": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Certificate().Raw}), "fields": nil} {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	gone := httptest.NewServer(nil)
+	gone.Close()
+	r := newRig(t, seenText(dir, c, strings.TrimPrefix(gone.URL, "http://")))
+	if status, _, _ := r.get(t, "/"); status != 502 && status != 503 {
+		t.Fatalf("status %d", status)
+	}
+	spans := c.wait(t, 3)
+	if len(spans) != 3 {
+		t.Fatalf("%d spans", len(spans))
+	}
+	for i, s := range spans {
+		if s.Status.Code != tracepb.Status_STATUS_CODE_ERROR || s.Status.Message == "" || !bytes.Equal(s.TraceId, spans[0].TraceId) {
+			t.Errorf("span %d: %v", i, s)
+		}
+	}
+	if attribute(spans[1], "http.request.resend_count") != "1" || attribute(spans[2], "error.type") != "connect_failed" {
+		t.Errorf("%v\n%v", spans[1], spans[2])
+	}
+	line := logged(t, filepath.Join(dir, "access.log"), 1)[0]
+	if line["reason"] != "connect_failed" || line["tries"] != 2.0 || len(line["errors"].([]any)) == 0 {
+		t.Errorf("%v", line)
+	}
+}
+
+// TestSeenReload: an access log that is switched to another file, and one that can't be opened.
+func TestSeenReload(t *testing.T) {
+	dir := t.TempDir()
+	text := func(file string) string {
+		return fmt.Sprintf("[access_log]\nfile = %q\n[[route]]\nname = \"all\"\npath_prefix = \"/\"\nbody = \"x\"\n", filepath.Join(dir, file))
+	}
+	r := newRig(t, text("a"))
+	log := r.gen.Load().watch.log
+	r.get(t, "/1")
+	r.apply(t, load(t, text("a")))
+	if r.gen.Load().watch.log != log {
+		t.Error("an access log that did not change was made again")
+	}
+	if _, err := r.Prepare(load(t, text("none/a"))); err == nil || !strings.Contains(err.Error(), "np.toml:5:1: access log: ") {
+		t.Errorf("%v", err)
+	}
+	if err := os.Rename(filepath.Join(dir, "a"), filepath.Join(dir, "moved")); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Reopen(); err != nil {
+		t.Fatal(err)
+	}
+	r.get(t, "/2")
+	r.apply(t, load(t, text("b")))
+	r.get(t, "/3")
+	if got := logged(t, filepath.Join(dir, "b"), 1); len(got) != 1 || got[0]["path"] != "/3" {
+		t.Errorf("b: %v", got)
+	}
+	r.Close()
+	if m, a := logged(t, filepath.Join(dir, "moved"), 0), logged(t, filepath.Join(dir, "a"), 0); len(m) != 1 || m[0]["path"] != "/1" || len(a) != 1 || a[0]["path"] != "/2" {
+		t.Errorf("%v\n%v", m, a)
+	}
+	if err := Check(load(t, text("checked"))); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "checked")); err == nil {
+		t.Error("a check made a file")
+	}
+}
