@@ -34,6 +34,7 @@ packages=(
   haproxy
   wrk
   nghttp2-client
+  slowhttptest       # slow clients, against the gateway
   shellcheck         # lint of scripts
   nmap               # these five: other people's tools against npd in e2e
   python3-scapy

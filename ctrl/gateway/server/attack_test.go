@@ -33,7 +33,9 @@ func until(t *testing.T, what string, ok func() bool) {
 // unharmed asks the server over a connection of its own.
 func (r *rig) unharmed() {
 	r.t.Helper()
-	if got := r.exchange(r.dial(), "GET /well HTTP/1.0\r\n\r\n"); len(got) != 1 || got[0] != 200 {
+	c := r.dial()
+	defer c.Close()
+	if got := r.exchange(c, "GET /well HTTP/1.0\r\n\r\n"); len(got) != 1 || got[0] != 200 {
 		r.t.Errorf("another client: %v", got)
 	}
 }

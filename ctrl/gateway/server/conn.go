@@ -149,7 +149,7 @@ func (c *Conn) cutOff(why cutReason) {
 		c.server.refusedConns[CutBody].Add(1)
 	case cutAnswer:
 		c.server.refusedConns[CutAnswer].Add(1)
-		c.sever()
+		c.abort()
 		return
 	case cutIdle:
 		c.server.refusedConns[CutIdle].Add(1)
@@ -164,6 +164,18 @@ func (c *Conn) cutOff(why cutReason) {
 // quietFor is how long no handler has run.
 func (c *Conn) quietFor() time.Duration {
 	return time.Duration(c.server.now()-c.last.Load()) * time.Millisecond
+}
+
+// abort resets the connection: what the client has not taken would else stay in the
+// kernel's memory for as long as it keeps its window shut.
+func (c *Conn) abort() {
+	switch raw := c.raw.(type) {
+	case interface{ Abort() error }:
+		_ = raw.Abort()
+	case interface{ SetLinger(int) error }:
+		_ = raw.SetLinger(0)
+	}
+	c.sever()
 }
 
 // sever closes what was accepted, whatever is on top of it.

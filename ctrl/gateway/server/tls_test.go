@@ -233,7 +233,7 @@ func TestShutdown(t *testing.T) {
 	t.Cleanup(func() { p.Close() })
 	r.serve(func(ctx context.Context) error { return r.s.ServePacket(ctx, p) })
 	until(t, "HTTP/3", func() bool { r.s.h3.mu.Lock(); defer r.s.h3.mu.Unlock(); return len(r.s.h3.ends) == 1 })
-	h3tr := &http3.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: "one.test"}}
+	h3tr := &http3.Transport{QUICConfig: &quic.Config{HandshakeIdleTimeout: 100 * time.Millisecond}, TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: "one.test"}}
 	t.Cleanup(func() { h3tr.Close() })
 	clients := map[string]*http.Client{"https://" + r.addr + "/1": client(t, pool, HTTP1), "https://" + r.addr + "/2": client(t, pool, HTTP2), "https://" + p.LocalAddr().String() + "/3": {Transport: h3tr, Timeout: 10 * time.Second}}
 	type result struct {
