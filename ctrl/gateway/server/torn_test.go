@@ -18,39 +18,51 @@ import (
 func TestTornBody(t *testing.T) {
 	var bodies, others atomic.Int64
 	r := newRig(t, Config{Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-		if q.URL.Path != "/body" {
+		c := http.NewResponseController(w)
+		switch q.URL.Path {
+		case "/body":
+			if err := c.EnableFullDuplex(); err != nil {
+				t.Error(err)
+			}
+			var wg sync.WaitGroup
+			first := make(chan struct{})
+			wg.Go(func() {
+				b := make([]byte, 100)
+				_, _ = q.Body.Read(b)
+				close(first)
+				_, _ = io.Copy(io.Discard, q.Body)
+			})
+			<-first
+			fmt.Fprint(w, "early")
+			_ = c.Flush()
+			_ = c.SetReadDeadline(time.Unix(1, 0))
+			wg.Wait()
+		case "/unread": // the reading is stopped between two reads
+			if err := c.EnableFullDuplex(); err != nil {
+				t.Error(err)
+			}
+			b := make([]byte, 100)
+			_, _ = q.Body.Read(b)
+			fmt.Fprint(w, "early")
+			_ = c.Flush()
+			_ = c.SetReadDeadline(time.Unix(1, 0))
+		default:
 			others.Add(1)
 			return
 		}
 		bodies.Add(1)
-		c := http.NewResponseController(w)
-		if err := c.EnableFullDuplex(); err != nil {
-			t.Error(err)
-		}
-		var wg sync.WaitGroup
-		first := make(chan struct{})
-		wg.Go(func() {
-			b := make([]byte, 100)
-			_, _ = q.Body.Read(b)
-			close(first)
-			_, _ = io.Copy(io.Discard, q.Body)
-		})
-		<-first
-		fmt.Fprint(w, "early")
-		_ = c.Flush()
-		_ = c.SetReadDeadline(time.Unix(1, 0))
-		wg.Wait()
 	})})
 	const evil = "GET /evil HTTP/1.1\r\nHost: x\r\n\r\n"
-	for _, chunked := range []bool{true, false} {
+	for i := range 4 {
+		chunked, path := i%2 == 0, []string{"/body", "/unread"}[i/2]
 		c, err := net.Dial("tcp", r.addr)
 		if err != nil {
 			t.Fatal(err)
 		}
 		body := strings.Repeat(evil, 200)
-		head := fmt.Sprintf("POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", len(body))
+		head := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", path, len(body))
 		if chunked {
-			head = "POST /body HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+			head = "POST " + path + " HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 			body = fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(body), body)
 		}
 		half := len(head) + 110
@@ -58,11 +70,11 @@ func TestTornBody(t *testing.T) {
 			t.Fatal(err)
 		}
 		until(t, "the answer", func() bool { return bodies.Load() > 0 })
-		_, _ = io.WriteString(c, (head+body)[half:]) // the server may be gone already
+		_, _ = io.WriteString(c, (head + body)[half:]) // the server may be gone already
 		_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
 		got, err := io.ReadAll(c)
 		if !strings.Contains(string(got), "early") || strings.Count(string(got), "HTTP/1.1 ") != 1 {
-			t.Errorf("chunked %v: %q, %v", chunked, got, err)
+			t.Errorf("%s, chunked %v: %q, %v", path, chunked, got, err)
 		}
 		c.Close()
 		bodies.Store(0)
