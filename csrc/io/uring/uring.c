@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "io/sock/internal.h"
@@ -19,7 +20,8 @@
 #define REAPS_PER_POLL 2048u
 #define BUFS_MAX 1024u          /* given to the ring */
 #define BUF_GROUP 0u
-#define DRAIN_CALLS 10000u      /* at the end: waits for what the kernel still works on */
+#define DRAIN_CALLS 10000u      /* at the end: waits for what the kernel still works on, */
+#define DRAIN_QUICK 64u         /* after so many for a millisecond each: one of its workers may have it, and no CPU */
 
 /* engine flags of a connection */
 #define RX_ARMED (1u << NP_SK_ENGINE_SHIFT)   /* a request to receive is out */
@@ -36,6 +38,8 @@
 /* Such a request is taken back, or not made, where its stream has room for fewer buffers than this: the
  * kernel fills 32 in one go, and may do so twice before it hears of it. */
 #define MULTISHOT_PIECES 72u
+
+#define CANCELS engine[0] /* of a connection: its cancellations that are out; ops counts them too */
 
 /* user_data: what, which, and its generation */
 enum what { ON_ACCEPT, ON_RECV, ON_SEND, ON_CONNECT, ON_CANCEL, ON_LISTEN_CANCEL };
@@ -134,8 +138,14 @@ static void arm_recv(struct np_uring *u, struct np_sock_conn *c) {
   c->flags |= RX_ARMED;
 }
 
-static void cancel(struct np_uring *u, struct np_sock_conn *c, enum what target) {
+static struct io_uring_sqe *cancellation(struct np_uring *u, struct np_sock_conn *c) {
   struct io_uring_sqe *sqe = request(u, c, IORING_OP_ASYNC_CANCEL, ON_CANCEL);
+  if (sqe != NULL) c->CANCELS++;
+  return sqe;
+}
+
+static void cancel(struct np_uring *u, struct np_sock_conn *c, enum what target) {
+  struct io_uring_sqe *sqe = cancellation(u, c);
   if (sqe == NULL) return; /* the caller's state asks again */
   sqe->fd = -1;
   sqe->addr = tag_of(target, c->generation, np_sock_slot(&u->sock, c));
@@ -181,7 +191,7 @@ static void cancel_accept(struct np_uring *u, struct np_sock_listener *l) {
 
 /* All that is out of c, which is being let go of. */
 static void cancel_all(struct np_uring *u, struct np_sock_conn *c) {
-  struct io_uring_sqe *sqe = request(u, c, IORING_OP_ASYNC_CANCEL, ON_CANCEL);
+  struct io_uring_sqe *sqe = cancellation(u, c);
   if (sqe == NULL) { /* no memory: the requests end when the socket does */
     (void)shutdown(c->fd, SHUT_RDWR);
     return;
@@ -280,7 +290,9 @@ static void on_cancel(struct np_uring *u, struct np_sock_conn *c, int32_t res) {
     u->holding--;
     hold_back(u, c, false);
   }
-  if ((c->flags & DROPPED) && c->ops > 1) cancel_all(u, c); /* the rest is on its way, or was not found */
+  c->CANCELS--;
+  /* What is left now, this one apart, is on its way or was not found. By the last of them only: two would ask for each other's sake for ever. */
+  if ((c->flags & DROPPED) && c->CANCELS == 0 && c->ops > 1) cancel_all(u, c);
   op_done(u, c);
 }
 
@@ -598,7 +610,9 @@ static void uring_abort_all(struct np_carrier *base, uint64_t now_ns) {
   }
   np_sock_abort_all(s);
   while (np_sock_flush(base, now_ns)) continue; /* bound: each flush ends connections, and none begins */
+  const struct timespec pause = {.tv_nsec = 1000000};
   for (uint32_t i = 0; i < DRAIN_CALLS && u->inflight > 0; i++) {
+    if (i >= DRAIN_QUICK) nanosleep(&pause, NULL);
     (void)np_uq_enter(&u->q, 1);
     (void)reap(u, UINT32_MAX);
     while (np_sock_flush(base, now_ns)) continue; /* bound: as above */

@@ -160,6 +160,31 @@ static void reuse(struct sock_rig *t, bool is_unix) {
 }
 static void test_reuse(void **state) { each(state, reuse); }
 
+/* A connection that is aborted in the turn in which it was held back: io_uring has two cancellations of it out. */
+static void abort_held(struct sock_rig *t, bool is_unix) {
+  sr_listen(t, NP_SESSION_DISCARD, is_unix, 0);
+  struct np_carrier *c = np_core_carrier_of(t->r.core, t->kind);
+  for (uint32_t round = 1; round <= 32; round++) {
+    int fd = sr_dial(t, is_unix);
+    uint64_t sent = 0;
+    sr_until(t, NP_C_SOCK_ACCEPTED, round);
+    for (uint32_t i = 0; i < 8; i++) { /* small messages: it is asked by a request that goes on */
+      sr_write(fd, &sent, sent + 10);
+      sr_turns(t, 2);
+    }
+    struct np_conn_info info;
+    struct np_stream *stream = c->ops->stream(c, only_conn(t, &info)); /* takes a turn */
+    sr_write(fd, &sent, sent + 2 * SR_RCV_BYTES);
+    for (uint32_t i = 0; i < round % 8u; i++) (void)c->ops->poll(c, t->r.core->now_ns); /* one brings more than may be held */
+    stream->ops->abort(stream);
+    (void)c->ops->flush(c, t->r.core->now_ns);
+    sr_until(t, NP_C_SOCK_CONNS, 0);
+    close(fd);
+  }
+  rig_quiet(&t->r);
+}
+static void test_abort_held(void **state) { each(state, abort_held); }
+
 static void test_peer_resets(void **state) {
   struct np_plane_config c = sr_config();
   struct sock_rig *t = begin(state, &c);
@@ -708,6 +733,7 @@ static int run(const char *name, enum np_carrier_kind carrier, uint32_t without)
       cmocka_unit_test_prestate(test_half_close, &kind),
       cmocka_unit_test_prestate(test_abort, &kind),
       cmocka_unit_test_prestate(test_reuse, &kind),
+      cmocka_unit_test_prestate(test_abort_held, &kind),
       cmocka_unit_test_prestate(test_peer_resets, &kind),
       cmocka_unit_test_prestate(test_stalled_reader, &kind),
       cmocka_unit_test_prestate(test_small_pieces, &kind),
