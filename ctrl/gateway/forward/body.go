@@ -98,15 +98,6 @@ func (b *inBody) untouched() bool {
 	return !b.touched && !b.over
 }
 
-// received is how much of the body came.
-func (f *flight) received() int64 {
-	if f.body == nil {
-		return int64(len(f.out.Content))
-	}
-	n, _ := f.body.state()
-	return n
-}
-
 // takeBody decides how the request's body is sent: read now, if it is short and of known
 // length, or streamed.
 func (f *flight) takeBody() error {

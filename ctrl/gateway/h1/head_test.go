@@ -209,6 +209,23 @@ func TestBadChunks(t *testing.T) {
 	}
 }
 
+// TestChunksAsTheyCome: data is returned before the rest of its framing is there.
+func TestChunksAsTheyCome(t *testing.T) {
+	pr, pw := io.Pipe()
+	c := chunked{r: &reader{src: pr, buf: make([]byte, readSize)}, limits: testLimits(), trailer: func(http.Header) error { return nil }}
+	for _, one := range []struct{ in, out string }{{"1\r\na", "a"}, {"\r\n2\r\nbc\r\n", "bc"}, {"1\r\nd\r\n1\r\ne\r\n0\r\n", "de"}} {
+		go io.WriteString(pw, one.in)
+		p := make([]byte, 100)
+		if n, err := c.read(p); err != nil || string(p[:n]) != one.out {
+			t.Fatalf("%q, %v, expected %q", p[:n], err, one.out)
+		}
+	}
+	go io.WriteString(pw, "\r\n")
+	if n, err := c.read(make([]byte, 1)); n != 0 || err != io.EOF {
+		t.Fatal(n, err)
+	}
+}
+
 func FuzzResponseHead(f *testing.F) {
 	for _, g := range good {
 		f.Add(g.head)

@@ -120,28 +120,29 @@ type chunked struct {
 	left    uint64 // of this chunk
 	ext     int    // bytes of extensions so far
 	begun   bool   // a chunk's data has begun: its CRLF is due when left is 0
+	last    bool   // the last chunk's size was read: the trailer is due
 	trailer func(http.Header) error
 	limits  *Limits
 }
 
-// read returns data, with io.EOF once the last chunk and the trailer were read.
+// read returns data, with io.EOF once the last chunk and the trailer were read. It waits
+// only while it has none: what a server sent is passed on before more of it is waited for.
 func (c *chunked) read(p []byte) (n int, err error) {
 	for n < len(p) { // bound: p, or one pass for each chunk that is buffered
 		if c.left == 0 {
-			// What more there is to wait for can wait: the caller has data to pass on.
-			if n > 0 && c.r.buffered() == 0 {
+			if n > 0 && !c.ready() {
 				return n, nil
 			}
-			last, err := c.next()
-			if err != nil {
-				return n, noEOF(err)
-			}
-			if last {
-				if err := c.end(); err != nil {
+			if !c.last {
+				if err := c.next(); err != nil {
 					return n, noEOF(err)
 				}
-				return n, io.EOF
+				continue
 			}
+			if err := c.end(); err != nil {
+				return n, noEOF(err)
+			}
+			return n, io.EOF
 		}
 		if n > 0 && c.r.buffered() == 0 {
 			return n, nil
@@ -160,16 +161,26 @@ func (c *chunked) read(p []byte) (n int, err error) {
 	return n, nil
 }
 
+// ready says whether what comes between chunks is there: CRLF and the next size's line, or
+// after the last one an empty trailer.
+func (c *chunked) ready() bool {
+	b := c.r.buf[c.r.r:c.r.w]
+	if c.last {
+		return len(b) >= 2 && b[0] == '\r' && b[1] == '\n'
+	}
+	return len(b) > 2 && bytes.IndexByte(b[2:], '\n') >= 0
+}
+
 // next reads the end of a chunk's data and the next one's size.
-func (c *chunked) next() (last bool, err error) {
+func (c *chunked) next() error {
 	if c.begun {
 		if err := c.crlf(); err != nil {
-			return false, err
+			return err
 		}
 	}
 	line, err := c.line()
 	if err != nil {
-		return false, err
+		return err
 	}
 	digits := 0
 	size := uint64(0)
@@ -179,28 +190,29 @@ func (c *chunked) next() (last bool, err error) {
 			break
 		}
 		if digits++; digits > maxSizeDigits {
-			return false, protocol("a chunk's size of more than %d digits", maxSizeDigits)
+			return protocol("a chunk's size of more than %d digits", maxSizeDigits)
 		}
 		size = size<<4 | uint64(v)
 	}
 	if digits == 0 {
-		return false, protocol("expected a chunk's size")
+		return protocol("expected a chunk's size")
 	}
 	if ext := line[digits:]; len(ext) > 0 {
 		if ext[0] != ';' {
-			return false, protocol("byte %#02x after a chunk's size", ext[0])
+			return protocol("byte %#02x after a chunk's size", ext[0])
 		}
 		for _, b := range ext {
 			if class[b]&field == 0 {
-				return false, protocol("byte %#02x in a chunk extension", b)
+				return protocol("byte %#02x in a chunk extension", b)
 			}
 		}
 		if c.ext += len(ext); c.ext > c.limits.ExtensionBytes {
-			return false, protocol("more than %d bytes of chunk extensions", c.limits.ExtensionBytes)
+			return protocol("more than %d bytes of chunk extensions", c.limits.ExtensionBytes)
 		}
 	}
 	c.left, c.begun = size, true
-	return size == 0, nil
+	c.last = size == 0
+	return nil
 }
 
 func hexDigit(b byte) (byte, bool) {
