@@ -53,7 +53,7 @@ func (r *reader) run() {
 		}
 		end += n
 		if err != nil && n == 0 {
-			if err == io.EOF && end > start {
+			if err == io.EOF { // even between frames: who reads a stream must not take it for the stream's end
 				err = io.ErrUnexpectedEOF
 			}
 			if !isTimeout(err) {

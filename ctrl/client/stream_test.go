@@ -65,6 +65,26 @@ func TestStreamRefused(t *testing.T) {
 	}
 }
 
+// A connection that ends is no end of its streams.
+func TestStreamConnLost(t *testing.T) {
+	srv, cfg := setup(t, func(s *clienttest.Server) { s.Streams = true })
+	cl := dial(t, cfg)
+	st, err := cl.OpenStream(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := st.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(st, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	srv.Drop()
+	if _, err := st.Read(make([]byte, 1)); !errors.Is(err, ErrConnLost) || errors.Is(err, io.EOF) {
+		t.Errorf("%v", err)
+	}
+}
+
 // A reader that stops stops the sender, and nothing but windows are held.
 func TestStreamBackpressure(t *testing.T) {
 	var conn atomic.Pointer[clienttest.Conn]
