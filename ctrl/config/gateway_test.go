@@ -26,6 +26,10 @@ func TestGatewayErrors(t *testing.T) {
 		{"unknown auth", route + "upstream = \"users\"\nauth.providers = [\"x\"]\n", `np.toml:12:19: route.auth.providers: there is no [[auth]] "x"`},
 		{"unknown listener", route + "upstream = \"users\"\nlisteners = [\"wbe\"]\n", `np.toml:12:14: route.listeners: there is no [[listener]] "wbe", expected one of web`},
 		{"neither", gatewayBase + "[[upstream]]\nname = \"b\"\n", `np.toml:9:1: [[upstream]] "b" has neither, expected one of endpoints and discover`},
+		{"passthrough without an upstream", route + "passthrough = true\nstatus = 200\n", `np.toml:11:1: route.passthrough: expected an upstream with it`},
+		{"passthrough by path", route + "passthrough = true\nupstream = \"users\"\npath = \"/\"\n", `np.toml:13:1: route.path: has nothing to do with passthrough, expected only listeners, sni, alpn, upstream, passthrough`},
+		{"passthrough without TLS", route + "passthrough = true\nupstream = \"users\"\n", `np.toml:11:1: route.passthrough: there is no listener of protocol http with TLS`},
+		{"passthrough on a listener without TLS", route + "passthrough = true\nupstream = \"users\"\nlisteners = [\"web\"]\n", `np.toml:13:14: route.listeners: listener "web" has no TLS to pass on`},
 		{"h3 without TLS", strings.Replace(gatewayBase, "\"http\"\n", "\"http\"\nhttp.versions = [\"1.1\", \"3\"]\n", 1), `np.toml:5:1: listener.http.versions: HTTP/3 needs TLS, expected tls = true`},
 		{"http of echo", strings.Replace(gatewayBase, "\"http\"\n", "\"echo\"\nhttp.max_streams = 3\n", 1), `np.toml:5:1: listener.http: the listener speaks echo, expected it only with protocol = "http"`},
 	} {

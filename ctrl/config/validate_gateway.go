@@ -144,8 +144,8 @@ func (l *loader) routeAction(r *HTTPRoute, at string) {
 	if paths > 1 {
 		l.fail(l.cfg.Pos(at), "[[route]] %q has more than one of path, path_prefix and path_pattern, expected one", r.Name)
 	}
-	if r.Passthrough && r.Upstream == "" {
-		l.fail(l.cfg.Pos(at+".passthrough"), "route.passthrough: expected an upstream with it")
+	if r.Passthrough {
+		l.passthrough(r, at)
 	}
 }
 

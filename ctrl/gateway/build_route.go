@@ -19,7 +19,7 @@ func (b *builder) routes() {
 			continue // not requests of HTTP
 		}
 		rules, at = append(rules, b.rule(i, r)), append(at, i)
-		b.next.routes = append(b.next.routes, action{r.Name, b.handler(i, r)})
+		b.next.routes = append(b.next.routes, action{r.Name, r.EarlyData, b.handler(i, r)})
 	}
 	table, err := route.Compile(rules, route.Options{})
 	b.next.table = table

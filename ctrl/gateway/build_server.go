@@ -24,12 +24,14 @@ func (g *Gateway) Server(c *config.Config, l *config.Listener, t *tls.Config) (*
 		NoHTTP1: !slices.Contains(h.Versions, "1.1"), NoHTTP2: !slices.Contains(h.Versions, "2"), EarlyData: h.EarlyData,
 		Forwarded: h.Trusted,
 		Limits: server.Limits{Conns: c.ListenerLimit(l), ClientConns: none(h.PerClient), HeadBytes: int(h.MaxHeader), Fields: h.MaxFields, URIBytes: int(h.MaxURI),
-			Head: h.HeaderTimeout, Idle: h.IdleTimeout, BodyStall: h.BodyTimeout, SendStall: h.WriteTimeout, Requests: none(h.MaxRequests), Streams: h.MaxStreams},
+			Head: h.HeaderTimeout, Idle: h.IdleTimeout, BodyStall: h.BodyTimeout, SendStall: h.WriteTimeout, Requests: none(h.MaxRequests), Streams: h.MaxStreams,
+			Handshake: h.HeaderTimeout, BodyRate: none(int(h.MinBodyRate)), Resets: none(h.MaxResets), Control: none(h.MaxControl)},
 		Log: g.o.Log,
 	}
 	if l.TLS {
 		s.TLS = t
 		s.Limits.Handshake = c.TLS.HandshakeTimeout
+		s.Passes = g.passes
 		s.Passthrough = func(hello server.Hello) (func(context.Context) (net.Conn, error), bool) {
 			return g.passthrough(l.Name, hello)
 		}
@@ -57,12 +59,14 @@ func none(n int) int {
 	return n
 }
 
-// begin writes down what the connection tells of a request.
+// begin writes down what the connection tells of a request. A PROXY header counts as the
+// connection's own word: who sends it passes bytes on and says nothing in requests, so it is
+// the client behind it whose fields are believed or not.
 func (g *Gateway) begin(x *exchange.Exchange, e Entry, r *http.Request) {
 	x.Start, x.Listener, x.TLS = g.o.Now(), e.Listener, r.TLS
 	if c := server.From(r.Context()); c != nil {
-		x.Protocol, x.Peer, x.Client = c.Protocol, c.Peer, server.Client(r)
-		x.Trusted = e.trusts(c.Peer.Addr())
+		x.Protocol, x.Peer, x.Client = c.Protocol, c.Client, server.Client(r)
+		x.Trusted = e.trusts(c.Client.Addr())
 	}
 	x.ID = g.requestID(r, x.Trusted)
 }
@@ -103,9 +107,4 @@ func (g *Gateway) refused(e Entry, w http.ResponseWriter, r *http.Request, why e
 	}
 	exchange.Refuse(h, r, why, detail)
 	g.end(h, r)
-}
-
-// passthrough finds the upstream of a connection whose TLS is not ended here.
-func (g *Gateway) passthrough(listener string, hello server.Hello) (func(context.Context) (net.Conn, error), bool) {
-	return nil, false
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/np-appliance/np/ctrl/gateway/exchange"
 	"github.com/np-appliance/np/ctrl/gateway/meter"
 	"github.com/np-appliance/np/ctrl/gateway/route"
+	"github.com/np-appliance/np/ctrl/gateway/server"
 	"github.com/np-appliance/np/ctrl/gateway/target"
 	"github.com/np-appliance/np/ctrl/upstream"
 )
@@ -53,14 +54,17 @@ type generation struct {
 	clusters map[string]*cluster
 	specs    map[string][]upstream.Spec // static lists of endpoints, by upstream
 	table    *route.Table
-	routes   []action // of each rule of the table
+	routes   []action        // of each rule of the table
+	pass     *passing        // connections that are passed on unopened
+	anyHost  map[string]bool // listeners where a certificate need not be for the host
 	closers  []closer
 	watch    watch
 }
 
 // action is what becomes of a route's requests.
 type action struct {
-	name string
+	name  string
+	early bool // takes requests in 0-RTT data
 	http.Handler
 }
 
@@ -108,6 +112,8 @@ func (g *Gateway) Prepare(c *config.Config) (*Generation, error) {
 	b := &builder{g: g, cfg: c, old: g.gen.Load(), next: &generation{cfg: c, clusters: map[string]*cluster{}, specs: map[string][]upstream.Spec{}}}
 	b.upstreams()
 	b.routes()
+	b.passthrough()
+	b.hosts()
 	b.seen()
 	if err := errors.Join(b.errs...); err != nil {
 		g.discard(b.next)
@@ -186,6 +192,10 @@ func (g *Gateway) Close() {
 // serve finds the route of a request and leaves it to it.
 func (n *generation) serve(h *hop, r *http.Request) {
 	x := &h.Exchange
+	if x.TLS != nil && n.misdirected(x.Listener, r) {
+		exchange.Refuse(h, r, exchange.Misdirected, "")
+		return
+	}
 	path, err := target.Policy{}.Apply(r)
 	if err != nil {
 		exchange.Refuse(h, r, exchange.BadRequest, err.Error())
@@ -202,6 +212,10 @@ func (n *generation) serve(h *hop, r *http.Request) {
 	default:
 		a := &n.routes[found.Rule]
 		x.Route, x.Vars = a.name, found.Vars
+		if !a.early && server.EarlyData(r) {
+			exchange.Refuse(h, r, exchange.TooEarly, "")
+			return
+		}
 		a.ServeHTTP(h, r)
 	}
 }

@@ -13,7 +13,7 @@ type Exchange struct {
 	Start    time.Time            // when the head of the request was read
 	Listener string               // its name
 	Protocol string               // "http/1.1", "h2", "h3" or "npro"
-	Peer     netip.AddrPort       // the other end of the connection; invalid on Unix sockets
+	Peer     netip.AddrPort       // the other end of the connection, or what its PROXY header says; invalid on Unix sockets
 	Client   netip.AddrPort       // for whom: Peer, or what a trusted proxy says; its port is 0 where nobody says it
 	Trusted  bool                 // Peer is a proxy in front whose word is believed
 	TLS      *tls.ConnectionState // nil: none

@@ -46,7 +46,7 @@ type Config struct {
 	AltSvcMaxAge time.Duration // how long clients may remember it; 0: a day
 
 	Proxy     ProxyPolicy
-	ProxyFrom []netip.Prefix // who may send PROXY headers
+	ProxyFrom []netip.Prefix // who may send PROXY headers; those at a Unix socket always may
 
 	// Forwarded is whose X-Forwarded-For is believed, for Client.
 	Forwarded []netip.Prefix
@@ -54,6 +54,7 @@ type Config struct {
 	// Passthrough is asked with each ClientHello whether the connection is to be passed on
 	// unopened, and to where. nil: none is.
 	Passthrough func(Hello) (dial func(context.Context) (net.Conn, error), ok bool)
+	Passes      func() bool // whether Passthrough is to be asked now; nil: it is
 
 	Limits Limits
 	Log    *slog.Logger // what the engines complain of; nil: nowhere
@@ -159,9 +160,6 @@ func (c *Config) check() error {
 	}
 	if c.Proxy > ProxyRequire {
 		errs = append(errs, fmt.Errorf("PROXY policy %d, expected off, accept or require", c.Proxy))
-	}
-	if c.Proxy != ProxyOff && len(c.ProxyFrom) == 0 {
-		errs = append(errs, errors.New("PROXY headers from nobody, expected the prefixes of those who send them"))
 	}
 	if c.Proxy == ProxyOff && len(c.ProxyFrom) > 0 {
 		errs = append(errs, errors.New("prefixes for PROXY headers, which are off: expected accept or require"))

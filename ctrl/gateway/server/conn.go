@@ -33,6 +33,7 @@ type Conn struct {
 	wait     wait
 	guard    *guard                    // HTTP/1.1's
 	quic     atomic.Pointer[quic.Conn] // HTTP/3's
+	named    atomic.Pointer[string]    // the last host that the certificate was found good for
 	early    func() bool
 	ended    atomic.Bool
 	streams  streams
@@ -69,7 +70,14 @@ func (c *Conn) Names(host string) bool {
 	if n := c.TLS.ServerName; n == "" || equalFold([]byte(host), n) {
 		return true
 	}
-	return c.server.covers(c.TLS.ServerName, host)
+	if last := c.named.Load(); last != nil && *last == host {
+		return true
+	}
+	if !c.server.covers(c.TLS.ServerName, host) {
+		return false
+	}
+	c.named.Store(&host)
+	return true
 }
 
 // wait is what a connection waits for: times by the server's clock, in milliseconds, 0 for

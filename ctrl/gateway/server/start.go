@@ -29,7 +29,7 @@ func (s *Server) start(ctx context.Context, c *Conn) {
 		s.drop(c, RefusedClient)
 		return
 	}
-	if s.c.Passthrough != nil {
+	if s.c.Passthrough != nil && (s.c.Passes == nil || s.c.Passes()) {
 		var taken bool
 		if in, taken = s.passThrough(ctx, c, in); taken {
 			return
