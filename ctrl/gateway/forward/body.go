@@ -63,17 +63,27 @@ func (b *inBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// endGrace is how long a read may last that waits when the request is over: a client that
+// is sending has something there at once, and its connection can go on, which it can't
+// once a read was broken off.
+const endGrace = 250 * time.Millisecond
+
 // end makes that nothing reads any more, and waits for what does.
 func (b *inBody) end() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.over = true
-	if b.reading {
-		// A server that can't do this ends the read when the client's connection ends.
-		_ = http.NewResponseController(b.w).SetReadDeadline(time.Unix(1, 0))
+	if !b.reading {
+		return
 	}
+	// A server that can't do this ends the read when the client's connection ends.
+	c := http.NewResponseController(b.w)
+	_ = c.SetReadDeadline(time.Now().Add(endGrace))
 	for b.reading {
 		b.idle.Wait()
+	}
+	if b.err == nil {
+		_ = c.SetReadDeadline(time.Time{})
 	}
 }
 

@@ -2,7 +2,6 @@ package server
 
 import (
 	"fmt"
-	"io"
 	"net/http"
 	"net/netip"
 	"runtime/debug"
@@ -22,46 +21,14 @@ func (s *Server) serveH1(w http.ResponseWriter, r *http.Request) {
 	}
 	r.TLS = c.TLS
 	if r.Body != http.NoBody {
-		b := &watchedBody{ReadCloser: r.Body, g: g}
-		r.Body = b
+		b := &watchedBody{ReadCloser: r.Body, g: g, w: w}
+		r.Body, w = b, &duplexWriter{w, b}
 		defer b.handled()
 	}
 	if most := s.c.Limits.Requests; most > 0 && g.served >= uint64(most) {
 		w.Header().Set("Connection", "close")
 	}
 	s.handle(c, w, r, 0)
-}
-
-// watchedBody sees whether a body of HTTP/1.1 can be read to its end. After an error, that
-// of a deadline included, the decoder of its chunks stays where it is, and the connection
-// carries no further request.
-type watchedBody struct {
-	io.ReadCloser
-	g   *guard
-	eof bool
-}
-
-// Read implements io.Reader.
-func (b *watchedBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	switch err {
-	case nil:
-	case io.EOF:
-		b.eof = true
-	default:
-		b.g.torn.Store(true)
-	}
-	return n, err
-}
-
-// handled looks at the body when its handler is done. net/http reads the rest of it and does
-// not mind when it can't, which a deadline of the handler's can bring about.
-func (b *watchedBody) handled() {
-	b.g.mu.Lock()
-	defer b.g.mu.Unlock()
-	if !b.eof && !b.g.deadline.IsZero() {
-		b.g.torn.Store(true)
-	}
 }
 
 // serveH2Request is the handler of HTTP/2's engine.

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bufio"
 	"fmt"
 	"io"
 	"net"
@@ -81,5 +82,50 @@ func TestTornBody(t *testing.T) {
 	}
 	if n := others.Load(); n != 0 {
 		t.Errorf("%d requests of what was a body", n)
+	}
+}
+
+// TestEarlyAnswers: answers before bodies that then come to their end leave connections that
+// go on, however the bytes arrive.
+func TestEarlyAnswers(t *testing.T) {
+	r := newRig(t, Config{Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		c := http.NewResponseController(w)
+		if err := c.EnableFullDuplex(); err != nil {
+			t.Error(err)
+		}
+		b := make([]byte, 100)
+		_, _ = q.Body.Read(b)
+		w.Header().Set("Content-Length", "5")
+		fmt.Fprint(w, "early")
+	})})
+	c, err := net.Dial("tcp", r.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	in := bufio.NewReader(c)
+	body := strings.Repeat("x", 20_000)
+	for i := range 200 {
+		head := fmt.Sprintf("POST /%d HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", i, len(body))
+		if i%2 == 0 {
+			head, body = fmt.Sprintf("POST /%d HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", i), strings.Repeat("x", 20_000)
+			body = fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(body), body)
+		}
+		all := head + body
+		body = strings.Repeat("x", 20_000)
+		cut := len(head) + (i*997)%(len(all)-len(head))
+		for _, piece := range []string{all[:cut], all[cut:]} {
+			if _, err := io.WriteString(c, piece); err != nil {
+				t.Fatal(i, err)
+			}
+		}
+		resp, err := http.ReadResponse(in, nil)
+		if err != nil {
+			t.Fatal(i, err)
+		}
+		got, err := io.ReadAll(resp.Body)
+		if err != nil || string(got) != "early" || resp.Close {
+			t.Fatal(i, string(got), err, resp.Close)
+		}
 	}
 }
