@@ -418,7 +418,10 @@ func TestReasons(t *testing.T) {
 		{"half a head", func(nc net.Conn, _ int32) { head(nc); io.WriteString(nc, "HTTP/1.1 200 OK\r\nA") }, exchange.UpstreamReset, false},
 		{"stall", func(nc net.Conn, _ int32) { head(nc); hang(nc) }, exchange.UpstreamTimeout, false},
 		{"stall in a head", func(nc net.Conn, _ int32) { head(nc); io.WriteString(nc, "HTTP/1.1 200 OK\r\n"); hang(nc) }, exchange.UpstreamTimeout, false},
-		{"half a body", func(nc net.Conn, _ int32) { head(nc); io.WriteString(nc, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab") }, exchange.UpstreamReset, true},
+		{"half a body", func(nc net.Conn, _ int32) {
+			head(nc)
+			io.WriteString(nc, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab")
+		}, exchange.UpstreamReset, true},
 		{"bad chunk", func(nc net.Conn, _ int32) {
 			head(nc)
 			io.WriteString(nc, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\nzz\r\n")
@@ -484,4 +487,3 @@ func TestConfigErrors(t *testing.T) {
 		}
 	}
 }
-

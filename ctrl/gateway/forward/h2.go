@@ -223,8 +223,7 @@ func (l *autoLink) send(ctx context.Context, q *h1.Request) (*http.Response, err
 		return nil, err
 	}
 	resp, err := in.send(ctx, q)
-	var alert tls.AlertError
-	if err != nil && (errors.Is(err, errNotH2) || errors.As(err, &alert)) { // it may speak something else now
+	if err != nil && mayHaveChanged(err) {
 		l.mu.Lock()
 		old := l.inner
 		if old == in {
@@ -236,6 +235,16 @@ func (l *autoLink) send(ctx context.Context, q *h1.Request) (*http.Response, err
 		}
 	}
 	return resp, err
+}
+
+// mayHaveChanged says whether an endpoint may speak something else now: it refused in TLS.
+func mayHaveChanged(err error) bool {
+	var pooled *pool.AcquireError
+	if errors.As(err, &pooled) && pooled.LastOpen != nil {
+		err = pooled.LastOpen
+	}
+	var alert *net.OpError
+	return errors.Is(err, errNotH2) || errors.As(err, &alert) && alert.Op == "remote error" // as crypto/tls calls an alert
 }
 
 // retire ends a link in the background once its requests have ended.

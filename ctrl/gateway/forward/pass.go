@@ -17,6 +17,9 @@ func (f *flight) pass(ctx context.Context, resp *http.Response) (upstream.Outcom
 	h := f.w.Header()
 	copyHeader(h, resp.Header)
 	announced := announce(h, resp)
+	if announced && f.out.Trailers && f.r.ProtoMajor == 1 {
+		h.Del("Content-Length") // which HTTP/2 has beside a trailer; HTTP/1.1 sends one after chunks alone
+	}
 	f.started = true
 	f.w.WriteHeader(resp.StatusCode)
 	if resp.Body != http.NoBody {
