@@ -37,6 +37,8 @@ type Config struct {
 	Pool       Pool        `key:"pool" doc:"connections to endpoints of upstreams that say nothing else"`
 	HTTPRoutes []HTTPRoute `key:"route" doc:"which requests go where"`
 	Auths      []Auth      `key:"auth" doc:"somebody who can tell who asks"`
+	Rates      []RateLimit `key:"rate_limit" doc:"requests in a time, counted over all routes that use it"`
+	Shedders   []Shedder   `key:"load_shedding" doc:"a limit on requests at a time that follows latency, over all routes that use it"`
 	AccessLog  AccessLog   `key:"access_log" doc:"requests of HTTP"`
 	Tracing    Tracing     `key:"tracing" doc:"spans of requests"`
 	Protocol   Protocol    `key:"protocol" doc:"NPRO version 2: identity, encryption, flow control"`
@@ -193,7 +195,8 @@ type Listener struct {
 	Owner             string `key:"owner" default:"" doc:"of a Unix socket: a user; none: whom npd runs as"`
 	Group             string `key:"group" default:"" doc:"of a Unix socket"`
 
-	HTTP HTTP `key:"http" doc:"of protocol http"`
+	HTTP  HTTP          `key:"http" doc:"of protocol http"`
+	Authz ListenerAuthz `key:"authz" doc:"of protocol http: which connections may ask"`
 
 	DSCP int `key:"dscp" default:"0" min:"0" max:"63" doc:"Differentiated Services code point of what it sends (RFC 2474); 46 is expedited forwarding"`
 }

@@ -67,7 +67,10 @@ func Diff(old, next *Config) Change {
 	}
 	slices.Sort(ch.Live)
 	ch.interfaces(old, next)
-	ch.AddListeners, ch.DelListeners = sets(old.Listen(), next.Listen(), func(a, b Listener) bool { return reflect.DeepEqual(a, b) })
+	ch.AddListeners, ch.DelListeners = sets(old.Listen(), next.Listen(), func(a, b Listener) bool {
+		a.Authz, b.Authz = ListenerAuthz{}, ListenerAuthz{} // the gateway's matter, and live
+		return reflect.DeepEqual(a, b)
+	})
 	ch.AddRoutes, ch.DelRoutes = sets(old.AllRoutes(), next.AllRoutes(), func(a, b Route) bool { return a == b })
 	if !reflect.DeepEqual(old.Peers, next.Peers) {
 		ch.PeersOrPolicies = true
@@ -76,6 +79,7 @@ func Diff(old, next *Config) Change {
 		ch.Certificates = true
 	}
 	ch.Gateway = !reflect.DeepEqual(old.HTTPRoutes, next.HTTPRoutes) || !reflect.DeepEqual(old.Auths, next.Auths) ||
+		!reflect.DeepEqual(old.Rates, next.Rates) || !reflect.DeepEqual(old.Shedders, next.Shedders) || !reflect.DeepEqual(listenerRules(old), listenerRules(next)) ||
 		!reflect.DeepEqual(old.Upstreams, next.Upstreams) || old.Pool != next.Pool ||
 		!reflect.DeepEqual(old.AccessLog, next.AccessLog) || old.Tracing != next.Tracing
 	slices.Sort(ch.Restart)
@@ -86,7 +90,7 @@ func Diff(old, next *Config) Change {
 func plain(c *Config) map[string]string {
 	flat := *c
 	flat.Interfaces, flat.Routes, flat.Listeners, flat.Peers, flat.Certs = nil, nil, nil, nil, nil
-	flat.Upstreams, flat.HTTPRoutes, flat.Auths, flat.Pool, flat.AccessLog, flat.Tracing = nil, nil, nil, Pool{}, AccessLog{}, Tracing{}
+	flat.Upstreams, flat.HTTPRoutes, flat.Auths, flat.Rates, flat.Shedders, flat.Pool, flat.AccessLog, flat.Tracing = nil, nil, nil, nil, nil, Pool{}, AccessLog{}, Tracing{}
 	flat.Server.Address = netip.AddrPort{} // shows as a listener
 	m := map[string]string{}
 	for _, v := range flat.Values() {
@@ -183,6 +187,17 @@ func (c *Config) AllRoutes() []Route {
 				all = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 			}
 			out = append(out, Route{Prefix: all, Via: g, Interface: it.Label()})
+		}
+	}
+	return out
+}
+
+// listenerRules are what listeners say of connections, by name.
+func listenerRules(c *Config) map[string]ListenerAuthz {
+	out := map[string]ListenerAuthz{}
+	for i := range c.Listeners {
+		if a := c.Listeners[i].Authz; len(a.Allow)+len(a.Deny) > 0 {
+			out[c.Listeners[i].Name] = a
 		}
 	}
 	return out

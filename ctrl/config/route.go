@@ -50,15 +50,15 @@ type HTTPRoute struct {
 	WebSocket   string        `key:"websocket" default:"proxy" oneof:"off|proxy|terminate" doc:"terminate: messages become NPRO's"`
 	EarlyData   bool          `key:"early_data" default:"false" doc:"takes HTTP/3 0-RTT requests"`
 
-	CORS        CORS        `key:"cors" doc:"what pages of other origins may do"`
-	Auth        RouteAuth   `key:"auth" doc:"who may ask"`
-	Authz       RouteAuthz  `key:"authz" doc:"what they may"`
-	RateLimit   RateLimit   `key:"rate_limit" doc:"requests a second"`
-	Concurrency Concurrency `key:"concurrency" doc:"requests at a time"`
-	Shed        Shed        `key:"shed" doc:"refusing early when answers take long"`
-	GRPC        RouteGRPC   `key:"grpc" doc:"gRPC for others"`
-	Aggregate   Aggregate   `key:"aggregate" doc:"one answer of several upstreams"`
-	Parts       []Part      `key:"part" doc:"one request of aggregate"`
+	CORS        CORS          `key:"cors" doc:"what pages of other origins may do"`
+	Auth        RouteAuth     `key:"auth" doc:"who may ask"`
+	Authz       RouteAuthz    `key:"authz" doc:"what they may"`
+	RateLimit   RouteRate     `key:"rate_limit" doc:"requests in a time"`
+	Concurrency Concurrency   `key:"concurrency" doc:"requests at a time"`
+	Shedding    RouteShedding `key:"load_shedding" doc:"refusing early when answers take long"`
+	GRPC        RouteGRPC     `key:"grpc" doc:"gRPC for others"`
+	Aggregate   Aggregate     `key:"aggregate" doc:"one answer of several upstreams"`
+	Parts       []Part        `key:"part" doc:"one request of aggregate"`
 }
 
 // CORS is [route.cors].

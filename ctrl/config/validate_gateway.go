@@ -26,10 +26,6 @@ func (l *loader) gateway() {
 			l.fail(c.Pos(at+".protocol"), "upstream.protocol: h2c is HTTP/2 without TLS, expected h2 with tls.enabled")
 		}
 	}
-	auths := map[string]string{}
-	for i := range c.Auths {
-		l.unique(auths, "auth", c.Auths[i].Name, fmt.Sprintf("auth[%d].name", i))
-	}
 	routes := map[string]string{}
 	for i := range c.HTTPRoutes {
 		at := fmt.Sprintf("route[%d]", i)
@@ -37,6 +33,7 @@ func (l *loader) gateway() {
 		l.routeNames(&c.HTTPRoutes[i], at)
 		l.routeAction(&c.HTTPRoutes[i], at)
 	}
+	l.policies()
 	l.httpListeners()
 	l.seen()
 }
@@ -69,15 +66,6 @@ func (l *loader) routeNames(r *HTTPRoute, at string) {
 	}
 	for i, p := range r.Parts {
 		upstream(fmt.Sprintf("part[%d].upstream", i), p.Upstream)
-	}
-	for i, name := range r.Auth.Providers {
-		known := make([]string, 0, len(c.Auths))
-		for _, a := range c.Auths {
-			known = append(known, a.Name)
-		}
-		if !slices.Contains(known, name) {
-			l.fail(c.Pos(fmt.Sprintf("%s.auth.providers[%d]", at, i)), "route.auth.providers: there is no [[auth]] %q%s", name, l.meant(name, known))
-		}
 	}
 	for i, name := range r.Listeners {
 		j := slices.IndexFunc(c.Listeners, func(o Listener) bool { return o.Name == name })

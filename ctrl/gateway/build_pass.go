@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -83,13 +84,16 @@ func (p *passing) find(listener string, hello *server.Hello) *cluster {
 
 // passthrough finds the upstream of a connection whose TLS is not ended here.
 func (g *Gateway) passthrough(listener string, hello server.Hello) (func(context.Context) (net.Conn, error), bool) {
-	pass := g.gen.Load().pass
-	if pass == nil {
+	gen := g.gen.Load()
+	if gen.pass == nil {
 		return nil, false
 	}
-	c := pass.find(listener, &hello)
+	c := gen.pass.find(listener, &hello)
 	if c == nil {
 		return nil, false
+	}
+	if !gen.policy.admits(&exchange.Exchange{Listener: listener, Client: hello.Conn.Client, TLS: &tls.ConnectionState{ServerName: hello.ServerName}}) {
+		return func(context.Context) (net.Conn, error) { return nil, errNotAdmitted }, true
 	}
 	return func(ctx context.Context) (net.Conn, error) {
 		x := &exchange.Exchange{Start: g.o.Now(), Listener: listener, Peer: hello.Conn.Peer, Client: hello.Conn.Client, Upstream: c.name}
@@ -97,6 +101,8 @@ func (g *Gateway) passthrough(listener string, hello server.Hello) (func(context
 		return c.fwd.Raw(ctx, upstream.Hash(x.Client.Addr().String()))
 	}, true
 }
+
+var errNotAdmitted = errors.New("listener.authz does not allow the connection")
 
 // passes says whether connections of TLS have to be looked at before the handshake.
 func (g *Gateway) passes() bool { return g.gen.Load().pass != nil }

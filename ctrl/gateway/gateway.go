@@ -59,6 +59,7 @@ type generation struct {
 	anyHost  map[string]bool // listeners where a certificate need not be for the host
 	closers  []closer
 	watch    watch
+	policy   policies
 }
 
 // action is what becomes of a route's requests.
@@ -111,6 +112,7 @@ func (g *Gateway) Prepare(c *config.Config) (*Generation, error) {
 	defer g.mu.Unlock()
 	b := &builder{g: g, cfg: c, old: g.gen.Load(), next: &generation{cfg: c, clusters: map[string]*cluster{}, specs: map[string][]upstream.Spec{}}}
 	b.upstreams()
+	b.policies()
 	b.routes()
 	b.passthrough()
 	b.hosts()
@@ -134,9 +136,11 @@ func (g *Gateway) Commit(n *Generation) {
 			g.o.Log.Error("endpoints not updated, those before stay", "upstream", name, "err", err)
 		}
 	}
+	g.startPolicies(&n.g.policy, &old.policy)
 	g.gen.Store(n.g)
 	g.commits.Add(1)
 	g.finish(old)
+	g.stopPolicies(&old.policy, &n.g.policy)
 	g.stopWatching(&old.watch, &n.g.watch)
 	for name, c := range old.clusters {
 		if n.g.clusters[name] != c {
@@ -167,6 +171,7 @@ func (g *Gateway) discard(n *generation) {
 	g.finish(n)
 	old := g.gen.Load()
 	g.dropWatch(&n.watch, &old.watch)
+	g.stopPolicies(&n.policy, &old.policy)
 	for name, c := range n.clusters {
 		if old.clusters[name] != c {
 			c.discard()
@@ -181,6 +186,7 @@ func (g *Gateway) Close() {
 	g.gen.Store(New(Options{}).gen.Load())
 	g.finish(old)
 	g.stopWatching(&old.watch, &watch{})
+	g.stopPolicies(&old.policy, &policies{})
 	g.closed.Do(func() { close(g.closing) })
 	for _, c := range old.clusters {
 		g.retire(c)
@@ -194,6 +200,11 @@ func (n *generation) serve(h *hop, r *http.Request) {
 	x := &h.Exchange
 	if x.TLS != nil && n.misdirected(x.Listener, r) {
 		exchange.Refuse(h, r, exchange.Misdirected, "")
+		return
+	}
+	if !n.policy.admits(x) {
+		h.Header().Set("Connection", "close")
+		exchange.Refuse(h, r, exchange.Forbidden, "this connection may not ask here")
 		return
 	}
 	path, err := target.Policy{}.Apply(r)

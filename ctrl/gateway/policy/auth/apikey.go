@@ -85,13 +85,9 @@ func NewAPIKeys(cfg APIKeysConfig) (*APIKeys, error) {
 	return a, nil
 }
 
-func (a *APIKeys) load(b []byte) error {
+func (a *APIKeys) load(b []byte) (func(), error) {
 	keys, err := parseAPIKeys(b, a.cfg.Name)
-	if err != nil {
-		return err
-	}
-	a.keys.Store(&keys)
-	return nil
+	return func() { a.keys.Store(&keys) }, err
 }
 
 // parseAPIKeys reads a file of keys. Errors begin with a line's number where there is one.
@@ -151,6 +147,9 @@ func (a *APIKeys) Run(ctx context.Context) { a.file.Run(ctx) }
 
 // Reload implements Reloader.
 func (a *APIKeys) Reload() error { return a.file.Reload() }
+
+// Verify implements Reloader.
+func (a *APIKeys) Verify() error { return a.file.Verify() }
 
 // Challenge implements Provider. The scheme is no registered one: there is none for keys.
 func (a *APIKeys) Challenge(error) string { return `ApiKey realm="` + a.cfg.Realm + `"` }

@@ -34,8 +34,12 @@ type Provider interface {
 // Runner is a provider with work in the background.
 type Runner interface{ Run(ctx context.Context) }
 
-// Reloader is a provider with a file. Reload reads it again; after an error the old stays.
-type Reloader interface{ Reload() error }
+// Reloader is a provider with a file. Reload reads it again; after an error what was read
+// before stays. Verify says whether Reload would do, and changes nothing.
+type Reloader interface {
+	Reload() error
+	Verify() error
+}
 
 // Doer sends requests: an http.Client or an upstream.
 type Doer interface {
@@ -119,19 +123,25 @@ func (c *counters) stats(name, kind string) Stats {
 	return Stats{Name: name, Kind: kind, Accepted: c.accepted.Load(), Denied: c.denied.Load(), Unavailable: c.unavailable.Load()}
 }
 
-// Config is who has to vouch for a route's requests, and what is sent on.
+// Use is a provider, and what is sent on of whom it vouches for.
+type Use struct {
+	Provider
+	Strip   bool // its credentials are not sent on
+	Forward Forward
+}
+
+// Config is who has to vouch for a route's requests.
 type Config struct {
-	Providers []Provider
-	All       bool // each provider has to vouch, not any
-	Optional  bool // requests without credentials pass as nobody's; bad credentials never do
-	Strip     bool // credentials are not sent on
-	Forward   Forward
+	Providers []Use
+	All       bool     // each provider has to vouch, not any
+	Optional  bool     // requests without credentials pass as nobody's; bad credentials never do
+	Remove    []string // fields that clients can't send, beside those of Forward
 }
 
 // Authenticator is a route's authentication.
 type Authenticator struct {
-	cfg     Config
-	forward *forwarder
+	cfg    Config
+	remove folded
 }
 
 // maxProviders bounds what one request can make work.
@@ -145,11 +155,15 @@ func New(cfg Config) (*Authenticator, error) {
 	if cfg.All && cfg.Optional {
 		return nil, errors.New("all providers have to vouch and yet none needs to, expected all or optional")
 	}
-	f, err := newForwarder(cfg.Forward)
-	if err != nil {
-		return nil, err
+	remove := fold(cfg.Remove...)
+	for i := range cfg.Providers {
+		f := &cfg.Providers[i].Forward
+		if err := f.Check(); err != nil {
+			return nil, fmt.Errorf("%s: %w", cfg.Providers[i].Name(), err)
+		}
+		maps.Copy(remove, fold(f.Fields()...))
 	}
-	return &Authenticator{cfg: cfg, forward: f}, nil
+	return &Authenticator{cfg, remove}, nil
 }
 
 // Challenges are the values of WWW-Authenticate for a request that shows no credentials.
@@ -158,47 +172,57 @@ func (a *Authenticator) Challenges() []string { return a.challenges(nil) }
 // challenges gives each provider's; what failed makes its own more precise.
 func (a *Authenticator) challenges(failed map[Provider]error) []string {
 	var out []string
-	for _, p := range a.cfg.Providers {
-		err := failed[p]
+	for _, u := range a.cfg.Providers {
+		err := failed[u.Provider]
 		if err == nil {
 			err = ErrNone
 		}
-		if c := p.Challenge(err); c != "" && !slices.Contains(out, c) {
+		if c := u.Challenge(err); c != "" && !slices.Contains(out, c) {
 			out = append(out, c)
 		}
 	}
 	return out
 }
 
-// Authenticate asks the providers. Without an error and an identity the request is nobody's.
-func (a *Authenticator) Authenticate(r *http.Request) (*exchange.Identity, error) {
-	id, _, err := a.authenticate(r)
-	return id, err
+// vouched is an identity, and who vouches for it.
+type vouched struct {
+	*exchange.Identity
+	by *Use
 }
 
-func (a *Authenticator) authenticate(r *http.Request) (*exchange.Identity, map[Provider]error, error) {
-	var ids []*exchange.Identity
-	failed := map[Provider]error{}
+// Authenticate asks the providers. Without an error and an identity the request is nobody's.
+func (a *Authenticator) Authenticate(r *http.Request) (*exchange.Identity, error) {
+	ids, _, err := a.authenticate(r)
+	return merge(ids), err
+}
+
+func (a *Authenticator) authenticate(r *http.Request) ([]vouched, map[Provider]error, error) {
+	var ids []vouched
+	var failed map[Provider]error
 	var unavailable, denied error
-	for _, p := range a.cfg.Providers {
-		id, err := p.Authenticate(r)
+	for i := range a.cfg.Providers {
+		u := &a.cfg.Providers[i]
+		id, err := u.Authenticate(r)
 		var d *Denied
 		switch {
 		case err == nil && !a.cfg.All:
-			return id, nil, nil
+			return []vouched{{id, u}}, nil, nil
 		case err == nil:
-			ids = append(ids, id)
+			ids = append(ids, vouched{id, u})
 		case errors.Is(err, ErrNone):
 		case errors.As(err, &d):
-			failed[p] = err
-			denied = errors.Join(denied, fmt.Errorf("%s: %w", p.Name(), err))
+			if failed == nil {
+				failed = map[Provider]error{}
+			}
+			failed[u.Provider] = err
+			denied = errors.Join(denied, fmt.Errorf("%s: %w", u.Name(), err))
 		default:
-			unavailable = errors.Join(unavailable, fmt.Errorf("%s: %w", p.Name(), err))
+			unavailable = errors.Join(unavailable, fmt.Errorf("%s: %w", u.Name(), err))
 		}
 	}
 	switch {
 	case a.cfg.All && len(ids) == len(a.cfg.Providers):
-		return merge(ids), nil, nil
+		return ids, nil, nil
 	case unavailable != nil && (!a.cfg.All || denied == nil):
 		return nil, failed, &Unavailable{unavailable}
 	case denied != nil:
@@ -211,8 +235,14 @@ func (a *Authenticator) authenticate(r *http.Request) (*exchange.Identity, map[P
 
 // merge makes one identity of several: the first one's subject, and what all of them say;
 // where two have the same claim, the first one's counts.
-func merge(ids []*exchange.Identity) *exchange.Identity {
-	out := *ids[0]
+func merge(ids []vouched) *exchange.Identity {
+	switch len(ids) {
+	case 0:
+		return nil
+	case 1:
+		return ids[0].Identity
+	}
+	out := *ids[0].Identity
 	names := make([]string, len(ids))
 	out.Scopes, out.Claims, out.Groups = nil, map[string]any{}, map[string]struct{}{}
 	for i, id := range ids {
@@ -237,21 +267,24 @@ func merge(ids []*exchange.Identity) *exchange.Identity {
 func (a *Authenticator) Stage(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		x := exchange.From(r.Context())
-		id, failed, err := a.authenticate(r)
+		ids, failed, err := a.authenticate(r)
 		if err != nil {
 			a.refuse(w, r, failed, err)
 			return
 		}
-		x.Identity = id
-		if a.cfg.Strip {
-			for _, p := range a.cfg.Providers {
-				p.Strip(r)
+		x.Identity = merge(ids)
+		for i := range a.cfg.Providers {
+			if u := &a.cfg.Providers[i]; u.Strip {
+				u.Provider.Strip(r)
 			}
 		}
-		if err := a.forward.write(r.Header, id); err != nil {
-			x.Note(err)
-			exchange.Refuse(w, r, exchange.Forbidden, "the identity can't be passed on")
-			return
+		a.remove.from(r.Header)
+		for _, id := range ids {
+			if err := id.by.Forward.write(r.Header, id.Identity); err != nil {
+				x.Note(err)
+				exchange.Refuse(w, r, exchange.Forbidden, "the identity can't be passed on")
+				return
+			}
 		}
 		next.ServeHTTP(w, r)
 	})

@@ -31,6 +31,14 @@ func providers(t *testing.T) (users, keys, tokens Provider, token string) {
 	return b, a, start(t, jwtConfig(newIssuer(t, key), clock)), key.sign(t, claims(nil), nil)
 }
 
+func uses(ps ...Provider) []Use {
+	var out []Use
+	for _, p := range ps {
+		out = append(out, Use{Provider: p})
+	}
+	return out
+}
+
 // down is a provider that never knows.
 type down struct{ *MTLS }
 
@@ -70,20 +78,20 @@ func TestCombine(t *testing.T) {
 		status  int
 		subject string
 	}{
-		"any, by the first":        {Config{Providers: []Provider{users, keys, tokens}}, withUser, 200, "ann"},
-		"any, by the last":         {Config{Providers: []Provider{users, keys, tokens}}, withToken, 200, "alice"},
-		"any, nothing":             {Config{Providers: []Provider{users, keys, tokens}}, nil, 401, ""},
-		"any, one wrong":           {Config{Providers: []Provider{keys, tokens}}, func(r *http.Request) { wrongKey(r); withToken(r) }, 200, "alice"},
-		"any, all wrong":           {Config{Providers: []Provider{keys, tokens}}, wrongKey, 401, ""},
-		"any, one down":            {Config{Providers: []Provider{dead, keys}}, withKey, 200, "service"},
-		"any, down and wrong":      {Config{Providers: []Provider{dead, keys}}, wrongKey, 503, ""},
-		"optional, nothing":        {Config{Providers: []Provider{keys}, Optional: true}, nil, 200, ""},
-		"optional, wrong":          {Config{Providers: []Provider{keys}, Optional: true}, wrongKey, 401, ""},
-		"optional, down":           {Config{Providers: []Provider{dead}, Optional: true}, nil, 503, ""},
-		"all":                      {Config{Providers: []Provider{users, keys}, All: true}, both, 200, "ann"},
-		"all, one lacks":           {Config{Providers: []Provider{users, keys}, All: true}, withUser, 401, ""},
-		"all, one down, one lacks": {Config{Providers: []Provider{dead, keys}, All: true}, nil, 503, ""},
-		"all, one down, one wrong": {Config{Providers: []Provider{dead, keys}, All: true}, wrongKey, 401, ""},
+		"any, by the first":        {Config{Providers: uses(users, keys, tokens)}, withUser, 200, "ann"},
+		"any, by the last":         {Config{Providers: uses(users, keys, tokens)}, withToken, 200, "alice"},
+		"any, nothing":             {Config{Providers: uses(users, keys, tokens)}, nil, 401, ""},
+		"any, one wrong":           {Config{Providers: uses(keys, tokens)}, func(r *http.Request) { wrongKey(r); withToken(r) }, 200, "alice"},
+		"any, all wrong":           {Config{Providers: uses(keys, tokens)}, wrongKey, 401, ""},
+		"any, one down":            {Config{Providers: uses(dead, keys)}, withKey, 200, "service"},
+		"any, down and wrong":      {Config{Providers: uses(dead, keys)}, wrongKey, 503, ""},
+		"optional, nothing":        {Config{Providers: uses(keys), Optional: true}, nil, 200, ""},
+		"optional, wrong":          {Config{Providers: uses(keys), Optional: true}, wrongKey, 401, ""},
+		"optional, down":           {Config{Providers: uses(dead), Optional: true}, nil, 503, ""},
+		"all":                      {Config{Providers: uses(users, keys), All: true}, both, 200, "ann"},
+		"all, one lacks":           {Config{Providers: uses(users, keys), All: true}, withUser, 401, ""},
+		"all, one down, one lacks": {Config{Providers: uses(dead, keys), All: true}, nil, 503, ""},
+		"all, one down, one wrong": {Config{Providers: uses(dead, keys), All: true}, wrongKey, 401, ""},
 	} {
 		w, x, passed := serve(t, one.cfg, one.change)
 		if w.Code != one.status || (passed != nil) != (one.status == 200) {
@@ -97,7 +105,7 @@ func TestCombine(t *testing.T) {
 			t.Errorf("%s: %v", name, w.Header())
 		}
 	}
-	_, x, _ := serve(t, Config{Providers: []Provider{users, keys}, All: true}, both)
+	_, x, _ := serve(t, Config{Providers: uses(users, keys), All: true}, both)
 	if _, staff := x.Identity.Groups["staff"]; x.Identity.Provider != "users+keys" || !slices.Contains(x.Identity.Scopes, "s") || !staff {
 		t.Errorf("%+v", x.Identity)
 	}
@@ -105,19 +113,19 @@ func TestCombine(t *testing.T) {
 
 func TestChallenges(t *testing.T) {
 	users, keys, tokens, _ := providers(t)
-	w, _, _ := serve(t, Config{Providers: []Provider{users, keys, tokens}}, nil)
+	w, _, _ := serve(t, Config{Providers: uses(users, keys, tokens)}, nil)
 	if got := w.Header()["Www-Authenticate"]; !slices.Equal(got, []string{`Basic realm="users", charset="UTF-8"`, `ApiKey realm="keys"`, `Bearer realm="jwt"`}) {
 		t.Errorf("%q", got)
 	}
-	w, x, _ := serve(t, Config{Providers: []Provider{tokens}}, func(r *http.Request) { r.Header.Set("Authorization", "Bearer x") })
+	w, x, _ := serve(t, Config{Providers: uses(tokens)}, func(r *http.Request) { r.Header.Set("Authorization", "Bearer x") })
 	if got := w.Header().Get("WWW-Authenticate"); !strings.Contains(got, `error="invalid_token"`) || x.Reason != exchange.Unauthenticated || len(x.Notes()) != 1 {
 		t.Errorf("%q, %v", got, x.Notes())
 	}
-	w, _, _ = serve(t, Config{Providers: []Provider{tokens}}, func(r *http.Request) { r.Header["Authorization"] = []string{"Bearer x", "Bearer y"} })
+	w, _, _ = serve(t, Config{Providers: uses(tokens)}, func(r *http.Request) { r.Header["Authorization"] = []string{"Bearer x", "Bearer y"} })
 	if got := w.Header().Get("WWW-Authenticate"); w.Code != 400 || !strings.Contains(got, `error="invalid_request"`) {
 		t.Errorf("%d %q", w.Code, got)
 	}
-	w, x, _ = serve(t, Config{Providers: []Provider{tokens}}, func(r *http.Request) {
+	w, x, _ = serve(t, Config{Providers: uses(tokens)}, func(r *http.Request) {
 		ctx, cancel := context.WithCancel(r.Context())
 		cancel()
 		*r = *r.WithContext(ctx)
@@ -129,10 +137,9 @@ func TestChallenges(t *testing.T) {
 
 func TestForward(t *testing.T) {
 	_, _, tokens, token := providers(t)
-	cfg := Config{Providers: []Provider{tokens}, Optional: true, Strip: true,
-		Forward: Forward{Subject: "X-Auth-Subject", Provider: "X-Auth-Provider", Scopes: "X-Auth-Scopes", Groups: "X-Auth-Groups", Claims: map[string]string{"X-Auth-Audience": "aud", "X-Auth-Tenant": "tenant"}}}
+	cfg := Config{Optional: true, Remove: []string{"X-Other-Route"}, Providers: []Use{{Provider: tokens, Strip: true, Forward: Forward{Subject: "X-Auth-Subject", Provider: "X-Auth-Provider", Scopes: "X-Auth-Scopes", Groups: "X-Auth-Groups", Claims: map[string]string{"X-Auth-Audience": "aud", "X-Auth-Tenant": "tenant"}}}}}
 	forge := func(r *http.Request) {
-		for _, name := range []string{"X-Auth-Subject", "X_Auth_Subject", "x-auth_groups", "X-Auth-Tenant", "X-Auth-Scopes"} {
+		for _, name := range []string{"X-Auth-Subject", "X_Auth_Subject", "x-auth_groups", "X-Auth-Tenant", "X-Auth-Scopes", "X-Other-Route"} {
 			r.Header[name] = []string{"root"}
 		}
 		r.Header.Set("X-Auth-Other", "stays")
@@ -151,10 +158,7 @@ func TestForward(t *testing.T) {
 
 // TestForwardAmbiguous: a value that reads differently at the other end is not sent.
 func TestForwardAmbiguous(t *testing.T) {
-	f, err := newForwarder(Forward{Subject: "X-S", Groups: "X-G", Scopes: "X-C"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := Forward{Subject: "X-S", Groups: "X-G", Scopes: "X-C"}
 	for name, id := range map[string]*exchange.Identity{
 		"blank before":     {Subject: " admin"},
 		"line end":         {Subject: "a\r\nX-G: admins"},
@@ -168,15 +172,26 @@ func TestForwardAmbiguous(t *testing.T) {
 		}
 	}
 	for _, bad := range []Forward{{Subject: "a b"}, {Subject: "X-A", Groups: "x_a"}, {Subject: "Host"}, {Claims: map[string]string{"X-A": ""}}, {Subject: "X-Forwarded-For"}} {
-		if _, err := newForwarder(bad); err == nil {
+		if bad.Check() == nil {
 			t.Errorf("%+v is taken", bad)
 		}
 	}
 }
 
+func TestRemove(t *testing.T) {
+	var seen http.Header
+	h := Remove([]string{"X-User"})(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { seen = r.Header }))
+	r := httptest.NewRequest("GET", "/", nil)
+	r.Header = http.Header{"X-User": {"root"}, "X_user": {"root"}, "X-Users": {"a"}}
+	h.ServeHTTP(httptest.NewRecorder(), r)
+	if len(seen) != 1 || seen.Get("X-Users") != "a" {
+		t.Errorf("%v", seen)
+	}
+}
+
 func TestNewAuthenticator(t *testing.T) {
 	m, _ := NewMTLS(MTLSConfig{Name: "m"})
-	for _, cfg := range []Config{{}, {Providers: slices.Repeat([]Provider{m}, 17)}, {Providers: []Provider{m}, All: true, Optional: true}} {
+	for _, cfg := range []Config{{}, {Providers: slices.Repeat(uses(m), 17)}, {Providers: uses(m), All: true, Optional: true}} {
 		if _, err := New(cfg); err == nil {
 			t.Errorf("%+v is taken", cfg)
 		}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -94,22 +95,19 @@ func setDefault[T comparable](v *T, to T) {
 	}
 }
 
-func (b *Basic) load(text []byte) error {
+func (b *Basic) load(text []byte) (func(), error) {
 	users, err := parseUsers(text)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	t := &userTable{byName: users}
-	for name := range users {
-		t.names = append(t.names, name)
-	}
-	slices.Sort(t.names)
-	if old := b.users.Load(); old != nil {
-		t.gen = old.gen + 1
-	}
-	b.users.Store(t)
-	b.cache.Clear()
-	return nil
+	t := &userTable{byName: users, names: slices.Sorted(maps.Keys(users))}
+	return func() {
+		if old := b.users.Load(); old != nil {
+			t.gen = old.gen + 1
+		}
+		b.users.Store(t)
+		b.cache.Clear()
+	}, nil
 }
 
 // Name implements Provider.
@@ -120,6 +118,9 @@ func (b *Basic) Run(ctx context.Context) { b.file.Run(ctx) }
 
 // Reload implements Reloader.
 func (b *Basic) Reload() error { return b.file.Reload() }
+
+// Verify implements Reloader.
+func (b *Basic) Verify() error { return b.file.Verify() }
 
 // Challenge implements Provider.
 func (b *Basic) Challenge(error) string {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -21,8 +22,8 @@ const checkEvery = 5 * time.Second
 // file is a file that is read again when it changes.
 type file struct {
 	path   string
-	secret bool // others must not read it
-	load   func([]byte) error
+	secret bool                                 // others must not read it
+	load   func([]byte) (use func(), err error) // use puts it in force
 	now    func() time.Time
 
 	mu     sync.Mutex
@@ -54,16 +55,28 @@ func (f *file) Reload() error {
 }
 
 func (f *file) reload() error {
-	b, s, err := readFile(f.path, f.secret)
+	use, s, err := f.read()
 	if err == nil {
-		if err = f.load(b); err != nil {
-			err = fmt.Errorf("%s:%w", f.path, err)
-		}
-	}
-	if err == nil {
+		use()
 		f.loaded = f.now()
 	}
 	f.stamp, f.err = s, err
+	return err
+}
+
+func (f *file) read() (use func(), s stamp, err error) {
+	b, s, err := readFile(f.path, f.secret)
+	if err == nil {
+		if use, err = f.load(b); err != nil {
+			err = fmt.Errorf("%s:%w", f.path, err)
+		}
+	}
+	return use, s, err
+}
+
+// Verify says what is wrong with the file as it is now. What was read stays.
+func (f *file) Verify() error {
+	_, _, err := f.read()
 	return err
 }
 
@@ -127,4 +140,18 @@ func readFile(path string, secret bool) ([]byte, stamp, error) {
 		return nil, stamp{}, errors.New(path + " is longer than 16 MiB")
 	}
 	return b, stampOf(fi), nil
+}
+
+// ReadSecret reads a file of one secret that others must not read. A line end behind it is
+// not part of it.
+func ReadSecret(path string) (string, error) {
+	b, _, err := readFile(path, true)
+	if err != nil {
+		return "", err
+	}
+	s := strings.TrimRight(string(b), "\r\n")
+	if s == "" || strings.ContainsAny(s, "\r\n") {
+		return "", fmt.Errorf("%s holds no secret, expected one line", path)
+	}
+	return s, nil
 }

@@ -3,6 +3,7 @@ package auth
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -24,64 +25,93 @@ type Forward struct {
 	Claims   map[string]string // field → path of the claim; of a list all values, with a comma between them
 }
 
-type forwarder struct {
-	Forward
-	folded map[string]struct{} // all fields, small, with "-"
+// Fields are those that it sets.
+func (f *Forward) Fields() []string {
+	var out []string
+	for _, name := range [...]string{f.Subject, f.Provider, f.Scopes, f.Groups} {
+		if name != "" {
+			out = append(out, name)
+		}
+	}
+	return slices.AppendSeq(out, maps.Keys(f.Claims))
 }
 
-func fold(name string) string { return strings.ReplaceAll(strings.ToLower(name), "_", "-") }
-
-// notForIdentity are fields that mean something to everybody on the way.
-var notForIdentity = map[string]bool{"host": true, "content-length": true, "transfer-encoding": true, "connection": true, "te": true, "trailer": true, "upgrade": true,
-	"content-type": true, "content-encoding": true, "expect": true, "via": true, "forwarded": true, "x-forwarded-for": true, "x-request-id": true}
-
-func newForwarder(f Forward) (*forwarder, error) {
-	out := &forwarder{Forward: f, folded: map[string]struct{}{}}
-	var errs []error
-	add := func(name string) {
-		if name == "" {
-			return
-		}
-		k := fold(name)
-		if !httpguts.ValidHeaderFieldName(name) || notForIdentity[k] {
-			errs = append(errs, fmt.Errorf("identity field %q, expected the name of a header field of its own, such as X-Auth-Subject", name))
-		}
-		if _, twice := out.folded[k]; twice {
-			errs = append(errs, fmt.Errorf("identity field %q is used twice, expected once", name))
-		}
-		out.folded[k] = struct{}{}
+// common says whether a field means something to everybody on the way.
+func common(folded string) bool {
+	switch folded {
+	case "host", "content-length", "transfer-encoding", "connection", "te", "trailer", "upgrade", "content-type", "content-encoding", "expect", "via", "forwarded", "x-forwarded-for", "x-request-id":
+		return true
 	}
-	for _, name := range [...]string{f.Subject, f.Provider, f.Scopes, f.Groups} {
-		add(name)
+	return false
+}
+
+// Check tells everything that is wrong.
+func (f *Forward) Check() error {
+	var errs []error
+	seen := folded{}
+	for _, name := range f.Fields() {
+		k := foldOne(name)
+		if !httpguts.ValidHeaderFieldName(name) || common(k) {
+			errs = append(errs, fmt.Errorf("field %q for an identity, expected the name of a header field of its own, such as X-Auth-Subject", name))
+		}
+		if _, twice := seen[k]; twice {
+			errs = append(errs, fmt.Errorf("field %q for an identity is used twice, expected once", name))
+		}
+		seen[k] = struct{}{}
 	}
 	for name, path := range f.Claims {
-		add(name)
-		if path == "" || name == "" {
-			errs = append(errs, fmt.Errorf("claim %q for field %q, expected both", path, name))
+		if path == "" {
+			errs = append(errs, fmt.Errorf("no claim for field %q, expected a claim's name", name))
 		}
 	}
-	return out, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
-// write puts the identity's fields in place of the client's.
-func (f *forwarder) write(h http.Header, id *exchange.Identity) error {
-	if len(f.folded) == 0 {
-		return nil
+// folded are fields' names, small, with "-" for "_".
+type folded map[string]struct{}
+
+func foldOne(name string) string { return strings.ReplaceAll(strings.ToLower(name), "_", "-") }
+
+func fold(names ...string) folded {
+	out := folded{}
+	for _, n := range names {
+		out[foldOne(n)] = struct{}{}
+	}
+	return out
+}
+
+// from takes the fields out, and those that some servers can't tell from them.
+func (f folded) from(h http.Header) {
+	if len(f) == 0 {
+		return
 	}
 	for name := range h { // bound: the server's limit on fields
-		if _, ours := f.folded[fold(name)]; ours {
+		if _, is := f[foldOne(name)]; is {
 			delete(h, name)
 		}
 	}
-	if id == nil {
-		return nil
+}
+
+// Remove is a stage for routes that ask nobody: it takes out what other routes set.
+func Remove(names []string) func(http.Handler) http.Handler {
+	remove := fold(names...)
+	return func(next http.Handler) http.Handler {
+		if len(remove) == 0 {
+			return next
+		}
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			remove.from(r.Header)
+			next.ServeHTTP(w, r)
+		})
 	}
-	groups := make([]string, 0, len(id.Groups))
-	for g := range id.Groups {
-		groups = append(groups, g)
+}
+
+// write sets the fields of an identity.
+func (f *Forward) write(h http.Header, id *exchange.Identity) error {
+	err := errors.Join(set(h, f.Subject, "", id.Subject), set(h, f.Provider, "", id.Provider), set(h, f.Scopes, " ", id.Scopes...))
+	if f.Groups != "" {
+		err = errors.Join(err, set(h, f.Groups, ",", slices.Sorted(maps.Keys(id.Groups))...))
 	}
-	slices.Sort(groups)
-	err := errors.Join(set(h, f.Subject, "", id.Subject), set(h, f.Provider, "", id.Provider), set(h, f.Scopes, " ", id.Scopes...), set(h, f.Groups, ",", groups...))
 	for name, path := range f.Claims {
 		if v, ok := claim.Lookup(id.Claims, path); ok {
 			err = errors.Join(err, set(h, name, ",", claim.Strings(v)...))

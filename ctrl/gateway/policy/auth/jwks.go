@@ -88,7 +88,7 @@ func newKeys(cfg KeysConfig) (*keys, error) {
 	case cfg.MinRefresh < 0 || cfg.Refresh < cfg.MinRefresh || cfg.Timeout < 0 || cfg.MaxStale < 0:
 		return nil, fmt.Errorf("refresh %s and at least %s apart, expected positive ones in this order", cfg.Refresh, cfg.MinRefresh)
 	case cfg.File != "":
-		k.file = &file{path: cfg.File, now: cfg.Now, load: func(b []byte) error { return k.load(b) }}
+		k.file = &file{path: cfg.File, now: cfg.Now, load: k.load}
 		if err := k.file.Reload(); err != nil {
 			return nil, err
 		}
@@ -114,17 +114,18 @@ func checkURL(s string) error {
 	return nil
 }
 
-func (k *keys) load(b []byte) error {
+func (k *keys) load(b []byte) (func(), error) {
 	s, err := parseKeySet(b)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	s.at = k.cfg.Now()
-	if old := k.set.Load(); old != nil {
-		s.gen = old.gen + 1
-	}
-	k.set.Store(s)
-	return nil
+	return func() {
+		s.at = k.cfg.Now()
+		if old := k.set.Load(); old != nil {
+			s.gen = old.gen + 1
+		}
+		k.set.Store(s)
+	}, nil
 }
 
 // parseKeySet takes the keys that verify signatures out of a JWK set; those of other kinds
@@ -318,7 +319,10 @@ func (k *keys) fetch(ctx context.Context) (time.Duration, error) {
 	defer cancel()
 	body, age, err := get(ctx, k.cfg.Doer, k.cfg.URL)
 	if err == nil {
-		err = k.load(body)
+		var use func()
+		if use, err = k.load(body); err == nil {
+			use()
+		}
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -148,6 +148,14 @@ func (j *JWT) Reload() error {
 	return nil
 }
 
+// Verify implements Reloader.
+func (j *JWT) Verify() error {
+	if j.keys.file != nil {
+		return j.keys.file.Verify()
+	}
+	return nil
+}
+
 // Challenge implements Provider.
 func (j *JWT) Challenge(err error) string { return bearerChallenge(j.cfg.Realm, err) }
 

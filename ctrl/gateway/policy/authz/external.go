@@ -122,6 +122,18 @@ func NewExternal(cfg ExternalConfig) (*External, error) {
 	return &External{cfg: cfg, cache: cache.New[*Verdict](cfg.CacheSize), slots: make(chan struct{}, cfg.Concurrency)}, nil
 }
 
+// Close waits until the questions that are being asked are answered, or ctx ends. Later
+// requests get no answer.
+func (e *External) Close(ctx context.Context) {
+	for range cap(e.slots) {
+		select {
+		case e.slots <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 // editable says whether a field can be sent along or altered without altering what the
 // message is.
 func editable(name string) bool {

@@ -1,12 +1,16 @@
 package limit
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
 	"math"
 	"math/bits"
+	"net"
 	"net/http"
+	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -256,19 +260,36 @@ func (s *Shedder) Stats() ShedderStats {
 	return out
 }
 
-// Stage is a stage that sheds requests of a class. header, unless empty, names a field of
-// the request whose word (low, normal, high, critical) is its class instead; whoever can
-// send it can claim to be critical.
-func (s *Shedder) Stage(class Class, header string) func(http.Handler) http.Handler {
-	header = http.CanonicalHeaderKey(header)
+// Priority says how much a route's requests matter.
+type Priority struct {
+	Class  Class
+	Header string         // field of the request whose word (low, normal, high, critical) counts instead; "": none
+	From   []netip.Prefix // clients whose field counts; none: all, so that each can claim to be critical
+}
+
+func (p *Priority) of(r *http.Request) Class {
+	v := r.Header[p.Header]
+	if p.Header == "" || len(v) == 0 {
+		return p.Class
+	}
+	if len(p.From) > 0 {
+		a := exchange.From(r.Context()).Client.Addr().Unmap()
+		if !slices.ContainsFunc(p.From, func(f netip.Prefix) bool { return f.Contains(a) }) {
+			return p.Class
+		}
+	}
+	if c, err := ParseClass(v[0]); err == nil {
+		return c
+	}
+	return p.Class
+}
+
+// Stage is a stage that sheds requests by their priority.
+func (s *Shedder) Stage(p Priority) func(http.Handler) http.Handler {
+	p.Header = http.CanonicalHeaderKey(p.Header)
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			c := class
-			if v := r.Header[header]; header != "" && len(v) > 0 {
-				if said, err := ParseClass(v[0]); err == nil {
-					c = said
-				}
-			}
+			c := p.of(r)
 			if !s.Enter(c) {
 				exchange.From(r.Context()).Note(fmt.Errorf("load shedding %s: %d requests wait, the limit is %d", s.cfg.Name, s.inFlight.Load(), s.limit.Load()))
 				w.Header().Set("Retry-After", "1")
@@ -333,8 +354,20 @@ func (w *headWriter) ReadFrom(r io.Reader) (int64, error) {
 	return io.Copy(struct{ io.Writer }{w.ResponseWriter}, r)
 }
 
-// Flush implements http.Flusher.
-func (w *headWriter) Flush() {
+// Flush implements http.Flusher, which libraries ask for instead of a controller.
+func (w *headWriter) Flush() { _ = w.FlushError() }
+
+// FlushError flushes.
+func (w *headWriter) FlushError() error {
 	w.leave()
-	_ = http.NewResponseController(w.ResponseWriter).Flush() // there is nothing to flush where it isn't supported
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+// Hijack implements http.Hijacker.
+func (w *headWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	c, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err == nil {
+		w.leave()
+	}
+	return c, rw, err
 }

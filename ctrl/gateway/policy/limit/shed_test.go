@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -165,7 +166,7 @@ func TestShedderStage(t *testing.T) {
 	for range 2 {
 		s.Enter(Critical)
 	}
-	h := s.Stage(Low, "x-priority")(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	h := s.Stage(Priority{Class: Low, Header: "x-priority"})(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		if got := s.Stats().Waiting; got != 3 {
 			t.Errorf("%d wait, expected 3", got)
 		}
@@ -198,10 +199,25 @@ func TestShedderStage(t *testing.T) {
 	}
 	// a client that broke off says nothing of latency
 	ctx, cancel := context.WithCancel(exchange.With(t.Context(), x))
-	gone := s.Stage(Critical, "")(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { cancel() }))
+	gone := s.Stage(Priority{Class: Critical})(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { cancel() }))
 	gone.ServeHTTP(httptest.NewRecorder(), r.WithContext(ctx))
 	if s.count.Load() != 1 || s.Stats().Waiting != 2 {
 		t.Errorf("%d latencies, %+v", s.count.Load(), s.Stats())
+	}
+}
+
+func TestPriorityFrom(t *testing.T) {
+	p := Priority{Class: Normal, Header: "X-Priority", From: []netip.Prefix{netip.MustParsePrefix("198.18.0.0/24")}}
+	for client, want := range map[string]Class{"198.18.0.1:1": Critical, "[::ffff:198.18.0.1]:1": Critical, "198.18.1.1:1": Normal} {
+		r := request(&exchange.Exchange{Client: netip.MustParseAddrPort(client)}, "GET", "/")
+		r.Header.Set("X-Priority", "critical")
+		if got := p.of(r); got != want {
+			t.Errorf("%s: %s", client, got)
+		}
+		r.Header.Set("X-Priority", "very")
+		if got := p.of(r); got != Normal {
+			t.Errorf("%s with a word that is none: %s", client, got)
+		}
 	}
 }
 
