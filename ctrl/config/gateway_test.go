@@ -20,6 +20,10 @@ func TestGatewayErrors(t *testing.T) {
 	for _, one := range []struct{ name, text, want string }{
 		{"no action", route, `np.toml:9:1: [[route]] "r" does nothing, expected one of upstream, split`},
 		{"two actions", route + "upstream = \"users\"\nbody = \"x\"\n", `np.toml:12:1: [[route]] "r" has upstream and body, expected one of them`},
+		{"key without its companion", route + "upstream = \"users\"\nrewrite_to = \"/x\"\n", `np.toml:12:1: route.rewrite_to: it says nothing by itself, expected rewrite_regexp with it`},
+		{"nested key without its companion", route + "upstream = \"users\"\ncors.credentials = true\n", `np.toml:12:1: route.cors.credentials: it says nothing by itself, expected cors.origins with it`},
+		{"status of a backend", route + "upstream = \"users\"\nstatus = 404\n", `np.toml:12:1: route.status: it says nothing by itself, expected redirect or body`},
+		{"two rewrites", route + "upstream = \"users\"\nrewrite_path = \"/x\"\nrewrite_regexp = \"x\"\n", `np.toml:9:1: [[route]] "r" has more than one of rewrite_path, rewrite_prefix and rewrite_regexp`},
 		{"unknown upstream", route + "upstream = \"user\"\n", `np.toml:11:1: route.upstream: there is no [[upstream]] "user", expected a known one (did you mean "users"?)`},
 		{"unknown part", route + "[[route.part]]\nname = \"p\"\npath = \"/\"\nupstream = \"x\"\n", `np.toml:14:1: route.part[0].upstream: there is no [[upstream]] "x"`},
 		{"part without a path", route + "[[route.part]]\nname = \"p\"\nupstream = \"users\"\n", `np.toml:11:1: [[route.part]] has no path, expected a path`},

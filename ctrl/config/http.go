@@ -20,6 +20,9 @@ type HTTP struct {
 	MaxFields     int            `key:"max_fields" default:"128" min:"8" max:"10000" doc:"header fields of a request"`
 	MaxURI        Size           `key:"max_uri" default:"8KiB" min:"256" max:"1MiB" doc:"bytes of a request's target"`
 	MaxBody       Size           `key:"max_body" default:"0" min:"0" doc:"bytes of a request's body, unless the route says; 0 no limit"`
+	EncodedSlash  string         `key:"encoded_slash" default:"refuse" oneof:"refuse|keep" doc:"%2F in a path; kept it is never a slash to a route"`
+	DoubleSlash   string         `key:"double_slash" default:"merge" oneof:"merge|refuse" doc:"// in a path"`
+	PathParams    string         `key:"path_parameters" default:"keep" oneof:"keep|refuse" doc:"; in a path; refuse it before backends that cut it off, such as Java's servlets"`
 	MaxRequests   int            `key:"max_requests" default:"0" min:"0" max:"1000000000" doc:"on one connection; 0 no limit"`
 	MaxStreams    int            `key:"max_streams" default:"128" min:"1" max:"10000" doc:"requests of one HTTP/2 or HTTP/3 connection at a time"`
 	PerClient     int            `key:"max_per_client" default:"0" min:"0" max:"8388608" doc:"connections of one address (IPv6: one /64); 0 no limit"`

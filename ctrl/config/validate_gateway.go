@@ -27,11 +27,14 @@ func (l *loader) gateway() {
 		}
 	}
 	routes := map[string]string{}
+	var defaults HTTPRoute
+	setDefaults(reflect.ValueOf(&defaults).Elem())
 	for i := range c.HTTPRoutes {
 		at := fmt.Sprintf("route[%d]", i)
 		l.unique(routes, "route", c.HTTPRoutes[i].Name, at+".name")
 		l.routeNames(&c.HTTPRoutes[i], at)
 		l.routeAction(&c.HTTPRoutes[i], at)
+		l.routeCompanions(&c.HTTPRoutes[i], &defaults, at)
 	}
 	l.policies()
 	l.httpListeners()

@@ -13,6 +13,7 @@ import (
 	"github.com/np-appliance/np/ctrl/gateway/exchange"
 	"github.com/np-appliance/np/ctrl/gateway/meter"
 	"github.com/np-appliance/np/ctrl/gateway/server"
+	"github.com/np-appliance/np/ctrl/gateway/target"
 )
 
 // Server makes what serves a listener of protocol http; t is nil without TLS.
@@ -63,7 +64,7 @@ func none(n int) int {
 // connection's own word: who sends it passes bytes on and says nothing in requests, so it is
 // the client behind it whose fields are believed or not.
 func (g *Gateway) begin(x *exchange.Exchange, e Entry, r *http.Request) {
-	x.Start, x.Listener, x.TLS = g.o.Now(), e.Listener, r.TLS
+	x.Start, x.Listener, x.TLS, x.Host = g.o.Now(), e.Listener, r.TLS, r.Host
 	if c := server.From(r.Context()); c != nil {
 		x.Protocol, x.Peer, x.Client = c.Protocol, c.Client, server.Client(r)
 		x.Trusted = e.trusts(c.Client.Addr())
@@ -75,12 +76,13 @@ func (g *Gateway) begin(x *exchange.Exchange, e Entry, r *http.Request) {
 type Entry struct {
 	Listener string
 	Trusted  []netip.Prefix // proxies in front
+	Paths    target.Policy
 
 	meter *meter.Listener
 }
 
 func (g *Gateway) entryOf(l *config.Listener) Entry {
-	return Entry{Listener: l.Name, Trusted: l.HTTP.Trusted, meter: g.meter.Listener(l.Name)}
+	return Entry{Listener: l.Name, Trusted: l.HTTP.Trusted, Paths: policyOf(l), meter: g.meter.Listener(l.Name)}
 }
 
 // trusts says whether a peer is a proxy in front. One at a Unix socket has no address: who

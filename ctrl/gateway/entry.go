@@ -152,7 +152,7 @@ func (g *Gateway) serve(e Entry, w http.ResponseWriter, r *http.Request) {
 		}
 		g.end(h, r)
 	}()
-	gen.serve(h, r)
+	gen.serve(h, r, e.Paths)
 	ended = true
 }
 

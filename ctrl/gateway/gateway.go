@@ -196,7 +196,7 @@ func (g *Gateway) Close() {
 }
 
 // serve finds the route of a request and leaves it to it.
-func (n *generation) serve(h *hop, r *http.Request) {
+func (n *generation) serve(h *hop, r *http.Request, paths target.Policy) {
 	x := &h.Exchange
 	if x.TLS != nil && n.misdirected(x.Listener, r) {
 		exchange.Refuse(h, r, exchange.Misdirected, "")
@@ -207,7 +207,7 @@ func (n *generation) serve(h *hop, r *http.Request) {
 		exchange.Refuse(h, r, exchange.Forbidden, "this connection may not ask here")
 		return
 	}
-	path, err := target.Policy{}.Apply(r)
+	path, err := paths.Apply(r)
 	if err != nil {
 		exchange.Refuse(h, r, exchange.BadRequest, err.Error())
 		return

@@ -39,9 +39,13 @@ func dialNet(ctx context.Context, _, network, address string) (net.Conn, error) 
 
 func newRig(t *testing.T, text string) *rig {
 	t.Helper()
+	return rigOf(t, load(t, text))
+}
+
+func rigOf(t *testing.T, c *config.Config) *rig {
+	t.Helper()
 	g := New(Options{Dial: dialNet})
 	t.Cleanup(g.Close)
-	c := load(t, text)
 	r := &rig{Gateway: g}
 	r.apply(t, c)
 	s, err := g.Server(c, &c.Listeners[0], nil)

@@ -17,6 +17,7 @@ type Exchange struct {
 	Client   netip.AddrPort       // for whom: Peer, or what a trusted proxy says; its port is 0 where nobody says it
 	Trusted  bool                 // Peer is a proxy in front whose word is believed
 	TLS      *tls.ConnectionState // nil: none
+	Host     string               // as the client asked, whatever a route makes of it
 
 	Route string // name; "": none matched
 	Vars  []Var  // of the route's pattern, in its order

@@ -38,7 +38,7 @@ func DefaultTypes() []string {
 const (
 	defaultMinSize   = 1024
 	maxMinSize       = 1 << 20
-	defaultMaxActive = 256 // at about 1 MiB each
+	defaultMaxActive = 256       // at about 1 MiB each
 	zstdWindow       = 256 << 10 // browsers take 8 MiB (RFC 9659), but each open stream holds one
 )
 

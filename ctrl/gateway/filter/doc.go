@@ -22,7 +22,7 @@
 // Values of header fields, paths, hosts may have {client_ip}, {client_port}, {peer_ip},
 // {request_id}, {method}, {scheme}, {host}, {path}, {query}, {protocol}, {sni},
 // {listener}, {route}, {identity} (its subject), {identity_provider}, {header:NAME} (the
-// first value of the request's field) and {var:NAME} (a variable of the route's pattern).
-// What is not known is empty. "{{" and "}}" stand for braces. They are of the request as
+// first value of the request's field) and {var:NAME} (a variable of the route's pattern; {NAME}
+// alone, where it is none of these words). What is not known is empty. "{{" and "}}" stand for braces. They are of the request as
 // it is at this stage.
 package filter

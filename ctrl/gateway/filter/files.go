@@ -10,6 +10,7 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -30,8 +31,12 @@ type FilesOptions struct {
 
 // Files serves a folder. It has to be closed.
 type Files struct {
-	o    FilesOptions
-	root *os.Root
+	o FilesOptions
+
+	mu     sync.Mutex
+	root   *os.Root
+	users  int // requests under way
+	closed bool
 }
 
 // NewFiles opens the folder. Whatever a path says and wherever symbolic links lead,
@@ -80,8 +85,43 @@ func NewFiles(o FilesOptions) (*Files, error) {
 	return &Files{o: o, root: root}, nil
 }
 
-// Close closes the folder. Files that are being sent are sent to their end.
-func (f *Files) Close() error { return f.root.Close() }
+// Close closes the folder once the requests under way have ended. One that comes later (it
+// found its route before the routes changed) opens the folder for itself.
+func (f *Files) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return nil
+	}
+	f.closed = true
+	if f.users > 0 {
+		return nil // the last one closes
+	}
+	return f.root.Close()
+}
+
+// acquire returns the folder and what has to be called when it is not needed any more.
+func (f *Files) acquire() (*os.Root, func(), error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		root, err := os.OpenRoot(f.o.Root)
+		if err != nil {
+			return nil, nil, err
+		}
+		return root, func() { _ = root.Close() }, nil // read only
+	}
+	f.users++
+	return f.root, f.release, nil
+}
+
+func (f *Files) release() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.users--; f.closed && f.users == 0 {
+		_ = f.root.Close() // read only
+	}
+}
 
 // hidden says whether a part of a name begins with a dot, .well-known at the top left
 // aside (RFC 8615).
@@ -93,9 +133,9 @@ func hidden(name string) bool {
 var errNoFile = errors.New("no regular file")
 
 // open opens a regular file; a folder gives its information alone.
-func (f *Files) open(name string) (*os.File, fs.FileInfo, error) {
+func open(root *os.Root, name string) (*os.File, fs.FileInfo, error) {
 	// a named pipe must not block the goroutine until somebody writes
-	file, err := f.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	file, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -125,6 +165,16 @@ func (f *Files) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		exchange.Refuse(w, r, exchange.NotFound, "")
 		return
 	}
+	root, release, err := f.acquire()
+	if err != nil {
+		f.refuse(w, r, err)
+		return
+	}
+	defer release()
+	f.serve(w, r, root, name)
+}
+
+func (f *Files) serve(w http.ResponseWriter, r *http.Request, root *os.Root, name string) {
 	if name == "." && !strings.HasSuffix(r.URL.Path, "/") {
 		f.toFolder(w, r)
 		return
@@ -133,9 +183,9 @@ func (f *Files) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if folder {
 		name = path.Join(name, f.o.Index)
 	}
-	file, info, err := f.open(name)
+	file, info, err := open(root, name)
 	if err == nil && file == nil && !folder {
-		if index, _, err := f.open(path.Join(name, f.o.Index)); err == nil && index != nil {
+		if index, _, err := open(root, path.Join(name, f.o.Index)); err == nil && index != nil {
 			_ = index.Close() // only looked for
 			f.toFolder(w, r)
 			return
@@ -143,14 +193,14 @@ func (f *Files) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if (err != nil || file == nil) && f.o.Fallback != "" && !gone(err) {
 		name = f.o.Fallback
-		file, info, err = f.open(name)
+		file, info, err = open(root, name)
 	}
 	if err != nil || file == nil {
 		f.refuse(w, r, err)
 		return
 	}
 	defer func() { _ = file.Close() }() // read only
-	f.send(w, r, name, file, info)
+	f.send(w, r, root, name, file, info)
 }
 
 // name makes a file's name of a path.
@@ -198,13 +248,13 @@ func (f *Files) toFolder(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusMovedPermanently)
 }
 
-func (f *Files) send(w http.ResponseWriter, r *http.Request, name string, file *os.File, info fs.FileInfo) {
+func (f *Files) send(w http.ResponseWriter, r *http.Request, root *os.Root, name string, file *os.File, info fs.FileInfo) {
 	h := w.Header()
 	tag := strconv.FormatInt(info.ModTime().UnixNano(), 36) + "-" + strconv.FormatInt(info.Size(), 36)
 	size := info.Size()
 	if f.o.Precompress {
 		addVary(h, "Accept-Encoding")
-		other, k, length, ok := f.compressed(r, name, info.ModTime())
+		other, k, length, ok := compressed(r, root, name, info.ModTime())
 		if !ok {
 			exchange.Refuse(w, r, exchange.NotAcceptable, "")
 			return
@@ -231,7 +281,7 @@ func (f *Files) send(w http.ResponseWriter, r *http.Request, name string, file *
 
 // compressed finds the form of a file that the client likes best. nil: the file itself;
 // false: it takes none that there is.
-func (f *Files) compressed(r *http.Request, name string, notBefore time.Time) (*os.File, coding, int64, bool) {
+func compressed(r *http.Request, root *os.Root, name string, notBefore time.Time) (*os.File, coding, int64, bool) {
 	accept := parseAccept(r.Header["Accept-Encoding"])
 	offered := []coding{zstandard, gzipped}
 	for len(offered) > 0 { // bound: the codings
@@ -240,7 +290,7 @@ func (f *Files) compressed(r *http.Request, name string, notBefore time.Time) (*
 			return nil, identity, 0, ok
 		}
 		ext := map[coding]string{zstandard: ".zst", gzipped: ".gz"}[k]
-		if file, info, err := f.open(name + ext); err == nil && file != nil {
+		if file, info, err := open(root, name+ext); err == nil && file != nil {
 			if !info.ModTime().Before(notBefore) {
 				return file, k, info.Size(), true
 			}

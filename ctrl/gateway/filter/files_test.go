@@ -151,6 +151,30 @@ func TestFilesFallback(t *testing.T) {
 	}
 }
 
+// TestFilesClose: requests under way and those that come late are served, and the last closes.
+func TestFilesClose(t *testing.T) {
+	f, err := NewFiles(FilesOptions{Root: folder(t, map[string]string{"a": "text"})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, release, err := f.acquire()
+	if err != nil || f.Close() != nil || f.Close() != nil {
+		t.Fatal(err)
+	}
+	if _, err := root.Stat("a"); err != nil {
+		t.Errorf("closed under a request: %v", err)
+	}
+	release()
+	if _, err := root.Stat("a"); err == nil {
+		t.Error("not closed")
+	}
+	w := httptest.NewRecorder()
+	f.ServeHTTP(w, httptest.NewRequest("GET", "/a", nil))
+	if w.Code != 200 || w.Body.String() != "text" {
+		t.Errorf("late: %d %q", w.Code, w.Body)
+	}
+}
+
 func TestFilesErrors(t *testing.T) {
 	for _, one := range []struct {
 		o      FilesOptions

@@ -63,7 +63,7 @@ func TestTemplate(t *testing.T) {
 		{"{client_ip}:{client_port} {peer_ip}", "192.0.2.7:4711 192.0.2.8"},
 		{"{request_id}{method}{scheme}{host}", "id-1PUThttph.example"},
 		{"{path}?{query}", "/p%20q?x=1"}, {"{protocol} {listener} {route} {sni}", "h2 web main "},
-		{"{identity}@{identity_provider}", "u/1@p"}, {"{var:id}", "a%2Fb ü"}, {"{header:x-a}{header:x-b}", "one"},
+		{"{identity}@{identity_provider}", "u/1@p"}, {"{var:id}", "a%2Fb ü"}, {"{rest}", "x/y"}, {"{header:x-a}{header:x-b}", "one"},
 	} {
 		p, err := parseTemplate(one.text, vars())
 		if err != nil {
@@ -165,6 +165,7 @@ func TestRewrite(t *testing.T) {
 		{name: "text with refused slash", o: RewriteOptions{Path: PathChange{Text: "/u/{var:id}"}}, uri: "/x"},
 		{name: "slash of an identity is no slash", o: RewriteOptions{Path: PathChange{Text: "/u/{identity}"}, Policy: keep}, uri: "/x", want: "/u/u%2F1"},
 		{name: "dots put together", o: RewriteOptions{Path: PathChange{Text: "/u/{var:dot}{var:dot}/admin"}}, uri: "/x"},
+		{name: "text with the path", o: RewriteOptions{Path: PathChange{Text: "/new{path}"}}, uri: "/a%20b/c%25", want: "/new/a%20b/c%25"},
 		{name: "regexp", o: RewriteOptions{Path: PathChange{Regexp: &RegexpChange{"^/v([0-9]+)/(.*)$", "/${2}/v$1"}}}, uri: "/v3/a%20b", want: "/a%20b/v3"},
 		{name: "regexp without a slash", o: RewriteOptions{Path: PathChange{Regexp: &RegexpChange{"^/a", ""}}}, uri: "/ab", want: "/b"},
 		{name: "regexp makes slashes", o: RewriteOptions{Path: PathChange{Regexp: &RegexpChange{"^/a", "/"}}}, uri: "/a/evil.example/", want: "/evil.example/"},

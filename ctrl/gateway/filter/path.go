@@ -150,12 +150,7 @@ func (p *pathChange) change(r *http.Request) (string, error) {
 	case p.prefix:
 		return p.changePrefix(wire)
 	case p.text != nil:
-		plain = p.text.text(r, func(v string, variable bool) string {
-			if variable { // plain as it is
-				return v
-			}
-			return strings.NewReplacer("%", "%25", "/", "%2F").Replace(v)
-		})
+		plain = p.text.text(r, p.escape)
 	default:
 		now, err := p.policy.Clean(wire)
 		if err != nil {
@@ -176,6 +171,19 @@ func (p *pathChange) change(r *http.Request) (string, error) {
 	}
 	clean, err := p.policy.Clean(target.Encode(plain))
 	return clean.Wire, err
+}
+
+// escape makes a value a part of a plain path.
+func (p *pathChange) escape(v string, kind valueKind) string {
+	switch kind {
+	case plainPart:
+		return v
+	case wirePath:
+		if c, err := p.policy.Clean(v); err == nil {
+			return c.Plain
+		}
+	}
+	return strings.NewReplacer("%", "%25", "/", "%2F").Replace(v)
 }
 
 func (p *pathChange) changePrefix(wire string) (string, error) {

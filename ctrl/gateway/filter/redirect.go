@@ -18,6 +18,7 @@ type RedirectOptions struct {
 	Port      int    // 0: as it is, or with another scheme or host its default
 	Path      PathChange
 	DropQuery bool
+	Rewritten bool          // an earlier stage rewrites the path: without another change too it is another place
 	Policy    target.Policy // of the gateway's paths
 }
 
@@ -43,7 +44,7 @@ func NewRedirect(o RedirectOptions, vars []string) (http.Handler, error) {
 	if r.host != nil && !r.host.check(func(s string) bool { _, port := splitHost(s); return port == "" }) {
 		c.bad("host", "%q: expected a host without a port: that has an option of its own", o.Host)
 	}
-	if o.Scheme == "" && o.Host == "" && o.Port == 0 && r.path == nil {
+	if o.Scheme == "" && o.Host == "" && o.Port == 0 && r.path == nil && !o.Rewritten {
 		c.bad("redirect", "expected another scheme, host, port or path: nothing else changes, clients would come back forever")
 	}
 	if err := c.err(); err != nil {

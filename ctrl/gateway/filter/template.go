@@ -18,11 +18,21 @@ type template struct{ parts []part }
 
 // part is a piece of a template: a literal, or what value finds in a request.
 type part struct {
-	literal  string
-	name     string // of a {var:…} or a {header:…}
-	variable bool   // it is a {var:…}
-	value    func(r *http.Request, x *exchange.Exchange, name string) string
+	literal string
+	name    string // of a {var:…} or a {header:…}
+	kind    valueKind
+	value   func(r *http.Request, x *exchange.Exchange, name string) string
 }
+
+// valueKind is how a value is put into a path.
+type valueKind uint8
+
+// Kinds of values.
+const (
+	anyText   valueKind = iota // slashes and percent signs in it are its own
+	plainPart                  // a {var:…}: part of a plain path
+	wirePath                   // {path}
+)
 
 // maxParts bounds what one template makes of a request.
 const maxParts = 64
@@ -69,6 +79,10 @@ func parseTemplate(text string, vars []string) (*template, error) {
 
 func parseVariable(s string, vars []string) (part, error) {
 	kind, name, has := strings.Cut(s, ":")
+	value := fixedVariable(s)
+	if !has && value == nil && slices.Contains(vars, s) {
+		kind, name, has = "var", s, true
+	}
 	switch {
 	case has && kind == "var":
 		if !slices.Contains(vars, name) {
@@ -77,7 +91,7 @@ func parseVariable(s string, vars []string) (part, error) {
 			}
 			return part{}, fmt.Errorf("{%s}: expected a variable that each path of the route has: %s", s, strings.Join(vars, ", "))
 		}
-		return part{name: name, variable: true, value: func(_ *http.Request, x *exchange.Exchange, name string) string {
+		return part{name: name, kind: plainPart, value: func(_ *http.Request, x *exchange.Exchange, name string) string {
 			v, _ := x.Var(name)
 			return v
 		}}, nil
@@ -92,9 +106,11 @@ func parseVariable(s string, vars []string) (part, error) {
 			return ""
 		}}, nil
 	}
-	value := fixedVariable(s)
-	if value == nil {
-		return part{}, fmt.Errorf("{%s}: expected client_ip, client_port, peer_ip, request_id, method, scheme, host, path, query, protocol, sni, listener, route, identity, identity_provider, header:NAME or var:NAME", s)
+	switch {
+	case s == "path":
+		return part{kind: wirePath, value: value}, nil
+	case value == nil:
+		return part{}, fmt.Errorf("{%s}: expected a variable of the route's pattern or client_ip, client_port, peer_ip, request_id, method, scheme, host, path, query, protocol, sni, listener, route, identity, identity_provider, header:NAME", s)
 	}
 	return part{value: value}, nil
 }
@@ -197,7 +213,7 @@ func (t *template) check(good func(string) bool) bool {
 }
 
 // text fills the variables in. escape is applied to each value; nil: none.
-func (t *template) text(r *http.Request, escape func(value string, variable bool) string) string {
+func (t *template) text(r *http.Request, escape func(value string, kind valueKind) string) string {
 	switch {
 	case len(t.parts) == 0:
 		return ""
@@ -216,7 +232,7 @@ func (t *template) text(r *http.Request, escape func(value string, variable bool
 		case escape == nil:
 			b.WriteString(p.value(r, x, p.name))
 		default:
-			b.WriteString(escape(p.value(r, x, p.name), p.variable))
+			b.WriteString(escape(p.value(r, x, p.name), p.kind))
 		}
 	}
 	return b.String()

@@ -52,6 +52,14 @@ func (f *flight) proto() string {
 	return "http"
 }
 
+// askedHost is the host that the client asked for, also where a route rewrote it.
+func (f *flight) askedHost() string {
+	if f.x.Host != "" {
+		return f.x.Host
+	}
+	return f.r.Host
+}
+
 func (f *flight) sayXForwarded(trusted bool) {
 	how := f.h.opts.XForwarded
 	switch how {
@@ -76,7 +84,7 @@ func (f *flight) sayXForwarded(trusted bool) {
 		f.set("X-Forwarded-Proto", f.proto())
 	}
 	if !keep || len(in["X-Forwarded-Host"]) == 0 {
-		f.set("X-Forwarded-Host", f.r.Host)
+		f.set("X-Forwarded-Host", f.askedHost())
 	}
 }
 
@@ -97,9 +105,9 @@ func (f *flight) sayForwarded(trusted bool) {
 	var b strings.Builder
 	b.WriteString("for=")
 	b.WriteString(node(f.x.Peer.Addr()))
-	if f.r.Host != "" && !strings.ContainsAny(f.r.Host, "\"\\") {
+	if host := f.askedHost(); host != "" && !strings.ContainsAny(host, "\"\\") {
 		b.WriteString(`;host="`)
-		b.WriteString(f.r.Host)
+		b.WriteString(host)
 		b.WriteByte('"')
 	}
 	b.WriteString(";proto=")

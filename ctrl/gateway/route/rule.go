@@ -418,6 +418,12 @@ func (c *compiler) grpcPaths(g *GRPC) []Path {
 	return nil
 }
 
+// VarsOf returns the names of a path's variables, and what is wrong with the path.
+func VarsOf(p Path) ([]string, error) {
+	out, err := parsePath(p)
+	return out.vars, err
+}
+
 func parsePath(p Path) (path, error) {
 	out := path{text: p.Value, kind: p.Kind}
 	if !strings.HasPrefix(p.Value, "/") {

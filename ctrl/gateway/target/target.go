@@ -38,6 +38,7 @@ const (
 	errDotParam   = Error("it has a dot segment with parameters")
 	errParameters = Error("it has parameters")
 	errDouble     = Error("it has an empty segment")
+	errOpaque     = Error("the target is a URI without a path")
 	errConnect    = Error("CONNECT needs a path here")
 )
 
@@ -250,6 +251,8 @@ func asItIs(plain string, i int) bool {
 func (p Policy) Apply(r *http.Request) (string, error) {
 	escaped := r.URL.EscapedPath()
 	switch {
+	case r.URL.Opaque != "": // "http:x": it would be sent on instead of the path
+		return "", errOpaque
 	case escaped == "*" && r.Method == http.MethodOptions:
 		return "*", nil
 	case escaped == "" && r.Method == http.MethodConnect:

@@ -102,6 +102,11 @@ func TestApply(t *testing.T) {
 			t.Errorf("%s: %q, %q, %q: %v", one.target, plain, r.URL.RequestURI(), r.RequestURI, err)
 		}
 	}
+	if u, err := url.ParseRequestURI("http:admin"); err != nil || u.Opaque == "" {
+		t.Errorf("%+v: %v", u, err)
+	} else if plain, err := (Policy{}).Apply(&http.Request{Method: "GET", URL: u}); err == nil {
+		t.Errorf("an opaque target is taken as %q", plain)
+	}
 	for _, one := range []struct{ method, path string }{{"GET", "*"}, {"CONNECT", ""}, {"GET", "/a/../.."}} {
 		r := &http.Request{Method: one.method, URL: &url.URL{Path: one.path}}
 		if plain, err := (Policy{}).Apply(r); err == nil {
