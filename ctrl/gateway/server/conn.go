@@ -37,6 +37,7 @@ type Conn struct {
 	early    func() bool
 	ended    atomic.Bool
 	streams  streams
+	allDone  chan struct{} // HTTP/2's: no handler runs
 	running  atomic.Int64  // handlers
 	last     atomic.Int64  // when the last one ended
 	requests atomic.Uint64 // HTTP/2 and 3

@@ -7,169 +7,18 @@ import (
 	"net"
 	"net/http"
 	"slices"
-	"strings"
 	"testing"
 	"time"
+
+	"github.com/np-appliance/np/ctrl/gateway/hostile"
 )
-
-const hostLine = "Host: a.test\r\n"
-
-// hostile are requests that parsers have been found to read in more than one way. Each is
-// followed by a second request on the connection, which must never be served.
-func hostile() map[string]string {
-	post := "POST /a HTTP/1.1\r\n" + hostLine
-	m := map[string]string{
-		"cl.te":                    post + "Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nG",
-		"te.cl":                    post + "Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n5c\r\nGPOST / HTTP/1.1\r\n\r\n0\r\n\r\n",
-		"te twice":                 post + "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
-		"te chunked twice":         post + "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-		"te list":                  post + "Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
-		"te identity, chunked":     post + "Transfer-Encoding: identity, chunked\r\n\r\n0\r\n\r\n",
-		"te space before colon":    post + "Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
-		"te tab before colon":      post + "Transfer-Encoding\t: chunked\r\n\r\n0\r\n\r\n",
-		"te tab":                   post + "Transfer-Encoding:\tchunked\r\n\r\n0\r\n\r\n",
-		"te trailing tab":          post + "Transfer-Encoding: chunked\t\r\n\r\n0\r\n\r\n",
-		"te x":                     post + "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
-		"te quoted":                post + "Transfer-Encoding: \"chunked\"\r\n\r\n0\r\n\r\n",
-		"te vertical tab":          post + "Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
-		"te nul":                   post + "Transfer-Encoding: chunked\x00\r\n\r\n0\r\n\r\n",
-		"te on second line":        post + "Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n",
-		"te after folded":          post + "X: y\r\n Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-		"te hidden by lf":          post + "X: y\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-		"te hidden by cr":          post + "X: y\rTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-		"te underscore":            post + "Transfer_Encoding: chunked\r\n\r\n0\r\n\r\n",
-		"te empty":                 post + "Transfer-Encoding:\r\n\r\n0\r\n\r\n",
-		"te 1.0":                   "POST /a HTTP/1.0\r\n" + hostLine + "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-		"te leading space name":    "POST /a HTTP/1.1\r\n Transfer-Encoding: chunked\r\n" + hostLine + "\r\n0\r\n\r\n",
-		"te chunked;q":             post + "Transfer-Encoding: chunked;q=1\r\n\r\n0\r\n\r\n",
-		"te bytes above ascii":     post + "Transfer-Encoding: \xffchunked\r\n\r\n0\r\n\r\n",
-		"te comma":                 post + "Transfer-Encoding: ,chunked\r\n\r\n0\r\n\r\n",
-		"cl twice":                 post + "Content-Length: 3\r\nContent-Length: 4\r\n\r\nabc",
-		"cl twice the same":        post + "Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
-		"cl list":                  post + "Content-Length: 3, 3\r\n\r\nabc",
-		"cl plus":                  post + "Content-Length: +3\r\n\r\nabc",
-		"cl minus":                 post + "Content-Length: -3\r\n\r\nabc",
-		"cl hex":                   post + "Content-Length: 0x3\r\n\r\nabc",
-		"cl point":                 post + "Content-Length: 3.0\r\n\r\nabc",
-		"cl exponent":              post + "Content-Length: 3e0\r\n\r\nabc",
-		"cl space inside":          post + "Content-Length: 1 3\r\n\r\nabc",
-		"cl empty":                 post + "Content-Length: \r\n\r\n",
-		"cl too large":             post + "Content-Length: 18446744073709551619\r\n\r\nabc",
-		"cl tab":                   post + "Content-Length:\t3\r\n\r\nabc",
-		"cl underscore":            post + "Content_Length: 3\r\n\r\nabc",
-		"cl space before colon":    post + "Content-Length : 3\r\n\r\nabc",
-		"cl arabic digits":         post + "Content-Length: \xd9\xa3\r\n\r\nabc",
-		"no host":                  "GET /a HTTP/1.1\r\n\r\n",
-		"host twice":               "GET /a HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
-		"host twice the same":      "GET /a HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
-		"host empty":               "GET /a HTTP/1.1\r\nHost:\r\n\r\n",
-		"host list":                "GET /a HTTP/1.1\r\nHost: a, b\r\n\r\n",
-		"host user":                "GET /a HTTP/1.1\r\nHost: a@b\r\n\r\n",
-		"host path":                "GET /a HTTP/1.1\r\nHost: a/b\r\n\r\n",
-		"host space":               "GET /a HTTP/1.1\r\nHost: a b\r\n\r\n",
-		"host port":                "GET /a HTTP/1.1\r\nHost: a:b\r\n\r\n",
-		"host port empty":          "GET /a HTTP/1.1\r\nHost: a:\r\n\r\n",
-		"host space before colon":  "GET /a HTTP/1.1\r\nHost : a\r\n\r\n",
-		"host folded":              "GET /a HTTP/1.1\r\nHost: a\r\n\tb\r\n\r\n",
-		"host bracket":             "GET /a HTTP/1.1\r\nHost: [::1\r\n\r\n",
-		"absolute other host":      "GET http://b.test/a HTTP/1.1\r\nHost: a.test\r\n\r\n",
-		"absolute user":            "GET http://u@a.test/a HTTP/1.1\r\nHost: a.test\r\n\r\n",
-		"absolute other scheme":    "GET ftp://a.test/a HTTP/1.1\r\nHost: a.test\r\n\r\n",
-		"absolute no host":         "GET http:///a HTTP/1.1\r\nHost: a.test\r\n\r\n",
-		"no leading slash":         "GET a HTTP/1.1\r\n" + hostLine + "\r\n",
-		"star with get":            "GET * HTTP/1.1\r\n" + hostLine + "\r\n",
-		"target nul":               "GET /\x00 HTTP/1.1\r\n" + hostLine + "\r\n",
-		"target fragment":          "GET /a#b HTTP/1.1\r\n" + hostLine + "\r\n",
-		"target space":             "GET /a b HTTP/1.1\r\n" + hostLine + "\r\n",
-		"target tab":               "GET /a\tb HTTP/1.1\r\n" + hostLine + "\r\n",
-		"target above ascii":       "GET /\xc3\xa9 HTTP/1.1\r\n" + hostLine + "\r\n",
-		"target percent":           "GET /%zz HTTP/1.1\r\n" + hostLine + "\r\n",
-		"target percent cut off":   "GET /%2 HTTP/1.1\r\n" + hostLine + "\r\n",
-		"target delete":            "GET /\x7f HTTP/1.1\r\n" + hostLine + "\r\n",
-		"two spaces":               "GET  /a HTTP/1.1\r\n" + hostLine + "\r\n",
-		"space before version":     "GET /a  HTTP/1.1\r\n" + hostLine + "\r\n",
-		"space after version":      "GET /a HTTP/1.1 \r\n" + hostLine + "\r\n",
-		"tab in request line":      "GET\t/a\tHTTP/1.1\r\n" + hostLine + "\r\n",
-		"space first":              " GET /a HTTP/1.1\r\n" + hostLine + "\r\n",
-		"version 0.9":              "GET /a\r\n",
-		"version 1.2":              "GET /a HTTP/1.2\r\n" + hostLine + "\r\n",
-		"version 2.0":              "GET /a HTTP/2.0\r\n" + hostLine + "\r\n",
-		"version 1.10":             "GET /a HTTP/1.10\r\n" + hostLine + "\r\n",
-		"version small":            "GET /a http/1.1\r\n" + hostLine + "\r\n",
-		"version other":            "GET /a XTTP/1.1\r\n" + hostLine + "\r\n",
-		"method no token":          "G(T /a HTTP/1.1\r\n" + hostLine + "\r\n",
-		"method long":              strings.Repeat("G", 200) + " /a HTTP/1.1\r\n" + hostLine + "\r\n",
-		"method colon":             "GET: /a HTTP/1.1\r\n" + hostLine + "\r\n",
-		"lf alone in request line": "GET /a HTTP/1.1\n" + hostLine + "\r\n",
-		"lf alone at the end":      "GET /a HTTP/1.1\r\n" + hostLine + "\n",
-		"lf alone everywhere":      "GET /a HTTP/1.1\nHost: a.test\n\n",
-		"cr alone":                 "GET /a HTTP/1.1\r" + hostLine + "\r\n",
-		"cr cr lf":                 "GET /a HTTP/1.1\r\r\n" + hostLine + "\r\n",
-		"two empty lines":          "\r\n\r\nGET /a HTTP/1.1\r\n" + hostLine + "\r\n",
-		"empty line of lf":         "\nGET /a HTTP/1.1\r\n" + hostLine + "\r\n",
-		"name empty":               "GET /a HTTP/1.1\r\n" + hostLine + ": x\r\n\r\n",
-		"name with space":          "GET /a HTTP/1.1\r\n" + hostLine + "A B: x\r\n\r\n",
-		"name with nul":            "GET /a HTTP/1.1\r\n" + hostLine + "A\x00: x\r\n\r\n",
-		"no colon":                 "GET /a HTTP/1.1\r\n" + hostLine + "AB\r\n\r\n",
-		"folded":                   "GET /a HTTP/1.1\r\n" + hostLine + "A: b\r\n c\r\n\r\n",
-		"folded first":             "GET /a HTTP/1.1\r\n A: b\r\n" + hostLine + "\r\n",
-		"value nul":                "GET /a HTTP/1.1\r\n" + hostLine + "A: b\x00c\r\n\r\n",
-		"value delete":             "GET /a HTTP/1.1\r\n" + hostLine + "A: b\x7fc\r\n\r\n",
-		"preface":                  "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nxx",
-		"connect without port":     "CONNECT a.test HTTP/1.1\r\nHost: a.test\r\n\r\n",
-		"connect path":             "CONNECT /a HTTP/1.1\r\nHost: a.test\r\n\r\n",
-		"tls":                      "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-	}
-	chunked := post + "Transfer-Encoding: chunked\r\n\r\n"
-	for name, body := range map[string]string{
-		"size 0x":             "0x5\r\nabcde\r\n0\r\n\r\n",
-		"size plus":           "+5\r\nabcde\r\n0\r\n\r\n",
-		"size minus":          "-5\r\nabcde\r\n0\r\n\r\n",
-		"size empty":          "\r\nabcde\r\n0\r\n\r\n",
-		"size space":          "5 \r\nabcde\r\n0\r\n\r\n",
-		"size space first":    " 5\r\nabcde\r\n0\r\n\r\n",
-		"size huge":           "fffffffffffffffff\r\nabcde\r\n0\r\n\r\n",
-		"size overflow":       "10000000000000005\r\nabcde\r\n0\r\n\r\n",
-		"size many zeros":     strings.Repeat("0", 40) + "5\r\nabcde\r\n0\r\n\r\n",
-		"size lf":             "5\nabcde\r\n0\r\n\r\n",
-		"size cr":             "5\rabcde\r\n0\r\n\r\n",
-		"size cr x":           "5\rX\nabcde\r\n0\r\n\r\n",
-		"size g":              "5g\r\nabcde\r\n0\r\n\r\n",
-		"data longer":         "5\r\nabcdef\r\n0\r\n\r\n",
-		"data shorter":        "5\r\nabcd\r\n0\r\n\r\n",
-		"data without crlf":   "5\r\nabcde0\r\n\r\n",
-		"data lf":             "5\r\nabcde\n0\r\n\r\n",
-		"extension lf":        "5;a\nabcde\r\n0\r\n\r\n",
-		"extension cr":        "5;a\rb\r\nabcde\r\n0\r\n\r\n",
-		"extension nul":       "5;a\x00\r\nabcde\r\n0\r\n\r\n",
-		"extension long":      "5;" + strings.Repeat("a", 4000) + "\r\nabcde\r\n0\r\n\r\n",
-		"extensions many":     strings.Repeat("1;"+strings.Repeat("a", 200)+"\r\nx\r\n", 200) + "0\r\n\r\n",
-		"last lf":             "5\r\nabcde\r\n0\n\r\n",
-		"end lf":              "5\r\nabcde\r\n0\r\n\n",
-		"trailer cl":          "5\r\nabcde\r\n0\r\nContent-Length: 3\r\n\r\n",
-		"trailer te":          "5\r\nabcde\r\n0\r\ntransfer-encoding: chunked\r\n\r\n",
-		"trailer te other":    "5\r\nabcde\r\n0\r\nTransfer_Encoding: chunked\r\n\r\n",
-		"trailer host":        "5\r\nabcde\r\n0\r\nHost: b\r\n\r\n",
-		"trailer space":       "5\r\nabcde\r\n0\r\nA : b\r\n\r\n",
-		"trailer folded":      "5\r\nabcde\r\n0\r\nA: b\r\n c\r\n\r\n",
-		"trailer no colon":    "5\r\nabcde\r\n0\r\nAb\r\n\r\n",
-		"trailer lf":          "5\r\nabcde\r\n0\r\nA: b\n\r\n",
-		"trailers long":       "5\r\nabcde\r\n0\r\nA: " + strings.Repeat("b", 2000) + "\r\n\r\n",
-		"trailers many":       "5\r\nabcde\r\n0\r\n" + strings.Repeat("A: b\r\n", 2000) + "\r\n",
-		"trailer nul":         "5\r\nabcde\r\n0\r\nA: \x00\r\n\r\n",
-		"no size after chunk": "5\r\nabcde\r\nGET /x HTTP/1.1\r\n\r\n",
-	} {
-		m["chunk "+name] = chunked + body
-	}
-	return m
-}
 
 // TestHostile: what has more than one reading gets one answer of 400 or 501, and nothing
 // after it on the connection is served, however the bytes are cut into packets.
 func TestHostile(t *testing.T) {
 	r := newRig(t, Config{Handler: nil})
-	next := "GET /smuggled HTTP/1.1\r\n" + hostLine + "\r\n"
-	for name, q := range hostile() {
+	next := "GET /smuggled HTTP/1.1\r\nHost: a.test\r\n\r\n"
+	for name, q := range hostile.Requests() {
 		for _, piece := range []int{0, 1, 7} {
 			if piece > 0 && len(q) > 3000 {
 				continue
@@ -179,7 +28,7 @@ func TestHostile(t *testing.T) {
 				c = &pieces{c, piece}
 			}
 			before := len(r.requests())
-			got := r.exchange(c, "GET /before HTTP/1.1\r\n"+hostLine+"\r\n"+q+next)
+			got := r.exchange(c, "GET /before HTTP/1.1\r\nHost: a.test\r\n\r\n"+q+next)
 			if len(got) != 2 || got[0] != 200 || got[1] != 400 && got[1] != 501 {
 				t.Errorf("%s (%d): %v", name, piece, got)
 			}
@@ -191,7 +40,7 @@ func TestHostile(t *testing.T) {
 			c.Close()
 		}
 	}
-	if st := r.s.Stats(); st.Refusals[1] < uint64(len(hostile())) {
+	if st := r.s.Stats(); st.Refusals[1] < uint64(len(hostile.Requests())) {
 		t.Errorf("%+v", st)
 	}
 }
@@ -280,7 +129,7 @@ func (s *script) SetReadDeadline(time.Time) error { return nil }
 // read by net/http as the framer reads it: as many requests, each with the body it said;
 // and what goes on is what was sent, but for empty lines, up to what is refused.
 func FuzzGuard(f *testing.F) {
-	for _, q := range hostile() {
+	for _, q := range hostile.Requests() {
 		f.Add([]byte(q), 4096, 4096)
 		f.Add([]byte("GET / HTTP/1.1\r\nHost: a\r\n\r\n"+q), 3, 1)
 	}

@@ -42,7 +42,7 @@ func (s *Server) serveH2(ctx context.Context, c *Conn, in net.Conn) {
 		_ = in.Close()
 		return
 	}
-	c.Protocol = HTTP2
+	c.Protocol, c.allDone = HTTP2, make(chan struct{}, 1)
 	w := &watch{Conn: in, conn: c}
 	var conn net.Conn = w
 	if t, ok := in.(*tls.Conn); ok {
@@ -51,6 +51,9 @@ func (s *Server) serveH2(ctx context.Context, c *Conn, in net.Conn) {
 	s.h2.ServeConn(conn, &http2.ServeConnOpts{
 		Context: context.WithValue(ctx, connKey{}, c), BaseConfig: s.h1, Handler: http.HandlerFunc(s.serveH2Request),
 	})
+	for c.running.Load() > 0 { // the engine does not wait for its handlers; their contexts have ended
+		<-c.allDone
+	}
 }
 
 // watch is a connection of HTTP/2 as its engine sees it: it counts the frames that the

@@ -73,7 +73,12 @@ func (s *Server) handle(c *Conn, w http.ResponseWriter, r *http.Request, protoco
 func (s *Server) handled(c *Conn) {
 	s.running.Add(-1)
 	c.last.Store(s.now())
-	c.running.Add(-1)
+	if c.running.Add(-1) == 0 && c.allDone != nil {
+		select {
+		case c.allDone <- struct{}{}:
+		default:
+		}
+	}
 	v := recover()
 	if v == nil {
 		return
