@@ -154,7 +154,7 @@ func newRoot(a *app) *cobra.Command {
 	f.DurationVar(&a.timeout, "timeout", 5*time.Second, "give up after so long (a capture only until it starts)")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(statusCmd(a), doctorCmd(a), connCmd(a), dropsCmd(a), statsCmd(a), backendCmd(a), interfaceCmd(a), nicCmd(a), neighborCmd(a),
-		listenerCmd(a), peerCmd(a), configCmd(a), captureCmd(a), keyCmd(a), certCmd(a), drainCmd(a), logCmd(a), versionCmd(a))
+		listenerCmd(a), routeCmd(a), upstreamCmd(a), poolCmd(a), peerCmd(a), configCmd(a), captureCmd(a), keyCmd(a), certCmd(a), drainCmd(a), logCmd(a), versionCmd(a))
 	root.AddCommand(manCmd(root))
 	return root
 }

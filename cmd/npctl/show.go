@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -209,6 +210,12 @@ func listenerCmd(a *app) *cobra.Command {
 		if a.output == "wide" {
 			cols = append(cols, "congestion control", ">refused", ">bad handshakes")
 		}
+		http := newTable("http listener", ">requests", ">in flight", "by protocol", ">refused", "because", "connections broken off")
+		for _, e := range l.Listeners {
+			if h := e.HTTP; h != nil {
+				http.row(e.Name, h.Total, h.InFlight, tally(h.Requests), h.Refused, tally(h.Refusals), tally(h.Broken))
+			}
+		}
 		t := newTable(cols...)
 		for _, e := range l.Listeners {
 			limit := "none"
@@ -225,8 +232,22 @@ func listenerCmd(a *app) *cobra.Command {
 			t.row(e.Name, e.Address, withTLS(e.Protocol, e.TLS), e.Backend, e.Connections, limit, accepted, failed,
 				map[bool]string{true: "allowed", false: "refused"}[e.AllowV1], e.CongestionControl, refused, unshaken)
 		}
-		return a.print(l, anys(l.Listeners), t)
+		if len(http.rows) == 0 {
+			return a.print(l, anys(l.Listeners), t)
+		}
+		return a.print(l, anys(l.Listeners), t, http)
 	}))
+}
+
+// tally prints counts by name, those that are not zero.
+func tally(counts map[string]uint64) string {
+	var out []string
+	for _, k := range slices.Sorted(maps.Keys(counts)) {
+		if counts[k] > 0 {
+			out = append(out, fmt.Sprintf("%s %d", k, counts[k]))
+		}
+	}
+	return strings.Join(out, ", ")
 }
 
 func peerCmd(a *app) *cobra.Command {

@@ -117,3 +117,21 @@ func entryName(v reflect.Value, n int) string {
 	}
 	return fmt.Sprint(n)
 }
+
+// Entry lists what the entry of an array of tables says beyond the defaults, its keys
+// without the entry's own: section is "route", i the entry.
+func (c *Config) Entry(section string, i int) []Value {
+	root := reflect.ValueOf(c).Elem()
+	at, ok := fields(root.Type())[section]
+	if !ok || root.Field(at).Kind() != reflect.Slice || i < 0 || i >= root.Field(at).Len() {
+		return nil
+	}
+	prefix := fmt.Sprintf("%s[%s].", section, entryName(root.Field(at).Index(i), i))
+	var out []Value
+	for _, k := range named(c) {
+		if key, ok := strings.CutPrefix(k.key, prefix); ok {
+			out = append(out, Value{Path: key, Value: k.value, Origin: c.Pos(fmt.Sprintf("%s[%d].%s", section, i, key)).String()})
+		}
+	}
+	return out
+}

@@ -410,9 +410,9 @@ func (d *Daemon) makeSessions(key handshake.PrivateKey, psk *[32]byte) error {
 
 func (d *Daemon) makeManagement(sockets [2]net.Listener) error {
 	log := d.o.Log.With("component", "mgmt")
-	handler := metrics.Handler(metrics.Source{Plane: d.plane, Sessions: d.session.Stats, Ports: d.ports.Status, Certs: d.Certificates, Listeners: d.listenerMetrics,
+	handler := metrics.Handler(metrics.Source{Plane: d.plane, Sessions: d.session.Stats, Ports: d.ports.Status, Certs: d.Certificates, Listeners: d.listenerMetrics, Gateway: d.gatewayMetrics,
 		Version: d.o.Version.Version, Commit: d.o.Version.Commit})
-	srv := mgmt.New(mgmt.Config{Daemon: d, Configurer: d, Plane: d.plane, Sessions: d.session, Ports: d.ports, Metrics: handler, Log: log,
+	srv := mgmt.New(mgmt.Config{Daemon: d, Configurer: d, Gateway: d.gateway, Plane: d.plane, Sessions: d.session, Ports: d.ports, Metrics: handler, Log: log,
 		Version: d.o.Version, PublicKey: d.key.String(), Start: d.start, Now: d.o.Now, Mono: d.o.Mono})
 	for i, l := range sockets {
 		if l != nil {
@@ -460,6 +460,10 @@ func (d *Daemon) Listeners() []mgmt.Listener {
 		if l, ok := d.goListeners[out[i].ID]; ok {
 			st := l.service.Stats()
 			out[i].Service = &st
+			if h, ok := l.service.(*httpService); ok {
+				hs := h.counted()
+				out[i].HTTP = &hs
+			}
 		}
 	}
 	return out
@@ -469,9 +473,20 @@ func (d *Daemon) Listeners() []mgmt.Listener {
 func (d *Daemon) listenerMetrics() []metrics.Listener {
 	var out []metrics.Listener
 	for _, l := range d.Listeners() {
-		out = append(out, metrics.Listener{Name: l.Name, Requested: l.Requested, Ladder: l.Ladder, Service: l.Service})
+		m := metrics.Listener{Name: l.Name, Requested: l.Requested, Ladder: l.Ladder, Service: l.Service, HTTP: l.HTTP}
+		if l.HTTP != nil {
+			m.Service = nil // told as HTTP
+		}
+		out = append(out, m)
 	}
 	return out
+}
+
+// gatewayMetrics is for the metrics.
+func (d *Daemon) gatewayMetrics() *metrics.Gateway {
+	seen := d.gateway.Seen()
+	return &metrics.Gateway{Requests: seen.Requests, InFlight: seen.InFlight, Upstreams: d.gateway.Upstreams(), Pools: metrics.Pools(d.gateway.Pools()),
+		AccessLog: seen.AccessLog, Tracing: seen.Tracing, Generation: seen.Generation, Rates: seen.Rates, Concurrency: seen.Concurrency, Shedders: seen.Shedders}
 }
 
 // Refuse implements [mgmt.Daemon].

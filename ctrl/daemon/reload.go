@@ -123,13 +123,17 @@ func (d *Daemon) steps(ctx context.Context, old, next *config.Config, ch *config
 	for _, a := range ch.AddAddresses {
 		both(add(a), del(a))
 	}
-	for _, l := range ch.DelListeners {
+	closed, opened, swaps := pairs(ch.DelListeners, ch.AddListeners)
+	for _, l := range closed {
 		both(func() error { return d.unlisten(ctx, &l) }, func() error { return d.listen(ctx, old, &l) })
 	}
 	if ch.Gateway { // between: neither listener sees requests that nothing is there for
 		both(func() error { return d.commit(next) }, func() error { return d.commit(old) })
 	}
-	for _, l := range ch.AddListeners {
+	for _, s := range swaps {
+		both(func() error { return d.swap(next, &s[1]) }, func() error { return d.swap(old, &s[0]) })
+	}
+	for _, l := range opened {
 		both(func() error { return d.listen(ctx, next, &l) }, func() error { return d.unlisten(ctx, &l) })
 	}
 	if ch.Certificates {

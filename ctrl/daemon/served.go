@@ -31,8 +31,9 @@ type service interface {
 // goListener is a listener whose service is in Go.
 type goListener struct {
 	net.Listener
-	packets net.PacketConn // of HTTP/3, nil: none
-	service service
+	handover *handover      // of protocol http; it is Listener then
+	packets  net.PacketConn // of HTTP/3, nil: none
+	service  service
 }
 
 func (l *goListener) Close() error {
@@ -53,7 +54,7 @@ func (d *Daemon) newService(c *config.Config, l *config.Listener) (service, erro
 		if err != nil {
 			return nil, err
 		}
-		return &httpService{s}, nil
+		return &httpService{Server: s}, nil
 	}
 	s, err := plain.New(l.Protocol)
 	if err != nil {
@@ -77,12 +78,9 @@ func (o *overTLS) Serve(ctx context.Context, l net.Listener) error {
 	return o.Server.Serve(ctx, secure.NewListener(l, o.d.tls, o.c.TLS.HandshakeTimeout))
 }
 
-// httpService is the gateway's side of a listener.
-type httpService struct{ *server.Server }
-
 // Stats counts connections as listeners of all kinds do; requests are the gateway's own matter.
 func (h *httpService) Stats() plain.Stats {
-	s := h.Server.Stats()
+	s := h.counted()
 	out := plain.Stats{Open: int64(s.Open), Accepted: s.Accepted}
 	for why, n := range s.Conns {
 		switch why {
@@ -192,6 +190,11 @@ type packetServer interface {
 // serve1 begins to serve a listener that is open; with an error it is closed.
 func (d *Daemon) serve1(ctx context.Context, c *config.Config, l *config.Listener, id dataplane.ListenerID, g *goListener) error {
 	log := d.o.Log.With("component", "listener", "listener", l.Name)
+	accept := g.Listener
+	if _, http := g.service.(*httpService); http {
+		g.handover = newHandover(g.Listener)
+		g.Listener, accept = g.handover, g.handover.tap
+	}
 	p, ok := g.service.(packetServer)
 	if ok && slices.Contains(l.HTTP.Versions, "3") {
 		var err error
@@ -212,8 +215,12 @@ func (d *Daemon) serve1(ctx context.Context, c *config.Config, l *config.Listene
 	d.mu.Lock()
 	d.goListeners[id] = g
 	d.mu.Unlock()
+	if g.handover != nil {
+		d.wg.Go(g.handover.run)
+	}
+	service := g.service // a swap may give it another
 	d.wg.Go(func() {
-		if err := g.service.Serve(d.serving, g.Listener); err != nil {
+		if err := service.Serve(d.serving, accept); err != nil {
 			log.Error("listener ended", "err", err)
 		}
 	})

@@ -525,9 +525,7 @@ func (g *Gateway) stopPolicies(old, next *policies) {
 		if next.externals[name] == c {
 			continue
 		}
-		g.wg.Go(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), retireTime)
-			defer cancel()
+		g.afterwards(func(ctx context.Context) {
 			c.part.Close(ctx)
 			c.part.close()
 		})

@@ -14,6 +14,7 @@ import (
 	"github.com/np-appliance/np/ctrl/gateway/accesslog"
 	"github.com/np-appliance/np/ctrl/gateway/exchange"
 	"github.com/np-appliance/np/ctrl/gateway/meter"
+	"github.com/np-appliance/np/ctrl/gateway/policy/limit"
 	"github.com/np-appliance/np/ctrl/secure"
 	"github.com/np-appliance/np/ctrl/tracing"
 )
@@ -122,14 +123,14 @@ func readFields(path string) (map[string]string, error) {
 // have some time to be seen by the old one.
 func (g *Gateway) stopWatching(old, next *watch) {
 	if old.log != nil && old.log != next.log {
-		g.later(func(context.Context) {
+		g.afterwards(func(context.Context) {
 			if err := old.log.Close(); err != nil {
 				g.o.Log.Warn("access log not closed", "err", err)
 			}
 		})
 	}
 	if old.tracer != nil && old.tracer != next.tracer {
-		g.later(func(ctx context.Context) { _ = old.tracer.Close(ctx) }) // what it did not send is counted
+		g.afterwards(func(ctx context.Context) { _ = old.tracer.Close(ctx) }) // what it did not send is counted
 	}
 }
 
@@ -142,27 +143,6 @@ func (g *Gateway) dropWatch(w, inForce *watch) {
 		_ = w.tracer.Close(context.Background()) // nothing waits in it
 	}
 }
-
-// later runs f when requests that are under way have ended, in all likelihood, or when
-// the gateway closes.
-func (g *Gateway) later(f func(context.Context)) {
-	g.wg.Go(func() {
-		t := time.NewTimer(watchTime)
-		defer t.Stop()
-		select {
-		case <-t.C:
-		case <-g.closing:
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), watchEnd)
-		defer cancel()
-		f(ctx)
-	})
-}
-
-const (
-	watchTime = 10 * time.Second // that the log and the tracer of a configuration before are kept
-	watchEnd  = 5 * time.Second  // that spans may take to be sent at the end
-)
 
 // Reopen opens log files again, after they were moved away.
 func (g *Gateway) Reopen() error { return g.gen.Load().watch.log.Reopen() }
@@ -321,12 +301,26 @@ type Seen struct {
 	AccessLog  *accesslog.Stats // nil: there is none
 	Tracing    *tracing.Stats   // nil: there is none
 	Generation uint64           // configurations put in force so far
+
+	Rates       []limit.RateStats
+	Concurrency []limit.ConcurrencyStats
+	Shedders    []limit.ShedderStats
 }
 
 // Seen returns what was counted.
 func (g *Gateway) Seen() Seen {
 	s := Seen{Requests: g.meter.Series(), InFlight: g.meter.InFlight(), Generation: g.commits.Load()}
-	w := &g.gen.Load().watch
+	gen := g.gen.Load()
+	for _, r := range gen.policy.rates {
+		s.Rates = append(s.Rates, r.part.Stats())
+	}
+	for _, c := range gen.policy.concurrency {
+		s.Concurrency = append(s.Concurrency, c.part.Stats())
+	}
+	for _, sh := range gen.policy.shedders {
+		s.Shedders = append(s.Shedders, sh.part.Stats())
+	}
+	w := &gen.watch
 	if w.log != nil {
 		st := w.log.Stats()
 		s.AccessLog = &st

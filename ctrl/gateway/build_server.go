@@ -98,7 +98,8 @@ func (e Entry) trusts(peer netip.Addr) bool {
 // refused answers a request that the server refused before it was one, so that it is seen
 // like all others.
 func (g *Gateway) refused(e Entry, w http.ResponseWriter, r *http.Request, why exchange.Reason, detail, line string) {
-	gen := g.gen.Load()
+	gen, slot := g.enter()
+	defer gen.leave(slot)
 	h := &hop{w: w, now: g.o.Now}
 	x := &h.Exchange
 	g.begin(x, e, r)

@@ -7,7 +7,6 @@ import (
 	"net"
 	"reflect"
 	"strings"
-	"time"
 
 	"github.com/np-appliance/np/ctrl/config"
 	"github.com/np-appliance/np/ctrl/gateway/forward"
@@ -264,18 +263,10 @@ func (c *cluster) update(next *config.Config, specs []upstream.Spec) error {
 	return c.up.Set(specs)
 }
 
-// retireTime is how long requests of a generation that is replaced may use connections
-// of upstreams that are gone.
-const retireTime = time.Minute
-
 // retire ends what runs for a cluster; its connections when their requests end.
 func (g *Gateway) retire(c *cluster) {
 	c.stop()
-	g.wg.Go(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), retireTime)
-		defer cancel()
-		c.fwd.Close(ctx)
-	})
+	g.afterwards(c.fwd.Close)
 }
 
 // discard ends a cluster that never ran.

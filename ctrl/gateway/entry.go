@@ -129,7 +129,8 @@ func (g *Gateway) Handler(e Entry) http.Handler {
 }
 
 func (g *Gateway) serve(e Entry, w http.ResponseWriter, r *http.Request) {
-	gen := g.gen.Load()
+	gen, slot := g.enter()
+	defer gen.leave(slot)
 	h := &hop{w: w, now: g.o.Now}
 	x := &h.Exchange
 	g.begin(x, e, r)

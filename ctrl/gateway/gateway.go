@@ -43,8 +43,9 @@ type Gateway struct {
 	closing chan struct{} // closed by Close
 	closed  sync.Once
 
-	mu sync.Mutex // Prepare, Commit and Close
-	wg sync.WaitGroup
+	mu   sync.Mutex    // Prepare, Commit and Close
+	past []*generation // that were in force, and may have requests
+	wg   sync.WaitGroup
 }
 
 // generation is one configuration, compiled. It does not change once it is in force, but
@@ -60,6 +61,7 @@ type generation struct {
 	closers  []closer
 	watch    watch
 	policy   policies
+	flight   flight
 }
 
 // action is what becomes of a route's requests.
@@ -130,7 +132,10 @@ func (g *Gateway) Commit(n *Generation) {
 	defer g.mu.Unlock()
 	old := g.gen.Load()
 	for name, c := range n.g.clusters {
-		if old.clusters[name] != c {
+		if before := old.clusters[name]; before != c {
+			if before != nil {
+				c.up.Inherit(before.up)
+			}
 			g.start(c)
 		} else if err := c.update(n.g.cfg, n.g.specs[name]); err != nil { // checked by Prepare
 			g.o.Log.Error("endpoints not updated, those before stay", "upstream", name, "err", err)
@@ -139,6 +144,7 @@ func (g *Gateway) Commit(n *Generation) {
 	g.startPolicies(&n.g.policy, &old.policy)
 	g.gen.Store(n.g)
 	g.commits.Add(1)
+	g.past = append(g.past, old)
 	g.finish(old)
 	g.stopPolicies(&old.policy, &n.g.policy)
 	g.stopWatching(&old.watch, &n.g.watch)
@@ -159,11 +165,7 @@ func (g *Gateway) Discard(n *Generation) {
 // finish ends what the routes of a generation started, when their requests have ended.
 func (g *Gateway) finish(n *generation) {
 	for _, c := range n.closers {
-		g.wg.Go(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), retireTime)
-			defer cancel()
-			c(ctx)
-		})
+		g.afterwards(c)
 	}
 }
 
@@ -184,10 +186,10 @@ func (g *Gateway) Close() {
 	g.mu.Lock()
 	old := g.gen.Load()
 	g.gen.Store(New(Options{}).gen.Load())
+	g.closed.Do(func() { close(g.closing) })
 	g.finish(old)
 	g.stopWatching(&old.watch, &watch{})
 	g.stopPolicies(&old.policy, &policies{})
-	g.closed.Do(func() { close(g.closing) })
 	for _, c := range old.clusters {
 		g.retire(c)
 	}

@@ -1,14 +1,17 @@
 package metrics
 
 import (
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/np-appliance/np/ctrl/gateway/accesslog"
+	"github.com/np-appliance/np/ctrl/gateway/forward"
 	"github.com/np-appliance/np/ctrl/gateway/meter"
 	"github.com/np-appliance/np/ctrl/gateway/policy/limit"
+	"github.com/np-appliance/np/ctrl/gateway/server"
 	"github.com/np-appliance/np/ctrl/pool"
 	"github.com/np-appliance/np/ctrl/tracing"
 	"github.com/np-appliance/np/ctrl/upstream"
@@ -46,6 +49,8 @@ type gatewayMetrics struct {
 	duration                           *prometheus.Desc
 	bounds                             []float64
 
+	conns, accepted, acceptErrors, broken, panics  metric
+	passed, passing, passedBytes, h2Errors         metric
 	upEndpoints, upHealth, upBreakers              metric
 	upOutcomes, upRetries, upNoBudget, upTokens    metric
 	upRefused, upEjections, upChecks, upChecksFail metric
@@ -82,6 +87,15 @@ func newGatewayMetrics() *gatewayMetrics {
 	g.received = m("http_request_bytes_total", "bytes of requests' bodies", "listener", "route")
 	g.sent = m("http_response_bytes_total", "bytes of answers' bodies", "listener", "route")
 	g.inFlight = m("http_requests_in_flight", "requests begun and not ended", "listener")
+	g.conns = m("http_connections", "open connections", "listener")
+	g.accepted = m("http_connections_accepted_total", "connections accepted, those refused at once included", "listener")
+	g.acceptErrors = m("http_accept_errors_total", "connections that could not be accepted, for want of room", "listener")
+	g.broken = m("http_connections_broken_off_total", "connections refused or broken off by the gateway, by reason", "listener", "reason")
+	g.panics = m("http_panics_total", "requests that met a fault of the gateway's own", "listener")
+	g.passed = m("http_passthrough_connections_total", "connections whose TLS was not ended here", "listener")
+	g.passing = m("http_passthrough_connections", "of these, those open", "listener")
+	g.passedBytes = m("http_passthrough_bytes_total", "bytes of these", "listener", "direction")
+	g.h2Errors = m("http2_errors_total", "errors of HTTP/2 connections, in the protocol's words", "listener", "error")
 	g.duration = h("http_request_duration_seconds", "from a request's head to the end of its answer; of streams and upgrades to the answer's head", "listener", "route", "protocol")
 	bounds := meter.Bounds()
 	g.bounds = seconds(bounds[:])
@@ -161,6 +175,43 @@ func (g *gatewayMetrics) collect(ch chan<- prometheus.Metric, send put, v *Gatew
 			send(g.logDropped, float64(f.s.Failed), f.name, "failed")
 		}
 	}
+}
+
+// collectListener tells the connections of one listener.
+func (g *gatewayMetrics) collectListener(send put, name string, s *server.Stats) {
+	send(g.conns, float64(s.Open), name)
+	send(g.accepted, float64(s.Accepted), name)
+	send(g.acceptErrors, float64(s.AcceptErrors), name)
+	for why, n := range s.Conns {
+		send(g.broken, float64(n), name, why.String())
+	}
+	send(g.panics, float64(s.Panics), name)
+	send(g.passed, float64(s.Passed), name)
+	send(g.passing, float64(s.Passing), name)
+	send(g.passedBytes, float64(s.PassedIn), name, "received")
+	send(g.passedBytes, float64(s.PassedOut), name, "sent")
+	for word, n := range s.H2Errors {
+		send(g.h2Errors, float64(n), name, word)
+	}
+}
+
+// Pools sums up the connections of each upstream and protocol.
+func Pools(list []forward.PoolStats) []Pool {
+	var out []Pool
+	for i := range list {
+		p := &list[i]
+		at := slices.IndexFunc(out, func(o Pool) bool { return o.Upstream == p.Upstream && o.Protocol == p.Protocol })
+		if at < 0 {
+			at = len(out)
+			out = append(out, Pool{Upstream: p.Upstream, Protocol: p.Protocol})
+		}
+		o := &out[at]
+		o.Open += p.Conns
+		o.Opened += p.Opened
+		o.InFlight += p.InFlight
+		o.Stats.Add(&p.Pool)
+	}
+	return out
 }
 
 // adder sums up values of the same labels: limits of different kinds of rules may have the

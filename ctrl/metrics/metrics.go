@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/np-appliance/np/ctrl/gateway/server"
 	"github.com/np-appliance/np/ctrl/ladder"
 	"github.com/np-appliance/np/ctrl/plain"
 	"github.com/np-appliance/np/ctrl/ports"
@@ -35,7 +36,8 @@ type Listener struct {
 	Name      string
 	Requested string // backend
 	Ladder    []ladder.Rung
-	Service   *plain.Stats // nil: it is in the data plane, which counts
+	Service   *plain.Stats  // nil: it is in the data plane, which counts
+	HTTP      *server.Stats // of protocol http, nil: another
 }
 
 const prefix = "np_"
@@ -212,6 +214,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 				if l.Service != nil {
 					send(m.metric, m.get(l.Service), l.Name)
 				}
+			}
+			if l.HTTP != nil {
+				c.gateway.collectListener(send, l.Name, l.HTTP)
 			}
 		}
 	}

@@ -16,7 +16,7 @@ import (
 // TestAddressStates: an address that is a duplicate degrades the whole, one
 // that is not proven yet makes it start.
 func TestAddressStates(t *testing.T) {
-	s := server(t)
+	s := newServer(t)
 	plane := s.cfg.Plane.(*fake.Plane)
 	for _, tt := range []struct {
 		state dataplane.AddressState

@@ -47,7 +47,7 @@ func (*still) SetLogLevel(l string) error {
 	return nil
 }
 
-func server(t testing.TB) *Server {
+func newServer(t testing.TB) *Server {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	plane, sys := fake.New(fake.Options{}), portstest.New("np0")
@@ -87,7 +87,7 @@ func FuzzRequest(f *testing.F) {
 	f.Add("POST", api.PathConnClose, `{"id":"100000001","abort":true}{}`)
 	f.Add("POST", api.PathConnSet, `{"id":"100000001","congestion_control":"bbr"}`)
 	f.Add("DELETE", api.PathStatus, "")
-	h := server(f).Handler(false)
+	h := newServer(f).Handler(false)
 	f.Fuzz(func(t *testing.T, method, target, body string) {
 		r, err := http.NewRequest(method, "http://npd"+target, strings.NewReader(body))
 		if err != nil || r.URL.Path == "" {

@@ -25,7 +25,7 @@ func ask[T any](t *testing.T, s *Server, method, path, body string) (v T, code i
 
 // TestNIC: lists and limits change live, are shown as live, and what is wrong is said.
 func TestNIC(t *testing.T) {
-	s := server(t)
+	s := newServer(t)
 	for _, tt := range []struct {
 		name, path, body string
 		code             int

@@ -19,12 +19,15 @@ import (
 	"time"
 
 	"github.com/np-appliance/np/ctrl/config"
+	"github.com/np-appliance/np/ctrl/gateway"
+	"github.com/np-appliance/np/ctrl/gateway/server"
 	"github.com/np-appliance/np/ctrl/ladder"
 	"github.com/np-appliance/np/ctrl/mgmt/api"
 	"github.com/np-appliance/np/ctrl/plain"
 	"github.com/np-appliance/np/ctrl/ports"
 	"github.com/np-appliance/np/ctrl/secure"
 	"github.com/np-appliance/np/ctrl/session"
+	"github.com/np-appliance/np/ctrl/upstream"
 	"github.com/np-appliance/np/dataplane"
 )
 
@@ -43,7 +46,8 @@ type Listener struct {
 	Requested string        // backend asked for, a word of package ladder
 	Ladder    []ladder.Rung // what was tried
 
-	Service *plain.Stats // counts of a service in Go, nil: it is in the data plane
+	Service *plain.Stats  // counts of a service in Go, nil: it is in the data plane
+	HTTP    *server.Stats // of protocol http, nil: another
 }
 
 // Daemon is what the server asks of the daemon itself.
@@ -64,7 +68,8 @@ type Daemon interface {
 // Config is what a Server shows.
 type Config struct {
 	Daemon     Daemon
-	Configurer Configurer // nil: the configuration can't be changed here
+	Gateway    *gateway.Gateway // nil: there is none
+	Configurer Configurer       // nil: the configuration can't be changed here
 	Plane      dataplane.Plane
 	Sessions   *session.Manager
 	Ports      *ports.Manager
@@ -152,6 +157,7 @@ func (s *Server) Handler(readOnly bool) http.Handler {
 	post(api.PathDrain, s.drain)
 	post(api.PathConnClose, s.closeConn)
 	post(api.PathConnSet, s.setConn)
+	s.gatewayPaths(get, post)
 	get(api.PathNICs, s.nics)
 	get(api.PathNIC+"{name}", s.nic)
 	get(api.PathNIC+"{name}"+api.NICFilter, s.nicFilter)
@@ -226,7 +232,7 @@ func classify(err error) *failure {
 	}
 	kind := api.KindFailed
 	switch {
-	case errors.Is(err, dataplane.CodeNotfound), errors.Is(err, dataplane.CodeStale):
+	case errors.Is(err, dataplane.CodeNotfound), errors.Is(err, dataplane.CodeStale), errors.Is(err, gateway.ErrNoUpstream), errors.Is(err, upstream.ErrNoEndpoint):
 		kind = api.KindNotFound
 	case errors.Is(err, dataplane.CodePerm):
 		kind = api.KindPermission

@@ -12,7 +12,7 @@ import (
 
 // TestSetCongestionControl: a live connection changes, and what cannot be is said.
 func TestSetCongestionControl(t *testing.T) {
-	s := server(t)
+	s := newServer(t)
 	plane := s.cfg.Plane.(*fake.Plane)
 	conn := dataplane.Handle(1<<32 | 5)
 	plane.SetConnections([]dataplane.Conn{{Handle: conn, State: "established", CongestionControl: dataplane.CongestionBBR, ECN: true, PacingRate: 125000,

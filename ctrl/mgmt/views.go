@@ -415,6 +415,9 @@ func (s *Server) listeners(r *http.Request) (any, error) {
 			v.Accepted = s.Accepted
 			v.Service = &api.ListenerService{Refused: s.Refused, Failed: s.Failed, FailedHandshakes: s.Handshakes}
 		}
+		if l.HTTP != nil {
+			v.HTTP, v.Connections = httpView(l.HTTP), l.HTTP.Open
+		}
 		out.Listeners = append(out.Listeners, v)
 	}
 	return out, nil

@@ -134,6 +134,34 @@ func (s Stats) ClosedTotal() uint64 {
 	return n
 }
 
+// Add adds another pool's numbers to s, to tell of several as of one. What is no sum
+// (RetryIn, LastOpen) is that of the one that is worst off.
+func (s *Stats) Add(o *Stats) {
+	for _, f := range [...]struct {
+		to   *int
+		from int
+	}{{&s.Min, o.Min}, {&s.Max, o.Max}, {&s.Open, o.Open}, {&s.Idle, o.Idle}, {&s.Borrowed, o.Borrowed}, {&s.Opening, o.Opening}, {&s.Closing, o.Closing},
+		{&s.Waiting, o.Waiting}, {&s.Validating, o.Validating}, {&s.Failures, o.Failures}} {
+		*f.to += f.from
+	}
+	for _, f := range [...]struct {
+		to   *uint64
+		from uint64
+	}{{&s.OpenedForWaiter, o.OpenedForWaiter}, {&s.OpenedForMin, o.OpenedForMin}, {&s.OpenFailed, o.OpenFailed}, {&s.OpenTimedOut, o.OpenTimedOut}, {&s.Acquired, o.Acquired},
+		{&s.Validations, o.Validations}, {&s.TimedOut, o.TimedOut}, {&s.Cancelled, o.Cancelled}, {&s.QueueFull, o.QueueFull}, {&s.Unavailable, o.Unavailable},
+		{&s.RefusedClose, o.RefusedClose}, {&s.StaleReturns, o.StaleReturns}} {
+		*f.to += f.from
+	}
+	for i, n := range o.Closed {
+		s.Closed[i] += n
+	}
+	s.Wait.merge(&o.Wait)
+	s.Hold.merge(&o.Hold)
+	if s.RetryIn = max(s.RetryIn, o.RetryIn); s.LastOpen == nil {
+		s.LastOpen = o.LastOpen
+	}
+}
+
 // Stats returns the pool's numbers, consistent with each other.
 func (p *Pool[T]) Stats() Stats {
 	p.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,8 +27,15 @@ type Upstream struct {
 	mu     sync.Mutex
 	list   []*Endpoint
 	byAddr map[string]*Endpoint
-	gone   []*Endpoint // left the list, requests may be in flight
-	past   Totals      // of those that left before
+	gone   []*Endpoint         // left the list, requests may be in flight
+	past   Totals              // of those that left before
+	heirs  map[string]override // of endpoints that another upstream had
+}
+
+// override is what an operator set.
+type override struct {
+	mode   Mode
+	weight int
 }
 
 // New makes an upstream without endpoints.
@@ -88,6 +96,10 @@ func (u *Upstream) replace(specs []Spec) {
 		e := u.byAddr[s.Address]
 		if e == nil {
 			e = newEndpoint(u, s)
+			if o, ok := u.heirs[s.Address]; ok {
+				e.mode, e.weight = o.mode, o.weight
+				delete(u.heirs, s.Address)
+			}
 			if len(u.list) > 0 { // one more beside others that are warm
 				e.startRamp(u.now())
 			}
@@ -176,6 +188,33 @@ func (u *Upstream) SetMode(address string, m Mode) error {
 	return u.edit(address, "set mode of", func(e *Endpoint) { e.mode = m; u.changed() })
 }
 
+// Inherit takes over what operators set at the endpoints of an upstream that u replaces,
+// for those in the list and those that come into it later.
+func (u *Upstream) Inherit(old *Upstream) {
+	heirs := map[string]override{}
+	old.mu.Lock()
+	maps.Copy(heirs, old.heirs)
+	for _, e := range old.list {
+		if e.mode != ModeList || e.weight != 0 {
+			heirs[e.address] = override{e.mode, e.weight}
+		}
+	}
+	old.mu.Unlock()
+	if len(heirs) == 0 {
+		return
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, e := range u.list {
+		if o, ok := heirs[e.address]; ok {
+			e.mode, e.weight = o.mode, o.weight
+			delete(heirs, e.address)
+		}
+	}
+	u.heirs = heirs
+	u.changed()
+}
+
 // Drain keeps new requests from an endpoint; those in flight go on.
 func (u *Upstream) Drain(address string) error { return u.SetMode(address, ModeDrain) }
 
@@ -190,11 +229,14 @@ func (u *Upstream) edit(address, what string, change func(*Endpoint)) error {
 	defer u.mu.Unlock()
 	e := u.byAddr[address]
 	if e == nil {
-		return fmt.Errorf("upstream %s: %s %s: no such endpoint", u.cfg.Name, what, address)
+		return fmt.Errorf("upstream %s: %s %s: %w", u.cfg.Name, what, address, ErrNoEndpoint)
 	}
 	change(e)
 	return nil
 }
+
+// ErrNoEndpoint: an address that is not in the list.
+var ErrNoEndpoint = errors.New("no such endpoint")
 
 // Outcome is how a request went, as far as the endpoint is to blame.
 type Outcome uint8

@@ -94,6 +94,42 @@ func TestSetKeepsState(t *testing.T) {
 	}
 }
 
+// TestInherit: what operators set survives that an upstream is made again, for endpoints that
+// are found later too.
+func TestInherit(t *testing.T) {
+	list := specs(3, nil)
+	a, b, c := list[0].Address, list[1].Address, list[2].Address
+	old := newUpstream(t, Config{}, list)
+	if err := errors.Join(old.Drain(a), old.SetWeight(b, 7), old.Disable(c)); err != nil {
+		t.Fatal(err)
+	}
+	u := newUpstream(t, Config{}, list[:2])
+	u.Inherit(old)
+	if u.at(t, a).Mode != "drain" || u.at(t, b).Weight != 7 {
+		t.Errorf("%+v", u.Snapshot().Endpoints)
+	}
+	next := newUpstream(t, Config{}, nil)
+	next.Inherit(u)
+	if err := next.Set(list); err != nil {
+		t.Fatal(err)
+	}
+	if next.at(t, a).Mode != "drain" || next.at(t, b).Weight != 7 || next.at(t, c).Mode != "disabled" {
+		t.Errorf("%+v", next.Snapshot().Endpoints)
+	}
+	if err := next.Remove(c); err != nil {
+		t.Fatal(err)
+	}
+	if err := next.Add(list[2]); err != nil {
+		t.Fatal(err)
+	}
+	if m := next.at(t, c).Mode; m != "enabled" {
+		t.Errorf("gone and back: %s", m)
+	}
+	if err := next.Drain("198.18.0.99:1"); !errors.Is(err, ErrNoEndpoint) {
+		t.Error(err)
+	}
+}
+
 func TestSetIsAllOrNothing(t *testing.T) {
 	u := newUpstream(t, Config{}, specs(2, nil))
 	for _, tt := range []struct {

@@ -106,6 +106,32 @@ type Stats struct {
 	H2Errors     map[string]uint64          // what the engine of HTTP/2 found wrong, in its words
 }
 
+// Add adds what another server counted, to tell of several as of one.
+func (s *Stats) Add(o *Stats) {
+	s.Open += o.Open
+	s.Accepted += o.Accepted
+	s.AcceptErrors += o.AcceptErrors
+	s.Running += o.Running
+	s.Panics += o.Panics
+	s.Passed += o.Passed
+	s.Passing += o.Passing
+	s.PassedIn += o.PassedIn
+	s.PassedOut += o.PassedOut
+	addTo(&s.Conns, o.Conns)
+	addTo(&s.Requests, o.Requests)
+	addTo(&s.Refusals, o.Refusals)
+	addTo(&s.H2Errors, o.H2Errors)
+}
+
+func addTo[K comparable](to *map[K]uint64, from map[K]uint64) {
+	if *to == nil && from != nil {
+		*to = map[K]uint64{}
+	}
+	for k, n := range from {
+		(*to)[k] += n
+	}
+}
+
 // maxH2Errors bounds the map; the engine has some sixty words.
 const maxH2Errors = 256
 

@@ -398,7 +398,23 @@ type Listener struct {
 
 	CongestionControl string `json:"congestion_control"`
 
-	Service *ListenerService `json:"service,omitempty"` // of listeners with TLS
+	Service *ListenerService `json:"service,omitempty"` // of listeners with TLS, and of protocol http
+	HTTP    *ListenerHTTP    `json:"http,omitempty"`    // of protocol http
+}
+
+// ListenerHTTP counts the requests of a listener of protocol http.
+type ListenerHTTP struct {
+	Total     uint64            `json:"requests_total"`
+	InFlight  int64             `json:"requests_in_flight"`
+	Requests  map[string]uint64 `json:"requests_total_by_protocol"`
+	Refused   uint64            `json:"refused_total"` // before they were looked at: not valid, too large, too slow
+	Refusals  map[string]uint64 `json:"refused_total_by_reason"`
+	Broken    map[string]uint64 `json:"connections_broken_off_total_by_reason"` // refused ones too
+	Passed    uint64            `json:"passthrough_connections_total"`
+	Passing   int64             `json:"passthrough_connections"`
+	PassedIn  uint64            `json:"passthrough_received_bytes_total"`
+	PassedOut uint64            `json:"passthrough_sent_bytes_total"`
+	Panics    uint64            `json:"panics_total"`
 }
 
 // ListenerService counts the connections of a listener with TLS.
