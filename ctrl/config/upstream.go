@@ -19,6 +19,10 @@ type Upstream struct {
 	FailoverAt    int           `key:"failover_percent" default:"72" min:"1" max:"100" doc:"healthy percentage of a priority below which the next gets a share"`
 	ProxyProtocol string        `key:"proxy_protocol" default:"off" oneof:"off|v1|v2" doc:"tell endpoints who the client is, before TLS and HTTP"`
 
+	Forwarded      string   `key:"forwarded" default:"x" oneof:"off|x|rfc7239|both|keep" doc:"what endpoints are told of the client: X-Forwarded-For, -Proto and -Host, Forwarded, both, none of them, or what the peer said"`
+	ViaName        string   `key:"via_name" default:"" doc:"our name in the field Via; none: no such field"`
+	DeadlineFields []string `key:"deadline_fields" default:"" doc:"fields in which clients say how long they wait, such as \"X-Request-Timeout=ms\" (s, ms, us; without a unit seconds, or \"1.5s\"); passed on with what is left, as grpc-timeout always is"`
+
 	TLS      UpstreamTLS      `key:"tls" doc:"towards the endpoints"`
 	Health   UpstreamHealth   `key:"health" doc:"checks"`
 	Outlier  UpstreamOutlier  `key:"outlier" doc:"leaving out endpoints whose answers are worse than others'"`
@@ -88,6 +92,8 @@ type UpstreamRetry struct {
 	Total           time.Duration `key:"total" default:"0" max:"24h" doc:"of all tries and waits; 0 no bound but the client's"`
 	BudgetPercent   int           `key:"budget_percent" default:"20" min:"0" max:"100" doc:"retries at most, of the requests that succeed; 0: attempts alone bounds them"`
 	BudgetPerSecond int           `key:"budget_per_second" default:"3" min:"0" max:"1000000" doc:"retries that are allowed in any case"`
+	Unsafe          bool          `key:"unsafe" default:"false" doc:"also requests that are not safe to repeat, as POST is: endpoints may see them twice"`
+	RetryAfterMax   time.Duration `key:"retry_after_max" default:"1s" min:"1ms" max:"1h" doc:"an endpoint that asks for more time with Retry-After is not tried again; less is waited"`
 	BufferBody      Size          `key:"buffer_body" default:"64KiB" min:"0" max:"64MiB" doc:"bodies up to this are kept to be sent again"`
 }
 
@@ -101,6 +107,7 @@ type UpstreamLimits struct {
 type UpstreamTimeouts struct {
 	Connect   time.Duration `key:"connect" default:"5s" min:"1ms" max:"10m" doc:"until a connection is made, TLS included"`
 	Request   time.Duration `key:"request" default:"60s" min:"1ms" max:"24h" doc:"of one try, from sending to the answer's end; streams and upgrades: to its head"`
+	Stream    time.Duration `key:"stream" default:"0" max:"24h" doc:"of a stream (gRPC, events, upgrades) that carries nothing either way; 0 no end"`
 	Idle      time.Duration `key:"idle" default:"90s" min:"1ms" max:"24h" doc:"of a connection between requests"`
 	KeepAlive time.Duration `key:"keep_alive" default:"15s" min:"1s" max:"24h" doc:"between probes of an idle connection"`
 }

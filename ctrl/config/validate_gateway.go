@@ -11,21 +11,7 @@ import (
 // What a pattern, a rule or a file says is checked by who compiles it.
 func (l *loader) gateway() {
 	c := l.cfg
-	names := map[string]string{}
-	for i := range c.Upstreams {
-		u := &c.Upstreams[i]
-		at := fmt.Sprintf("upstream[%d]", i)
-		l.unique(names, "upstream", u.Name, at+".name")
-		if (len(u.Endpoints) == 0) == (u.Discover == "") {
-			l.fail(c.Pos(at), "[[upstream]] %q has %s, expected one of endpoints and discover", u.Name, either(u.Discover != "", "both", "neither"))
-		}
-		if u.Protocol == "h3" && !u.TLS.Enabled {
-			l.fail(c.Pos(at+".protocol"), "upstream.protocol: h3 without TLS, expected tls.enabled = true")
-		}
-		if u.Protocol == "h2c" && u.TLS.Enabled {
-			l.fail(c.Pos(at+".protocol"), "upstream.protocol: h2c is HTTP/2 without TLS, expected h2 with tls.enabled")
-		}
-	}
+	l.upstreams()
 	routes := map[string]string{}
 	var defaults HTTPRoute
 	setDefaults(reflect.ValueOf(&defaults).Elem())

@@ -54,6 +54,7 @@ func (b *builder) action(at string, r *config.HTTPRoute) http.Handler {
 func (b *builder) forward(at string, r *config.HTTPRoute) http.Handler {
 	o := forward.Options{Sticky: r.SplitSticky, Timeout: r.Timeout, Rand: b.g.o.Rand, Now: b.g.o.Now}
 	first := r.Upstream
+	b.speaksHTTP(at+".upstream", r.Upstream)
 	if c := b.next.clusters[r.Upstream]; c != nil {
 		o.Targets = []forward.Target{{Cluster: c.fwd}}
 	}
@@ -67,6 +68,7 @@ func (b *builder) forward(at string, r *config.HTTPRoute) http.Handler {
 		if i == 0 {
 			first = name
 		}
+		b.speaksHTTP(fmt.Sprintf("%s.split[%d]", at, i), name)
 		if c := b.next.clusters[name]; c != nil {
 			o.Targets = append(o.Targets, forward.Target{Cluster: c.fwd, Weight: n})
 		}
@@ -75,12 +77,9 @@ func (b *builder) forward(at string, r *config.HTTPRoute) http.Handler {
 		return http.NotFoundHandler() // its upstreams are wrong, which was said
 	}
 	if u := b.cfg.UpstreamNamed(first); u != nil {
-		o.RetryStatus, o.BufferBody = u.Retry.Statuses, int64(u.Retry.BufferBody)
-		if o.BufferBody == 0 {
-			o.BufferBody = -1
-		}
+		forwardOptions(&o, u)
 		if r.SplitSticky || u.Balance == "ring_hash" || u.Balance == "maglev" {
-			o.Hash = b.hashKey(first, u)
+			o.Hash = hashKey(u)
 		}
 	}
 	if r.WebSocket == "proxy" {
@@ -114,34 +113,8 @@ func (b *builder) mirror(at string, r *config.HTTPRoute) *forward.Mirror {
 	if c == nil {
 		return nil
 	}
+	b.speaksHTTP(at+".mirror[0]", name)
 	return &forward.Mirror{Cluster: c.fwd, Percent: float64(n)}
-}
-
-// hashKey reads where the key comes from that keeps requests at an endpoint.
-func (b *builder) hashKey(name string, u *config.Upstream) []forward.HashKey {
-	kind, field, _ := strings.Cut(u.HashKey, ":")
-	var from forward.HashFrom
-	switch kind {
-	case "client_ip":
-		from = forward.HashClient
-	case "path":
-		from = forward.HashPath
-	case "header":
-		from = forward.HashHeader
-	case "cookie":
-		from = forward.HashCookie
-	case "query":
-		from = forward.HashQuery
-	default:
-		kind = ""
-	}
-	named := from == forward.HashHeader || from == forward.HashCookie || from == forward.HashQuery
-	if kind == "" || named == (field == "") {
-		i := slices.IndexFunc(b.cfg.Upstreams, func(o config.Upstream) bool { return o.Name == name })
-		b.failf(fmt.Sprintf("upstream[%d].hash_key", i), "upstream.hash_key: got %q, expected client_ip, path, header:NAME, cookie:NAME or query:NAME", u.HashKey)
-		return nil
-	}
-	return []forward.HashKey{{From: from, Name: field}}
 }
 
 // closer ends what a route started.

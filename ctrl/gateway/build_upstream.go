@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"net"
 	"reflect"
+	"runtime"
 	"strings"
+	"time"
 
 	"github.com/np-appliance/np/ctrl/config"
 	"github.com/np-appliance/np/ctrl/gateway/forward"
@@ -35,7 +37,7 @@ func (b *builder) upstreams() {
 		specs := b.endpoints(at, u)
 		b.next.specs[u.Name] = specs
 		p := b.cfg.PoolOf(u)
-		if old := b.old.clusters[u.Name]; old != nil && old.pool == p && sameButEndpoints(&old.cfg, u) {
+		if old := b.old.clusters[u.Name]; old != nil && old.pool.PerWorker == p.PerWorker && sameButEndpoints(&old.cfg, u) {
 			b.next.clusters[u.Name] = old
 			continue
 		}
@@ -45,10 +47,15 @@ func (b *builder) upstreams() {
 	}
 }
 
-// sameButEndpoints says whether two upstreams differ at most in a static list.
+// sameButEndpoints says whether two upstreams differ at most in what a running cluster
+// takes over: a static list, the pool, and what is of routes.
 func sameButEndpoints(a, c *config.Upstream) bool {
 	x, y := *a, *c
-	x.Endpoints, y.Endpoints = nil, nil
+	for _, u := range [...]*config.Upstream{&x, &y} {
+		u.Endpoints, u.Pool = nil, config.Pool{}
+		u.Forwarded, u.ViaName, u.DeadlineFields, u.HashKey = "", "", nil, ""
+		u.Retry.Statuses, u.Retry.Unsafe, u.Retry.RetryAfterMax, u.Retry.BufferBody, u.Timeouts.Stream = nil, false, 0, 0, 0
+	}
 	return reflect.DeepEqual(x, y)
 }
 
@@ -143,9 +150,7 @@ func (b *builder) clientTLS(at string, u *config.Upstream) *tls.Config {
 		b.fail(at+".tls.ca_file", err)
 		s.CA = ca
 	}
-	if (t.CertFile == "") != (t.KeyFile == "") {
-		b.failf(at+".tls", "upstream.tls has one of cert_file and key_file, expected both or none")
-	} else if t.CertFile != "" {
+	if t.CertFile != "" {
 		store, err := secure.Load([]secure.Files{{Cert: t.CertFile, Key: t.KeyFile}}, false, b.g.o.Now)
 		b.fail(at+".tls.cert_file", err)
 		s.Store = store
@@ -176,6 +181,45 @@ func (b *builder) dial(u *config.Upstream) upstream.DialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		return dial(ctx, via, network, address)
 	}
+}
+
+// speaksHTTP refuses an upstream that requests can't be forwarded to.
+func (b *builder) speaksHTTP(path, name string) {
+	if u := b.cfg.UpstreamNamed(name); u != nil && (u.Protocol == "tcp" || u.Protocol == "npro") {
+		b.failf(path, "[[upstream]] %q speaks %s, expected one that speaks HTTP", name, u.Protocol)
+	}
+}
+
+// forwardOptions sets what an upstream says of how requests are forwarded to it.
+func forwardOptions(o *forward.Options, u *config.Upstream) {
+	o.RetryStatus, o.RetryUnsafe, o.RetryAfterMax = u.Retry.Statuses, u.Retry.Unsafe, u.Retry.RetryAfterMax
+	if o.BufferBody = int64(u.Retry.BufferBody); o.BufferBody == 0 {
+		o.BufferBody = -1
+	}
+	o.StreamIdle, o.Via = u.Timeouts.Stream, u.ViaName
+	switch u.Forwarded {
+	case "off":
+		o.XForwarded, o.Forwarded = forward.SpokenRemove, forward.SpokenRemove
+	case "x":
+		o.Forwarded = forward.SpokenRemove
+	case "rfc7239":
+		o.XForwarded, o.ForwardedOn = forward.SpokenRemove, true
+	case "both":
+		o.ForwardedOn = true
+	case "keep":
+		o.XForwarded, o.Forwarded = forward.SpokenKeep, forward.SpokenKeep
+	}
+	for _, d := range u.DeadlineFields {
+		name, unit, _ := strings.Cut(d, "=")
+		o.Deadlines = append(o.Deadlines, forward.DeadlineField{Name: name, Unit: map[string]time.Duration{"s": time.Second, "ms": time.Millisecond, "us": time.Microsecond}[unit]})
+	}
+}
+
+// hashKey is where the key comes from that keeps requests at an endpoint; config checked it.
+func hashKey(u *config.Upstream) []forward.HashKey {
+	kind, name, _ := strings.Cut(u.HashKey, ":")
+	from := map[string]forward.HashFrom{"client_ip": forward.HashClient, "path": forward.HashPath, "header": forward.HashHeader, "cookie": forward.HashCookie, "query": forward.HashQuery}[kind]
+	return []forward.HashKey{{From: from, Name: name}}
 }
 
 func balance(word string) upstream.Policy {
@@ -233,6 +277,10 @@ func poolConfig(u *config.Upstream, p config.Pool) pool.Config {
 	c.Min, c.Max, c.MaxWaiting, c.AcquireTimeout = p.Min, p.Max, p.MaxWaiting, p.AcquireTimeout
 	c.MaxLifetime, c.MaxUses, c.MaxConnecting, c.FailFast, c.WarmUp = p.MaxLifetime, p.MaxUses, p.MaxConnecting, p.FailFast, p.WarmUp
 	c.IdleTimeout, c.ConnectTimeout = u.Timeouts.Idle, u.Timeouts.Connect
+	c.BackoffMax = 5 * time.Second // the breaker and the checks know better how long an endpoint is left alone
+	if p.PerWorker {
+		c.Shards = min(runtime.GOMAXPROCS(0), 1024)
+	}
 	return c
 }
 
@@ -241,11 +289,12 @@ func (g *Gateway) start(c *cluster) {
 	ctx, stop := context.WithCancel(context.Background())
 	c.stop = stop
 	g.wg.Go(func() { _ = c.up.Run(ctx) }) // nil when ctx ends
+	c.warm()
 	if c.source == nil {
 		return
 	}
 	g.wg.Go(func() {
-		err := c.source.Run(ctx, c.up.Set, func(err error) {
+		err := c.source.Run(ctx, c.set, func(err error) {
 			g.o.Log.Warn("endpoints not updated, those before stay", "upstream", c.name, "err", err)
 		})
 		if err != nil && ctx.Err() == nil {
@@ -254,13 +303,35 @@ func (g *Gateway) start(c *cluster) {
 	})
 }
 
+// set replaces the list of endpoints.
+func (c *cluster) set(specs []upstream.Spec) error {
+	err := c.up.Set(specs)
+	if err == nil {
+		c.warm()
+	}
+	return err
+}
+
+// warm opens the connections that are to be there before the first request.
+func (c *cluster) warm() {
+	if c.pool.WarmUp && c.pool.Min > 0 {
+		c.fwd.Warm()
+	}
+}
+
 // update takes over what a running cluster can: another list of endpoints.
 func (c *cluster) update(next *config.Config, specs []upstream.Spec) error {
 	c.cfg = *next.UpstreamNamed(c.name)
+	if p := next.PoolOf(&c.cfg); p != c.pool {
+		if err := c.fwd.SetPool(poolConfig(&c.cfg, p)); err != nil {
+			return err
+		}
+		c.pool = p
+	}
 	if c.source != nil {
 		return nil
 	}
-	return c.up.Set(specs)
+	return c.set(specs)
 }
 
 // retire ends what runs for a cluster; its connections when their requests end.

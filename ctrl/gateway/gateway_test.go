@@ -211,7 +211,7 @@ func TestCheckErrors(t *testing.T) {
 		{"endpoint", upstreamOf("u", "nowhere"), `np.toml:7:14: upstream.endpoints: address "nowhere": expected host:port`},
 		{"weights", upstreamOf("u", "a:1") + "[[route]]\nname = \"r\"\npath = \"/\"\nsplit = [\"u=x\"]\n", `np.toml:11:10: route.split: got "u=x", expected an upstream and its weight`},
 		{"pattern", upstreamOf("u", "a:1") + "[[route]]\nname = \"r\"\npath_pattern = \"/{id\"\nupstream = \"u\"\n", `np.toml:10:1: [[route]] "r": path_pattern: `},
-		{"hash key", upstreamOf("u", "a:1") + "balance = \"maglev\"\nhash_key = \"header\"\n[[route]]\nname = \"r\"\npath = \"/\"\nupstream = \"u\"\n", `np.toml:9:1: upstream.hash_key: got "header", expected client_ip`},
+		{"tcp", upstreamOf("u", "a:1") + "protocol = \"tcp\"\n[[route]]\nname = \"r\"\npath = \"/\"\nupstream = \"u\"\n", `np.toml:12:1: [[upstream]] "u" speaks tcp, expected one that speaks HTTP`},
 	} {
 		t.Run(one.name, func(t *testing.T) {
 			err := Check(load(t, one.text))

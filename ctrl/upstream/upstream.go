@@ -363,3 +363,10 @@ func (u *Upstream) Has(e *Endpoint) bool {
 	defer u.mu.Unlock()
 	return e.listed && u.byAddr[e.address] == e
 }
+
+// Endpoints returns those in the list now, in its order.
+func (u *Upstream) Endpoints() []*Endpoint {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return append([]*Endpoint(nil), u.list...)
+}

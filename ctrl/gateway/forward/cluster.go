@@ -200,6 +200,14 @@ func (c *Cluster) link(e *upstream.Endpoint) (link, error) {
 	return l, nil
 }
 
+// Warm makes the pools of all endpoints in the list, so that those with a Min and WarmUp
+// open connections before the first request.
+func (c *Cluster) Warm() {
+	for _, e := range c.up.Endpoints() {
+		_, _ = c.link(e) // an error is a closed cluster's
+	}
+}
+
 // pruneEvery is how often links of endpoints that left the list are looked for, at most:
 // looking goes through all endpoints.
 const pruneEvery = 10 * time.Second

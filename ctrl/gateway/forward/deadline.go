@@ -59,7 +59,7 @@ func (f *flight) tellDeadline(try time.Duration) {
 			continue
 		}
 		if k.Unit == 0 {
-			f.replace(k.Name, strconv.FormatFloat(left.Seconds(), 'f', 3, 64))
+			f.replace(k.Name, strconv.FormatFloat(float64(left.Milliseconds())/1000, 'f', 3, 64))
 		} else {
 			f.replace(k.Name, strconv.FormatInt(int64((left+k.Unit-1)/k.Unit), 10))
 		}

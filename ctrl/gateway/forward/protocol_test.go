@@ -199,7 +199,7 @@ func TestProtocolFailures(t *testing.T) {
 			})
 			c := cluster(t, func(u *upstream.Config, cc *Config) {
 				change(u, cc)
-				u.Timeouts.Request = 150 * time.Millisecond
+				u.Timeouts.Request = 500 * time.Millisecond
 			}, addr)
 			seen := make(chan *exchange.Exchange, 1)
 			s := httptest.NewServer(enter(handler(t, Options{Targets: []Target{{Cluster: c}}}), seen))
