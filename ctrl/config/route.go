@@ -46,7 +46,7 @@ type HTTPRoute struct {
 	RequestSet     []string `key:"request_set" default:"" doc:"\"Name: value\", with variables"`
 	RequestAdd     []string `key:"request_add" default:"" doc:"one more line of it"`
 	RequestAppend  []string `key:"request_append" default:"" doc:"one more element of its list"`
-	ResponseRemove []string `key:"response_remove" default:"" doc:"the same for answers, the gateway's own too"`
+	ResponseRemove []string `key:"response_remove" default:"" doc:"the same for answers, the route's own refusals too"`
 	ResponseSet    []string `key:"response_set" default:"" doc:""`
 	ResponseAdd    []string `key:"response_add" default:"" doc:""`
 	ResponseAppend []string `key:"response_append" default:"" doc:""`

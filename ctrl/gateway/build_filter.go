@@ -89,10 +89,8 @@ func (b *builder) rewritePolicy() target.Policy {
 	return target.Policy{}
 }
 
-// edits are the changes of header fields, and behind them those of path and host: the
-// variables of fields are the client's.
-func (b *builder) edits(at string, r *config.HTTPRoute) []stage {
-	vars := patternVars(r)
+// headers reads edits of header fields, those of requests or of answers.
+func (b *builder) headers(at string, r *config.HTTPRoute, answers bool) []stage {
 	var keys []string
 	var list []filter.HeaderEdit
 	add := func(op filter.HeaderOp, key string, values []string) {
@@ -109,27 +107,35 @@ func (b *builder) edits(at string, r *config.HTTPRoute) []stage {
 			list, keys = append(list, e), append(keys, indexed(key, i))
 		}
 	}
-	add(filter.RemoveHeader, "request_remove", r.RequestRemove)
-	add(filter.SetHeader, "request_set", r.RequestSet)
-	add(filter.AddHeader, "request_add", r.RequestAdd)
-	add(filter.AppendHeader, "request_append", r.RequestAppend)
-	n := len(list)
-	add(filter.RemoveHeader, "response_remove", r.ResponseRemove)
-	add(filter.SetHeader, "response_set", r.ResponseSet)
-	add(filter.AddHeader, "response_add", r.ResponseAdd)
-	add(filter.AppendHeader, "response_append", r.ResponseAppend)
-	var out []stage
-	if len(list) > 0 {
-		s, err := filter.NewHeaders(filter.HeaderOptions{Request: list[:n], Response: list[n:]}, vars)
-		b.filterFailed(at, r, err, func(field string, i int) string {
-			if field == "response" {
-				i += n
-			}
-			return keys[i]
-		})
-		out = append(out, stageList(s, err)...)
+	var o filter.HeaderOptions
+	if answers {
+		add(filter.RemoveHeader, "response_remove", r.ResponseRemove)
+		add(filter.SetHeader, "response_set", r.ResponseSet)
+		add(filter.AddHeader, "response_add", r.ResponseAdd)
+		add(filter.AppendHeader, "response_append", r.ResponseAppend)
+		o.Response = list
+	} else {
+		add(filter.RemoveHeader, "request_remove", r.RequestRemove)
+		add(filter.SetHeader, "request_set", r.RequestSet)
+		add(filter.AddHeader, "request_add", r.RequestAdd)
+		add(filter.AppendHeader, "request_append", r.RequestAppend)
+		o.Request = list
 	}
-	return append(out, b.rewrite(at, r, vars)...)
+	if len(list) == 0 {
+		return nil
+	}
+	s, err := filter.NewHeaders(o, patternVars(r))
+	b.filterFailed(at, r, err, func(_ string, i int) string { return keys[i] })
+	return stageList(s, err)
+}
+
+// answers are the edits of what clients get, refusals of the stages inside included.
+func (b *builder) answers(at string, r *config.HTTPRoute) []stage { return b.headers(at, r, true) }
+
+// edits are those of what is seen behind, and after them the changes of path and host: the
+// variables of fields are the client's.
+func (b *builder) edits(at string, r *config.HTTPRoute) []stage {
+	return append(b.headers(at, r, false), b.rewrite(at, r, patternVars(r))...)
 }
 
 func rewrites(r *config.HTTPRoute) bool {

@@ -20,8 +20,9 @@ type stage func(next http.Handler) http.Handler
 func (b *builder) handler(i int, r *config.HTTPRoute) http.Handler {
 	at := fmt.Sprintf("route[%d]", i)
 	stages := slices.Concat(
-		b.limits(at, r), // before it is known who asks: what a flood meets first must cost least
-		b.cors(at, r),   // before credentials: a preflight request has none
+		b.answers(at, r), // refusals below too
+		b.limits(at, r),  // before it is known who asks: what a flood meets first must cost least
+		b.cors(at, r),    // before credentials: a preflight request has none
 		b.auth(at, r),
 		b.limitsByIdentity(at, r),
 		b.authz(at, r),

@@ -34,7 +34,7 @@ func NewBodyLimit(limit int64) (Stage, error) {
 			case r.ContentLength > limit:
 				refuseBody(w, r, limit)
 				return
-			case r.ContentLength > 0: // the server reads no more than what was told
+			case r.ContentLength > 0 && r.ProtoMajor == 1: // the server reads no more than what was told
 				next.ServeHTTP(w, r)
 				return
 			}
@@ -58,7 +58,7 @@ func refuseBody(w http.ResponseWriter, r *http.Request, limit int64) {
 	exchange.Refuse(w, r, exchange.BodyTooLarge, "more than "+strconv.FormatInt(limit, 10)+" bytes")
 }
 
-// limitedBody is a body of unknown length. One goroutine reads it, perhaps another than
+// limitedBody is a body whose length is not known, or not kept to by the framing. One goroutine reads it, perhaps another than
 // the one that answers.
 type limitedBody struct {
 	io.ReadCloser

@@ -244,6 +244,9 @@ func (w *compressWriter) eligible(status int, h http.Header) bool {
 			return false
 		}
 	}
+	if t := h["Content-Type"]; len(t) > 0 && strings.HasPrefix(strings.ToLower(t[0]), "application/grpc") {
+		return false // it has compression of its own, and clients that know no other
+	}
 	if e := h["Content-Encoding"]; len(e) > 0 && (len(e) > 1 || !strings.EqualFold(trim(e[0]), "identity")) {
 		return false
 	}

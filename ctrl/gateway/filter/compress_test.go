@@ -213,6 +213,8 @@ func TestCompress(t *testing.T) {
 		{"image", "Content-Type=image/png", "zstd", "", "", false, 200},
 		{"no type", "X=1", "zstd", "", "", false, 200},
 		{"grpc", "Content-Type=application/grpc", "gzip", "", "", false, 200},
+		{"grpc in JSON", "Content-Type=application/grpc%2bjson", "gzip", "", "", false, 200},
+		{"grpc, forced", "Content-Type=application/grpc-web", "gzip, *;q=0", "", "", false, 200},
 		{"small", text + "&n=100", "zstd", "", "", true, 200},
 		{"small and told", text + "&n=100&length", "zstd", "", "", false, 200},
 		{"empty", text + "&n=0", "zstd", "", "", true, 200},

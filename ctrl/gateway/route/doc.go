@@ -33,7 +33,8 @@
 //
 // # Methods
 //
-// A rule for GET matches HEAD too, unless [Options.StrictHead]. Where rules match but for
+// A rule for GET matches HEAD too, unless [Options.StrictHead], and the extended CONNECT
+// of WebSocket over HTTP/2 and 3, which is a GET over HTTP/1.1. Where rules match but for
 // the method the outcome is [MethodNotAllowed] with what is allowed. Of rules with
 // Preflight the preflight request of CORS (OPTIONS with Origin and
 // Access-Control-Request-Method) is one of the method that it asks for, whatever its

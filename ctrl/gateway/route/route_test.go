@@ -381,6 +381,14 @@ func TestOf(t *testing.T) {
 	if q.Listener != "l" || q.Method != "GET" || q.Host != "a.example" || q.Path != "/x" || q.Query != "q=1" || !q.TLS || q.SNI != "a.example" || q.ALPN != "h2" {
 		t.Errorf("%+v", q)
 	}
+	r.Method, r.TLS = "CONNECT", nil
+	if q := Of(r, "l", "/x"); q.Method != "CONNECT" || q.TLS {
+		t.Errorf("%+v", q)
+	}
+	r.Header[":protocol"] = []string{"websocket"}
+	if q := Of(r, "l", "/x"); q.Method != "GET" {
+		t.Errorf("%+v", q)
+	}
 }
 
 func TestMatchAllocatesNothing(t *testing.T) {
