@@ -182,7 +182,7 @@ man: bin ## manual pages of npctl, from its commands, into build/man
 	build/bin/npctl man build/man
 
 .PHONY: vm-nic
-vm-nic: bin ## npctl nic bind with a real driver, npd on DPDK with it, in an emulated guest (two minutes)
+vm-nic: bin ## npctl nic bind with a real driver, npd on DPDK with it, pulled under load, in an emulated guest (three minutes)
 	scripts/vm/nic-bind.sh build/bin/npctl build/bin/npd
 
 test-san: ## C under ASan + UBSan and TSan, Go under -race

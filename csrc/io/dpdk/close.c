@@ -28,6 +28,7 @@ static void unmap_memory(struct np_dpdk_device *d, struct rte_device *dev) {
 void np_dpdk_device_close(struct np_dpdk_device *d) {
   if (d->closed) return;
   d->closed = true;
+  np_dpdk_forget_wanted(d);
   if (!d->probed) return;
   struct rte_eth_dev_info info;
   memset(&info, 0, sizeof info);

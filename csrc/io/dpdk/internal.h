@@ -75,7 +75,8 @@ struct np_dpdk_device {
   bool made;              /* a virtual device that goes with us, or a NIC that was attached by us */
   bool probed;
   bool closed;
-  bool gone;              /* atomic: the driver said that it was removed */
+  bool gone;              /* atomic: the driver or the kernel said that it is removed */
+  bool watched;           /* the kernel is listened to */
   bool mapped;
   bool redial;            /* a memif client, whose driver tries its server once, when it is started */
   uint32_t rx_desc;
@@ -124,6 +125,9 @@ int np_dpdk_ops_register(void);
 /* quiet.c */
 void np_dpdk_guard(struct np_dpdk_queue *q);
 void np_dpdk_unguard(struct np_dpdk_queue *q);
+
+/* open.c */
+void np_dpdk_forget_wanted(struct np_dpdk_device *d);
 
 /* port.c */
 extern const struct np_port_ops np_dpdk_ops;

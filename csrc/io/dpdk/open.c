@@ -6,6 +6,7 @@
 #include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_malloc.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -257,6 +258,20 @@ static int on_removed(uint16_t port_id, enum rte_eth_event_type event, void *arg
   return 0;
 }
 
+/* The kernel wants a NIC back that vfio-pci has: it waits until the device is closed. On DPDK's thread. */
+static void on_wanted_back(const char *name, enum rte_dev_event_type event, void *arg) {
+  struct np_dpdk_device *d = arg;
+  (void)name;
+  if (event == RTE_DEV_EVENT_REMOVE) __atomic_store_n(&d->gone, true, __ATOMIC_RELAXED);
+}
+
+void np_dpdk_forget_wanted(struct np_dpdk_device *d) {
+  if (!d->watched) return;
+  d->watched = false;
+  /* -EAGAIN: it runs just now, which takes no time */
+  while (rte_dev_event_callback_unregister(d->dev_name, on_wanted_back, d) == -EAGAIN) sched_yield();
+}
+
 /* The MTU that is asked for, or the device's. Frames that are longer than a buffer come in several where
  * the driver can do that. */
 static enum np_err choose_mtu(struct np_dpdk_device *d, const struct np_dpdk_args *a, const struct rte_eth_dev_info *info,
@@ -449,6 +464,7 @@ static enum np_err set_up(struct np_dpdk_device *d, const struct np_dpdk_args *a
     return rc == -EINVAL ? NP_ERR_INVALID : NP_ERR_SYS;
   }
   (void)rte_eth_dev_callback_register(d->port_id, RTE_ETH_EVENT_INTR_RMV, on_removed, d); /* drivers that can't tell don't */
+  d->watched = is_pci(a->device) && rte_dev_event_callback_register(d->dev_name, on_wanted_back, d) == 0;
   return setup_queues(d, &info, detail);
 }
 
