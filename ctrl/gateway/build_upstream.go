@@ -277,10 +277,18 @@ func poolConfig(u *config.Upstream, p config.Pool) pool.Config {
 	c.Min, c.Max, c.MaxWaiting, c.AcquireTimeout = p.Min, p.Max, p.MaxWaiting, p.AcquireTimeout
 	c.MaxLifetime, c.MaxUses, c.MaxConnecting, c.FailFast, c.WarmUp = p.MaxLifetime, p.MaxUses, p.MaxConnecting, p.FailFast, p.WarmUp
 	c.IdleTimeout, c.ConnectTimeout = u.Timeouts.Idle, u.Timeouts.Connect
-	c.BackoffMax = 5 * time.Second // the breaker and the checks know better how long an endpoint is left alone
 	if p.PerWorker {
 		c.Shards = min(runtime.GOMAXPROCS(0), 1024)
 	}
+	// An endpoint that checks or the breaker let back must not wait for the pool's pause.
+	c.BackoffMax = time.Second
+	if u.Health.Kind != "none" {
+		c.BackoffMax = min(c.BackoffMax, u.Health.FailInterval)
+	}
+	if u.Breaker.ConsecutiveFailures > 0 || u.Breaker.ErrorPercent > 0 {
+		c.BackoffMax = min(c.BackoffMax, u.Breaker.OpenTime)
+	}
+	c.BackoffMin = min(c.BackoffMin, c.BackoffMax)
 	return c
 }
 

@@ -44,7 +44,12 @@ func newRig(t *testing.T, text string) *rig {
 
 func rigOf(t *testing.T, c *config.Config) *rig {
 	t.Helper()
-	g := New(Options{Dial: dialNet})
+	return rigDial(t, c, dialNet)
+}
+
+func rigDial(t *testing.T, c *config.Config, dial func(ctx context.Context, via, network, address string) (net.Conn, error)) *rig {
+	t.Helper()
+	g := New(Options{Dial: dial})
 	t.Cleanup(g.Close)
 	r := &rig{Gateway: g}
 	r.apply(t, c)
