@@ -356,13 +356,16 @@ func TestInterfaceMode(t *testing.T) {
 func TestListeners(t *testing.T) {
 	sock := daemon(t, map[string]any{api.PathListeners: api.Listeners{Schema: api.Schema, Listeners: []api.Listener{
 		{Name: "a", Protocol: "npro", Accepted: 7}, {Name: "b", Protocol: "echo"},
-		{Name: "c", Protocol: "echo", TLS: true, Accepted: 9, Service: &api.ListenerService{Refused: 1, Failed: 3, FailedHandshakes: 2}}}}})
+		{Name: "c", Protocol: "echo", TLS: true, Accepted: 9, Service: &api.ListenerService{Refused: 1, Failed: 3, FailedHandshakes: 2}},
+		{Name: "d", Protocol: "http", Accepted: 5, Service: &api.ListenerService{}, HTTP: &api.ListenerHTTP{Total: 8, InFlight: 1, Requests: map[string]uint64{"h2": 6, "http/1.1": 2, "h3": 0},
+			Refused: 4, Refusals: map[string]uint64{"bad_request": 4}, Broken: map[string]uint64{"slow_head": 2}}}}}})
 	out, errOut, code := npctl("-s", sock, "listener", "list", "-o", "wide", "--no-headers")
 	var got []string
 	for line := range strings.Lines(out) {
 		got = append(got, strings.Join(strings.Fields(line), " "))
 	}
-	want := []string{"a - npro - 0 none 7 - refused - - -", "b - echo - 0 none - - refused - - -", "c - echo/tls - 0 none 9 3 refused - 1 2"}
+	want := []string{"a - npro - 0 none 7 - refused - - -", "b - echo - 0 none - - - - - -", "c - echo/tls - 0 none 9 3 - - 1 2", "d - http - 0 none 5 0 - - 0 0", "",
+		"d 8 1 h2 6, http/1.1 2 4 bad_request 4 slow_head 2"}
 	if !slices.Equal(got, want) || code != 0 {
 		t.Errorf("exit code %d\n%q\n%s", code, got, errOut)
 	}

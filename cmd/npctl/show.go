@@ -229,8 +229,11 @@ func listenerCmd(a *app) *cobra.Command {
 			if s := e.Service; s != nil {
 				failed, refused, unshaken = fmt.Sprint(s.Failed), fmt.Sprint(s.Refused), fmt.Sprint(s.FailedHandshakes)
 			}
-			t.row(e.Name, e.Address, withTLS(e.Protocol, e.TLS), e.Backend, e.Connections, limit, accepted, failed,
-				map[bool]string{true: "allowed", false: "refused"}[e.AllowV1], e.CongestionControl, refused, unshaken)
+			v1 := map[bool]string{true: "allowed", false: "refused"}[e.AllowV1]
+			if e.Protocol != "npro" {
+				v1 = "-"
+			}
+			t.row(e.Name, e.Address, withTLS(e.Protocol, e.TLS), e.Backend, e.Connections, limit, accepted, failed, v1, e.CongestionControl, refused, unshaken)
 		}
 		if len(http.rows) == 0 {
 			return a.print(l, anys(l.Listeners), t)

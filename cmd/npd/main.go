@@ -152,8 +152,12 @@ func (a *app) with(main config.Source) (*config.Config, error) {
 // origin is where the daemon finds its configuration again.
 func (a *app) origin() daemon.Origin {
 	o := daemon.Origin{Load: a.load, With: a.with}
-	if a.file != "-" {
-		o.Path = a.file
+	if a.file == "-" {
+		return o
+	}
+	o.Path = a.file
+	if abs, err := filepath.Abs(a.file); err == nil {
+		o.Path = abs // what npctl shows is read in another folder
 	}
 	return o
 }

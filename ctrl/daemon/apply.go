@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/np-appliance/np/ctrl/config"
+	"github.com/np-appliance/np/ctrl/gateway"
 	"github.com/np-appliance/np/ctrl/mgmt"
 	"github.com/np-appliance/np/ctrl/mgmt/api"
 )
@@ -61,6 +62,9 @@ func (d *Daemon) load(c *mgmt.Candidate) (*config.Config, error) {
 func (d *Daemon) Diff(c *mgmt.Candidate) ([]config.ValueChange, error) {
 	next, err := d.load(c)
 	if err != nil {
+		return nil, err
+	}
+	if err := gateway.Check(next); err != nil {
 		return nil, err
 	}
 	return config.Changes(d.Config(), next), nil

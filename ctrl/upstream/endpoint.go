@@ -95,7 +95,7 @@ type Endpoint struct {
 	address string
 	up      *Upstream
 	brk     breaker
-	stats   counters
+	stats   *counters
 
 	inflight atomic.Int64
 	conns    atomic.Int64
@@ -118,7 +118,7 @@ type Endpoint struct {
 }
 
 func newEndpoint(u *Upstream, s Spec) *Endpoint {
-	e := &Endpoint{address: s.Address, up: u, spec: s}
+	e := &Endpoint{address: s.Address, up: u, spec: s, stats: new(counters)}
 	e.rampFrom.Store(never)
 	return e
 }

@@ -127,14 +127,14 @@ func (u *Upstream) totals() Totals {
 		if e.inflight.Load() > 0 {
 			return false
 		}
-		u.past.add(&e.stats)
+		u.past.add(e.stats)
 		return true
 	})
 	t := u.past
 	t.Latency = slices.Clone(t.Latency)
 	for _, list := range [...][]*Endpoint{u.gone, u.list} {
 		for _, e := range list {
-			t.add(&e.stats)
+			t.add(e.stats)
 		}
 	}
 	return t
@@ -191,7 +191,7 @@ func (u *Upstream) Snapshot() Snapshot {
 }
 
 func (e *Endpoint) snapshot(now int64) EndpointSnapshot {
-	c := &e.stats
+	c := e.stats
 	s := EndpointSnapshot{
 		Address: e.address, Locality: e.spec.Locality, Priority: e.spec.Priority, Weight: e.effectiveWeight(),
 		Mode: e.effectiveMode().String(), Operator: e.mode.String(),

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,7 +18,7 @@ type Upstream struct {
 
 	view   atomic.Pointer[view]
 	shared shared
-	stats  upstreamCounters
+	stats  *upstreamCounters
 	budget budget
 	queue  queue
 
@@ -27,15 +28,9 @@ type Upstream struct {
 	mu     sync.Mutex
 	list   []*Endpoint
 	byAddr map[string]*Endpoint
-	gone   []*Endpoint         // left the list, requests may be in flight
-	past   Totals              // of those that left before
-	heirs  map[string]override // of endpoints that another upstream had
-}
-
-// override is what an operator set.
-type override struct {
-	mode   Mode
-	weight int
+	gone   []*Endpoint          // left the list, requests may be in flight
+	past   Totals               // of those that left before
+	heirs  map[string]*Endpoint // of the upstream that u replaced, and not in the list yet
 }
 
 // New makes an upstream without endpoints.
@@ -43,7 +38,7 @@ func New(cfg Config) (*Upstream, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	u := &Upstream{cfg: cfg, begun: cfg.Clock.Now(), kick: make(chan struct{}, 1), byAddr: map[string]*Endpoint{}}
+	u := &Upstream{cfg: cfg, begun: cfg.Clock.Now(), stats: new(upstreamCounters), kick: make(chan struct{}, 1), byAddr: map[string]*Endpoint{}}
 	u.shared.next.Store(cfg.Rand() >> 1) // gateways started together must not go in step
 	u.budget.init(&u.cfg.Retry)
 	u.view.Store(&view{})
@@ -96,9 +91,8 @@ func (u *Upstream) replace(specs []Spec) {
 		e := u.byAddr[s.Address]
 		if e == nil {
 			e = newEndpoint(u, s)
-			if o, ok := u.heirs[s.Address]; ok {
-				e.mode, e.weight = o.mode, o.weight
-				delete(u.heirs, s.Address)
+			if o := u.heirs[s.Address]; o != nil {
+				u.inheritOne(e, o)
 			}
 			if len(u.list) > 0 { // one more beside others that are warm
 				e.startRamp(u.now())
@@ -188,31 +182,44 @@ func (u *Upstream) SetMode(address string, m Mode) error {
 	return u.edit(address, "set mode of", func(e *Endpoint) { e.mode = m; u.changed() })
 }
 
-// Inherit takes over what operators set at the endpoints of an upstream that u replaces,
-// for those in the list and those that come into it later.
+// Inherit takes over what an upstream that u replaces knows: what operators set at its
+// endpoints, what checks found out, what was counted; for endpoints in the list and those
+// that come into it later. Both count in the same place from then on, as requests of the
+// old one end. It is called before u is used.
 func (u *Upstream) Inherit(old *Upstream) {
-	heirs := map[string]override{}
 	old.mu.Lock()
-	maps.Copy(heirs, old.heirs)
-	for _, e := range old.list {
-		if e.mode != ModeList || e.weight != 0 {
-			heirs[e.address] = override{e.mode, e.weight}
-		}
-	}
-	old.mu.Unlock()
-	if len(heirs) == 0 {
-		return
-	}
+	defer old.mu.Unlock()
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	u.stats = old.stats
+	u.past, u.gone = old.past, append(slices.Clone(old.gone), old.list...)
+	u.past.Latency = slices.Clone(u.past.Latency)
+	u.heirs = map[string]*Endpoint{}
+	if len(old.list) == 0 { // it got none yet: those that it waited for are waited for still
+		maps.Copy(u.heirs, old.heirs)
+	}
+	for _, e := range old.list {
+		u.heirs[e.address] = e
+	}
 	for _, e := range u.list {
-		if o, ok := heirs[e.address]; ok {
-			e.mode, e.weight = o.mode, o.weight
-			delete(heirs, e.address)
+		if o := u.heirs[e.address]; o != nil {
+			u.inheritOne(e, o)
 		}
 	}
-	u.heirs = heirs
 	u.changed()
+}
+
+// inheritOne makes e what another upstream's endpoint of that address was.
+func (u *Upstream) inheritOne(e, o *Endpoint) {
+	delete(u.heirs, e.address)
+	e.mode, e.weight = o.mode, o.weight
+	if u.cfg.Health.Checker != nil && o.up.cfg.Health.Checker != nil {
+		e.health = o.health
+	}
+	if i := slices.Index(u.gone, o); i >= 0 { // else its counts are in past already
+		u.gone = slices.Delete(u.gone, i, i+1)
+		e.stats = o.stats
+	}
 }
 
 // Drain keeps new requests from an endpoint; those in flight go on.

@@ -103,8 +103,13 @@ func TestInherit(t *testing.T) {
 	if err := errors.Join(old.Drain(a), old.SetWeight(b, 7), old.Disable(c)); err != nil {
 		t.Fatal(err)
 	}
+	l := mustAcquire(t, old)
 	u := newUpstream(t, Config{}, list[:2])
 	u.Inherit(old)
+	l.Done(Success) // of before: it counts
+	if n := u.Snapshot().Totals; n.Requests != 1 || n.Successes != 1 || u.at(t, b).Successes != 1 {
+		t.Errorf("%+v", n)
+	}
 	if u.at(t, a).Mode != "drain" || u.at(t, b).Weight != 7 {
 		t.Errorf("%+v", u.Snapshot().Endpoints)
 	}
@@ -121,6 +126,9 @@ func TestInherit(t *testing.T) {
 	}
 	if err := next.Add(list[2]); err != nil {
 		t.Fatal(err)
+	}
+	if n := next.Snapshot().Totals; n.Requests != 1 || n.Successes != 1 {
+		t.Errorf("%+v", n)
 	}
 	if m := next.at(t, c).Mode; m != "enabled" {
 		t.Errorf("gone and back: %s", m)
