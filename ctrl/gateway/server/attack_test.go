@@ -559,3 +559,46 @@ func (f *frames) data() string {
 		}
 	}
 }
+
+// TestPriority: of two answers that wait for the connection's window the more urgent one
+// is sent first (RFC 9218), whichever was asked for first.
+func TestPriority(t *testing.T) {
+	const size = 400 << 10
+	writing := make(chan string, 2)
+	r := newRig(t, Config{Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		writing <- q.Header.Get("Priority")
+		_, _ = w.Write(make([]byte, size))
+	})})
+	f := r.frames(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 20})
+	got := map[uint32]int{}
+	read := func(until func() bool) {
+		for !until() {
+			fr, err := f.ReadFrame()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d, ok := fr.(*http2.DataFrame); ok {
+				got[d.StreamID] += len(d.Data())
+			}
+		}
+	}
+	_ = f.request(1, true, "priority", "u=6")
+	<-writing
+	read(func() bool { return got[1] == 65535 }) // the connection's window
+	_ = f.request(3, true, "priority", "u=0")
+	<-writing
+	read(func() bool { // an answer's head needs no window
+		fr, err := f.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, ok := fr.(*http2.HeadersFrame)
+		return ok && h.StreamID == 3
+	})
+	_ = f.WriteWindowUpdate(0, 2*size)
+	read(func() bool { return got[3] == size })
+	if before := got[1] - 65535; before > size/4 {
+		t.Errorf("%d bytes of what is less urgent came before the end of what is more urgent", before)
+	}
+	read(func() bool { return got[1] == size })
+}

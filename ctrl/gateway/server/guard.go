@@ -41,8 +41,7 @@ type guard struct {
 	refusedAt atomic.Uint64 // number of the stand-in among heads; 0: none
 	drained   int           // bytes after a refused head
 
-	patientFor atomic.Uint64 // number of the request whose body may take any time
-	waited     int64         // milliseconds for the body, less what its bytes paid for
+	waited int64 // milliseconds for the body, less what its bytes paid for
 
 	hijacked atomic.Bool
 	torn     atomic.Bool // a body's reading failed: where the next head begins nobody knows
@@ -227,7 +226,7 @@ func (g *guard) read(p []byte) (int, error) {
 	switch {
 	case g.phase == phaseTunnel:
 	case g.phase != phaseHead:
-		if g.conn.server.bodyStall > 0 && g.patientFor.Load() != g.heads {
+		if g.conn.server.bodyStall > 0 {
 			w.readBy.Store(now + max(1, g.conn.server.bodyStall-g.waited))
 		}
 	case w.headBy.Load() == 0 && (g.heads == 0 || len(g.buf) > 0):

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/net/http2"
 
+	"github.com/np-appliance/np/ctrl/gateway/server/urgency"
 	_ "github.com/np-appliance/np/ctrl/gateway/server/xconnect" // before http2 is initialized
 )
 
@@ -22,7 +23,7 @@ func (s *Server) newH2() error {
 		MaxConcurrentStreams: uint32(l.Streams), MaxReadFrameSize: h2FrameBytes,
 		MaxUploadBufferPerConnection: int32(l.ConnBytes), MaxUploadBufferPerStream: int32(l.StreamBytes),
 		IdleTimeout: max(0, l.Idle), ReadIdleTimeout: 2 * max(0, l.Idle), PingTimeout: l.Head,
-		CountError: s.countH2,
+		CountError: s.countH2, NewWriteScheduler: urgency.NewScheduler(),
 	}
 	return http2.ConfigureServer(s.h1, s.h2) // so that Shutdown of the one is told to the other
 }

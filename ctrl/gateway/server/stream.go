@@ -177,14 +177,3 @@ func (b *streamBody) Read(p []byte) (int, error) {
 
 // Close implements io.Closer.
 func (b *streamBody) Close() error { return b.body.Close() }
-
-// Patient takes the time limit off a request's body: one that is a side of a conversation
-// may stand still. Bodies of gRPC, of CONNECT and what follows an upgrade have none to
-// begin with.
-func Patient(r *http.Request) {
-	if b, ok := r.Body.(*streamBody); ok {
-		b.patient.Store(true)
-	} else if c := From(r.Context()); c != nil && c.guard != nil {
-		c.guard.patientFor.Store(c.guard.served)
-	}
-}
