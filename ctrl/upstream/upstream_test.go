@@ -113,12 +113,17 @@ func TestInherit(t *testing.T) {
 	if u.at(t, a).Mode != "drain" || u.at(t, b).Weight != 7 {
 		t.Errorf("%+v", u.Snapshot().Endpoints)
 	}
-	next := newUpstream(t, Config{}, nil)
-	next.Inherit(u)
+	if err := u.Add(list[2]); err != nil || u.at(t, c).Mode != "disabled" {
+		t.Errorf("found later: %+v, %v", u.Snapshot().Endpoints, err)
+	}
+	// Twice in a row, before a source found anything.
+	none, next := newUpstream(t, Config{}, nil), newUpstream(t, Config{}, nil)
+	none.Inherit(u)
+	next.Inherit(none)
 	if err := next.Set(list); err != nil {
 		t.Fatal(err)
 	}
-	if next.at(t, a).Mode != "drain" || next.at(t, b).Weight != 7 || next.at(t, c).Mode != "disabled" {
+	if next.at(t, a).Mode != "drain" || next.at(t, b).Weight != 7 || next.at(t, c).Mode != "disabled" || next.at(t, b).Successes != 1 {
 		t.Errorf("%+v", next.Snapshot().Endpoints)
 	}
 	if err := next.Remove(c); err != nil {
