@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -199,4 +200,19 @@ func checkSpec(t *testing.T, s upstream.Spec) {
 	if err := u.Set([]upstream.Spec{s}); err != nil {
 		t.Fatalf("%+v: %v", s, err)
 	}
+}
+
+// TestMain also looks whether sources and their clients left goroutines behind.
+func TestMain(m *testing.M) {
+	before := runtime.NumGoroutine()
+	code := m.Run()
+	for end := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > before; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			b := make([]byte, 1<<20)
+			fmt.Fprintf(os.Stderr, "%d goroutines, %d before the tests:\n%s", runtime.NumGoroutine(), before, b[:runtime.Stack(b, true)])
+			code = max(code, 1)
+			break
+		}
+	}
+	os.Exit(code)
 }
