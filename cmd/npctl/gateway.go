@@ -96,6 +96,14 @@ func upstreamCmd(a *app) *cobra.Command {
 	})
 	show := getNamed(a, "show NAME", "One upstream and its endpoints", api.PathUpstream, func(v *api.UpstreamAnswer) error {
 		tables := []*table{upstreamTable(a, []api.Upstream{v.Upstream}), endpointTable(a, v.Endpoints)}
+		if d := v.Discovery; d != nil {
+			t, age := newTable("discovered by", ">confirmed", "error"), ""
+			if d.GoodAt != nil {
+				age = ago(time.Since(*d.GoodAt))
+			}
+			t.row(d.Source, age, d.Error)
+			tables = append(tables, t)
+		}
 		if len(v.Levels) > 1 {
 			t := newTable(">priority", ">endpoints", ">healthy", ">share", "panic")
 			for _, l := range v.Levels {

@@ -37,7 +37,7 @@ rest  any        any      /*     answer 404             0    0    0      -
 }
 
 func TestUpstreams(t *testing.T) {
-	since := time.Now()
+	since := time.Now().Add(-2*time.Minute - time.Second/2)
 	list := []api.Endpoint{
 		{Address: "198.18.0.1:80", Weight: 2, Takes: true, Mode: "enabled", Operator: "list", Health: "healthy", HealthSince: &since, SlowStart: 100, Breaker: "closed", Requests: 7, MeanSeconds: 0.25},
 		{Address: "198.18.0.2:80", Weight: 1, Mode: "drain", Operator: "drain", Health: "healthy", SlowStart: 100, Breaker: "closed"},
@@ -47,7 +47,8 @@ func TestUpstreams(t *testing.T) {
 	}
 	var got []api.UpstreamSet
 	sock := daemon(t, map[string]any{
-		api.PathUpstream + "{name}": api.UpstreamAnswer{Schema: api.Schema, Upstream: api.Upstream{Name: "users", Protocol: "h2c", Balance: "maglev", Endpoints: 5, Taking: 2}, Endpoints: list, Refusals: map[string]uint64{"unhealthy": 4}},
+		api.PathUpstream + "{name}": api.UpstreamAnswer{Schema: api.Schema, Upstream: api.Upstream{Name: "users", Protocol: "h2c", Balance: "maglev", Endpoints: 5, Taking: 2}, Endpoints: list, Refusals: map[string]uint64{"unhealthy": 4},
+			Discovery: &api.Discovery{Source: "dns:///users.example:80", GoodAt: &since, Error: "SERVFAIL"}},
 		"POST " + api.PathUpstreamSet: func(w http.ResponseWriter, r *http.Request) {
 			var in api.UpstreamSet
 			if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
@@ -62,7 +63,7 @@ func TestUpstreams(t *testing.T) {
 			_ = json.NewEncoder(w).Encode(api.Done{Schema: api.Schema, Done: true})
 		}})
 	out, _, code := npctl("-s", sock, "upstream", "show", "users", "--no-headers")
-	for _, want := range []string{"users  h2c  maglev  2/5", "healthy            0  7", "drain (operator)", "unhealthy", "connection refused", "breaker open 3.0s", "slow start 30%", "unhealthy  4"} {
+	for _, want := range []string{"users  h2c  maglev  2/5", "healthy            0  7", "drain (operator)", "unhealthy", "connection refused", "breaker open 3.0s", "slow start 30%", "unhealthy  4", "dns:///users.example:80 2m00s SERVFAIL"} {
 		if !strings.Contains(strings.Join(strings.Fields(out), " "), strings.Join(strings.Fields(want), " ")) || code != exitDone {
 			t.Errorf("code %d, %q is missing in\n%s", code, want, out)
 		}

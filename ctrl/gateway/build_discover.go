@@ -24,6 +24,20 @@ func (b *builder) discover(at string, u *config.Upstream, c *cluster) []upstream
 	return nil
 }
 
+// Discovery returns the text that names the source of an upstream's endpoints, and what
+// the source knows of itself. ok: there is one.
+func (g *Gateway) Discovery(name string) (text string, status discovery.Status, ok bool) {
+	n := g.gen.Load()
+	c := n.clusters[name]
+	if c == nil || c.source == nil {
+		return "", discovery.Status{}, false
+	}
+	if s, has := c.source.(interface{ Status() discovery.Status }); has {
+		status = s.Status()
+	}
+	return n.cfg.UpstreamNamed(name).Discover, status, true
+}
+
 // overTLS is dial with TLS on it, for a check by HTTP/1.1; nil: as it is.
 func overTLS(dial upstream.DialFunc, t *tls.Config) upstream.DialFunc {
 	if t == nil {

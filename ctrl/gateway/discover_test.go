@@ -50,6 +50,9 @@ func TestDiscover(t *testing.T) {
 		t.Fatal(err)
 	}
 	answers("b")
+	if text, st, ok := r.Discovery("u"); !ok || !strings.HasPrefix(text, "file:") || st.Err != nil {
+		t.Errorf("%q %+v %v", text, st, ok)
+	}
 	err := Check(load(t, "[[upstream]]\nname = \"u\"\ndiscover = \"dns:///api.example\"\n"))
 	if want := `np.toml:7:1: upstream.discover: source "dns:///api.example": "api.example": expected NAME:PORT`; err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("%v\nwant %s", err, want)

@@ -204,6 +204,12 @@ func (s *Server) upstream(r *http.Request) (any, error) {
 	for i := range u.Endpoints {
 		out.Endpoints = append(out.Endpoints, endpointView(&u.Endpoints[i]))
 	}
+	if text, st, ok := s.cfg.Gateway.Discovery(name); ok {
+		out.Discovery = &api.Discovery{Source: text, GoodAt: known(st.Good)}
+		if st.Err != nil {
+			out.Discovery.Error = st.Err.Error()
+		}
+	}
 	for _, l := range u.Levels {
 		out.Levels = append(out.Levels, api.UpstreamLevel{Priority: l.Priority, Endpoints: l.Total, Healthy: l.Healthy, Percent: l.Load, Panic: l.Panic})
 	}

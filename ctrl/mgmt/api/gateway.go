@@ -91,6 +91,14 @@ type UpstreamAnswer struct {
 	Endpoints []Endpoint        `json:"endpoints"`
 	Levels    []UpstreamLevel   `json:"levels"`
 	Refusals  map[string]uint64 `json:"refused_total_by_reason"`
+	Discovery *Discovery        `json:"discovery,omitempty"` // none: the endpoints are in the configuration
+}
+
+// Discovery is where an upstream's endpoints come from.
+type Discovery struct {
+	Source string     `json:"source"`
+	GoodAt *time.Time `json:"good_at,omitempty"` // when all of the list was last confirmed; of DNS, etcd, Consul and Kubernetes
+	Error  string     `json:"error,omitempty"`   // what is wrong now
 }
 
 // UpstreamLevel is a priority.
