@@ -18,7 +18,7 @@ type HTTPRoute struct {
 	ALPN        []string `key:"alpn" default:"" doc:"protocols that TLS agreed on, or for passthrough offered"`
 	GRPCService string   `key:"grpc_service" default:"" doc:"package.Service"`
 	GRPCMethod  string   `key:"grpc_method" default:"" doc:"of it"`
-	Opcode      string   `key:"opcode" default:"" doc:"of NPRO requests, on a listener of protocol npro"`
+	Opcode      string   `key:"opcode" default:"" doc:"of NPRO requests, on every listener of protocol npro; see [route.npro]"`
 
 	Upstream    string   `key:"upstream" default:"" doc:"where requests go"`
 	Split       []string `key:"split" default:"" doc:"instead: \"api=90\", \"api-next=10\""`
@@ -57,18 +57,19 @@ type HTTPRoute struct {
 	CompressMin Size          `key:"compress_min" default:"1KiB" min:"1" max:"1MiB" doc:"shorter answers are not"`
 	CompressLev int           `key:"compress_level" default:"1" min:"1" max:"3" doc:"1 fast to 3 small"`
 	CompressTyp []string      `key:"compress_types" default:"" doc:"media types, \"text/*\" or \"*/*+json\"; none: those that get smaller"`
-	WebSocket   string        `key:"websocket" default:"proxy" oneof:"off|proxy|terminate" doc:"terminate: messages become NPRO's"`
 	EarlyData   bool          `key:"early_data" default:"false" doc:"takes HTTP/3 0-RTT requests"`
 
-	CORS        CORS          `key:"cors" doc:"what pages of other origins may do"`
-	Auth        RouteAuth     `key:"auth" doc:"who may ask"`
-	Authz       RouteAuthz    `key:"authz" doc:"what they may"`
-	RateLimit   RouteRate     `key:"rate_limit" doc:"requests in a time"`
-	Concurrency Concurrency   `key:"concurrency" doc:"requests at a time"`
-	Shedding    RouteShedding `key:"load_shedding" doc:"refusing early when answers take long"`
-	GRPC        RouteGRPC     `key:"grpc" doc:"gRPC for others"`
-	Aggregate   Aggregate     `key:"aggregate" doc:"one answer of several upstreams"`
-	Parts       []Part        `key:"part" doc:"one request of aggregate"`
+	CORS        CORS           `key:"cors" doc:"what pages of other origins may do"`
+	Auth        RouteAuth      `key:"auth" doc:"who may ask"`
+	Authz       RouteAuthz     `key:"authz" doc:"what they may"`
+	RateLimit   RouteRate      `key:"rate_limit" doc:"requests in a time"`
+	Concurrency Concurrency    `key:"concurrency" doc:"requests at a time"`
+	Shedding    RouteShedding  `key:"load_shedding" doc:"refusing early when answers take long"`
+	GRPC        RouteGRPC      `key:"grpc" doc:"gRPC for others"`
+	WebSocket   RouteWebSocket `key:"websocket" doc:"what becomes of them"`
+	NPRO        RouteNPRO      `key:"npro" doc:"how HTTP becomes NPRO, with npro_opcode, or NPRO HTTP, with opcode"`
+	Aggregate   Aggregate      `key:"aggregate" doc:"one answer of several upstreams"`
+	Parts       []Part         `key:"part" doc:"one request of aggregate"`
 }
 
 // CORS is [route.cors].
@@ -79,28 +80,4 @@ type CORS struct {
 	Expose      []string      `key:"expose" default:"" doc:"fields of answers that pages see"`
 	Credentials bool          `key:"credentials" default:"false" doc:"with cookies; not with origin \"*\""`
 	MaxAge      time.Duration `key:"max_age" default:"10m" max:"24h" doc:"that browsers remember it"`
-}
-
-// RouteGRPC is [route.grpc].
-type RouteGRPC struct {
-	Web         bool   `key:"web" default:"false" doc:"take gRPC-Web too"`
-	Descriptors string `key:"descriptors" default:"" doc:"FileDescriptorSet with imports: JSON over HTTP becomes gRPC by its google.api.http rules"`
-	MaxMessage  Size   `key:"max_message" default:"4MiB" min:"1KiB" max:"1GiB" doc:"of one message"`
-}
-
-// Aggregate is [route.aggregate].
-type Aggregate struct {
-	Merge []string `key:"merge" default:"" doc:"\"key=part\" or \"key=part/json/pointer\"; with any, the route answers with a JSON object of them"`
-}
-
-// Part is one [[route.part]].
-type Part struct {
-	Name     string        `key:"name" need:"a name" doc:""`
-	Upstream string        `key:"upstream" need:"an [[upstream]]" doc:""`
-	Method   string        `key:"method" default:"GET" doc:""`
-	Path     string        `key:"path" need:"a path" doc:"with the pattern's names and the query"`
-	Timeout  time.Duration `key:"timeout" default:"0" max:"1h" doc:"0: the upstream's"`
-	Optional bool          `key:"optional" default:"false" doc:"the answer does without it"`
-	Default  string        `key:"default" default:"null" doc:"JSON that stands for it then"`
-	MaxBody  Size          `key:"max_body" default:"1MiB" min:"1" max:"64MiB" doc:""`
 }

@@ -23,6 +23,7 @@ type Upstream struct {
 	ViaName        string   `key:"via_name" default:"" doc:"our name in the field Via; none: no such field"`
 	DeadlineFields []string `key:"deadline_fields" default:"" doc:"fields in which clients say how long they wait, such as \"X-Request-Timeout=ms\" (s, ms, us; without a unit seconds, or \"1.5s\"); passed on with what is left, as grpc-timeout always is"`
 
+	NPRO     UpstreamNPRO     `key:"npro" doc:"of protocol npro"`
 	TLS      UpstreamTLS      `key:"tls" doc:"towards the endpoints"`
 	Health   UpstreamHealth   `key:"health" doc:"checks"`
 	Outlier  UpstreamOutlier  `key:"outlier" doc:"leaving out endpoints whose answers are worse than others'"`

@@ -21,6 +21,7 @@ func (l *loader) gateway() {
 		l.routeNames(&c.HTTPRoutes[i], at)
 		l.routeAction(&c.HTTPRoutes[i], at)
 		l.routeCompanions(&c.HTTPRoutes[i], &defaults, at)
+		l.routeMessages(&c.HTTPRoutes[i], at)
 	}
 	l.policies()
 	l.httpListeners()

@@ -17,6 +17,7 @@ func (l *loader) upstreams() {
 			l.fail(l.cfg.Pos(at), "[[upstream]] %q has %s, expected one of endpoints and discover", u.Name, either(u.Discover != "", "both", "neither"))
 		}
 		l.spoken(u, at)
+		l.upstreamNPRO(u, at)
 		l.upstreamTLS(u, at)
 		l.hashing(u, at)
 		l.orders(u, at)

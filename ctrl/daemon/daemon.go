@@ -65,6 +65,7 @@ type Daemon struct {
 	certs   *secure.Store // nil: none
 	tls     *tls.Config   // of listeners; nil: none
 	gateway *gateway.Gateway
+	opcodes *dispatch.Registry
 	reader  *events.Reader
 	conns   *netconn.Transport
 	serving context.Context // ends services in Go
@@ -391,6 +392,7 @@ func (d *Daemon) makeSessions(key handshake.PrivateKey, psk *[32]byte) error {
 	if err != nil {
 		return err
 	}
+	d.opcodes = reg
 	sc, err := sessionConfig(c, d.plane, reg, log, d.limiter, d.o.Now)
 	if err != nil {
 		return err

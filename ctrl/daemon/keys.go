@@ -4,43 +4,18 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/np-appliance/np/ctrl/handshake"
+	"github.com/np-appliance/np/ctrl/secure"
 )
-
-// keyFileMax bounds a key file; a key is 44 characters.
-const keyFileMax = 4096
-
-func readSecret(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
-		return "", err
-	}
-	if fi.Mode().Perm()&0o077 != 0 {
-		return "", fmt.Errorf("read %s: others may read it, expected mode 0600 (chmod 600 %s)", path, path)
-	}
-	b, err := io.ReadAll(io.LimitReader(f, keyFileMax))
-	if err != nil {
-		return "", err
-	}
-	defer clear(b)
-	return strings.TrimSpace(string(b)), nil
-}
 
 // LoadKey reads the private key; when the file does not exist it makes one.
 // made says so.
 func LoadKey(path string) (key handshake.PrivateKey, made bool, err error) {
-	text, err := readSecret(path)
+	text, err := secure.ReadSecret(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return makeKey(path)
 	}
@@ -83,7 +58,7 @@ func loadPSK(path string) (*[handshake.KeySize]byte, error) {
 	if path == "" {
 		return nil, nil
 	}
-	text, err := readSecret(path)
+	text, err := secure.ReadSecret(path)
 	if err != nil {
 		return nil, fmt.Errorf("pre-shared key: %w", err)
 	}

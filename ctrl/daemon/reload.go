@@ -91,7 +91,7 @@ func (d *Daemon) commit(c *config.Config) error {
 		return err
 	}
 	d.gateway.Commit(gen)
-	return nil
+	return d.opcodes.Route(d.gateway.Opcodes()...) // checked by config: it can't fail
 }
 
 func (d *Daemon) setConfig(c *config.Config) {

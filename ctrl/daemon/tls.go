@@ -76,5 +76,5 @@ func (d *Daemon) makeGateway(c *config.Config) error {
 	g.Commit(gen)
 	d.gateway = g
 	d.later(g.Close)
-	return nil
+	return d.opcodes.Route(g.Opcodes()...)
 }

@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/np-appliance/np/ctrl/npro"
@@ -74,15 +75,27 @@ type Entry struct {
 	Inline bool
 }
 
-// Registry is an immutable set of entries; safe for concurrent use.
+// Registry is a set of entries, of which those of Route alone change; safe for concurrent
+// use.
 type Registry struct {
 	entries map[string]*Entry
+	routed  atomic.Pointer[map[string]*Entry]
 	log     *slog.Logger
 }
 
 // New makes a registry. Opcodes are 1 to 63 bytes of UTF-8, each once.
 func New(log *slog.Logger, entries ...Entry) (*Registry, error) {
-	r := &Registry{entries: make(map[string]*Entry, len(entries)), log: log}
+	r := &Registry{log: log}
+	var err error
+	if r.entries, err = collect(entries, nil); err != nil {
+		return nil, err
+	}
+	r.routed.Store(&map[string]*Entry{})
+	return r, nil
+}
+
+func collect(entries []Entry, taken map[string]*Entry) (map[string]*Entry, error) {
+	out := make(map[string]*Entry, len(entries))
 	for _, e := range entries {
 		if err := npro.CheckOpcode(e.Opcode); err != nil {
 			return nil, fmt.Errorf("register handler: %w", err)
@@ -90,24 +103,47 @@ func New(log *slog.Logger, entries ...Entry) (*Registry, error) {
 		if e.Handle == nil && e.Stream == nil {
 			return nil, fmt.Errorf("register handler: opcode %q has none", e.Opcode)
 		}
-		if r.entries[e.Opcode] != nil {
+		if out[e.Opcode] != nil || taken[e.Opcode] != nil {
 			return nil, fmt.Errorf("register handler: opcode %q is taken", e.Opcode)
 		}
-		r.entries[e.Opcode] = &e
+		out[e.Opcode] = &e
 	}
-	return r, nil
+	return out, nil
+}
+
+// Route replaces the entries that the call before it gave. Requests under way end by the
+// entry they began with. On an error nothing has changed.
+func (r *Registry) Route(entries ...Entry) error {
+	m, err := collect(entries, r.entries)
+	if err == nil {
+		r.routed.Store(&m)
+	}
+	return err
 }
 
 // Lookup finds an opcode's entry, nil when there is none.
-func (r *Registry) Lookup(opcode string) *Entry { return r.entries[opcode] }
+func (r *Registry) Lookup(opcode string) *Entry {
+	if e := r.entries[opcode]; e != nil {
+		return e
+	}
+	return (*r.routed.Load())[opcode]
+}
 
 // Find is Lookup for an opcode in a buffer; it makes no string.
-func (r *Registry) Find(opcode []byte) *Entry { return r.entries[string(opcode)] }
+func (r *Registry) Find(opcode []byte) *Entry {
+	if e := r.entries[string(opcode)]; e != nil {
+		return e
+	}
+	return (*r.routed.Load())[string(opcode)]
+}
 
 // Opcodes lists what is registered, sorted.
 func (r *Registry) Opcodes() []string {
 	out := make([]string, 0, len(r.entries))
 	for op := range r.entries {
+		out = append(out, op)
+	}
+	for op := range *r.routed.Load() {
 		out = append(out, op)
 	}
 	slices.Sort(out)

@@ -114,3 +114,26 @@ func TestBuiltin(t *testing.T) {
 		t.Error("unknown opcode found")
 	}
 }
+
+func TestRoute(t *testing.T) {
+	log, _ := quiet()
+	r, err := New(log, Builtin("npd", "v1", time.Now(), time.Now)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := func(context.Context, *Request) ([]byte, error) { return nil, nil }
+	if err := r.Route(Entry{Opcode: "A", Handle: h}, Entry{Opcode: "B", Handle: h}); err != nil {
+		t.Fatal(err)
+	}
+	if r.Lookup("A") == nil || r.Find([]byte("B")) == nil || r.Lookup("ECHO") == nil {
+		t.Error("not found")
+	}
+	for _, bad := range [][]Entry{{{Opcode: "ECHO", Handle: h}}, {{Opcode: "C"}}, {{Opcode: "C", Handle: h}, {Opcode: "C", Handle: h}}} {
+		if err := r.Route(bad...); err == nil || r.Lookup("A") == nil {
+			t.Errorf("%+v: %v", bad, err)
+		}
+	}
+	if err := r.Route(); err != nil || r.Lookup("A") != nil {
+		t.Errorf("%v", err)
+	}
+}

@@ -15,7 +15,11 @@ func (b *builder) routes() {
 	var at []int // which [[route]] a rule is
 	for i := range b.cfg.HTTPRoutes {
 		r := &b.cfg.HTTPRoutes[i]
-		if r.Passthrough || r.Opcode != "" {
+		if r.Opcode != "" {
+			b.opcode(i, r)
+			continue
+		}
+		if r.Passthrough {
 			continue // not requests of HTTP
 		}
 		rules, at = append(rules, b.rule(i, r)), append(at, i)

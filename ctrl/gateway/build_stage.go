@@ -83,7 +83,7 @@ func (b *builder) forward(at string, r *config.HTTPRoute) http.Handler {
 			o.Hash = hashKey(u)
 		}
 	}
-	if r.WebSocket == "proxy" {
+	if r.WebSocket.Mode == "proxy" {
 		o.Upgrades = []string{"websocket"}
 	}
 	o.Mirror = b.mirror(at, r)

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"reflect"
@@ -13,6 +14,7 @@ import (
 	"github.com/np-appliance/np/ctrl/config"
 	"github.com/np-appliance/np/ctrl/gateway/forward"
 	"github.com/np-appliance/np/ctrl/gateway/grpchealth"
+	"github.com/np-appliance/np/ctrl/gateway/message"
 	"github.com/np-appliance/np/ctrl/pool"
 	"github.com/np-appliance/np/ctrl/secure"
 	"github.com/np-appliance/np/ctrl/upstream"
@@ -25,7 +27,8 @@ type cluster struct {
 	pool   config.Pool
 	up     *upstream.Upstream
 	fwd    *forward.Cluster
-	source upstream.Source // nil: static
+	npro   *message.Cluster // of protocol npro
+	source upstream.Source  // nil: static
 	stop   context.CancelFunc
 }
 
@@ -95,6 +98,11 @@ func (b *builder) cluster(at string, u *config.Upstream, p config.Pool, specs []
 		return nil
 	}
 	c.up = up
+	if u.Protocol == "npro" {
+		if c.npro = b.nproCluster(at, u, p, up); c.npro == nil {
+			return nil
+		}
+	}
 	c.fwd, err = forward.NewCluster(b.forwardConfig(u, p, up, tlsConfig))
 	if err != nil {
 		each(err, func(err error) { b.failf(at, "%s", strings.TrimPrefix(err.Error(), "upstream "+u.Name+": ")) })
@@ -322,7 +330,11 @@ func (c *cluster) set(specs []upstream.Spec) error {
 
 // warm opens the connections that are to be there before the first request.
 func (c *cluster) warm() {
-	if c.pool.WarmUp && c.pool.Min > 0 {
+	switch {
+	case !c.pool.WarmUp || c.pool.Min == 0:
+	case c.npro != nil:
+		c.npro.Warm()
+	default:
 		c.fwd.Warm()
 	}
 }
@@ -331,7 +343,11 @@ func (c *cluster) warm() {
 func (c *cluster) update(next *config.Config, specs []upstream.Spec) error {
 	c.cfg = *next.UpstreamNamed(c.name)
 	if p := next.PoolOf(&c.cfg); p != c.pool {
-		if err := c.fwd.SetPool(poolConfig(&c.cfg, p)); err != nil {
+		err := c.fwd.SetPool(poolConfig(&c.cfg, p))
+		if c.npro != nil {
+			err = errors.Join(err, c.npro.SetPool(nproPool(&c.cfg, p)))
+		}
+		if err != nil {
 			return err
 		}
 		c.pool = p
@@ -345,8 +361,15 @@ func (c *cluster) update(next *config.Config, specs []upstream.Spec) error {
 // retire ends what runs for a cluster; its connections when their requests end.
 func (g *Gateway) retire(c *cluster) {
 	c.stop()
-	g.afterwards(c.fwd.Close)
+	g.afterwards(c.close)
 }
 
 // discard ends a cluster that never ran.
-func (c *cluster) discard() { c.fwd.Close(context.Background()) }
+func (c *cluster) discard() { c.close(context.Background()) }
+
+func (c *cluster) close(ctx context.Context) {
+	if c.npro != nil {
+		c.npro.Close(ctx)
+	}
+	c.fwd.Close(ctx)
+}

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/np-appliance/np/ctrl/dispatch"
 	"github.com/np-appliance/np/ctrl/gateway/exchange"
 )
 
@@ -131,9 +132,18 @@ func (g *Gateway) Handler(e Entry) http.Handler {
 func (g *Gateway) serve(e Entry, w http.ResponseWriter, r *http.Request) {
 	gen, slot := g.enter()
 	defer gen.leave(slot)
+	g.run(gen, e, w, r, nil, nil)
+}
+
+// run serves one request by a generation, seen from begin to end: by the routes, or for
+// an opcode of NPRO by its own, o, with whom it is from.
+func (g *Gateway) run(gen *generation, e Entry, w http.ResponseWriter, r *http.Request, o *action, peer *dispatch.Peer) {
 	h := &hop{w: w, now: g.o.Now}
 	x := &h.Exchange
 	g.begin(x, e, r)
+	if peer != nil {
+		knowPeer(x, peer)
+	}
 	h.open(gen, e, r)
 	ctx := exchange.With(r.Context(), x)
 	if r.Body != nil && r.Body != http.NoBody {
@@ -153,7 +163,12 @@ func (g *Gateway) serve(e Entry, w http.ResponseWriter, r *http.Request) {
 		}
 		g.end(h, r)
 	}()
-	gen.serve(h, r, e.Paths)
+	if o == nil {
+		gen.serve(h, r, e.Paths)
+	} else {
+		h.Route = o.name
+		o.ServeHTTP(h, r)
+	}
 	ended = true
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/np-appliance/np/ctrl/config"
+	"github.com/np-appliance/np/ctrl/dispatch"
 	"github.com/np-appliance/np/ctrl/gateway/exchange"
 	"github.com/np-appliance/np/ctrl/gateway/meter"
 	"github.com/np-appliance/np/ctrl/gateway/route"
@@ -55,9 +56,10 @@ type generation struct {
 	clusters map[string]*cluster
 	specs    map[string][]upstream.Spec // static lists of endpoints, by upstream
 	table    *route.Table
-	routes   []action        // of each rule of the table
-	pass     *passing        // connections that are passed on unopened
-	anyHost  map[string]bool // listeners where a certificate need not be for the host
+	routes   []action                  // of each rule of the table
+	opcodes  map[string]dispatch.Entry // of routes for NPRO requests
+	pass     *passing                  // connections that are passed on unopened
+	anyHost  map[string]bool           // listeners where a certificate need not be for the host
 	closers  []closer
 	watch    watch
 	policy   policies

@@ -38,6 +38,13 @@ func (g *Gateway) Pools() []forward.PoolStats {
 	out := []forward.PoolStats{}
 	for _, c := range g.clusters() {
 		out = append(out, c.fwd.Pools()...)
+		if c.npro == nil {
+			continue
+		}
+		stats := c.npro.Pools()
+		for _, address := range slices.Sorted(maps.Keys(stats)) {
+			out = append(out, forward.PoolStats{Upstream: c.name, Endpoint: address, Protocol: "npro", Pool: stats[address]})
+		}
 	}
 	return out
 }

@@ -190,15 +190,16 @@ func (g *Gateway) Start() {
 	g.running.Go(func() { g.Run(ctx) })
 }
 
-// Close ends what Start began, and streams of reflection and health.
-func (g *Gateway) Close() {
+// Close ends what Start began. Streams of reflection and health that are under way end
+// by themselves, or when ctx does.
+func (g *Gateway) Close(ctx context.Context) {
 	g.mu.Lock()
 	if g.stop != nil {
 		g.stop()
 	}
 	g.mu.Unlock()
 	if g.local != nil {
-		g.local.close()
+		g.local.close(ctx)
 	}
 	g.running.Wait()
 }

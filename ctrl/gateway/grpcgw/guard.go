@@ -123,7 +123,7 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		body.body = http.NoBody
 	}
 	inner.Body = body
-	out := &guardWriter{w: w, request: body, scan: scanner{max: int64(g.limits.ResponseMessage)}}
+	out := &guardWriter{w: w, ctx: ctx, request: body, scan: scanner{max: int64(g.limits.ResponseMessage)}}
 	defer func() { out.finish(r, ctx, recover()) }()
 	g.next.ServeHTTP(out, inner)
 }
@@ -171,10 +171,12 @@ func frameStatus(err error) (code int, message string) {
 // with a status.
 type guardWriter struct {
 	w       http.ResponseWriter
+	ctx     context.Context
 	request *guardBody
 	scan    scanner
 	wrote   bool
 	grpc    bool // the answer is gRPC
+	alone   bool // its head has the status, and no body came yet
 	bad     error
 }
 
@@ -183,8 +185,13 @@ func (o *guardWriter) Header() http.Header { return o.w.Header() }
 // Unwrap is for http.ResponseController.
 func (o *guardWriter) Unwrap() http.ResponseWriter { return o.w }
 
-// Flush implements http.Flusher.
-func (o *guardWriter) Flush() { _ = http.NewResponseController(o.w).Flush() }
+// Flush implements http.Flusher. An answer of trailers alone must end with its head: sent
+// before that end is known, it would be one without trailers.
+func (o *guardWriter) Flush() {
+	if !o.alone {
+		_ = http.NewResponseController(o.w).Flush()
+	}
+}
 
 func (o *guardWriter) WriteHeader(code int) {
 	if code >= 100 && code < 200 {
@@ -204,8 +211,13 @@ func (o *guardWriter) WriteHeader(code int) {
 		h.Del("Content-Length")
 		h.Set("Grpc-Status", strconv.Itoa(c))
 		h.Set("Grpc-Message", percentEncode(message))
+	} else if x := exchange.From(o.ctx); passed(o.ctx, x.Reason) && h.Get("Grpc-Status") != "" {
+		x.Reason = exchange.DeadlineExceeded
+		h.Set("Grpc-Status", strconv.Itoa(codeDeadlineExceeded))
+		h.Set("Grpc-Message", exchange.DeadlineExceeded.Title())
 	}
 	o.grpc = isGRPCType(h.Get("Content-Type"))
+	o.alone = o.grpc && h.Get("Grpc-Status") != ""
 	o.scan.compressed = compresses(h)
 	o.w.WriteHeader(code)
 }
@@ -217,6 +229,7 @@ func (o *guardWriter) Write(p []byte) (int, error) {
 	if o.bad != nil {
 		return 0, o.bad
 	}
+	o.alone = o.alone && len(p) == 0
 	if o.grpc {
 		if o.bad = o.scan.scan(p); o.bad != nil {
 			return 0, o.bad
@@ -269,13 +282,27 @@ func (o *guardWriter) finish(r *http.Request, ctx context.Context, panicked any)
 	}
 }
 
+// atDeadline is how long before its deadline a request counts as ended by it: backends
+// keep the same time, and reset the stream a moment before or after we do.
+const atDeadline = 50 * time.Millisecond
+
+// passed says whether a request's failure is that its deadline passed.
+func passed(ctx context.Context, why exchange.Reason) bool {
+	at, has := ctx.Deadline()
+	if !has || time.Until(at) >= atDeadline {
+		return false
+	}
+	return why == exchange.UpstreamReset || why == exchange.UpstreamTimeout || why == exchange.ConnectFailed
+}
+
 // statusOf is the status of an exchange that the gateway broke off.
 func statusOf(why exchange.Reason, ctx context.Context) (code int, message string) {
+	at, has := ctx.Deadline()
 	switch {
+	case passed(ctx, why), why == exchange.None && has && time.Until(at) < atDeadline:
+		return codeDeadlineExceeded, exchange.DeadlineExceeded.Title()
 	case why != exchange.None:
 		return why.GRPC(), why.Title()
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return codeDeadlineExceeded, exchange.DeadlineExceeded.Title()
 	}
 	return codeUnavailable, exchange.UpstreamReset.Title()
 }

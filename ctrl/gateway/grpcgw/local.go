@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -24,6 +25,10 @@ import (
 type local struct {
 	server *grpc.Server
 	paths  []string
+
+	mu     sync.Mutex
+	active int           // requests
+	idle   chan struct{} // not nil: closed when the last of them ends
 }
 
 // maxLocalMessage bounds questions of reflection and health.
@@ -54,6 +59,8 @@ func (l *local) handler(next http.Handler) http.Handler {
 			r = r.WithContext(r.Context())
 			r.Proto, r.ProtoMajor, r.ProtoMinor = "HTTP/2.0", 2, 0
 		}
+		l.count(1)
+		defer l.count(-1)
 		l.server.ServeHTTP(flusher{w}, r)
 	})
 }
@@ -68,7 +75,30 @@ func (f flusher) Flush() { _ = http.NewResponseController(f.ResponseWriter).Flus
 // Unwrap is for http.ResponseController.
 func (f flusher) Unwrap() http.ResponseWriter { return f.ResponseWriter }
 
-func (l *local) close() { l.server.Stop() }
+func (l *local) close(ctx context.Context) {
+	l.mu.Lock()
+	idle := make(chan struct{})
+	if l.active == 0 {
+		close(idle)
+	} else {
+		l.idle = idle
+	}
+	l.mu.Unlock()
+	select {
+	case <-idle:
+	case <-ctx.Done():
+	}
+	l.server.Stop()
+}
+
+func (l *local) count(n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.active += n; l.active == 0 && l.idle != nil {
+		close(l.idle)
+		l.idle = nil
+	}
+}
 
 // shown lists what reflection shows.
 type shown struct{ g *Gateway }

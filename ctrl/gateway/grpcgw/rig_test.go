@@ -77,7 +77,11 @@ func newRig(t *testing.T, change func(*Options, *rig)) *rig {
 		t.Fatal(err)
 	}
 	r.gateway = g
-	t.Cleanup(g.Close)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel() // streams of Watch go on as long as somebody looks
+		g.Close(ctx)
+	})
 	target := &url.URL{Scheme: "http", Host: r.backend}
 	transport := h2c()
 	t.Cleanup(transport.CloseIdleConnections)

@@ -153,6 +153,28 @@ func (c *Cluster) Close(ctx context.Context) {
 	c.wg.Wait()
 }
 
+// Warm makes the pools of all endpoints, which open what is to be there from the start.
+func (c *Cluster) Warm() {
+	for _, e := range c.cfg.Upstream.Endpoints() {
+		_, _ = c.end(e) // an error is a closed cluster's
+	}
+}
+
+// SetPool changes the pools of all endpoints, those to come included.
+func (c *Cluster) SetPool(cfg pool.Config) error {
+	if err := cfg.Check(); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cfg.Pool = cfg
+	var errs []error
+	for _, x := range c.ends {
+		errs = append(errs, x.pool.SetConfig(cfg))
+	}
+	return errors.Join(errs...)
+}
+
 // Pools returns the state of the endpoints' connections, by address.
 func (c *Cluster) Pools() map[string]pool.Stats {
 	c.mu.Lock()
