@@ -211,6 +211,9 @@ func (f *flight) fail(err error) {
 		panic(http.ErrAbortHandler)
 	}
 	exchange.Refuse(f.w, f.r, reason, public)
+	if reason == exchange.ClientGone { // else the server would send an empty 200, which one that is half closed would believe
+		panic(http.ErrAbortHandler)
+	}
 }
 
 // repeat says whether the request may be sent once more.
