@@ -137,9 +137,9 @@ func TestHeadersOfEmptyAnswer(t *testing.T) {
 func TestHeaderErrors(t *testing.T) {
 	_, err := NewHeaders(HeaderOptions{
 		Request:  []HeaderEdit{{SetHeader, "transfer-encoding", "x"}, {RemoveHeader, "Connection", ""}, {SetHeader, "host", "x"}, {SetHeader, "a b", ""}, {SetHeader, "X*", ""}, {RemoveHeader, "*", ""}},
-		Response: []HeaderEdit{{9, "A", ""}, {RemoveHeader, "A", "x"}, {SetHeader, "A", "a\r\nb"}, {SetHeader, "A", " a"}, {SetHeader, "A", "{var:x}"}, {AddHeader, "Content-Length", "1"}},
+		Response: []HeaderEdit{{9, "A", ""}, {RemoveHeader, "A", "x"}, {SetHeader, "A", "a\r\nb"}, {SetHeader, "A", " a"}, {SetHeader, "A", "{var:x}"}, {AddHeader, "Content-Length", "1"}, {AppendHeader, "set-cookie", "a=1"}},
 	}, vars())
-	optionErrors(t, err, append(strings.Fields(strings.Repeat("request ", 6)), strings.Fields(strings.Repeat("response ", 6))...)...)
+	optionErrors(t, err, append(strings.Fields(strings.Repeat("request ", 6)), strings.Fields(strings.Repeat("response ", 7))...)...)
 }
 
 func TestRewrite(t *testing.T) {

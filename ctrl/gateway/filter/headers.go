@@ -100,6 +100,8 @@ func (c *checker) edits(field string, list []HeaderEdit, vars []string) []edit {
 			c.badAt(field, i, "%q: expected another field: the host is changed by a rewrite", e.Name)
 		case framing(canonical) && !glob:
 			c.badAt(field, i, "%q: expected another field: this one belongs to the connection, or says where a message ends", e.Name)
+		case e.Op == AppendHeader && canonical == "Set-Cookie":
+			c.badAt(field, i, "%q: expected add: cookies are no list (RFC 6265 §3)", e.Name)
 		case e.Op == RemoveHeader && e.Value != "":
 			c.badAt(field, i, "%q: expected no value for a field that is removed", e.Value)
 		}

@@ -23,6 +23,8 @@
 // to the next; the rule of another, less exact host may be it. Who wants a host for
 // itself gives it a rule for the prefix "/".
 //
+// Rules that have host and path in common are tried one by one: at most [MaxAlike] may.
+//
 // # Paths
 //
 // The path that is matched is the plain form of ctrl/gateway/target; a table is asked

@@ -307,6 +307,16 @@ func TestCompileErrors(t *testing.T) {
 	if _, err := Compile(make([]Rule, MaxRules+1), Options{}); err == nil {
 		t.Error("too many rules are taken")
 	}
+	alike := make([]Rule, MaxAlike+1)
+	for i := range alike {
+		alike[i] = Rule{Paths: prefix("/a"), Headers: []Field{{"X", Equal, fmt.Sprint(i)}}}
+	}
+	if _, err := Compile(alike[1:], Options{}); err != nil {
+		t.Error(err)
+	}
+	if _, err := Compile(alike, Options{}); err == nil || !strings.Contains(err.Error(), "tried one by one") {
+		t.Errorf("too many alike: %v", err)
+	}
 	if _, err := Compile([]Rule{{Hosts: many("h"), Paths: manyPaths(t)}}, Options{}); err == nil || !strings.Contains(err.Error(), "pairs") {
 		t.Errorf("too many pairs: %v", err)
 	}

@@ -79,6 +79,7 @@ type Options struct {
 const (
 	MaxRules   = 20_000
 	MaxEntries = 100_000 // hosts times paths, of all rules together
+	MaxAlike   = 1_000   // at one host and path, which are tried one by one
 	MaxVars    = 16      // in one pattern
 	MaxFields  = 16      // conditions on header fields, or on parameters, of one rule
 	maxHost    = 255

@@ -170,6 +170,11 @@ func (n *node) finish(each func(*entry), errs *[]error) {
 		slices.SortStableFunc(list, func(a, b *entry) int {
 			return cmp.Or(cmp.Compare(b.rule.count, a.rule.count), cmp.Compare(a.index, b.index))
 		})
+		if len(list) > MaxAlike {
+			e := list[MaxAlike]
+			*errs = append(*errs, &RuleError{e.index, e.rule.name, "", -1, fmt.Errorf("%d routes have host %s and path %s like it: expected at most %d, they are tried one by one", len(list)-1, e.host, e.path, MaxAlike)})
+			continue
+		}
 		for i, e := range list {
 			each(e)
 			e.shadowed(list[:i], errs)
