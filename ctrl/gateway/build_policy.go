@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"reflect"
 	"slices"
@@ -60,6 +61,7 @@ type provider struct {
 	auth.Provider
 	use    auth.Use
 	client *http.Client // nil: it asks nobody
+	plain  []string     // URLs of those it asks without TLS over a network
 	stop   context.CancelFunc
 }
 
@@ -187,7 +189,17 @@ func (b *builder) newProvider(at string, a *config.Auth, secret string, ca []byt
 	default:
 		err = fmt.Errorf("kind %q", a.Kind) // the configuration has no other
 	}
+	for _, at := range [...]string{a.JWKSURL, a.URL} {
+		if u, err := url.Parse(at); err == nil && u.Scheme == "http" && !loopback(u.Hostname()) {
+			p.plain = append(p.plain, at)
+		}
+	}
 	return p, err
+}
+
+func loopback(host string) bool {
+	a, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && a.IsLoopback()
 }
 
 var bearer = auth.Source{Header: "Authorization", Scheme: "Bearer"}
@@ -499,6 +511,9 @@ func (g *Gateway) startPolicies(next, old *policies) {
 				}
 			}
 			continue
+		}
+		for _, at := range p.plain {
+			g.o.Log.Warn("what is asked there and answered travels unencrypted: anybody on the way can vouch for anybody", "auth", name, "url", at)
 		}
 		ctx, stop := context.WithCancel(context.Background())
 		p.stop = stop

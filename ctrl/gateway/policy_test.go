@@ -2,6 +2,8 @@ package gateway
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"net"
@@ -12,11 +14,14 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"golang.org/x/crypto/bcrypt"
 	"google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
+
+	"github.com/np-appliance/np/ctrl/secure"
 )
 
 // whoami answers with the fields that tell who asks.
@@ -190,6 +195,84 @@ func TestListenerRules(t *testing.T) {
 	r.apply(t, load(t, "[listener.authz]\nallow = [\"client:127.0.0.0/8 !tls\"]\n"+route))
 	if status, body, _ := r.get(t, "/"); status != 200 {
 		t.Errorf("%d %s", status, body)
+	}
+}
+
+// TestMTLS: a client's certificate, verified by the listener, is who asks.
+func TestMTLS(t *testing.T) {
+	dir := t.TempDir()
+	server, err := secure.Generate(secure.Request{Names: []string{"127.0.0.1"}, Valid: time.Hour, Now: time.Now()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair := func(names ...string) tls.Certificate {
+		t.Helper()
+		g, err := secure.Generate(secure.Request{Names: names, Client: true, Valid: time.Hour, Now: time.Now(), CA: server.CA, CAKey: server.CAKey})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := tls.X509KeyPair(g.Cert, g.Key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	for name, b := range map[string][]byte{"cert": server.Cert, "key": server.Key, "ca": server.CA} {
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := load(t, "tls = true\nhttp.check_host = false\n[[certificate]]\ncert_file = \""+dir+"/cert\"\nkey_file = \""+dir+"/key\"\n[tls]\nclient_auth = \"request\"\nclient_ca_file = \""+dir+"/ca\"\n"+
+		"[[auth]]\nname = \"m\"\nkind = \"mtls\"\nsubject_from = \"dns\"\nallow = \"*.workers.example\"\nexpose = [\"X-User: {subject}\"]\n"+upstreamOf("u", whoami(t))+
+		"[[route]]\nname = \"r\"\npath = \"/\"\nupstream = \"u\"\nauth.providers = [\"m\"]\nauthz.allow = [\"tls cert:a.*\"]\n")
+	g := New(Options{Dial: dialNet})
+	t.Cleanup(g.Close)
+	(&rig{Gateway: g}).apply(t, c)
+	store, err := secure.Load([]secure.Files{{Cert: dir + "/cert", Key: dir + "/key"}}, false, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tc, err := (&secure.Server{Store: store, ClientAuth: secure.ClientAuthRequest, ClientCA: server.CA, Common: secure.Common{MinVersion: tls.VersionTLS12, Now: time.Now}}).Config()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := g.Server(c, &c.Listeners[0], tc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(context.Background(), l) }()
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		_ = s.Shutdown(ctx)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(server.CA)
+	for _, one := range []struct {
+		names  []string
+		status int
+		body   string
+	}{{[]string{"a.workers.example"}, 200, `user=["a.workers.example"]`}, {[]string{"b.workers.example"}, 403, "forbidden"}, {[]string{"a.others.example"}, 401, "not known here"}, {nil, 401, "unauthenticated"}} {
+		t.Run(strings.Join(one.names, ","), func(t *testing.T) {
+			ct := &tls.Config{RootCAs: roots}
+			if one.names != nil {
+				ct.Certificates = []tls.Certificate{pair(one.names...)}
+			}
+			tr := &http.Transport{TLSClientConfig: ct, ForceAttemptHTTP2: true}
+			defer tr.CloseIdleConnections()
+			r := &rig{url: "https://" + l.Addr().String(), client: &http.Client{Transport: tr, Timeout: 10 * time.Second}}
+			if status, body, _ := r.as(t, "", "/"); status != one.status || !strings.Contains(body, one.body) {
+				t.Errorf("%d %s", status, body)
+			}
+		})
 	}
 }
 

@@ -278,7 +278,7 @@ func (a *Authenticator) Stage(next http.Handler) http.Handler {
 				u.Provider.Strip(r)
 			}
 		}
-		a.remove.from(r.Header)
+		a.remove.from(r)
 		for _, id := range ids {
 			if err := id.by.Forward.write(r.Header, id.Identity); err != nil {
 				x.Note(err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -185,6 +186,31 @@ func TestRemove(t *testing.T) {
 	r.Header = http.Header{"X-User": {"root"}, "X_user": {"root"}, "X-Users": {"a"}}
 	h.ServeHTTP(httptest.NewRecorder(), r)
 	if len(seen) != 1 || seen.Get("X-Users") != "a" {
+		t.Errorf("%v", seen)
+	}
+}
+
+// TestRemoveTrailers: a field that comes behind the body is taken out too.
+func TestRemoveTrailers(t *testing.T) {
+	var seen http.Header
+	s := httptest.NewServer(Remove([]string{"X-User"})(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			t.Error(err)
+		}
+		seen = r.Trailer
+	})))
+	defer s.Close()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL, io.MultiReader(strings.NewReader("body")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Trailer = http.Header{"X-User": {"root"}, "X-Sum": {"1"}}
+	res, err := s.Client().Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	if seen.Get("X-Sum") != "1" || seen.Get("X-User") != "" {
 		t.Errorf("%v", seen)
 	}
 }

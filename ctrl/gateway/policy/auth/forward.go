@@ -3,6 +3,7 @@ package auth
 import (
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"slices"
@@ -80,16 +81,43 @@ func fold(names ...string) folded {
 	return out
 }
 
-// from takes the fields out, and those that some servers can't tell from them.
-func (f folded) from(h http.Header) {
+// from takes the fields out of a request, and those that some servers can't tell from them.
+func (f folded) from(r *http.Request) {
 	if len(f) == 0 {
 		return
 	}
+	f.out(r.Header)
+	if f.out(r.Trailer) {
+		r.Body = &trailers{r.Body, r.Trailer, f}
+	}
+}
+
+// out takes the fields out of h, and says whether there were any.
+func (f folded) out(h http.Header) bool {
+	any := false
 	for name := range h { // bound: the server's limit on fields
 		if _, is := f[foldOne(name)]; is {
 			delete(h, name)
+			any = true
 		}
 	}
+	return any
+}
+
+// trailers are taken out when they have come, which is at the body's end: some servers make
+// header fields of them.
+type trailers struct {
+	io.ReadCloser
+	h http.Header
+	f folded
+}
+
+func (t *trailers) Read(p []byte) (int, error) {
+	n, err := t.ReadCloser.Read(p)
+	if err != nil {
+		t.f.out(t.h)
+	}
+	return n, err
 }
 
 // Remove is a stage for routes that ask nobody: it takes out what other routes set.
@@ -100,7 +128,7 @@ func Remove(names []string) func(http.Handler) http.Handler {
 			return next
 		}
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			remove.from(r.Header)
+			remove.from(r)
 			next.ServeHTTP(w, r)
 		})
 	}

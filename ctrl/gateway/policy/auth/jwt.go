@@ -201,12 +201,9 @@ func (j *JWT) authenticate(r *http.Request) (*exchange.Identity, error) {
 
 // cacheKey is of a token and the key set that verified it: when keys change, all is verified anew.
 func (j *JWT) cacheKey(gen uint64, token string) cache.Key {
-	h := sha256.New()
-	var head [8]byte
-	binary.LittleEndian.PutUint64(head[:], gen)
-	h.Write(head[:])
-	h.Write([]byte(token))
-	return cache.Key(h.Sum(nil))
+	var space [2048]byte // most tokens: no allocation
+	b := binary.LittleEndian.AppendUint64(space[:0], gen)
+	return sha256.Sum256(append(b, token...))
 }
 
 func (j *JWT) verify(ctx context.Context, token string) (*exchange.Identity, error) {

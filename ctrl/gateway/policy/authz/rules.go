@@ -38,6 +38,7 @@ type Decision struct {
 // Check decides about a request.
 func (r *Rules) Check(req *http.Request, x *exchange.Exchange) Decision {
 	e := &env{req: req, x: x}
+	e.vars, e.segs = e.varSpace[:0], e.segSpace[:0]
 	for i := range r.deny {
 		if e.rule(&r.deny[i], 0) != no {
 			return Decision{Rule: r.deny[i].text}
@@ -84,6 +85,9 @@ type env struct {
 	vars []exchange.Var // of the rule's own path
 	segs []string
 	path truth // unknown: nobody can tell what the path means; no: not looked at yet
+
+	varSpace [8]exchange.Var // of vars and segs, for most requests
+	segSpace [16]string
 }
 
 // rule compares with all conditions but those of a kind (0: with all).
