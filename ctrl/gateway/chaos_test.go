@@ -66,6 +66,7 @@ type chaosWorld struct {
 	groups []*chaosGroup
 	log    *chaosLog
 	lag    *lagMeter
+	text   string // the configuration
 }
 
 func newChaos(t *testing.T) *chaosWorld {
@@ -102,7 +103,8 @@ func newChaos(t *testing.T) *chaosWorld {
 		conf.WriteString(upstreamOf(name, addresses...) + more + chaosUpstream)
 		fmt.Fprintf(&conf, "[[route]]\nname = %q\npath_prefix = \"/%s\"\nupstream = %q\n", name, name, name)
 	}
-	w.rig = rigDial(t, load(t, conf.String()), func(ctx context.Context, via, network, address string) (net.Conn, error) {
+	w.text = conf.String()
+	w.rig = rigDial(t, load(t, w.text), func(ctx context.Context, via, network, address string) (net.Conn, error) {
 		for _, g := range w.groups {
 			for _, b := range g.backends {
 				if b.address == address {
@@ -165,6 +167,115 @@ func TestChaos(t *testing.T) {
 		}
 	}
 	w.allDown(t)
+	w.reloads(t)
+	w.rudeClients(t)
+	w.nothingLeft(t)
+}
+
+// reloads makes all upstreams again, over and over: nothing fails, POST included.
+func (w *chaosWorld) reloads(t *testing.T) {
+	t.Helper()
+	w.log.forget()
+	for _, g := range w.groups {
+		g.load.take()
+	}
+	w.lag.take()
+	for i := range 30 {
+		w.apply(t, load(t, strings.ReplaceAll(w.text, "panic_percent = 30", fmt.Sprintf("panic_percent = 30\nslow_start = \"%dms\"", i%2))))
+		time.Sleep(20 * time.Millisecond)
+	}
+	lag := w.lag.take()
+	for _, g := range w.groups {
+		n, failed := g.load.take()
+		if n < 20 {
+			t.Errorf("%s: %d requests while reloading", g.name, n)
+		}
+		for _, r := range failed {
+			if lag < 200*time.Millisecond || !strings.Contains(r.err.Error(), "upstream_timeout") {
+				t.Errorf("%s: %s failed while reloading: %v", g.name, r.id, r.err)
+			}
+		}
+	}
+	w.log.mu.Lock()
+	defer w.log.mu.Unlock()
+	for id, seen := range w.log.seen {
+		if len(seen) > 1 && id != "" {
+			t.Errorf("%s was sent to %v while reloading", id, seen)
+		}
+	}
+}
+
+// rudeClients go away in the middle of requests, which must not be held against
+// endpoints: nothing of others fails.
+func (w *chaosWorld) rudeClients(t *testing.T) {
+	t.Helper()
+	for _, g := range w.groups {
+		for _, b := range g.backends {
+			b.set(t, faultSlow)
+		}
+		g.load.take()
+	}
+	w.lag.take()
+	address := strings.TrimPrefix(w.url, "http://")
+	for i := range 300 {
+		c, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g := w.groups[i%len(w.groups)]
+		whole := fmt.Sprintf("POST /%s HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n%s", g.name, strings.Repeat("r", 1000))
+		fmt.Fprint(c, whole[:i*len(whole)/300])
+		time.Sleep(time.Duration(i%7) * time.Millisecond)
+		c.Close()
+	}
+	lag := w.lag.take()
+	for _, g := range w.groups {
+		for i, takes := range w.takes(g) {
+			if !takes && lag < 200*time.Millisecond {
+				t.Errorf("%s: endpoint %d takes no requests since clients went away", g.name, i)
+			}
+			g.backends[i].set(t, faultNone)
+		}
+		_, failed := g.load.take()
+		for _, r := range failed {
+			if lag < 200*time.Millisecond || !strings.Contains(r.err.Error(), "upstream_timeout") {
+				t.Errorf("%s: %s failed beside clients that went away: %v", g.name, r.id, r.err)
+			}
+		}
+	}
+}
+
+// nothingLeft: after the load no request counts as being in flight, and no connection as
+// being in use.
+func (w *chaosWorld) nothingLeft(t *testing.T) {
+	t.Helper()
+	for _, g := range w.groups {
+		g.load.stop()
+	}
+	for end := time.Now().Add(recoverTime); ; time.Sleep(5 * time.Millisecond) {
+		left := ""
+		for _, u := range w.Upstreams() {
+			for _, e := range u.Endpoints {
+				if e.InFlight != 0 {
+					left += fmt.Sprintf(" %s %s: %d requests", u.Name, e.Address, e.InFlight)
+				}
+			}
+			if u.InFlight != 0 || u.Waiting != 0 {
+				left += fmt.Sprintf(" %s: %d requests, %d waiting", u.Name, u.InFlight, u.Waiting)
+			}
+		}
+		for _, p := range w.Pools() {
+			if p.InFlight != 0 || p.Pool.Borrowed != 0 || p.Pool.Waiting != 0 {
+				left += fmt.Sprintf(" %s %s: %+v", p.Upstream, p.Endpoint, p)
+			}
+		}
+		if left == "" {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("left after all requests:%s", left)
+		}
+	}
 }
 
 // step makes two of three backends fail, and be well again.
