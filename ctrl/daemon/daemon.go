@@ -487,7 +487,7 @@ func (d *Daemon) listenerMetrics() []metrics.Listener {
 // gatewayMetrics is for the metrics.
 func (d *Daemon) gatewayMetrics() *metrics.Gateway {
 	seen := d.gateway.Seen()
-	return &metrics.Gateway{Requests: seen.Requests, InFlight: seen.InFlight, Upstreams: d.gateway.Upstreams(), Pools: metrics.Pools(d.gateway.Pools()),
+	return &metrics.Gateway{Requests: seen.Requests, InFlight: seen.InFlight, Upstreams: d.gateway.Upstreams(), Pools: metrics.Pools(d.gateway.AllPools()),
 		AccessLog: seen.AccessLog, Tracing: seen.Tracing, Generation: seen.Generation, Rates: seen.Rates, Concurrency: seen.Concurrency, Shedders: seen.Shedders}
 }
 

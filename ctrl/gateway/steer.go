@@ -49,6 +49,16 @@ func (g *Gateway) Pools() []forward.PoolStats {
 	return out
 }
 
+// AllPools returns the connections to endpoints with those to endpoints that are gone, for
+// sums that must not shrink.
+func (g *Gateway) AllPools() []forward.PoolStats {
+	out := []forward.PoolStats{}
+	for _, c := range g.clusters() {
+		out = append(append(out, c.fwd.Pools()...), c.fwd.Gone()...)
+	}
+	return out
+}
+
 // SetMode overrides what the configuration says of an endpoint; upstream.ModeList: no more.
 func (g *Gateway) SetMode(name, address string, m upstream.Mode) error {
 	return g.steer(name, func(u *upstream.Upstream) error { return u.SetMode(address, m) })

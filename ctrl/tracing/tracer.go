@@ -86,8 +86,7 @@ type Tracer struct {
 	done  chan struct{}
 	end   sync.Once
 
-	mu     sync.Mutex
-	last   context.Context // of the exports after Close
+	last   context.Context // of exports; ends when Close has no more time
 	cancel context.CancelFunc
 
 	started  atomic.Uint64

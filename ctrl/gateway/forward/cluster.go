@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -97,7 +98,9 @@ type Cluster struct {
 	mu     sync.Mutex // of changes of links
 	closed bool
 	pruned time.Time
-	wg     sync.WaitGroup // ends of links
+	ending []link                // of endpoints that are gone
+	ended  map[string]*PoolStats // totals of those that ended, by protocol
+	wg     sync.WaitGroup        // ends of links
 	ctx    context.Context
 	stop   context.CancelFunc
 }
@@ -117,7 +120,7 @@ func NewCluster(cfg Config) (*Cluster, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	c := &Cluster{cfg: cfg, up: cfg.Upstream}
+	c := &Cluster{cfg: cfg, up: cfg.Upstream, ended: map[string]*PoolStats{}}
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	c.links.Store(&map[*upstream.Endpoint]link{})
 	return c, nil
@@ -229,9 +232,54 @@ func (c *Cluster) prune(now time.Time) {
 			next[e] = l
 			continue
 		}
-		c.wg.Go(func() { l.close(c.ctx) }) // its requests in flight end first
+		c.end(l)
 	}
 	c.links.Store(&next)
+}
+
+// end closes a link in the background, once its requests have ended, and keeps what it
+// counted. c.mu is held.
+func (c *Cluster) end(l link) {
+	c.ending = append(c.ending, l)
+	c.wg.Go(func() {
+		l.close(c.ctx)
+		s := l.stats()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.ending = slices.DeleteFunc(c.ending, func(o link) bool { return o == l })
+		t := c.ended[s.Protocol]
+		if t == nil {
+			t = &PoolStats{Upstream: c.up.Name(), Protocol: s.Protocol}
+			c.ended[s.Protocol] = t
+		}
+		s.Pool.Min, s.Pool.Max = 0, 0
+		t.add(&s)
+	})
+}
+
+func (s *PoolStats) add(o *PoolStats) {
+	s.Pool.Add(&o.Pool)
+	s.Conns += o.Conns
+	s.InFlight += o.InFlight
+	s.Opened += o.Opened
+	s.Requests += o.Requests
+}
+
+// Gone returns the connections to endpoints that are no longer there, by protocol. With
+// those of Pools they are what a sum needs that must not shrink.
+func (c *Cluster) Gone() []PoolStats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []PoolStats
+	for _, t := range c.ended {
+		out = append(out, *t)
+	}
+	for _, l := range c.ending {
+		s := l.stats()
+		s.Upstream = c.up.Name()
+		out = append(out, s)
+	}
+	return out
 }
 
 func (c *Cluster) newLink(e *upstream.Endpoint) (link, error) {

@@ -255,7 +255,7 @@ func (c *Cluster) retire(l link) {
 		go l.close(c.ctx)
 		return
 	}
-	c.wg.Go(func() { l.close(c.ctx) })
+	c.end(l)
 }
 
 func (l *autoLink) stats() PoolStats {
