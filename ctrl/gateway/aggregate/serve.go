@@ -16,6 +16,7 @@ import (
 	"sync"
 
 	"github.com/np-appliance/np/ctrl/gateway/exchange"
+	"github.com/np-appliance/np/ctrl/upstream"
 )
 
 // result is what became of a part.
@@ -175,7 +176,7 @@ func (p *part) ask(ctx context.Context, req *http.Request, res *result) {
 	if err != nil {
 		why := ended(ctx)
 		if ctx.Err() == nil {
-			why = exchange.ConnectFailed
+			why = unsent(err)
 		}
 		res.failed(why, err)
 		return
@@ -211,6 +212,26 @@ func (p *part) ask(ctx context.Context, req *http.Request, res *result) {
 		return
 	}
 	res.header = resp.Header
+}
+
+// unsent is the reason of a request that got no answer.
+func unsent(err error) exchange.Reason {
+	var refusal *upstream.Refusal
+	switch {
+	case errors.As(err, &refusal):
+		switch refusal.Reason {
+		case upstream.ReasonBreaker:
+			return exchange.BreakerOpen
+		case upstream.ReasonInFlight, upstream.ReasonWaiting, upstream.ReasonConns:
+			return exchange.UpstreamFull
+		case upstream.ReasonWaitDeadline:
+			return exchange.UpstreamTimeout
+		}
+		return exchange.NoEndpoint
+	case errors.Is(err, upstream.ErrTryTimeout), errors.Is(err, context.DeadlineExceeded):
+		return exchange.UpstreamTimeout
+	}
+	return exchange.ConnectFailed
 }
 
 // ended is the reason of a context that is over.
