@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/np-appliance/np/ctrl/upstream"
 )
 
 // chaosGroup is one upstream with its backends and its load.
@@ -122,15 +124,23 @@ func newChaos(t *testing.T) *chaosWorld {
 	return w
 }
 
-// takes says which endpoints of a group take requests, by the order of its backends.
-func (w *chaosWorld) takes(g *chaosGroup) []bool {
-	out := make([]bool, len(g.backends))
+// endpoints are a group's, in the order of its backends.
+func (w *chaosWorld) endpoints(g *chaosGroup) (out [chaosBackends]upstream.EndpointSnapshot) {
 	for _, e := range w.gen.Load().clusters[g.name].up.Snapshot().Endpoints {
 		for i, b := range g.backends {
 			if b.address == e.Address {
-				out[i] = e.Takes && e.Health == "healthy"
+				out[i] = e
 			}
 		}
+	}
+	return out
+}
+
+// takes says which endpoints of a group take requests and are well.
+func (w *chaosWorld) takes(g *chaosGroup) []bool {
+	var out []bool
+	for _, e := range w.endpoints(g) {
+		out = append(out, e.Takes && e.Health == "healthy")
 	}
 	return out
 }
@@ -347,11 +357,15 @@ func (w *chaosWorld) awaitFound(t *testing.T, f [2]fault) map[string]time.Time {
 			if _, ok := at[g.name]; ok {
 				continue
 			}
-			got := w.takes(g)
-			if !got[0] && !got[1] && got[2] || f[0] == faultExpired && g.backends[0].certs[0] == nil {
+			got := w.endpoints(g)
+			found := func(e upstream.EndpointSnapshot) bool {
+				// Ejections end before checks have failed as often as they must, where those time out.
+				return e.Health == "unhealthy" || f[0] == faultTruncate && !e.Takes
+			}
+			if found(got[0]) && found(got[1]) && got[2].Takes || f[0] == faultExpired && g.backends[0].certs[0] == nil {
 				at[g.name] = time.Now()
 			} else if time.Now().After(end) {
-				t.Fatalf("%s, %v: endpoints take requests: %v after %v", g.name, f, got, detectTime)
+				t.Fatalf("%s, %v: not found within %v: %+v", g.name, f, detectTime, got)
 			}
 		}
 	}
