@@ -8,21 +8,9 @@
  *
  * Whose a frame is, is said at the head of np_xdp.bpf.c. Only the fixed headers are looked at; a frame that is
  * too short for them is the kernel's. */
-#include <linux/bpf.h>
-#include <linux/if_ether.h>
-
-#include <bpf/bpf_endian.h>
-#include <bpf/bpf_helpers.h>
-
-#define ADDRS_MAX 4096
-#define VLAN_ID_MASK 0x0fff
 #define NEXT_HOP_BY_HOP 0
 #define NEXT_ICMPV6 58
 #define ND_HOPS 255
-#define ND_SOLICIT 135
-#define ND_ADVERT 136
-#define ND_ROUTER 134
-#define MLD_QUERY 130
 
 #define ALL_BYTES 0xffffffff /* of a frame, to the socket */
 #define TC_NEXT (-1)
@@ -31,30 +19,8 @@
 /* Indices of counters; dataplane/xdp names them. Each frame counts in one, at the kernel's end. */
 enum counter { REDIRECTED, PASSED, COUNTERS };
 
-/* As in np_xdp.bpf.c. */
-struct own {
-  __be32 addr[4];
-  __u32 vlan;
-};
+#include "np_own.h"
 
-struct {
-  __uint(type, BPF_MAP_TYPE_HASH);
-  __uint(max_entries, ADDRS_MAX);
-  __type(key, struct own);
-  __type(value, __u32);
-} np_own SEC(".maps");
-
-struct {
-  __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-  __uint(max_entries, COUNTERS);
-  __type(key, __u32);
-  __type(value, __u64);
-} np_counters SEC(".maps");
-
-struct vlan_tag {
-  __be16 tci;
-  __be16 proto;
-};
 struct arp4 {
   __u8 fixed[6]; /* Ethernet, IPv4, six and four bytes of address */
   __be16 op;

@@ -17,23 +17,7 @@
  * Before that verdict is carried out a frame may be dropped by its source: the
  * lists and limits of np_filter.h. dataplane/xdp loads the object and fills the
  * maps. */
-#include <linux/bpf.h>
-#include <linux/if_ether.h>
-
-#include <bpf/bpf_endian.h>
-#include <bpf/bpf_helpers.h>
-
-#include "np_filter.h"
-
 #define QUEUES_MAX 64
-#define ADDRS_MAX 4096
-
-#define VLAN_ID_MASK 0x0fff
-#define ND_SOLICIT 135
-#define ND_ADVERT 136
-#define ND_ROUTER 134
-#define MLD_QUERY 130
-
 #define COPY_WORDS 64                /* of eight bytes: frames up to 512 bytes are copied */
 #define COPY_RING_BYTES (1 << 17)    /* some 240 of them; a full ring loses further ones */
 
@@ -41,11 +25,9 @@
  * of them, but that COPIED and COPY_LOST count copies of frames passed. */
 enum counter { REDIRECTED, PASSED, NO_SOCKET, MALFORMED, COPIED, COPY_LOST, DENIED, LIMITED, SYN_LIMITED, STEERED, PASS_LIMITED, COUNTERS };
 
-/* An own address on an own VLAN. IPv4 as ::ffff:a.b.c.d, as everywhere else. */
-struct own {
-  __be32 addr[4];
-  __u32 vlan; /* 0 untagged; host order */
-};
+#include "np_own.h"
+
+#include "np_filter.h"
 
 struct {
   __uint(type, BPF_MAP_TYPE_XSKMAP);
@@ -53,20 +35,6 @@ struct {
   __type(key, __u32);
   __type(value, __u32);
 } np_xsks SEC(".maps");
-
-struct {
-  __uint(type, BPF_MAP_TYPE_HASH);
-  __uint(max_entries, ADDRS_MAX);
-  __type(key, struct own);
-  __type(value, __u32);
-} np_own SEC(".maps");
-
-struct {
-  __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-  __uint(max_entries, COUNTERS);
-  __type(key, __u32);
-  __type(value, __u64);
-} np_counters SEC(".maps");
 
 /* A frame that went to the kernel and concerns us. */
 struct copy {
@@ -81,10 +49,6 @@ struct {
 } np_copies SEC(".maps");
 
 /* Wire layouts, byte arrays where the field is not naturally aligned. */
-struct vlan_tag {
-  __be16 tci;
-  __be16 proto;
-};
 struct arp4 {
   __be16 htype;
   __be16 ptype;

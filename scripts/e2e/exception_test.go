@@ -24,35 +24,6 @@ func (w *world) hostDial(local, addr string) (c net.Conn, err error) {
 	return c, err
 }
 
-// clientEcho listens in the client's namespace.
-func (w *world) clientEcho(addr string) {
-	w.t.Helper()
-	var l net.Listener
-	if err := w.inClient(func() (err error) { l, err = net.Listen("tcp", addr); return err }); err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				b := make([]byte, 4096)
-				for {
-					n, err := c.Read(b)
-					if err != nil {
-						_ = c.Close()
-						return
-					}
-					_, _ = c.Write(b[:n])
-				}
-			}()
-		}
-	}()
-}
-
 // TestException: on the device that the appliance serves, the kernel answers for its own
 // address, keeps the listed ports of the appliance's, opens connections from there, and gets no
 // more than its rate.
@@ -62,8 +33,8 @@ func TestException(t *testing.T) {
 	free := w.status().BuffersFree
 	w.must(w.in("s", "ip", "addr", "add", kernel4+"/24", "dev", "np0"))
 	w.must(w.in("s", "ip", "addr", "add", own+"/24", "dev", "np0"))
-	w.kernelEcho(":22")
-	w.clientEcho("198.18.0.2:179")
+	w.echoAt("s", ":22")
+	w.echoAt("c", "198.18.0.2:179")
 	serves := func() {
 		t.Helper()
 		for _, addr := range []string{own + ":7", own + ":22", kernel4 + ":22"} {
@@ -136,7 +107,7 @@ func TestPacketShared(t *testing.T) {
 	w.must(w.in("s", "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"))
 	w.must(w.in("s", "ip", "addr", "add", kernel4+"/24", "dev", "np0"))
 	w.must(w.in("s", "ip", "addr", "add", "2001:db8::fe/64", "dev", "np0", "nodad"))
-	w.kernelEcho(kernel4 + ":22")
+	w.echoAt("s", kernel4 + ":22")
 	for range 2 {
 		for _, addr := range []string{addr4(7), addr6(7), kernel4 + ":22"} {
 			c := w.mustDial(addr)

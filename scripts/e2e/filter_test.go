@@ -55,11 +55,11 @@ func (w *world) reach(local, addr string) error {
 	return errors.Join(echo(c, 100), c.Close())
 }
 
-// kernelEcho listens by the kernel in the appliance's namespace.
-func (w *world) kernelEcho(addr string) {
+// echoAt listens by the kernel in a namespace, the appliance's ("s") or the client's ("c").
+func (w *world) echoAt(side, addr string) {
 	w.t.Helper()
 	var l net.Listener
-	if err := w.inSide("s", func() (err error) { l, err = net.Listen("tcp", addr); return err }); err != nil {
+	if err := w.inSide(side, func() (err error) { l, err = net.Listen("tcp", addr); return err }); err != nil {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(func() { _ = l.Close() })
@@ -156,7 +156,7 @@ func (w *world) sums(sent, seen uint64) {
 // entry off restores them; a reload puts the file's list in force; each frame is counted once.
 func TestFilterLists(t *testing.T) {
 	w := filterWorld(t, "filter.deny = []")
-	w.kernelEcho(net.JoinHostPort(kernel4, "22"))
+	w.echoAt("s", net.JoinHostPort(kernel4, "22"))
 	sent, seen := w.marks()
 	standing := w.mustDial(addr4(7))
 	if err := errors.Join(echo(standing, 1000), w.reach("198.18.0.2", net.JoinHostPort(kernel4, "22"))); err != nil {
@@ -405,7 +405,7 @@ func TestFilterOnAFPacket(t *testing.T) {
 	w := newWorld(t, options{env: []string{"NP_DATAPLANE_BACKEND=af_packet"}})
 	w.must(w.in("c", "ip", "addr", "add", second4+"/24", "dev", "c0"))
 	w.must(w.in("s", "ip", "addr", "add", kernel4+"/24", "dev", "np0"))
-	w.kernelEcho(net.JoinHostPort(kernel4, "22"))
+	w.echoAt("s", net.JoinHostPort(kernel4, "22"))
 	if n := w.nic(); n.XDPMode != "" || n.Backend != "af_packet" {
 		t.Fatalf("%+v", n)
 	}
