@@ -488,7 +488,8 @@ func (d *Daemon) listenerMetrics() []metrics.Listener {
 func (d *Daemon) gatewayMetrics() *metrics.Gateway {
 	seen := d.gateway.Seen()
 	return &metrics.Gateway{Requests: seen.Requests, InFlight: seen.InFlight, Upstreams: d.gateway.Upstreams(), Pools: metrics.Pools(d.gateway.AllPools()),
-		AccessLog: seen.AccessLog, Tracing: seen.Tracing, Generation: seen.Generation, Rates: seen.Rates, Concurrency: seen.Concurrency, Shedders: seen.Shedders}
+		AccessLog: seen.AccessLog, Tracing: seen.Tracing, Generation: seen.Generation, Rates: seen.Rates, Concurrency: seen.Concurrency, Shedders: seen.Shedders,
+		Auth: seen.Auth, External: seen.External}
 }
 
 // Refuse implements [mgmt.Daemon].

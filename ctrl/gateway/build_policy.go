@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -559,33 +558,30 @@ type Policies struct {
 	Rates       []limit.RateStats
 	Concurrency []limit.ConcurrencyStats
 	Shedders    []limit.ShedderStats
-	External    []ExternalStats
-}
-
-// ExternalStats are about one route's outside authorization.
-type ExternalStats struct {
-	Route string `json:"route"`
-	authz.ExternalStats
+	External    map[string]authz.ExternalStats // by route
 }
 
 // Policies returns the counters, each kind sorted by name.
-func (g *Gateway) Policies() Policies {
-	p := &g.gen.Load().policy
-	return Policies{
-		Auth:        stats(p.auths, func(_ string, p *provider) auth.Stats { return p.Stats() }),
-		Rates:       stats(p.rates, func(_ string, l *limit.Rate) limit.RateStats { return l.Stats() }),
-		Concurrency: stats(p.concurrency, func(_ string, l *limit.Concurrency) limit.ConcurrencyStats { return l.Stats() }),
-		Shedders:    stats(p.shedders, func(_ string, l *limit.Shedder) limit.ShedderStats { return l.Stats() }),
-		External: stats(p.externals, func(name string, e *external) ExternalStats {
-			return ExternalStats{name, e.Stats()}
-		}),
+func (g *Gateway) Policies() Policies { return g.gen.Load().policy.stats() }
+
+func (p *policies) stats() Policies {
+	out := Policies{
+		Auth:        stats(p.auths, func(p *provider) auth.Stats { return p.Stats() }),
+		Rates:       stats(p.rates, (*limit.Rate).Stats),
+		Concurrency: stats(p.concurrency, (*limit.Concurrency).Stats),
+		Shedders:    stats(p.shedders, (*limit.Shedder).Stats),
+		External:    map[string]authz.ExternalStats{},
 	}
+	for route, e := range p.externals {
+		out.External[route] = e.part.Stats()
+	}
+	return out
 }
 
-func stats[T, S any](parts map[string]*carried[T], of func(string, T) S) []S {
+func stats[T, S any](parts map[string]*carried[T], of func(T) S) []S {
 	var out []S
-	for _, name := range slices.SortedFunc(maps.Keys(parts), cmp.Compare) {
-		out = append(out, of(name, parts[name].part))
+	for _, name := range slices.Sorted(maps.Keys(parts)) {
+		out = append(out, of(parts[name].part))
 	}
 	return out
 }

@@ -14,7 +14,6 @@ import (
 	"github.com/np-appliance/np/ctrl/gateway/accesslog"
 	"github.com/np-appliance/np/ctrl/gateway/exchange"
 	"github.com/np-appliance/np/ctrl/gateway/meter"
-	"github.com/np-appliance/np/ctrl/gateway/policy/limit"
 	"github.com/np-appliance/np/ctrl/secure"
 	"github.com/np-appliance/np/ctrl/tracing"
 )
@@ -302,24 +301,14 @@ type Seen struct {
 	Tracing    *tracing.Stats   // nil: there is none
 	Generation uint64           // configurations put in force so far
 
-	Rates       []limit.RateStats
-	Concurrency []limit.ConcurrencyStats
-	Shedders    []limit.ShedderStats
+	Policies
 }
 
 // Seen returns what was counted.
 func (g *Gateway) Seen() Seen {
 	s := Seen{Requests: g.meter.Series(), InFlight: g.meter.InFlight(), Generation: g.commits.Load()}
 	gen := g.gen.Load()
-	for _, r := range gen.policy.rates {
-		s.Rates = append(s.Rates, r.part.Stats())
-	}
-	for _, c := range gen.policy.concurrency {
-		s.Concurrency = append(s.Concurrency, c.part.Stats())
-	}
-	for _, sh := range gen.policy.shedders {
-		s.Shedders = append(s.Shedders, sh.part.Stats())
-	}
+	s.Policies = gen.policy.stats()
 	w := &gen.watch
 	if w.log != nil {
 		st := w.log.Stats()

@@ -10,6 +10,8 @@ import (
 	"github.com/np-appliance/np/ctrl/gateway/accesslog"
 	"github.com/np-appliance/np/ctrl/gateway/forward"
 	"github.com/np-appliance/np/ctrl/gateway/meter"
+	"github.com/np-appliance/np/ctrl/gateway/policy/auth"
+	"github.com/np-appliance/np/ctrl/gateway/policy/authz"
 	"github.com/np-appliance/np/ctrl/gateway/policy/limit"
 	"github.com/np-appliance/np/ctrl/gateway/server"
 	"github.com/np-appliance/np/ctrl/pool"
@@ -26,6 +28,8 @@ type Gateway struct {
 	Rates       []limit.RateStats
 	Concurrency []limit.ConcurrencyStats
 	Shedders    []limit.ShedderStats
+	Auth        []auth.Stats
+	External    map[string]authz.ExternalStats // by route
 	AccessLog   *accesslog.Stats
 	Tracing     *tracing.Stats
 	Generation  uint64 // configurations in force so far
@@ -63,6 +67,8 @@ type gatewayMetrics struct {
 	poolBounds                                                                            []float64
 
 	limited, limitKeys, limitRunning, limitWaiting, limitMax metric
+	authed, authCache, authFetches, authFailed, authAge      metric
+	external, externalAsked                                  metric
 	logLines, logDropped, spans, generation                  metric
 	all                                                      []*prometheus.Desc
 }
@@ -125,11 +131,45 @@ func newGatewayMetrics() *gatewayMetrics {
 	g.limitRunning = m("limit_requests_in_flight", "requests that a limit let in and that have not ended", "kind", "limit")
 	g.limitWaiting = m("limit_requests_waiting", "requests that wait to be let in", "limit")
 	g.limitMax = m("limit_requests_max", "requests at a time that load shedding finds bearable", "limit")
+	g.policyMetrics(m)
 	g.logLines = m("access_log_lines_total", "lines written to the access log", "file")
 	g.logDropped = m("access_log_dropped_total", "lines not written: sampled, full (the disk is too slow) or failed", "file", "reason")
 	g.spans = m("tracing_spans_total", "spans that ended: exported, dropped (no room) or failed", "result")
 	g.generation = m("gateway_generation", "configurations of the gateway that came into force")
 	return g
+}
+
+func (g *gatewayMetrics) policyMetrics(m func(name, help string, labels ...string) metric) {
+	g.authed = m("auth_requests_total", "requests with credentials, by what came of them: accepted, denied or unavailable", "auth", "result")
+	g.authCache = m("auth_cache_requests_total", "of these, those that were remembered (hit) or had to be checked (miss)", "auth", "result")
+	g.authFetches = m("auth_fetches_total", "questions to an issuer: its keys, or about a token", "auth")
+	g.authFailed = m("auth_fetches_failed_total", "of these, those without a good answer", "auth")
+	g.authAge = m("auth_loaded_timestamp_seconds", "when users or keys were read last", "auth")
+	g.external = m("external_authz_requests_total", "requests that somebody else decided on: allowed, denied, failed (no answer) or passed (without an answer)", "route", "result")
+	g.externalAsked = m("external_authz_questions_total", "questions asked about them", "route")
+}
+
+func (g *gatewayMetrics) collectAuth(send put, v *Gateway) {
+	for i := range v.Auth {
+		a := &v.Auth[i]
+		send(g.authed, float64(a.Accepted), a.Name, "accepted")
+		send(g.authed, float64(a.Denied), a.Name, "denied")
+		send(g.authed, float64(a.Unavailable), a.Name, "unavailable")
+		send(g.authCache, float64(a.Cache.Hits), a.Name, "hit")
+		send(g.authCache, float64(a.Cache.Misses), a.Name, "miss")
+		send(g.authFetches, float64(a.Fetches), a.Name)
+		send(g.authFailed, float64(a.Failures), a.Name)
+		if !a.Loaded.IsZero() {
+			send(g.authAge, float64(a.Loaded.Unix()), a.Name)
+		}
+	}
+	for route, e := range v.External {
+		send(g.externalAsked, float64(e.Asked), route)
+		send(g.external, float64(e.Allowed), route, "allowed")
+		send(g.external, float64(e.Denied), route, "denied")
+		send(g.external, float64(e.Failed-e.Passed), route, "failed")
+		send(g.external, float64(e.Passed), route, "passed")
+	}
 }
 
 func (g *gatewayMetrics) poolMetrics(m func(name, help string, labels ...string) metric) {
@@ -158,6 +198,7 @@ func (g *gatewayMetrics) collect(ch chan<- prometheus.Metric, send put, v *Gatew
 	for _, x := range limits {
 		send(x.m, x.v, x.labels...)
 	}
+	g.collectAuth(send, v)
 	send(g.generation, float64(v.Generation))
 	if t := v.Tracing; t != nil {
 		send(g.spans, float64(t.Exported), "exported")

@@ -11,6 +11,8 @@ import (
 	"github.com/np-appliance/np/ctrl/gateway/accesslog"
 	"github.com/np-appliance/np/ctrl/gateway/exchange"
 	"github.com/np-appliance/np/ctrl/gateway/meter"
+	"github.com/np-appliance/np/ctrl/gateway/policy/auth"
+	"github.com/np-appliance/np/ctrl/gateway/policy/authz"
 	"github.com/np-appliance/np/ctrl/gateway/policy/limit"
 	"github.com/np-appliance/np/ctrl/pool"
 	"github.com/np-appliance/np/ctrl/tracing"
@@ -46,6 +48,8 @@ func gatewaySource(t *testing.T) Source {
 			Pools:       []Pool{{Upstream: "users", Protocol: "http/1.1", Stats: pool.Stats{Idle: 3, Acquired: 7}}, {Upstream: "users", Protocol: "h2", Open: 2, Opened: 4}},
 			Rates:       []limit.RateStats{{Name: "api", Allowed: 5, Limited: 2}, {Name: "api", Allowed: 1}},
 			Concurrency: []limit.ConcurrencyStats{{Name: "api", Running: 4}}, Shedders: []limit.ShedderStats{{Name: "api", Limit: 9}},
+			Auth:      []auth.Stats{{Name: "jwt", Accepted: 3, Denied: 2, Fetches: 1, Loaded: time.Unix(1000, 0)}},
+			External:  map[string]authz.ExternalStats{"api": {Asked: 4, Failed: 3, Passed: 1}},
 			AccessLog: &accesslog.Stats{All: accesslog.FileStats{Lines: 8, Full: 1}}, Tracing: &tracing.Stats{Exported: 6, Dropped: 1}, Generation: 2}
 	}
 	return src
@@ -87,6 +91,8 @@ func TestGateway(t *testing.T) {
 		`np_pool_connections{protocol="http/1.1",state="idle",upstream="users"} 3`, `np_pool_connections{protocol="h2",state="shared",upstream="users"} 2`,
 		`np_limit_requests_total{kind="rate",limit="api",result="allowed"} 6`, `np_limit_requests_total{kind="rate",limit="api",result="refused"} 2`,
 		`np_limit_requests_in_flight{kind="concurrency",limit="api"} 4`, `np_limit_requests_max{limit="api"} 9`,
+		`np_auth_requests_total{auth="jwt",result="denied"} 2`, `np_auth_fetches_total{auth="jwt"} 1`, `np_auth_loaded_timestamp_seconds{auth="jwt"} 1000`,
+		`np_external_authz_requests_total{result="failed",route="api"} 2`, `np_external_authz_requests_total{result="passed",route="api"} 1`, `np_external_authz_questions_total{route="api"} 4`,
 		`np_access_log_lines_total{file="all"} 8`, `np_access_log_dropped_total{file="all",reason="full"} 1`, `np_tracing_spans_total{result="dropped"} 1`, `np_gateway_generation 2`,
 	} {
 		if !strings.Contains(body, want+"\n") {

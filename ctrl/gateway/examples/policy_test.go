@@ -205,7 +205,7 @@ func TestPolicy(t *testing.T) {
 	if len(p.Auth) != 3 || len(p.Rates) != 2 || len(p.Concurrency) != 1 || len(p.Shedders) != 1 || len(p.External) != 1 {
 		t.Fatalf("%+v", p)
 	}
-	if p.Auth[0].Name != "machines" || p.Auth[0].Accepted != 3 || p.Rates[0].Limited != uint64(refused) || p.Concurrency[0].Running != 0 || p.External[0].Denied != 1 {
+	if p.Auth[0].Name != "machines" || p.Auth[0].Accepted != 3 || p.Rates[0].Limited != uint64(refused) || p.Concurrency[0].Running != 0 || p.External["reports"].Denied != 1 {
 		t.Errorf("%+v", p)
 	}
 }
