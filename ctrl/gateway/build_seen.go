@@ -148,14 +148,14 @@ func (g *Gateway) Reopen() error { return g.gen.Load().watch.log.Reopen() }
 
 // sight is what those who look at an exchange need beyond it: the request as it came.
 type sight struct {
-	entry                            Entry
+	meter                            *meter.Listener
 	method, host, path, query, agent string
 	trace                            *tracing.Trace
 }
 
 // open begins to look at an exchange.
 func (h *hop) open(gen *generation, e Entry, r *http.Request) {
-	h.entry, h.method, h.host, h.agent = e, r.Method, r.Host, r.Header.Get("User-Agent")
+	h.meter, h.method, h.host, h.agent = e.meter, r.Method, r.Host, r.Header.Get("User-Agent")
 	h.path, h.query, _ = strings.Cut(r.RequestURI, "?")
 	if r.URL != nil && !strings.HasPrefix(h.path, "/") { // with scheme and host, or "*"
 		h.path, h.query = r.URL.Path, r.URL.RawQuery
@@ -175,7 +175,7 @@ func (g *Gateway) seen(h *hop) {
 	x, now := &h.Exchange, g.o.Now()
 	took := now.Sub(x.Start)
 	stream := h.streamed()
-	h.entry.meter.Done(x, took, stream)
+	h.meter.Done(x, took, stream)
 	if l := g.gen.Load().watch.log; l != nil {
 		l.Write(x, &accesslog.Entry{Method: h.method, Host: h.host, Path: h.path, Query: h.query, UserAgent: h.agent, Duration: took, Stream: stream})
 	}

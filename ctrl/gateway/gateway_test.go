@@ -17,7 +17,7 @@ import (
 )
 
 // load makes a configuration of a text that has a listener "web".
-func load(t *testing.T, text string) *config.Config {
+func load(t testing.TB, text string) *config.Config {
 	t.Helper()
 	c, err := config.Load(config.Input{Files: []config.Source{{Name: "np.toml", Data: []byte("[[listener]]\nname = \"web\"\naddress = \"127.0.0.1:8080\"\nprotocol = \"http\"\n" + text)}}})
 	if err != nil {

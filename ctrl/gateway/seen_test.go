@@ -211,6 +211,80 @@ func TestSeenFailure(t *testing.T) {
 	}
 }
 
+// TestSeenTrust: whose trace goes on, and what the backend sees of one that does not.
+func TestSeenTrust(t *testing.T) {
+	parents := make(chan http.Header, 10)
+	s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { parents <- r.Header }))
+	defer s.Close()
+	c := newCollector(t)
+	const id = "0af7651916cd43dd8448eb211c80319c"
+	for _, one := range []struct {
+		tracing string
+		goesOn  bool
+	}{
+		{"", true}, // no collector: fields pass as they come
+		{`endpoint = "` + c.URL + `"`, true},
+		{`endpoint = "` + c.URL + "\"\ntrust = \"trusted\"", false},
+		{`endpoint = "` + c.URL + "\"\ntrust = \"none\"", false},
+	} {
+		text := upstreamOf("u", strings.TrimPrefix(s.URL, "http://")) + "[[route]]\nname = \"all\"\npath_prefix = \"/\"\nupstream = \"u\"\n[tracing]\n" + one.tracing + "\n"
+		r := newRig(t, text)
+		req, err := http.NewRequest("GET", r.url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("traceparent", "00-"+id+"-b7ad6b7169203331-01")
+		req.Header.Set("tracestate", "v=1")
+		res, err := r.client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		h := <-parents
+		if got := strings.Contains(h.Get("Traceparent"), id); got != one.goesOn || (h.Get("Tracestate") == "v=1") != one.goesOn || len(h.Values("Traceparent")) != 1 {
+			t.Errorf("%q: %v", one.tracing, h)
+		}
+	}
+}
+
+// BenchmarkSeen is a request that is answered here, as it is looked at.
+func BenchmarkSeen(b *testing.B) {
+	c := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))
+	defer c.Close()
+	for _, one := range []struct{ name, text string }{
+		{"counted", ""},
+		{"logged", "[access_log]\nfile = \"/dev/null\"\n"},
+		{"traced 1 %", "[tracing]\nendpoint = \"" + c.URL + "\"\nsample_percent = 1\n"},
+		{"traced all", "[tracing]\nendpoint = \"" + c.URL + "\"\n"},
+		{"logged and traced 1 %", "[access_log]\nfile = \"/dev/null\"\n[tracing]\nendpoint = \"" + c.URL + "\"\nsample_percent = 1\n"},
+	} {
+		b.Run(one.name, func(b *testing.B) {
+			g := New(Options{Dial: dialNet})
+			defer g.Close()
+			gen, err := g.Prepare(load(b, one.text+"[[route]]\nname = \"all\"\npath_prefix = \"/\"\nbody = \"x\"\n"))
+			if err != nil {
+				b.Fatal(err)
+			}
+			g.Commit(gen)
+			h := g.Handler(Entry{Listener: "web"})
+			r := httptest.NewRequest("GET", "/a/b", nil)
+			w := &nothing{h: http.Header{}}
+			b.ReportAllocs()
+			for b.Loop() {
+				clear(w.h)
+				h.ServeHTTP(w, r)
+			}
+		})
+	}
+}
+
+// nothing is a writer of answers that nobody gets.
+type nothing struct{ h http.Header }
+
+func (n *nothing) Header() http.Header         { return n.h }
+func (n *nothing) Write(b []byte) (int, error) { return len(b), nil }
+func (n *nothing) WriteHeader(int)             {}
+
 // TestSeenReload: an access log that is switched to another file, and one that can't be opened.
 func TestSeenReload(t *testing.T) {
 	dir := t.TempDir()

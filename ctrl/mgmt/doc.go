@@ -3,6 +3,7 @@
 // request is parsed and checked before anything is changed; sizes, times and
 // the number of connections are bounded.
 //
-// It reads the data plane, sessions and ports, and asks the daemon for the few
-// changes there are. It must not know: XDP, keys.
+// It reads the data plane, sessions, ports and the gateway, and asks the daemon for
+// the few changes there are. Another configuration is taken from root and from npd's own
+// user alone. It must not know: XDP, keys.
 package mgmt
