@@ -148,7 +148,8 @@ func (b *budget) left(now int64) int {
 
 // Call is one request, to be tried as the policy allows.
 type Call struct {
-	Hash uint64 // of the key, for RingHash and Maglev
+	Hash  uint64        // of the key, for RingHash and Maglev
+	Total time.Duration // in place of the policy's; 0: the policy's
 
 	// Repeat says whether the request may be sent once more after this failure: the
 	// caller knows whether it is idempotent and its body can be sent again. nil: never.
@@ -220,9 +221,12 @@ var ErrTryTimeout = errors.New("request timed out")
 func (u *Upstream) Do(ctx context.Context, c Call) error {
 	p := &u.cfg.Retry
 	outer := ctx // of tries, which may outlive Do
-	if p.Total > 0 {
+	if c.Total == 0 {
+		c.Total = p.Total
+	}
+	if c.Total > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, p.Total)
+		ctx, cancel = context.WithTimeout(ctx, c.Total)
 		defer cancel()
 	}
 	q := Query{Hash: c.Hash}
@@ -261,7 +265,7 @@ func (u *Upstream) try1(ctx, outer context.Context, c *Call, lease Lease, n int)
 	if d == 0 {
 		d = u.cfg.Timeouts.Request
 	}
-	if u.cfg.Retry.Total > 0 {
+	if c.Total > 0 {
 		if at, has := ctx.Deadline(); has {
 			d = min(d, time.Until(at))
 		}

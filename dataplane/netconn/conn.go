@@ -251,6 +251,14 @@ func (c *Conn) readErr() error {
 	return nil
 }
 
+// Idle says whether the connection is open in both directions with nothing to be read, as
+// far as is known by now. It doesn't wait.
+func (c *Conn) Idle() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.unread == 0 && !c.wshut && c.readErr() == nil
+}
+
 func (c *Conn) fail(op string, err error) error {
 	if err == io.EOF {
 		return err

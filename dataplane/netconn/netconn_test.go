@@ -309,6 +309,31 @@ func TestNames(t *testing.T) {
 	c.Close()
 }
 
+// TestIdle: bytes and ends that came show without a read.
+func TestIdle(t *testing.T) {
+	r := newRig(t, fake.Options{}, netconn.Options{})
+	c, far := remote(t, r)
+	becomes := func(want bool) {
+		t.Helper()
+		for deadline := time.Now().Add(5 * time.Second); c.Idle() != want; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("idle is not %v", want)
+			}
+		}
+	}
+	becomes(true)
+	if err := far.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	becomes(false)
+	if _, err := c.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	becomes(true)
+	far.Abort(dataplane.CodeEOF)
+	becomes(false)
+}
+
 // TestClose: the transport's end is everybody's.
 func TestClose(t *testing.T) {
 	r := newRig(t, fake.Options{Cores: 2}, netconn.Options{})

@@ -125,7 +125,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if h.mirror != nil {
 		h.mirror.send(f)
 	}
-	err = f.cluster.up.Do(f.ctx, upstream.Call{Hash: f.hash(), Repeat: f.repeat, Try: f.traced})
+	err = f.cluster.up.Do(f.ctx, upstream.Call{Hash: f.hash(), Total: h.opts.Timeout, Repeat: f.repeat, Try: f.traced})
 	switch {
 	case f.done:
 	case err == nil && f.started:

@@ -78,8 +78,8 @@ type Options struct {
 	// RetryUnsafe: methods that aren't idempotent are repeated too.
 	RetryUnsafe bool
 
-	// Timeout bounds a request with all its tries, up to the answer's end but for streams;
-	// 0: what the upstream says.
+	// Timeout bounds a request with all its tries, up to the answer's end but for streams,
+	// in place of the upstream's Total; 0: that.
 	Timeout time.Duration
 	// StreamIdle ends a stream (gRPC, events, upgrades) that carries nothing for so long; 0: never.
 	StreamIdle time.Duration

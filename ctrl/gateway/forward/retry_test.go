@@ -198,6 +198,24 @@ func TestDeadlines(t *testing.T) {
 	<-seen
 }
 
+// TestRouteTimeout bounds all tries together, and counts against the endpoint.
+func TestRouteTimeout(t *testing.T) {
+	b := backend(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	c := cluster(t, func(u *upstream.Config, _ *Config) {
+		u.Retry = upstream.RetryPolicy{Attempts: 3, Backoff: upstream.BackoffNone, PerTry: 40 * time.Millisecond}
+	}, b)
+	seen := make(chan *exchange.Exchange, 1)
+	s := httptest.NewServer(enter(handler(t, Options{Targets: []Target{{Cluster: c}}, Timeout: 60 * time.Millisecond}), seen))
+	defer s.Close()
+	if resp, _ := fetch(t, request(t, "GET", s.URL, nil)); resp.StatusCode != 504 {
+		t.Errorf("%d", resp.StatusCode)
+	}
+	x, e := <-seen, c.Upstream().Snapshot().Endpoints[0]
+	if x.Reason != exchange.UpstreamTimeout || x.Tries != 2 || e.Timeouts != 2 {
+		t.Errorf("%s, %d tries, %+v", x.Reason, x.Tries, e)
+	}
+}
+
 func TestTimeoutForms(t *testing.T) {
 	for s, want := range map[string]time.Duration{"1S": time.Second, "100m": 100 * time.Millisecond, "99999999H": maxTimeout, "1u": time.Microsecond} {
 		if d, ok := parseGRPCTimeout(s); !ok || d != want {

@@ -51,7 +51,7 @@ func (k *call) run(head []byte) (*http.Response, error) {
 	k.conn.in.r, k.conn.in.w, k.conn.in.any = 0, 0, false
 	k.stop = context.AfterFunc(k.ctx, k.conn.interrupt)
 	k.wrote, k.werr = k.conn.nc.Write(head)
-	if k.werr == nil && k.req.Body != nil && !k.req.Continue {
+	if k.werr == nil && k.req.streams() && !k.req.Continue {
 		k.startSend()
 	}
 	// A server that refuses early may close before it has read all: what it said counts.
@@ -67,7 +67,7 @@ func (k *call) run(head []byte) (*http.Response, error) {
 
 // readHead reads heads up to the final one's, or a 101.
 func (k *call) readHead() (head, error) {
-	waiting := k.req.Body != nil && k.req.Continue && k.werr == nil
+	waiting := k.req.streams() && k.req.Continue && k.werr == nil
 	if waiting {
 		k.conn.deadline(k.ctx, time.Now().Add(k.client.limits.ContinueTimeout))
 	}
@@ -130,7 +130,7 @@ func (k *call) take(h head) error {
 	}
 	r.Header, r.ContentLength = h.header, h.length
 	k.keep = h.minor == 1 && !h.close || h.minor == 0 && h.keep && !h.close
-	k.keep = k.keep && !k.req.Close && k.werr == nil && (k.req.Body == nil || k.send != nil)
+	k.keep = k.keep && !k.req.Close && k.werr == nil && (!k.req.streams() || k.send != nil)
 	r.Close = !k.keep
 	switch {
 	case h.status == http.StatusSwitchingProtocols:
@@ -191,7 +191,7 @@ func (k *call) upgrade() error {
 	if k.req.Upgrade == "" {
 		return protocol("101 though no upgrade was asked for")
 	}
-	if k.req.Body != nil {
+	if k.req.streams() {
 		return protocol("101 before the request's body was read")
 	}
 	k.end, k.keep = endUpgrade, false

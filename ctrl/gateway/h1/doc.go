@@ -17,8 +17,9 @@
 // # Connections that ended while idle
 //
 // A connection used before is looked at when it is borrowed: one at its end, or with
-// bytes that nobody asked for, is closed. Looking needs a file descriptor
-// ([syscall.Conn], or one below TLS). When nothing of a response came on a connection
+// bytes that nobody asked for, is closed. Looking needs a connection that
+// tells (a method Idle, as dataplane/netconn's) or has a descriptor ([syscall.Conn]),
+// itself or below TLS. When nothing of a response came on a connection
 // used before, and the request may be repeated or nothing of it was sent, it is sent once
 // more, on one that is new or was looked at.
 //

@@ -26,7 +26,7 @@ type Request struct {
 
 	Content []byte    // the body, if it is there already; else
 	Body    io.Reader // the body that is to be streamed, on another goroutine
-	Length  int64     // of Body; -1: not known, sent chunked
+	Length  int64     // of Body; 0: it is not read; -1: not known, sent chunked
 	Trailer http.Header
 	// Abort makes a Read of Body return that waits. It is called at most once, when the
 	// response is over while Body is still being read. nil: Read returns by itself.
@@ -44,6 +44,9 @@ type Request struct {
 	// Informational gets 1xx responses other than 100 and 101; its error ends the request.
 	Informational func(status int, header http.Header) error
 }
+
+// streams says whether there is a body to be streamed; one of length 0 is none.
+func (q *Request) streams() bool { return q.Body != nil && q.Length != 0 }
 
 // own are the fields that this package writes.
 func own(name string) bool {
@@ -64,6 +67,9 @@ func (q *Request) Check() error {
 	}
 	if q.Target == "" || q.Target[0] != '/' && q.Target != "*" || all(q.Target, target) >= 0 {
 		return refuse("target %q, expected a path without spaces and control characters", q.Target)
+	}
+	if q.Body != nil && len(q.Content) > 0 {
+		return refuse("both content and a body to be streamed")
 	}
 	if !hostOK(q.Host) {
 		return refuse("host %q, expected a name or address and perhaps a port", q.Host)
@@ -183,15 +189,13 @@ func (q *Request) appendConnection(b []byte) ([]byte, error) {
 // appendFraming writes what says where the body ends (RFC 9112 §6).
 func (q *Request) appendFraming(b []byte) ([]byte, error) {
 	switch {
-	case q.Body == nil:
+	case !q.streams():
 		if len(q.Content) == 0 && !wantsLength(q.Method) {
 			return b, nil
 		}
 		b = append(b, "Content-Length: "...)
 		b = strconv.AppendInt(b, int64(len(q.Content)), 10)
 		return append(b, '\r', '\n'), nil
-	case len(q.Content) > 0:
-		return b, refuse("both content and a body to be streamed")
 	case q.Continue:
 		b = append(b, "Expect: 100-continue\r\n"...)
 	}
