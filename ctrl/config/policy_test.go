@@ -39,6 +39,7 @@ func TestPolicyErrors(t *testing.T) {
 		{"nobody asked", route + "authz.external_timeout = \"2s\"\n", `np.toml:13:1: route.authz.external_timeout: nobody is asked, expected external with it`},
 		{"copy over gRPC", route + "authz.external = \"grpc://h:1\"\nauthz.external_copy = [\"X\"]\n", `np.toml:14:1: route.authz.external_copy: over gRPC the answer itself says that`},
 		{"cache of nothing", route + "authz.external = \"http://h/\"\nauthz.external_cache_entries = 100\n", `np.toml:14:1: route.authz.external_cache_entries: nothing is remembered`},
+		{"passthrough", route + "passthrough = true\nsni = [\"a\"]\nauthz.allow = [\"*\"]\n", `np.toml:15:1: route.authz: the route passes connections on unopened`},
 		{"connection rules of echo", strings.Replace(gatewayBase, "\"http\"\n", "\"echo\"\nauthz.allow = [\"*\"]\n", 1), `listener.authz: the listener speaks echo`},
 	} {
 		t.Run(one.name, func(t *testing.T) {

@@ -154,6 +154,16 @@ func (l *loader) routePolicy(r *HTTPRoute, at string) {
 	if len(r.Shedding.From) > 0 && r.Shedding.Header == "" {
 		l.fail(c.Pos(at+".load_shedding.priority_from"), "route.load_shedding.priority_from: expected priority_header with it")
 	}
+	if r.Passthrough {
+		for _, k := range [...]struct {
+			key   string
+			given []string
+		}{{"auth", given(r.Auth)}, {"authz", given(r.Authz)}, {"rate_limit", given(r.RateLimit)}, {"concurrency", given(r.Concurrency)}, {"load_shedding", given(r.Shedding)}} {
+			if len(k.given) > 0 {
+				l.fail(c.Pos(at+"."+k.key), "route.%s: the route passes connections on unopened, expected it without (rules about connections are [listener.authz])", k.key)
+			}
+		}
+	}
 	l.concurrency(&r.Concurrency, at+".concurrency")
 	l.external(&r.Authz, at+".authz")
 }

@@ -139,18 +139,17 @@ func (b *builder) provider(at string, a *config.Auth) {
 		}
 		ca = c
 	}
-	before := len(b.errs)
 	p, err := carry(b.old.policy.auths, b.next.policy.auths, a.Name, []any{*a, secret, string(ca)}, func() (*provider, error) {
 		return b.newProvider(at, a, secret, ca)
 	})
-	if err == nil && p.reloader() != nil {
-		err = p.reloader().Verify()
-	}
-	each(err, func(err error) { b.failf(place, "[[auth]] %q: %w", a.Name, err) })
-	if len(b.errs) == before {
+	if err == nil {
 		use.Provider = p.Provider
 		p.use = use
+		if r := p.reloader(); r != nil {
+			err = r.Verify()
+		}
 	}
+	each(err, func(err error) { b.failf(place, "[[auth]] %q: %w", a.Name, err) })
 }
 
 // reloader is the provider's file, nil without one.
