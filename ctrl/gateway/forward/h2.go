@@ -86,7 +86,7 @@ func (c *Cluster) newH2(e *upstream.Endpoint) (*sharedLink, error) {
 // connection that is open already before those it dials.
 func (c *Cluster) h2Link(e *upstream.Endpoint) (l *sharedLink, o *opener) {
 	timeouts := c.up.Timeouts()
-	l = &sharedLink{name: "h2", base: url.URL{Scheme: c.scheme(), Host: authority(e, c.cfg.TLS != nil)}}
+	l = &sharedLink{name: "h2", first: &first{}, base: url.URL{Scheme: c.scheme(), Host: authority(e, c.cfg.TLS != nil)}}
 	o = &opener{link: l, e: e, open: map[*counted]struct{}{}}
 	t := &http.Transport{
 		DisableCompression:     true,

@@ -63,6 +63,8 @@ type sharedLink struct {
 	end  func() // ends all connections
 	idle func() // ends those that are idle
 
+	first *first // nil: the transport takes care of it itself
+
 	conns, inflight  atomic.Int64
 	opened, requests atomic.Uint64
 	wg               sync.WaitGroup // requests
@@ -95,7 +97,7 @@ func (l *sharedLink) send(ctx context.Context, q *h1.Request) (*http.Response, e
 	l.wg.Add(1)
 	l.inflight.Add(1)
 	l.requests.Add(1)
-	resp, err := l.rt.RoundTrip(r)
+	resp, err := l.roundTrip(r)
 	if err != nil {
 		l.done()
 		if cause := context.Cause(ctx); cause != nil {
