@@ -42,6 +42,9 @@ func (d *Daemon) take(ctx context.Context, next *config.Config) error {
 	if d.certs != nil && len(ch.Restart) == 0 {
 		ch.Certificates = true // the files may have changed where their names did not
 	}
+	if len(next.HTTPRoutes) > 0 && len(ch.Restart) == 0 {
+		ch.Gateway = true // so do theirs
+	}
 	if ch.Empty() {
 		d.o.Log.Info("configuration reloaded, nothing changed")
 		d.setConfig(next)

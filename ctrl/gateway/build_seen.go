@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"fmt"
 	"net/http"
@@ -25,6 +26,7 @@ type watch struct {
 	logs    config.AccessLog
 	tracer  *tracing.Tracer // nil: none
 	tracing config.Tracing
+	files   [sha256.Size]byte // of the tracer
 }
 
 // seen makes the access log and the tracer.
@@ -36,7 +38,8 @@ func (b *builder) seen() {
 	} else if w.logs.File != "" || w.logs.SlowFile != "" {
 		w.log = b.accessLog()
 	}
-	if w.tracing == old.tracing {
+	w.files = stamp(w.tracing.HeadersFile, w.tracing.CAFile)
+	if w.tracing == old.tracing && w.files == old.files {
 		w.tracer = old.tracer
 	} else if w.tracing.Endpoint != "" {
 		w.tracer = b.tracer()

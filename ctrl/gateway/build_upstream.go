@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -25,6 +26,7 @@ type cluster struct {
 	name   string
 	cfg    config.Upstream
 	pool   config.Pool
+	files  [sha256.Size]byte // what it was made with
 	up     *upstream.Upstream
 	fwd    *forward.Cluster
 	npro   *message.Cluster // of protocol npro
@@ -40,7 +42,7 @@ func (b *builder) upstreams() {
 		specs := b.endpoints(at, u)
 		b.next.specs[u.Name] = specs
 		p := b.cfg.PoolOf(u)
-		if old := b.old.clusters[u.Name]; old != nil && old.pool.PerWorker == p.PerWorker && sameButEndpoints(&old.cfg, u) {
+		if old := b.old.clusters[u.Name]; old != nil && old.pool.PerWorker == p.PerWorker && sameButEndpoints(&old.cfg, u) && old.files == stampUpstream(u) {
 			b.next.clusters[u.Name] = old
 			continue
 		}
@@ -81,7 +83,7 @@ func (b *builder) endpoints(at string, u *config.Upstream) []upstream.Spec {
 }
 
 func (b *builder) cluster(at string, u *config.Upstream, p config.Pool, specs []upstream.Spec) *cluster {
-	c := &cluster{name: u.Name, cfg: *u, pool: p}
+	c := &cluster{name: u.Name, cfg: *u, pool: p, files: stampUpstream(u)}
 	cfg := upstreamConfig(u)
 	cfg.Rand = b.g.o.Rand
 	tlsConfig := b.clientTLS(at, u)

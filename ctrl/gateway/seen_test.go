@@ -174,6 +174,9 @@ func TestSeen(t *testing.T) {
 			t.Errorf("%s: %v, want %v", key, line[key], want)
 		}
 	}
+	for deadline := time.Now().Add(5 * time.Second); r.Seen().Tracing.Exported < 2 && time.Now().Before(deadline); { // counted when the collector answered
+		time.Sleep(time.Millisecond)
+	}
 	if got := r.Seen(); len(got.Requests) != 1 || got.Requests[0].Requests != 1 || got.Requests[0].Received != 4 || got.Requests[0].Route != "all" || got.InFlight["web"] != 0 || got.AccessLog.All.Lines != 1 || got.Tracing.Exported != 2 || got.Generation != 1 {
 		t.Errorf("%+v", got)
 	}
@@ -244,6 +247,42 @@ func TestSeenTrust(t *testing.T) {
 		if got := strings.Contains(h.Get("Traceparent"), id); got != one.goesOn || (h.Get("Tracestate") == "v=1") != one.goesOn || len(h.Values("Traceparent")) != 1 {
 			t.Errorf("%q: %v", one.tracing, h)
 		}
+	}
+}
+
+// TestFilesChange: a reload takes files that changed under the same name.
+func TestFilesChange(t *testing.T) {
+	c, dir := newCollector(t), t.TempDir()
+	ca, fields := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "fields")
+	write := func(path, text string) {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pemText := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Certificate().Raw}))
+	write(ca, pemText)
+	write(fields, "X-Key: one\n")
+	text := fmt.Sprintf("[tracing]\nendpoint = %q\nca_file = %q\nheaders_file = %q\n", c.URL, ca, fields) + upstreamOf("u", "127.0.0.1:1") + fmt.Sprintf("tls.enabled = true\ntls.ca_file = %q\n", ca)
+	r := newRig(t, text)
+	first := r.gen.Load()
+	r.apply(t, load(t, text))
+	if now := r.gen.Load(); now.watch.tracer != first.watch.tracer || now.clusters["u"] != first.clusters["u"] {
+		t.Error("made again, and nothing changed")
+	}
+	write(fields, "X-Key: two\n")
+	r.apply(t, load(t, text))
+	second := r.gen.Load()
+	if second.watch.tracer == first.watch.tracer || second.clusters["u"] != first.clusters["u"] {
+		t.Error("header fields changed")
+	}
+	write(ca, "# new\n"+pemText)
+	r.apply(t, load(t, text))
+	if now := r.gen.Load(); now.watch.tracer == second.watch.tracer || now.clusters["u"] == first.clusters["u"] {
+		t.Error("certificates changed")
+	}
+	write(ca, "nothing")
+	if _, err := r.Prepare(load(t, text)); err == nil || !strings.Contains(err.Error(), "ca.pem") {
+		t.Errorf("%v", err)
 	}
 }
 
