@@ -21,6 +21,7 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
 
+	"github.com/np-appliance/np/ctrl/config"
 	"github.com/np-appliance/np/ctrl/secure"
 )
 
@@ -198,6 +199,38 @@ func TestListenerRules(t *testing.T) {
 	}
 }
 
+// serveTLS serves the first listener over TLS that asks for certificates of an authority.
+func serveTLS(t *testing.T, g *Gateway, c *config.Config, dir string, ca []byte) string {
+	t.Helper()
+	store, err := secure.Load([]secure.Files{{Cert: dir + "/cert", Key: dir + "/key"}}, false, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tc, err := (&secure.Server{Store: store, ClientAuth: secure.ClientAuthRequest, ClientCA: ca, Common: secure.Common{MinVersion: tls.VersionTLS12, Now: time.Now}}).Config()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := g.Server(c, &c.Listeners[0], tc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(context.Background(), l) }()
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		_ = s.Shutdown(ctx)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return "https://" + l.Addr().String()
+}
+
 // TestMTLS: a client's certificate, verified by the listener, is who asks.
 func TestMTLS(t *testing.T) {
 	dir := t.TempDir()
@@ -228,32 +261,7 @@ func TestMTLS(t *testing.T) {
 	g := New(Options{Dial: dialNet})
 	t.Cleanup(g.Close)
 	(&rig{Gateway: g}).apply(t, c)
-	store, err := secure.Load([]secure.Files{{Cert: dir + "/cert", Key: dir + "/key"}}, false, time.Now)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tc, err := (&secure.Server{Store: store, ClientAuth: secure.ClientAuthRequest, ClientCA: server.CA, Common: secure.Common{MinVersion: tls.VersionTLS12, Now: time.Now}}).Config()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := g.Server(c, &c.Listeners[0], tc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(context.Background(), l) }()
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		_ = s.Shutdown(ctx)
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
+	url := serveTLS(t, g, c, dir, server.CA)
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(server.CA)
 	for _, one := range []struct {
@@ -268,7 +276,7 @@ func TestMTLS(t *testing.T) {
 			}
 			tr := &http.Transport{TLSClientConfig: ct, ForceAttemptHTTP2: true}
 			defer tr.CloseIdleConnections()
-			r := &rig{url: "https://" + l.Addr().String(), client: &http.Client{Transport: tr, Timeout: 10 * time.Second}}
+			r := &rig{url: url, client: &http.Client{Transport: tr, Timeout: 10 * time.Second}}
 			if status, body, _ := r.as(t, "", "/"); status != one.status || !strings.Contains(body, one.body) {
 				t.Errorf("%d %s", status, body)
 			}

@@ -136,21 +136,9 @@ func signer(t *testing.T) (url string, sign func(map[string]any) string) {
 	}
 }
 
-func TestPolicy(t *testing.T) {
-	users, keys := policyFiles(t)
-	jwks, sign := signer(t)
-	var asked atomic.Int64
-	judge := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		asked.Add(1)
-		if r.Header.Get("X-Forwarded-Uri") == "/reports/secret" {
-			w.WriteHeader(http.StatusForbidden)
-		}
-		w.Header().Set("X-Clearance", "low "+r.Header.Get("X-Auth-Subject"))
-	}))
-	t.Cleanup(judge.Close)
-	url, g := policyGateway(t, "/etc/np/users", users, "/etc/np/keys.toml", keys, "https://issuer.example/keys", jwks, "http://127.0.0.1:9003", judge.URL, "127.0.0.1:9001", echo(t), "127.0.0.1:9002", echo(t))
-
-	alice := sign(map[string]any{"sub": "alice", "tenant": "blue", "scope": "orders.read"})
+// policyAnswers asks as everybody for everything.
+func policyAnswers(t *testing.T, url, alice string) {
+	t.Helper()
 	for _, one := range []struct {
 		name, method, path string
 		field, value       string
@@ -178,6 +166,24 @@ func TestPolicy(t *testing.T) {
 			t.Errorf("%s: %d with %v", one.name, status, h)
 		}
 	}
+}
+
+func TestPolicy(t *testing.T) {
+	users, keys := policyFiles(t)
+	jwks, sign := signer(t)
+	var asked atomic.Int64
+	judge := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		if r.Header.Get("X-Forwarded-Uri") == "/reports/secret" {
+			w.WriteHeader(http.StatusForbidden)
+		}
+		w.Header().Set("X-Clearance", "low "+r.Header.Get("X-Auth-Subject"))
+	}))
+	t.Cleanup(judge.Close)
+	url, g := policyGateway(t, "/etc/np/users", users, "/etc/np/keys.toml", keys, "https://issuer.example/keys", jwks, "http://127.0.0.1:9003", judge.URL, "127.0.0.1:9001", echo(t), "127.0.0.1:9002", echo(t))
+
+	alice := sign(map[string]any{"sub": "alice", "tenant": "blue", "scope": "orders.read"})
+	policyAnswers(t, url, alice)
 	before := asked.Load()
 	for range 3 {
 		ask(t, "GET", url+"/reports/a", "Authorization", basicAuth("ann"))

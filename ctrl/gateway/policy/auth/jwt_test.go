@@ -318,19 +318,9 @@ func TestJWTCacheEnds(t *testing.T) {
 
 func b64(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
 
-// TestJWTHostile sends what attackers send.
-func TestJWTHostile(t *testing.T) {
-	clock := newClock()
-	rsaKey, ecKey, edKey := makeKey(t, "rsa", jose.RS256), makeKey(t, "ec", jose.ES256), makeKey(t, "ed", jose.EdDSA)
-	stranger := makeKey(t, "rsa", jose.RS256)
-	is := newIssuer(t, rsaKey, ecKey, edKey)
-	cfg := jwtConfig(is, clock)
-	cfg.Algorithms = []string{"RS256", "ES256", "EdDSA"}
-	j := start(t, cfg)
-	good := rsaKey.sign(t, claims(nil), nil)
-	if _, err := j.Authenticate(bearer(good)); err != nil {
-		t.Fatal(err)
-	}
+// hostileTokens are what attackers make who know an issuer's public keys and one of its tokens.
+func hostileTokens(t *testing.T, good, url string, rsaKey, ecKey, stranger testKey) map[string]string {
+	t.Helper()
 	parts := strings.Split(good, ".")
 	body, _ := json.Marshal(claims(nil))
 	hmacWith := func(secret []byte) string {
@@ -349,7 +339,7 @@ func TestJWTHostile(t *testing.T) {
 	asEC := ecKey
 	asEC.id = "rsa"
 	evil := stranger.jwk()
-	for name, token := range map[string]string{
+	return map[string]string{
 		"none":                     b64(`{"alg":"none"}`) + "." + b64(string(body)) + ".",
 		"nOnE":                     b64(`{"alg":"nOnE","kid":"rsa"}`) + "." + b64(string(body)) + "." + parts[2],
 		"no alg":                   b64(`{"kid":"rsa"}`) + "." + b64(string(body)) + "." + parts[2],
@@ -359,8 +349,8 @@ func TestJWTHostile(t *testing.T) {
 		"a key of another type":    asEC.sign(t, claims(nil), nil),
 		"a stranger's key":         stranger.sign(t, claims(nil), nil),
 		"its own key":              stranger.sign(t, claims(nil), map[string]any{"jwk": evil}),
-		"jku":                      stranger.sign(t, claims(nil), map[string]any{"jku": is.URL}),
-		"x5u":                      stranger.sign(t, claims(nil), map[string]any{"x5u": is.URL}),
+		"jku":                      stranger.sign(t, claims(nil), map[string]any{"jku": url}),
+		"x5u":                      stranger.sign(t, claims(nil), map[string]any{"x5u": url}),
 		"crit":                     rsaKey.sign(t, claims(nil), map[string]any{"crit": []string{"exp"}, "exp": 1}),
 		"b64":                      rsaKey.sign(t, claims(nil), map[string]any{"b64": true}),
 		"cty":                      rsaKey.sign(t, claims(nil), map[string]any{"cty": "JWT"}),
@@ -390,7 +380,23 @@ func TestJWTHostile(t *testing.T) {
 		"psychic":                  b64(`{"alg":"ES256","kid":"ec"}`) + "." + parts[1] + "." + base64.RawURLEncoding.EncodeToString(make([]byte, 64)),
 		"not base64":               "a!b.c.d",
 		"text before":              "x" + good,
-	} {
+	}
+}
+
+// TestJWTHostile sends what attackers send.
+func TestJWTHostile(t *testing.T) {
+	clock := newClock()
+	rsaKey, ecKey, edKey := makeKey(t, "rsa", jose.RS256), makeKey(t, "ec", jose.ES256), makeKey(t, "ed", jose.EdDSA)
+	stranger := makeKey(t, "rsa", jose.RS256)
+	is := newIssuer(t, rsaKey, ecKey, edKey)
+	cfg := jwtConfig(is, clock)
+	cfg.Algorithms = []string{"RS256", "ES256", "EdDSA"}
+	j := start(t, cfg)
+	good := rsaKey.sign(t, claims(nil), nil)
+	if _, err := j.Authenticate(bearer(good)); err != nil {
+		t.Fatal(err)
+	}
+	for name, token := range hostileTokens(t, good, is.URL, rsaKey, ecKey, stranger) {
 		_, err := j.Authenticate(bearer(token))
 		wantDenied(t, name, err)
 		if c := j.Challenge(err); !strings.HasPrefix(c, `Bearer realm="jwt", error="invalid_token", error_description="`) || strings.ContainsAny(c, "\r\n\\") || strings.Count(c, `"`) != 6 {
