@@ -16,6 +16,7 @@ type HTTP struct {
 	MinBodyRate   Size           `key:"min_body_rate" default:"512" min:"0" max:"1GiB" doc:"bytes of a body that buy a second of waiting for more; 0: one byte does"`
 	WriteTimeout  time.Duration  `key:"write_timeout" default:"30s" min:"10ms" max:"1h" doc:"longest pause of a client that takes none of an answer"`
 	IdleTimeout   time.Duration  `key:"idle_timeout" default:"75s" min:"10ms" max:"24h" doc:"of a connection between requests"`
+	PassTimeout   time.Duration  `key:"passthrough_timeout" default:"10m" min:"10ms" max:"24h" doc:"of a connection passed on unopened on which nothing moves"`
 	MaxHeader     Size           `key:"max_header" default:"32KiB" min:"1KiB" max:"1MiB" doc:"bytes of a request's head"`
 	MaxFields     int            `key:"max_fields" default:"128" min:"8" max:"10000" doc:"header fields of a request"`
 	MaxURI        Size           `key:"max_uri" default:"8KiB" min:"256" max:"1MiB" doc:"bytes of a request's target"`

@@ -26,7 +26,7 @@ func (g *Gateway) Server(c *config.Config, l *config.Listener, t *tls.Config) (*
 		Forwarded: h.Trusted,
 		Limits: server.Limits{Conns: c.ListenerLimit(l), ClientConns: none(h.PerClient), HeadBytes: int(h.MaxHeader), Fields: h.MaxFields, URIBytes: int(h.MaxURI),
 			Head: h.HeaderTimeout, Idle: h.IdleTimeout, BodyStall: h.BodyTimeout, SendStall: h.WriteTimeout, Requests: none(h.MaxRequests), Streams: h.MaxStreams,
-			Handshake: h.HeaderTimeout, BodyRate: none(int(h.MinBodyRate)), Resets: none(h.MaxResets), Control: none(h.MaxControl)},
+			Handshake: h.HeaderTimeout, PassIdle: h.PassTimeout, BodyRate: none(int(h.MinBodyRate)), Resets: none(h.MaxResets), Control: none(h.MaxControl)},
 		Log: g.o.Log,
 	}
 	if l.TLS {

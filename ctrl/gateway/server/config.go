@@ -73,6 +73,7 @@ type Limits struct {
 	Handshake time.Duration // PROXY header and TLS handshake; 10 s
 	Head      time.Duration // from a head's first byte to its last, and from the connection to the first head; 10 s
 	Idle      time.Duration // between requests; 75 s
+	PassIdle  time.Duration // of a connection passed through on which nothing moves; 10 min
 	BodyStall time.Duration // time that a request's body may be waited for beyond what BodyRate gives; 30 s
 	BodyRate  int           // bytes/s: each second's worth of body buys a second of waiting; 512
 	SendStall time.Duration // time that an answer may stand still because the client does not read; 30 s
@@ -103,7 +104,7 @@ func (l *Limits) defaults() {
 		v   *time.Duration
 		def time.Duration
 	}{
-		{&l.Handshake, 10 * time.Second}, {&l.Head, 10 * time.Second}, {&l.Idle, 75 * time.Second},
+		{&l.Handshake, 10 * time.Second}, {&l.Head, 10 * time.Second}, {&l.Idle, 75 * time.Second}, {&l.PassIdle, 10 * time.Minute},
 		{&l.BodyStall, 30 * time.Second}, {&l.SendStall, 30 * time.Second},
 	}
 	for _, i := range times {

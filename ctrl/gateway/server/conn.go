@@ -222,6 +222,9 @@ func (e *BodyError) Timeout() bool { return e.Why == exchange.RequestTimeout }
 func (e *BodyError) Is(target error) bool { return e.Timeout() && target == os.ErrDeadlineExceeded }
 
 func isTimeout(err error) bool {
+	if t, ok := err.(interface{ Timeout() bool }); ok { // once a request: errors.As costs a microsecond
+		return t.Timeout()
+	}
 	var t interface{ Timeout() bool }
 	return errors.As(err, &t) && t.Timeout()
 }

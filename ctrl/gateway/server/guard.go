@@ -64,11 +64,13 @@ const (
 	maxLine     = 128 // of a refused request that is kept for logs
 )
 
+// newGuard makes a guard; early is what was read already, in a buffer of the server's that
+// is the guard's from now on.
 func newGuard(c *Conn, inner net.Conn, early []byte) *guard {
 	l := &c.server.c.Limits
 	g := &guard{conn: c, inner: inner, framer: framer{maxHead: l.HeadBytes, maxFields: l.Fields, maxURI: l.URIBytes}}
 	if len(early) > 0 {
-		g.buf = append(c.server.buffer(), early...)
+		g.buf = early
 		g.judge()
 	}
 	return g

@@ -110,13 +110,8 @@ func (h *head) target(method, target []byte) fault {
 	if len(target) == 0 {
 		return bad("request line without a target")
 	}
-	for i, c := range target {
-		if c <= ' ' || c >= 0x7f || c == '#' {
-			return bad("target with a character that can't be there")
-		}
-		if c == '%' && (i+2 >= len(target) || hexValue(target[i+1]) < 0 || hexValue(target[i+2]) < 0) {
-			return bad("target with a percent sign that two hexadecimal digits don't follow")
-		}
+	if no := pathFault(target); no.set() {
+		return no
 	}
 	if h.connect {
 		h.authority = target
@@ -270,37 +265,53 @@ func (h *head) whole() fault {
 
 // hostFault judges the authority of a target or a Host: a name or an address, and a port
 // (RFC 9110 §7.2). User information is not for requests.
-func hostFault(b []byte, needPort bool) fault {
-	name, port := b, []byte(nil)
-	if end := bytes.IndexByte(b, ']'); len(b) > 0 && b[0] == '[' && end > 1 {
-		for _, c := range b[1:end] {
-			if hexValue(c) < 0 && c != ':' && c != '.' {
+func hostFault[T string | []byte](b T, needPort bool) fault {
+	end := 0 // of the name or address
+	if len(b) > 0 && b[0] == '[' {
+		for end = 1; end < len(b) && b[end] != ']'; end++ {
+			if hexValue(b[end]) < 0 && b[end] != ':' && b[end] != '.' {
 				return bad("host that is no IPv6 address")
 			}
 		}
-		name, port = nil, b[end+1:]
-		if len(port) > 0 && port[0] != ':' {
-			return bad("host with something after its address")
+		if end++; end < 4 || end > len(b) || end < len(b) && b[end] != ':' {
+			return bad("host that is no IPv6 address")
 		}
 	} else {
-		if i := bytes.IndexByte(b, ':'); i >= 0 {
-			name, port = b[:i], b[i:]
+		for ; end < len(b) && b[end] != ':'; end++ {
+			if !hostByte(b[end]) {
+				return bad("host with a character that can't be there")
+			}
 		}
-		if len(name) == 0 || len(name) > 255 {
+		if end == 0 || end > 255 {
 			return bad("host that is empty or too long")
 		}
 	}
-	for _, c := range name {
-		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '.' || c == '_') {
-			return bad("host with a character that can't be there")
-		}
-	}
+	port := b[end:]
 	if len(port) == 1 || len(port) > 6 || needPort && len(port) == 0 {
 		return bad("host whose port is no number")
 	}
-	for _, c := range port[min(1, len(port)):] {
-		if c < '0' || c > '9' {
+	for i := 1; i < len(port); i++ {
+		if port[i] < '0' || port[i] > '9' {
 			return bad("host whose port is no number")
+		}
+	}
+	return fault{}
+}
+
+// hostByte says whether a character may be in a name of DNS; names with underscores exist.
+func hostByte(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '.' || c == '_'
+}
+
+// pathFault judges the characters of a target.
+func pathFault[T string | []byte](target T) fault {
+	for i := range len(target) {
+		c := target[i]
+		if c <= ' ' || c >= 0x7f || c == '#' {
+			return bad("target with a character that can't be there")
+		}
+		if c == '%' && (i+2 >= len(target) || hexValue(target[i+1]) < 0 || hexValue(target[i+2]) < 0) {
+			return bad("target with a percent sign that two hexadecimal digits don't follow")
 		}
 	}
 	return fault{}

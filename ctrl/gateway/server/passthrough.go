@@ -97,7 +97,7 @@ func (s *Server) passThrough(ctx context.Context, c *Conn, in net.Conn) (net.Con
 }
 
 // splice copies both ways until both have ended. An end of one direction is passed on as
-// such; a connection on which nothing moves for Limits.Idle is broken off.
+// such; a connection on which nothing moves for Limits.PassIdle is broken off.
 func (s *Server) splice(ctx context.Context, c *Conn, client, server net.Conn) {
 	s.passed.Add(1)
 	s.passing.Add(1)
@@ -118,7 +118,7 @@ func (s *Server) splice(ctx context.Context, c *Conn, client, server net.Conn) {
 
 // moved puts off the end of a connection that is passed through.
 func (c *Conn) moved() {
-	if idle := c.server.c.Limits.Idle; idle > 0 {
+	if idle := c.server.c.Limits.PassIdle; idle > 0 {
 		c.wait.passBy.Store(c.server.now() + idle.Milliseconds())
 	}
 }

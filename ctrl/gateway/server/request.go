@@ -107,7 +107,7 @@ func (s *Server) judge(r *http.Request) fault {
 	if no := targetFault(r); no.set() {
 		return no
 	}
-	if no := hostFault([]byte(r.Host), false); no.set() {
+	if no := hostFault(r.Host, false); no.set() {
 		return no
 	}
 	fields := 0
@@ -123,18 +123,19 @@ func (s *Server) judge(r *http.Request) fault {
 }
 
 func targetFault(r *http.Request) fault {
-	var h head
-	if r.Method == http.MethodConnect && r.Header.Get(":protocol") == "" && r.Proto != "websocket" {
-		return hostFault([]byte(r.Host), true)
+	if r.Method == http.MethodConnect && r.URL.Path == "" { // extended CONNECT (RFC 8441) has a path
+		return hostFault(r.Host, true)
 	}
-	method := r.Method
-	if method == http.MethodConnect { // extended (RFC 8441): it has a path
-		method = http.MethodGet
+	if r.RequestURI == "*" {
+		if r.Method != http.MethodOptions {
+			return bad("target * with a method other than OPTIONS")
+		}
+		return fault{}
 	}
-	if r.RequestURI != "*" && !strings.HasPrefix(r.RequestURI, "/") {
+	if !strings.HasPrefix(r.RequestURI, "/") {
 		return bad("target that is no path")
 	}
-	return h.target([]byte(method), []byte(r.RequestURI))
+	return pathFault(r.RequestURI)
 }
 
 // lengthFault compares Content-Length with what the frames say: a length beside an ended

@@ -422,7 +422,7 @@ func (s *Server) look(now int64) {
 // step is the keeper's: an eighth of the shortest limit.
 func (s *Server) step() time.Duration {
 	d := 250 * time.Millisecond
-	for _, l := range [...]time.Duration{s.c.Limits.Head, s.c.Limits.BodyStall, s.c.Limits.SendStall} {
+	for _, l := range [...]time.Duration{s.c.Limits.Head, s.c.Limits.BodyStall, s.c.Limits.SendStall, s.c.Limits.PassIdle} {
 		if l > 0 {
 			d = min(d, l/8)
 		}

@@ -121,6 +121,7 @@ func (s *Server) startPlain(ctx context.Context, c *Conn, in net.Conn) {
 		s.free(b)
 		s.drop(c, RefusedProtocol)
 	default:
+		c.wait.headBy.Store(0) // the guard's to set
 		s.giveH1(c, newGuard(c, in, b))
 	}
 }

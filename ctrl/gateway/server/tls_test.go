@@ -458,3 +458,40 @@ func TestEarlyData(t *testing.T) {
 		}
 	}
 }
+
+// TestPassthroughIdle: a connection passed through on which nothing moves ends, one on
+// which something does stays.
+func TestPassthroughIdle(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	r := newRig(t, Config{NoHTTP1: true, NoHTTP2: true, Limits: Limits{PassIdle: 150 * time.Millisecond},
+		Passthrough: func(Hello) (func(context.Context) (net.Conn, error), bool) {
+			return func(context.Context) (net.Conn, error) { return net.Dial("tcp", l.Addr().String()) }, true
+		}})
+	hello := clientHello(t, &tls.Config{ServerName: "one.test"})
+	c := r.dial()
+	if _, err := c.Write(hello); err != nil {
+		t.Fatal(err)
+	}
+	behind, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer behind.Close()
+	if _, err := io.ReadFull(behind, make([]byte, len(hello))); err != nil {
+		t.Fatal(err)
+	}
+	for started := time.Now(); time.Since(started) < 400*time.Millisecond; time.Sleep(20 * time.Millisecond) {
+		if _, err := behind.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	closed(t, c)
+	until(t, "the count", func() bool { return r.s.Stats().Conns[CutIdle] == 1 })
+}
