@@ -180,7 +180,7 @@ func (g *Gateway) seen(h *hop) {
 	stream := h.streamed()
 	h.meter.Done(x, took, stream)
 	if l := g.gen.Load().watch.log; l != nil {
-		l.Write(x, &accesslog.Entry{Method: h.method, Host: h.host, Path: h.path, Query: h.query, UserAgent: h.agent, Duration: took, Stream: stream})
+		l.Write(x, &accesslog.Entry{Method: h.method, Host: h.host, Path: h.path, Query: h.query, UserAgent: h.agent, GRPC: h.grpcStatus(), Duration: took, Stream: stream})
 	}
 	if h.trace != nil {
 		h.endTrace(now)
@@ -194,6 +194,20 @@ func (h *hop) streamed() bool {
 	}
 	t := h.w.Header().Get("Content-Type")
 	return strings.HasPrefix(t, "text/event-stream") || strings.HasPrefix(t, "application/grpc")
+}
+
+// grpcStatus is the code of an answer of gRPC; "" of another.
+func (h *hop) grpcStatus() string {
+	head := h.w.Header()
+	if t := head["Content-Type"]; len(t) == 0 || !strings.HasPrefix(t[0], "application/grpc") {
+		return ""
+	}
+	for _, name := range [...]string{"Grpc-Status", http.TrailerPrefix + "Grpc-Status"} {
+		if v := head[name]; len(v) > 0 {
+			return v[0]
+		}
+	}
+	return ""
 }
 
 // known is a method as spans name it: one that a client made up is not a name.
@@ -233,18 +247,30 @@ func (h *hop) endTrace(now time.Time) {
 	if x.Status != 0 {
 		s.Number("http.response.status_code", int64(x.Status))
 	}
+	code := h.grpcStatus()
+	s.Text("rpc.grpc.status_code", code)
 	s.Number("http.request.body.size", x.Received)
 	s.Number("http.response.body.size", x.Sent)
 	s.Text("np.listener", x.Listener)
 	s.Text("np.route", x.Route)
 	s.Text("np.upstream", x.Upstream)
 	s.Text("np.request_id", x.ID)
-	o := tracing.Outcome{Failed: x.Status >= 500 || x.Status == 0}
+	o := tracing.Outcome{Failed: x.Status >= 500 || x.Status == 0 || faulty(code)}
 	if x.Reason != exchange.None {
 		s.Text("error.type", x.Reason.String())
 		o.Message = x.Reason.Title()
 	}
 	h.trace.End(now, &o)
+}
+
+// faulty says whether a code of gRPC is the server's fault, as OpenTelemetry has it: unknown,
+// deadline exceeded, unimplemented, internal, unavailable, data loss.
+func faulty(code string) bool {
+	switch code {
+	case "2", "4", "12", "13", "14", "15":
+		return true
+	}
+	return false
 }
 
 // spans is a hop as those see it who send requests for its sake.

@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -18,6 +19,10 @@ import (
 
 	collectorpb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -247,6 +252,36 @@ func TestSeenTrust(t *testing.T) {
 		if got := strings.Contains(h.Get("Traceparent"), id); got != one.goesOn || (h.Get("Tracestate") == "v=1") != one.goesOn || len(h.Values("Traceparent")) != 1 {
 			t.Errorf("%q: %v", one.tracing, h)
 		}
+	}
+}
+
+// TestSeenGRPC: the code of gRPC, from an answer of trailers alone and from trailers.
+func TestSeenGRPC(t *testing.T) {
+	s := grpc.NewServer()
+	grpc_health_v1.RegisterHealthServer(s, health.NewServer())
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	t.Cleanup(func() { s.Stop(); <-served })
+	file := filepath.Join(t.TempDir(), "access.log")
+	r := newRig(t, fmt.Sprintf("[access_log]\nfile = %q\n", file)+upstreamOf("u", l.Addr().String())+"protocol = \"h2c\"\n[[route]]\nname = \"all\"\npath_prefix = \"/\"\nupstream = \"u\"\n")
+	c, err := grpc.NewClient(strings.TrimPrefix(r.url, "http://"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for _, service := range []string{"", "none"} {
+		_, err := grpc_health_v1.NewHealthClient(c).Check(t.Context(), &grpc_health_v1.HealthCheckRequest{Service: service})
+		if (err == nil) != (service == "") {
+			t.Fatalf("%q: %v", service, err)
+		}
+	}
+	lines := logged(t, file, 2)
+	if len(lines) != 2 || lines[0]["grpc_status"] != 0.0 || lines[1]["grpc_status"] != 5.0 || lines[1]["status"] != 200.0 || lines[0]["path"] != "/grpc.health.v1.Health/Check" || lines[0]["protocol"] != "h2" {
+		t.Errorf("%v", lines)
 	}
 }
 

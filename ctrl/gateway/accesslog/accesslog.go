@@ -80,6 +80,7 @@ type Entry struct {
 	Path      string
 	Query     string // without "?"
 	UserAgent string
+	GRPC      string // the code of an answer of gRPC, digits; else it is not written
 	Duration  time.Duration
 	Stream    bool // it lasts by its nature (an upgrade, a stream of events): slow is who answers late, not who goes on
 }

@@ -83,6 +83,17 @@ func TestLine(t *testing.T) {
 	}
 }
 
+func TestGRPC(t *testing.T) {
+	x, e := sample()
+	for code, want := range map[string]any{"": nil, "0": 0.0, "14": 14.0, "01": nil, "7x": nil, "-1": nil, "123": nil, "\"": nil} {
+		e.GRPC = code
+		var m map[string]any
+		if err := json.Unmarshal(appendLine(nil, &stamp{}, &Config{}, x, e, false, 1), &m); err != nil || m["grpc_status"] != want {
+			t.Errorf("%q: %v, %v", code, m["grpc_status"], err)
+		}
+	}
+}
+
 func TestQueryAndUserAgentOnRequest(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "access.log")
 	l := open(t, Config{File: path, Query: true, UserAgent: true})

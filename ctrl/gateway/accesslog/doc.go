@@ -19,6 +19,7 @@
 //	query               only if Config.Query says so: queries carry secrets
 //	user_agent          only if Config.UserAgent says so
 //	status, reason      reason is "none" for what went as asked
+//	grpc_status         the code of an answer of gRPC, whose status is 200 in any case
 //	route, upstream, endpoint, tries
 //	provider, subject   who asked, as far as it was proved
 //	request_id, trace_id, sampled

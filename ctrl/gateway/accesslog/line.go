@@ -62,6 +62,9 @@ func appendLine(b []byte, st *stamp, cfg *Config, x *exchange.Exchange, e *Entry
 	b = strconv.AppendInt(b, int64(x.Status), 10)
 	b = append(b, `,"reason":`...)
 	b = appendString(b, x.Reason.String())
+	if isCode(e.GRPC) {
+		b = append(append(b, `,"grpc_status":`...), e.GRPC...)
+	}
 	b = appendWho(b, x)
 	b = append(b, `,"duration_seconds":`...)
 	b = appendSeconds(b, e.Duration)
@@ -84,6 +87,14 @@ func appendLine(b []byte, st *stamp, cfg *Config, x *exchange.Exchange, e *Entry
 		b = appendNotes(b, x.Notes())
 	}
 	return append(b, '}', '\n')
+}
+
+// isCode says whether an endpoint's word is a code of gRPC, and a number of JSON.
+func isCode(s string) bool {
+	if len(s) == 2 {
+		return s[0] >= '1' && s[0] <= '9' && s[1] >= '0' && s[1] <= '9'
+	}
+	return len(s) == 1 && s[0] >= '0' && s[0] <= '9'
 }
 
 // appendWho writes where the request went and whose it is.
