@@ -47,7 +47,7 @@ type UpstreamTLS struct {
 
 // UpstreamHealth is [upstream.health].
 type UpstreamHealth struct {
-	Kind         string        `key:"kind" default:"none" oneof:"none|tcp|http|grpc" doc:"tcp: a connection is accepted; http: GET path answers status; grpc: grpc.health.v1"`
+	Kind         string        `key:"kind" default:"none" oneof:"none|tcp|http|grpc" doc:"tcp: a connection is accepted; http: GET path answers status, in protocol (h3: over TCP); grpc: grpc.health.v1"`
 	Path         string        `key:"path" default:"/" doc:"of http"`
 	Host         string        `key:"host" default:"" doc:"of http: the Host; none: the endpoint's address"`
 	Service      string        `key:"service" default:"" doc:"of grpc: the service asked for; none: the server as a whole"`

@@ -1,9 +1,7 @@
 package gateway
 
 import (
-	"context"
-	"crypto/tls"
-	"net"
+	"net/http"
 
 	"github.com/np-appliance/np/ctrl/config"
 	"github.com/np-appliance/np/ctrl/discovery"
@@ -38,28 +36,19 @@ func (g *Gateway) Discovery(name string) (text string, status discovery.Status, 
 	return n.cfg.UpstreamNamed(name).Discover, status, true
 }
 
-// overTLS is dial with TLS on it, for a check by HTTP/1.1; nil: as it is.
-func overTLS(dial upstream.DialFunc, t *tls.Config) upstream.DialFunc {
-	if t == nil {
-		return dial
+// checkProtocols is what an upstream's endpoints are asked in by checks of kind http.
+func checkProtocols(u *config.Upstream) *http.Protocols {
+	p := new(http.Protocols)
+	switch u.Protocol {
+	case "h2":
+		p.SetHTTP2(true)
+	case "h2c":
+		p.SetUnencryptedHTTP2(true)
+	case "auto", "h3": // which is asked over TCP
+		p.SetHTTP1(true)
+		p.SetHTTP2(u.TLS.Enabled)
+	default:
+		p.SetHTTP1(true)
 	}
-	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := dial(ctx, network, address)
-		if err != nil {
-			return nil, err
-		}
-		conf := t.Clone()
-		conf.NextProtos = []string{"http/1.1"}
-		if conf.ServerName == "" {
-			if conf.ServerName = address; network != "unix" {
-				conf.ServerName, _, _ = net.SplitHostPort(address)
-			}
-		}
-		c := tls.Client(conn, conf)
-		if err := c.HandshakeContext(ctx); err != nil {
-			conn.Close()
-			return nil, err
-		}
-		return c, nil
-	}
+	return p
 }

@@ -180,7 +180,7 @@ func (b *builder) checker(u *config.Upstream, t *tls.Config) upstream.Checker {
 	case "grpc":
 		return &grpchealth.Checker{Dial: b.dial(u), Service: u.Health.Service, TLS: t}
 	case "http":
-		return &upstream.HTTPChecker{Dial: overTLS(b.dial(u), t), Path: u.Health.Path, Host: u.Health.Host, StatusMin: u.Health.StatusMin, StatusMax: u.Health.StatusMax, Body: u.Health.Body}
+		return &upstream.HTTPChecker{Dial: b.dial(u), TLS: t, Protocols: checkProtocols(u), Path: u.Health.Path, Host: u.Health.Host, StatusMin: u.Health.StatusMin, StatusMax: u.Health.StatusMax, Body: u.Health.Body}
 	}
 	return nil
 }

@@ -59,7 +59,7 @@ func TestDiscover(t *testing.T) {
 	}
 }
 
-// TestChecks: checks by gRPC's health protocol and by HTTP over TLS find out who is well.
+// TestChecks: checks by gRPC's health protocol and by HTTP, in each protocol, find out who is well.
 func TestChecks(t *testing.T) {
 	h := health.NewServer()
 	s := grpc.NewServer()
@@ -80,9 +80,21 @@ func TestChecks(t *testing.T) {
 	web.StartTLS()
 	t.Cleanup(web.Close)
 	secured := strings.TrimPrefix(web.URL, "https://")
+	two := httptest.NewUnstartedServer(web.Config.Handler)
+	two.Config.Protocols = new(http.Protocols)
+	two.Config.Protocols.SetUnencryptedHTTP2(true)
+	two.Start()
+	t.Cleanup(two.Close)
+	alone := httptest.NewUnstartedServer(web.Config.Handler)
+	alone.EnableHTTP2 = true
+	alone.TLS = &tls.Config{NextProtos: []string{"h2"}} // no HTTP/1.1
+	alone.StartTLS()
+	t.Cleanup(alone.Close)
 	times := "health.interval = \"20ms\"\nhealth.fail_interval = \"20ms\"\nhealth.fall = 1\nhealth.rise = 1\n"
 	r := newRig(t, upstreamOf("grpc", l.Addr().String())+"protocol = \"h2c\"\nhealth.kind = \"grpc\"\n"+times+
 		upstreamOf("tls", secured)+"tls.enabled = true\ntls.verify = false\nhealth.kind = \"http\"\nhealth.path = \"/healthz\"\n"+times+
+		upstreamOf("h2c", strings.TrimPrefix(two.URL, "http://"))+"protocol = \"h2c\"\nhealth.kind = \"http\"\nhealth.path = \"/healthz\"\nhealth.host = \"health.test\"\n"+times+
+		upstreamOf("h2", strings.TrimPrefix(alone.URL, "https://"))+"protocol = \"h2\"\ntls.enabled = true\ntls.verify = false\nhealth.kind = \"http\"\nhealth.path = \"/healthz\"\n"+times+
 		upstreamOf("other", secured)+"tls.enabled = true\ntls.verify = false\nhealth.kind = \"http\"\nhealth.path = \"/other\"\n"+times)
 	becomes := func(name, want string) {
 		t.Helper()
@@ -98,6 +110,8 @@ func TestChecks(t *testing.T) {
 	}
 	becomes("grpc", "healthy")
 	becomes("tls", "healthy")
+	becomes("h2c", "healthy")
+	becomes("h2", "healthy")
 	becomes("other", "unhealthy")
 	h.SetServingStatus("", grpc_health_v1.HealthCheckResponse_NOT_SERVING)
 	becomes("grpc", "unhealthy")

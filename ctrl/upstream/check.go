@@ -3,6 +3,7 @@ package upstream
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -32,12 +33,14 @@ func (c *TCPChecker) Check(ctx context.Context, address string) error {
 // Redirects are answers, not followed.
 type HTTPChecker struct {
 	Dial      DialFunc
-	Path      string // "/" when empty
-	Host      string // of the Host header; the endpoint's address when empty
-	StatusMin int    // 200 when 0
-	StatusMax int    // 299 when 0; StatusMin when only that is set
-	Body      string // has to be part of the answer's body; "": any
-	MaxBody   int64  // bytes read to find Body in; 64 KiB when 0
+	TLS       *tls.Config     // nil: none; an empty ServerName is the endpoint's host
+	Protocols *http.Protocols // nil: HTTP/1.1
+	Path      string          // "/" when empty
+	Host      string          // of the Host header; the endpoint's address when empty
+	StatusMin int             // 200 when 0
+	StatusMax int             // 299 when 0; StatusMin when only that is set
+	Body      string          // has to be part of the answer's body; "": any
+	MaxBody   int64           // bytes read to find Body in; 64 KiB when 0
 }
 
 // Check implements [Checker].
@@ -45,24 +48,34 @@ func (c *HTTPChecker) Check(ctx context.Context, address string) error {
 	network, addr := SplitNetwork(address)
 	t := &http.Transport{
 		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return c.Dial(ctx, network, addr) },
+		Protocols:              c.Protocols,
 		DisableKeepAlives:      true,
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: 64 << 10,
 		ResponseHeaderTimeout:  time.Minute, // ctx is shorter; this one only bounds a caller without a deadline
 	}
 	defer t.CloseIdleConnections()
-	host, path := c.Host, c.Path
-	if host == "" {
-		if host = addr; network == "unix" {
-			host = "localhost"
-		}
+	if t.Protocols == nil {
+		t.Protocols = new(http.Protocols)
+		t.Protocols.SetHTTP1(true)
+	}
+	scheme, host, path := "http://", addr, c.Path
+	if network == "unix" {
+		host = "localhost"
 	}
 	if path == "" {
 		path = "/"
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+host+path, nil)
+	if c.TLS != nil {
+		scheme, t.TLSClientConfig = "https://", c.TLS.Clone()
+		t.TLSClientConfig.NextProtos = nil // as Protocols says
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+host+path, nil)
 	if err != nil {
 		return err
+	}
+	if c.Host != "" {
+		req.Host = c.Host
 	}
 	req.Header.Set("User-Agent", "np-health-check")
 	res, err := t.RoundTrip(req)
