@@ -196,12 +196,12 @@ func TestPolicy(t *testing.T) {
 	for range 10 {
 		if status, _, h := ask(t, "GET", url+"/t/blue/orders/1", "Authorization", "Bearer "+alice); status == 429 {
 			refused++
-			if h.Get("Retry-After") != "1" || !strings.HasPrefix(h.Get("RateLimit"), `"per-identity";r=0`) {
+			if h.Get("Retry-After") == "" || !strings.HasPrefix(h.Get("RateLimit"), `"per-identity";r=0`) {
 				t.Errorf("%v", h)
 			}
 		}
 	}
-	if refused < 7 || refused > 9 {
+	if refused != 8 {
 		t.Errorf("%d of 10 refused", refused)
 	}
 	if status, _, _ := ask(t, "GET", url+"/t/red/orders/1", "X-Api-Key", "machine-key"); status != 200 {
