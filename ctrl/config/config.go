@@ -332,6 +332,12 @@ func (c *Config) Listen() []Listener {
 	return []Listener{{Name: "npro", Address: AddressOf(c.Server.Address), Protocol: "npro", Backlog: 512, CongestionControl: "inherit", Backend: "auto", Mode: "0660"}}
 }
 
+// SpeaksNPRO says whether anything needs npd's key: a listener or an upstream of protocol npro.
+func (c *Config) SpeaksNPRO() bool {
+	return slices.ContainsFunc(c.Listen(), func(l Listener) bool { return l.Protocol == "npro" }) ||
+		slices.ContainsFunc(c.Upstreams, func(u Upstream) bool { return u.Protocol == "npro" })
+}
+
 // ListenerLimit is a listener's limit of connections.
 func (c *Config) ListenerLimit(l *Listener) int {
 	if l.MaxConnections > 0 {

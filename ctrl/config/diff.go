@@ -82,6 +82,9 @@ func Diff(old, next *Config) Change {
 		!reflect.DeepEqual(old.Rates, next.Rates) || !reflect.DeepEqual(old.Shedders, next.Shedders) || !reflect.DeepEqual(listenerRules(old), listenerRules(next)) ||
 		!reflect.DeepEqual(old.Upstreams, next.Upstreams) || old.Pool != next.Pool ||
 		!reflect.DeepEqual(old.AccessLog, next.AccessLog) || old.Tracing != next.Tracing
+	if next.SpeaksNPRO() && !old.SpeaksNPRO() {
+		ch.Restart = append(ch.Restart, "the first listener or upstream of protocol npro")
+	}
 	slices.Sort(ch.Restart)
 	return ch
 }

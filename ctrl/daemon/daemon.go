@@ -205,7 +205,7 @@ func (d *Daemon) part(name string, f func(ctx context.Context) error) {
 // up starts everything, in the order of dependence.
 func (d *Daemon) up(ctx context.Context) error {
 	c := d.cfg
-	key, made, err := LoadKey(c.Protocol.PrivateKeyFile)
+	key, err := d.loadKey(c)
 	if err != nil {
 		return fmt.Errorf("%s: %w", c.Pos("protocol.private_key_file"), err)
 	}
@@ -215,11 +215,6 @@ func (d *Daemon) up(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", c.Pos("protocol.psk_file"), err)
 	}
-	msg := "private key loaded"
-	if made {
-		msg = "private key made"
-	}
-	d.o.Log.Info(msg, "file", c.Protocol.PrivateKeyFile, "public_key", d.key.String())
 	d.sayWho(c)
 	if err := d.loadCerts(c); err != nil {
 		return err
@@ -254,7 +249,7 @@ func (d *Daemon) up(ctx context.Context) error {
 // sayWho tells the operator which peers may connect.
 func (d *Daemon) sayWho(c *config.Config) {
 	switch {
-	case !slices.ContainsFunc(c.Listen(), func(l config.Listener) bool { return l.Protocol == "npro" }):
+	case !c.SpeaksNPRO():
 	case c.Protocol.AllowAnyPeer:
 		d.o.Log.Warn("any peer may connect (protocol.allow_any_peer)", "listed_peers", len(c.Peers), "any_peer_allow", c.Protocol.AnyPeerAllow)
 	case len(c.Peers) == 0 && !slices.Contains(c.Protocol.Patterns, "NNpsk0"):

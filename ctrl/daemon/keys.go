@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/np-appliance/np/ctrl/config"
 	"github.com/np-appliance/np/ctrl/handshake"
 	"github.com/np-appliance/np/ctrl/secure"
 )
@@ -26,6 +27,24 @@ func LoadKey(path string) (key handshake.PrivateKey, made bool, err error) {
 		return key, false, fmt.Errorf("private key %s: %w", path, err)
 	}
 	return key, false, nil
+}
+
+// loadKey is the key of this npd. Where nothing speaks NPRO it is one for the moment, and
+// no file is needed.
+func (d *Daemon) loadKey(c *config.Config) (handshake.PrivateKey, error) {
+	if !c.SpeaksNPRO() {
+		return handshake.GenerateKey(rand.Reader)
+	}
+	key, made, err := LoadKey(c.Protocol.PrivateKeyFile)
+	if err != nil {
+		return key, err
+	}
+	msg := "private key loaded"
+	if made {
+		msg = "private key made"
+	}
+	d.o.Log.Info(msg, "file", c.Protocol.PrivateKeyFile, "public_key", key.Public().String())
+	return key, nil
 }
 
 // makeKey writes a new key under another name first, so that a crash leaves

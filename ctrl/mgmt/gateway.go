@@ -260,7 +260,14 @@ func (s *Server) setUpstream(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.cfg.Log.Info("endpoint changed by an operator", "upstream", in.Upstream, "endpoint", in.Endpoint, "mode", in.Mode, "weight", in.Weight)
+	what := []any{"upstream", in.Upstream, "endpoint", in.Endpoint}
+	if in.Mode != "" {
+		what = append(what, "mode", in.Mode)
+	}
+	if in.Weight != nil {
+		what = append(what, "weight", *in.Weight)
+	}
+	s.cfg.Log.Info("endpoint changed by an operator", what...)
 	return api.Done{Schema: api.Schema, Done: true}, nil
 }
 

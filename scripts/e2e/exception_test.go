@@ -107,7 +107,7 @@ func TestPacketShared(t *testing.T) {
 	w.must(w.in("s", "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"))
 	w.must(w.in("s", "ip", "addr", "add", kernel4+"/24", "dev", "np0"))
 	w.must(w.in("s", "ip", "addr", "add", "2001:db8::fe/64", "dev", "np0", "nodad"))
-	w.echoAt("s", kernel4 + ":22")
+	w.echoAt("s", kernel4+":22")
 	for range 2 {
 		for _, addr := range []string{addr4(7), addr6(7), kernel4 + ":22"} {
 			c := w.mustDial(addr)
