@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/np-appliance/np/ctrl/config"
-	"github.com/np-appliance/np/ctrl/gateway/exchange"
 	"github.com/np-appliance/np/ctrl/gateway/forward"
 )
 
@@ -120,8 +119,3 @@ func (b *builder) mirror(at string, r *config.HTTPRoute) *forward.Mirror {
 
 // closer ends what a route started.
 type closer func(context.Context)
-
-// unsupported is the end of a route that nothing serves yet.
-func unsupported() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { exchange.Refuse(w, r, exchange.Unsupported, "") })
-}

@@ -296,11 +296,11 @@ func TestAggregation(t *testing.T) {
 	get := func(path string) (*http.Response, string) {
 		return askFor(t, "GET", url+path, "", "Authorization", "Bearer x")
 	}
-	want := `{"user":{"name":"ann","segment":"gold"},"orders":["of user=7&limit=3"],"total":1,"advice":{"for_you":["/advice/gold home"]},"missing":{}}` + "\n"
-	if resp, body := get("/home/7?limit=3"); resp.StatusCode != 200 || body != want || resp.Header.Get("Etag") != `"7"` {
+	want := `{"user":{"name":"ann","segment":"gold"},"orders":["of user=7&limit=3"],"total":1,"advice":{"for_you":["/advice/gold page"]},"missing":{}}` + "\n"
+	if resp, body := get("/page/7?limit=3"); resp.StatusCode != 200 || body != want || resp.Header.Get("Etag") != `"7"` {
 		t.Errorf("%d, %s, %v", resp.StatusCode, body, resp.Header)
 	}
-	if resp, body := get("/home/8"); resp.StatusCode != 403 || !strings.Contains(body, "part users") {
+	if resp, body := get("/page/8"); resp.StatusCode != 403 || !strings.Contains(body, "part users") {
 		t.Errorf("%d, %s", resp.StatusCode, body)
 	}
 	// Orders fail: three times by themselves, then the breaker answers for them.
@@ -309,7 +309,7 @@ func TestAggregation(t *testing.T) {
 	}
 	reasons := map[string]int{}
 	for range 10 {
-		resp, body := get("/home/7")
+		resp, body := get("/page/7")
 		if resp.StatusCode != 200 || !strings.Contains(body, `"orders":[],"total":0`) {
 			t.Fatalf("%d, %s", resp.StatusCode, body)
 		}

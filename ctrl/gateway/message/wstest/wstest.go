@@ -1,14 +1,9 @@
-// Package wstest is a client of WebSocket that can do what it must not, and cases of RFC
-// 6455 as the public suites have them, written anew: fragments, control frames between
-// them, reserved bits and opcodes, text that is not UTF-8, close codes, sizes. It is for
-// tests of servers and of proxies before them. It knows neither.
 package wstest
 
 import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -20,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/net/http2"
+	_ "github.com/np-appliance/np/ctrl/gateway/server/xconnect" // extended CONNECT in net/http
 )
 
 // Conn is a client of WebSocket that can do what it must not.
@@ -238,7 +233,9 @@ func Open1(address, path string) func(*testing.T) *Conn {
 func Open2(address, path string) func(*testing.T) *Conn {
 	return func(t *testing.T) *Conn {
 		t.Helper()
-		tr := &http2.Transport{AllowHTTP: true, DialTLSContext: func(ctx context.Context, network, _ string, _ *tls.Config) (net.Conn, error) {
+		var p http.Protocols
+		p.SetUnencryptedHTTP2(true)
+		tr := &http.Transport{Protocols: &p, DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, network, address)
 		}}
 		t.Cleanup(tr.CloseIdleConnections)
