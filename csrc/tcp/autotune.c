@@ -131,7 +131,14 @@ uint32_t np_tcp_room(struct np_tcp *tcp, struct np_tcp_conn *c) {
   }
   uint32_t queued = (uint32_t)np_seq_diff(c->snd_end, c->snd_una);
   if (queued >= limit || c->snd_segs >= segs_limit(limit)) return 0;
-  return np_min_u32(limit - queued, np_tcp_mem_send_bytes(tcp, c));
+  uint32_t spare = np_tcp_mem_send_bytes(tcp, c);
+  if (NP_LIKELY(spare >= limit - queued)) return limit - queued;
+  /* Memory made the answer. It may be less than the session wants, and what the session does with it changes the
+   * next one in ways that the queue does not tell: it is called in any case, but not before anything changed. */
+  c->flags |= NP_TF_ROOM_SAID_NO | NP_TF_NO_BUF;
+  c->ecn |= NP_EB_ROOM_MEM;
+  np_tcp_dirty(tcp, c);
+  return spare;
 }
 
 /* A session that saw little room, or none, hears of it when there is more. */
@@ -143,6 +150,7 @@ void np_tcp_wake_writer(struct np_tcp *tcp, struct np_tcp_conn *c) {
     np_tcp_dirty(tcp, c);
     return;
   }
+  c->ecn &= (uint8_t)~NP_EB_ROOM_MEM;
   c->flags &= ~NP_TF_ROOM_SAID_NO;
   c->flags |= NP_TF_EV_WRITABLE;
   np_tcp_dirty(tcp, c);

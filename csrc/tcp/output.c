@@ -294,7 +294,15 @@ NP_INLINE bool timer_set(const struct np_tcp *tcp, const struct np_tcp_conn *c) 
 void np_tcp_output(struct np_tcp *tcp, struct np_tcp_conn *c) {
   bool owed = (c->flags & NP_TF_ACK_NOW) != 0;
   c->flags &= ~NP_TF_NO_BUF;
-  if (c->flags & NP_TF_ROOM_SAID_NO) np_tcp_wake_writer(tcp, c);
+  if (c->flags & NP_TF_ROOM_SAID_NO) {
+    /* What memory left is looked at again when an ACK came or the timer fired: at each turn the answer would be
+     * the same, and a session that does nothing with it would be called for ever. */
+    if (NP_UNLIKELY(c->ecn & NP_EB_ROOM_MEM)) {
+      c->flags |= NP_TF_NO_BUF;
+    } else {
+      np_tcp_wake_writer(tcp, c);
+    }
+  }
   if (c->state == NP_TCP_SYN_SENT || c->state == NP_TCP_SYN_RECEIVED) {
     if (c->flags & NP_TF_RTX_SYN) {
       if (np_tcp_send_syn(tcp, c)) c->flags &= ~NP_TF_RTX_SYN;

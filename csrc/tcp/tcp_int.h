@@ -98,6 +98,7 @@
 #define NP_ECN_CE_SEEN 0x10u /* for people: marks came, or were echoed, once at least */
 #define NP_ECN_ECE_SEEN 0x20u
 #define NP_EB_ONE_BY_ONE 0x40u /* no mark: a bit of text.c's in the same byte */
+#define NP_EB_ROOM_MEM 0x80u   /* nor this: memory made room's answer, and nothing changed since (autotune.c) */
 
 /* conn->cc_flags */
 #define NP_CCF_RATE 0x01u    /* delivery-rate samples are taken (rate.c), and each ACK is told */

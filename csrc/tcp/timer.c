@@ -213,6 +213,7 @@ static void on_ack_timer(void *ctx, struct np_timer *timer, uint64_t now_ns) {
   struct np_tcp_conn *c = NP_CONTAINER_OF(timer, struct np_tcp_conn, ack_timer);
   if (c->flags & NP_TF_NO_BUF) {
     c->flags &= ~NP_TF_NO_BUF;
+    c->ecn &= (uint8_t)~NP_EB_ROOM_MEM;
     np_tcp_dirty(tcp, c);
   }
   if (c->flags & NP_TF_WND_HELD) np_tcp_dirty(tcp, c);

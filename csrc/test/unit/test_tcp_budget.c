@@ -446,12 +446,119 @@ static void test_both_full(void **state) {
   }
 }
 
+/* ---- room ---- */
+
+/* Asks once, hands over what fits of its message in whole pieces, then waits to be told; what is less than all
+ * of it is nothing to one that wants to send it as a whole. */
+struct once {
+  struct np_session base;
+  struct np_pool *pool;
+  uint32_t left;  /* bytes of the message */
+  uint32_t piece;
+  bool whole;
+  uint32_t calls; /* of writable */
+};
+
+static void once_pump(struct once *o) {
+  struct np_stream *st = o->base.stream;
+  uint32_t room = o->left != 0 ? st->ops->room(st) : 0;
+  struct np_buf *head = NULL;
+  struct np_buf **end = &head;
+  if (o->whole && room < o->left) return;
+  while (room >= o->piece && o->left >= o->piece) {
+    struct np_buf *b = np_pool_get(o->pool);
+    if (b == NULL) break;
+    memset(np_buf_append(b, o->piece), 0, o->piece);
+    *end = b;
+    end = &b->next;
+    room -= o->piece;
+    o->left -= o->piece;
+  }
+  if (head != NULL) assert_int_equal(st->ops->send(st, head, 0), NP_ERR_OK);
+}
+
+static void once_data(struct np_session *s, struct np_buf *chain, uint32_t bytes) {
+  np_buf_put_chain(chain);
+  s->stream->ops->consumed(s->stream, bytes);
+}
+static void once_writable(struct np_session *s) {
+  struct once *o = NP_CONTAINER_OF(s, struct once, base);
+  o->calls++;
+  once_pump(o);
+}
+static void once_eof(struct np_session *s) { (void)s; }
+static void once_closed(struct np_session *s, enum np_err err) {
+  (void)err;
+  s->stream = NULL;
+}
+
+static const struct np_session_ops once_ops = {
+    .data = once_data, .writable = once_writable, .eof = once_eof, .closed = once_closed};
+
+/* b's session asked for room while memory, not its queue, made the answer: whatever it did with that, it hears when
+ * there is more, and not more often than anything can have changed. */
+static void room_of_memory(uint32_t piece, bool whole, uint32_t spare) {
+  struct tp_args args;
+  tp_args_default(&args);
+  args.bufs_of_1 = 1024;
+  struct tp *tp = tp_new(&args);
+  struct tp_sess *a;
+  struct tp_sess *b;
+  tp_establish(tp, &a, &b);
+  struct np_buf *taken = take(&tp->end[1], NP_TCP_MEM_PRESSURE);
+  for (uint32_t i = 0; i < spare; i++) {
+    struct np_buf *t = taken;
+    taken = t->next;
+    t->next = NULL;
+    np_buf_put(t);
+  }
+  if (spare == 0) { /* the least is all that each may have */
+    struct np_buf *more = take(&tp->end[1], NP_TCP_MEM_MAX);
+    np_tcp_last_piece(more)->next = taken;
+    taken = more;
+  }
+  struct np_stream *st = b->base.stream;
+  struct once o = {.base = {.ops = &once_ops, .stream = st}, .pool = &tp->end[1].pool, .left = piece * (40000 / piece), .piece = piece, .whole = whole};
+  uint32_t total = o.left;
+  b->base.stream = NULL;
+  st->session = &o.base;
+  once_pump(&o);
+  tp_run(tp, TP_S);
+  tp_healthy(tp);
+  assert_true(o.calls <= 600);
+  if (whole) {
+    assert_int_equal(o.left, total);
+    np_buf_put_chain(taken);
+    taken = NULL;
+    tp_run(tp, 20 * TP_MS);
+  }
+  assert_int_equal(o.left, 0);
+  assert_int_equal(a->received, total);
+  if (taken != NULL) np_buf_put_chain(taken);
+  uint32_t calls = o.calls;
+  tp_run(tp, TP_S); /* nobody waits any more: nobody is called */
+  assert_true(o.calls <= calls + 1);
+  tp_free(tp);
+}
+
+static void test_room_of_memory(void **state) {
+  (void)state;
+  static const uint32_t pieces[] = {1000, 1448, 1700};
+  for (uint32_t i = 0; i < NP_COUNT_OF(pieces); i++) {
+    for (uint32_t spare = 0; spare <= 8; spare += 4) {
+      room_of_memory(pieces[i], false, spare);
+      room_of_memory(pieces[i], true, spare);
+    }
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_marks),
       cmocka_unit_test(test_handed_counts),
       cmocka_unit_test(test_window_under_pressure),
       cmocka_unit_test(test_shed_takes_back_sack),
+      cmocka_unit_test(test_room_of_memory),
       cmocka_unit_test(test_new_connections),
       cmocka_unit_test(test_cookie_comes_late),
       cmocka_unit_test(test_both_full),
