@@ -118,3 +118,22 @@ func TestTidy(t *testing.T) {
 		}
 	}
 }
+
+// FuzzTexts: what operators and the system's files say makes a source, or an error.
+func FuzzTexts(f *testing.F) {
+	for _, s := range []string{"dns://198.18.0.1,[::1]:53/a.b:80?family=4&empty=keep", "srv:///_x._tcp.a?ttl_min=1s", "etcd://a:1,b:2/x%2Fy?tls=yes&ca=/c", "etcd://a:1?prefix=%00",
+		"consul://a:1/w%20x?tag=a&tag=b", "kubernetes:////w:http", "kubernetes://[::1]:6443/n/s?tls=no", "file:///x?every=1s", "198.18.0.1 api.test # x\n::1 localhost API.test."} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		s, err := Open(text, Options{})
+		if (s == nil) == (err == nil) {
+			t.Fatalf("%v, %v", s, err)
+		}
+		for _, a := range readHosts(strings.NewReader(text), "api.test") {
+			if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() {
+				t.Fatalf("address %v", a)
+			}
+		}
+	})
+}

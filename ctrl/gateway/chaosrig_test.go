@@ -376,6 +376,22 @@ func (l *chaosLoad) one(id, method string) error {
 	return nil
 }
 
+// await waits until n requests have ended since the last take.
+func (l *chaosLoad) await(t *testing.T, n int) {
+	t.Helper()
+	for end := time.Now().Add(recoverTime); ; time.Sleep(2 * time.Millisecond) {
+		l.mu.Lock()
+		got := l.n
+		l.mu.Unlock()
+		if got >= n {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%s: %d requests ended within %v", l.url, got, recoverTime)
+		}
+	}
+}
+
 // take returns the requests sent and those failed since the last call.
 func (l *chaosLoad) take() (n int, failed []result) {
 	l.mu.Lock()
