@@ -3,6 +3,7 @@ package forward
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -90,7 +91,8 @@ func (l *sharedLink) close(ctx context.Context) {
 
 // send sends a request by the transport.
 func (l *sharedLink) send(ctx context.Context, q *h1.Request) (*http.Response, error) {
-	r, err := l.request(ctx, q)
+	hints := &hints{pass: q.Informational}
+	r, err := l.request(ctx, q, hints)
 	if err != nil {
 		return nil, err
 	}
@@ -98,6 +100,7 @@ func (l *sharedLink) send(ctx context.Context, q *h1.Request) (*http.Response, e
 	l.inflight.Add(1)
 	l.requests.Add(1)
 	resp, err := l.roundTrip(r)
+	hints.end()
 	if err != nil {
 		l.done()
 		if cause := context.Cause(ctx); cause != nil {
@@ -107,6 +110,29 @@ func (l *sharedLink) send(ctx context.Context, q *h1.Request) (*http.Response, e
 	}
 	resp.Body = &sharedBody{ReadCloser: resp.Body, done: l.done}
 	return resp, nil
+}
+
+// hints passes on 1xx responses while RoundTrip runs. Transports tell of them on goroutines
+// of their own, and one may come when the request has been given up already.
+type hints struct {
+	mu   sync.Mutex
+	over bool
+	pass func(status int, header http.Header) error // nil: nowhere
+}
+
+func (h *hints) got(code int, header textproto.MIMEHeader) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.over || code == http.StatusContinue {
+		return nil
+	}
+	return h.pass(code, http.Header(header))
+}
+
+func (h *hints) end() {
+	h.mu.Lock()
+	h.over = true
+	h.mu.Unlock()
 }
 
 func (l *sharedLink) done() {
@@ -128,7 +154,7 @@ func (b *sharedBody) Close() error {
 }
 
 // request makes what the transports of HTTP/2 and 3 take.
-func (l *sharedLink) request(ctx context.Context, q *h1.Request) (*http.Request, error) {
+func (l *sharedLink) request(ctx context.Context, q *h1.Request, h *hints) (*http.Request, error) {
 	if q.Upgrade != "" {
 		return nil, &h1.RequestError{Detail: "an upgrade, which is for HTTP/1.1, towards an endpoint that speaks " + l.name}
 	}
@@ -157,13 +183,8 @@ func (l *sharedLink) request(ctx context.Context, q *h1.Request) (*http.Request,
 	if _, ok := r.Header["User-Agent"]; !ok {
 		r.Header["User-Agent"] = []string{""} // else the transport names itself
 	}
-	if f := q.Informational; f != nil {
-		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
-			if code == http.StatusContinue {
-				return nil
-			}
-			return f(code, http.Header(h))
-		}})
+	if h.pass != nil {
+		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: h.got})
 	}
 	return r.WithContext(ctx), nil
 }
@@ -187,6 +208,9 @@ func setTarget(u *url.URL, target string) error {
 		t.RawPath, t.RawQuery, t.ForceQuery = path, query, has && query == ""
 	}
 	u.Path, u.RawPath, u.RawQuery, u.ForceQuery = t.Path, t.RawPath, t.RawQuery, t.ForceQuery
+	if u.RequestURI() != target { // it would be escaped otherwise than it is; net/url's own writing never is
+		return fmt.Errorf("target %q, expected all but unreserved and sub-delims of its path to be escaped", target)
+	}
 	return nil
 }
 
