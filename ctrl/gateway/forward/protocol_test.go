@@ -181,6 +181,7 @@ func TestProtocols(t *testing.T) {
 func TestProtocolFailures(t *testing.T) {
 	for _, kind := range kinds {
 		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
 			stall := make(chan struct{})
 			addr, change := backendOf(t, kind, func(w http.ResponseWriter, r *http.Request) {
 				switch r.URL.Path {

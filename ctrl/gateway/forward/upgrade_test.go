@@ -45,6 +45,7 @@ func webSockets(t *testing.T) http.HandlerFunc {
 func TestWebSocket(t *testing.T) {
 	for _, kind := range []string{"http1", "http1 over TLS", "auto to http1", "unix"} {
 		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
 			addr, change := backendOf(t, kind, webSockets(t))
 			c := cluster(t, func(u *upstream.Config, cc *Config) {
 				change(u, cc)
@@ -265,6 +266,7 @@ func TestConnectRefused(t *testing.T) {
 func TestGRPCStreams(t *testing.T) {
 	for _, kind := range []string{"h2c", "h2", "auto to h2", "h3"} {
 		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
 			addr, change := backendOf(t, kind, func(w http.ResponseWriter, r *http.Request) {
 				w.Header().Set("Content-Type", "application/grpc")
 				w.Header().Set("Trailer", "Grpc-Status")
