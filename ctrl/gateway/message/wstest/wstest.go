@@ -3,7 +3,6 @@ package wstest
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -14,8 +13,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	_ "github.com/np-appliance/np/ctrl/gateway/server/xconnect" // extended CONNECT in net/http
 )
 
 // Conn is a client of WebSocket that can do what it must not.
@@ -228,47 +225,6 @@ func Open1(address, path string) func(*testing.T) *Conn {
 		return w
 	}
 }
-
-// Open2 opens a WebSocket over HTTP/2 without TLS, by an extended CONNECT (RFC 8441).
-func Open2(address, path string) func(*testing.T) *Conn {
-	return func(t *testing.T) *Conn {
-		t.Helper()
-		var p http.Protocols
-		p.SetUnencryptedHTTP2(true)
-		tr := &http.Transport{Protocols: &p, DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, network, address)
-		}}
-		t.Cleanup(tr.CloseIdleConnections)
-		pr, pw := io.Pipe()
-		r, err := http.NewRequestWithContext(t.Context(), http.MethodConnect, "http://gateway.test"+path, pr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.Header[":protocol"] = []string{"websocket"}
-		r.Header.Set("Sec-Websocket-Version", "13")
-		resp, err := tr.RoundTrip(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if resp.StatusCode != 200 {
-			t.Fatalf("%d, %v", resp.StatusCode, resp.Header)
-		}
-		c := &tunnel{in: resp.Body, out: pw}
-		t.Cleanup(func() { _ = c.Close() })
-		return &Conn{c, bufio.NewReader(resp.Body)}
-	}
-}
-
-// tunnel is a stream of HTTP/2 as a connection.
-type tunnel struct {
-	net.Conn // nil: nothing else is used
-	in       io.ReadCloser
-	out      *io.PipeWriter
-}
-
-func (c *tunnel) Read(p []byte) (int, error)  { return c.in.Read(p) }
-func (c *tunnel) Write(p []byte) (int, error) { return c.out.Write(p) }
-func (c *tunnel) Close() error                { return errors.Join(c.out.Close(), c.in.Close()) }
 
 // Run runs the cases against a server that sends messages back and takes none over Max.
 // Short ones are sent a byte at a time too. only names some; none: all.
