@@ -34,6 +34,7 @@ packages=(
   haproxy
   wrk
   nghttp2-client
+  ngtcp2-client      # HTTP/3 (gtlsclient), against the gateway
   slowhttptest       # slow clients, against the gateway
   shellcheck         # lint of scripts
   nmap               # these five: other people's tools against npd in e2e
