@@ -84,25 +84,35 @@ uint32_t np_tcp_mem_send_bytes(const struct np_tcp *tcp, const struct np_tcp_con
 
 /* ---- receiving ---- */
 
-/* At the maximum: what is left above the floor is for all, one each in any case, so that those who keep what they
- * have can't take the last from those who give back what they get. */
-static uint32_t part_of_rest(const struct np_tcp *tcp) {
-  return np_max_u32(less(tcp->env.pool->free_count, tcp->mem.floor[NP_TCP_MEM_HARD]) / active(tcp), 1);
+/* Payload that a buffer of c's holds: one segment, or where segments are larger than buffers a piece of one. */
+static uint32_t buffer_bytes(const struct np_tcp *tcp, const struct np_tcp_conn *c) {
+  return np_min_u32(np_max_u32(c->rcv_mss, c->mss), np_tcp_piece_max(tcp));
 }
 
-static uint32_t receive_quota(const struct np_tcp *tcp) {
-  if (!np_tcp_mem_below(tcp, NP_TCP_MEM_MAX)) return np_tcp_mem_share(tcp);
-  return np_min_u32(part_of_rest(tcp), np_tcp_mem_least(tcp));
+static uint32_t segment_bufs(const struct np_tcp *tcp, uint32_t mss) { return 1 + (np_max_u32(mss, 1) - 1) / np_tcp_piece_max(tcp); }
+
+/* At the maximum: what is left above the floor is for all, one segment each in any case, so that those who keep
+ * what they have can't take the last from those who give back what they get. */
+static uint32_t part_of_rest(const struct np_tcp *tcp, uint32_t mss) {
+  uint32_t rest = less(tcp->env.pool->free_count, tcp->mem.floor[NP_TCP_MEM_HARD]) / active(tcp);
+  return np_max_u32(rest, segment_bufs(tcp, mss));
 }
 
-static uint64_t receive_bytes(const struct np_tcp_conn *c, uint32_t quota) {
-  return (uint64_t)less(quota, np_tcp_handed(c) + c->rcvq_segs) * np_max_u32(c->rcv_mss, c->mss);
+/* A window of less than a segment is none: it is one segment's buffers at least. */
+static uint32_t receive_quota(const struct np_tcp *tcp, uint32_t mss) {
+  uint32_t least = np_max_u32(np_tcp_mem_least(tcp), segment_bufs(tcp, mss));
+  if (!np_tcp_mem_below(tcp, NP_TCP_MEM_MAX)) return np_max_u32(np_tcp_mem_share(tcp), least);
+  return np_min_u32(part_of_rest(tcp, mss), least);
+}
+
+static uint64_t receive_bytes(const struct np_tcp *tcp, const struct np_tcp_conn *c, uint32_t quota) {
+  return (uint64_t)less(quota, np_tcp_handed(c) + c->rcvq_segs) * buffer_bytes(tcp, c);
 }
 
 uint32_t np_tcp_mem_window(const struct np_tcp *tcp, const struct np_tcp_conn *c) {
   if (NP_LIKELY(!np_tcp_mem_below(tcp, NP_TCP_MEM_PRESSURE))) return UINT32_MAX;
   if (np_tcp_mem_below(tcp, NP_TCP_MEM_HARD)) return 0;
-  uint64_t bytes = receive_bytes(c, receive_quota(tcp));
+  uint64_t bytes = receive_bytes(tcp, c, receive_quota(tcp, c->mss));
   if (bytes == 0) return 0;
   /* Scaled, it is rounded down, and what is less than a segment is none to a sender that avoids silly windows. */
   return (uint32_t)np_min_u64(bytes + (1u << c->rcv_wscale) - 1, UINT32_MAX);
@@ -111,14 +121,15 @@ uint32_t np_tcp_mem_window(const struct np_tcp *tcp, const struct np_tcp_conn *c
 uint32_t np_tcp_mem_syn_window(const struct np_tcp *tcp, uint32_t mss) {
   uint32_t most = np_min_u32(np_tcp_rcv_start(tcp), UINT16_MAX);
   if (NP_LIKELY(!np_tcp_mem_below(tcp, NP_TCP_MEM_PRESSURE))) return most;
-  return (uint32_t)np_min_u64((uint64_t)receive_quota(tcp) * np_max_u32(mss, NP_TCP_MSS_V4), most);
+  uint32_t bytes = np_min_u32(np_max_u32(mss, NP_TCP_MSS_V4), np_tcp_piece_max(tcp));
+  return (uint32_t)np_min_u64((uint64_t)receive_quota(tcp, mss) * bytes, most);
 }
 
 /* What was promised in better times is taken as far as there is room for it. */
 uint32_t np_tcp_mem_takes(const struct np_tcp *tcp, const struct np_tcp_conn *c) {
   if (NP_LIKELY(!np_tcp_mem_below(tcp, NP_TCP_MEM_MAX))) return UINT32_MAX;
   if (np_tcp_mem_below(tcp, NP_TCP_MEM_HARD)) return 0;
-  return (uint32_t)np_min_u64(receive_bytes(c, part_of_rest(tcp)), UINT32_MAX);
+  return (uint32_t)np_min_u64(receive_bytes(tcp, c, part_of_rest(tcp, c->mss)), UINT32_MAX);
 }
 
 void np_tcp_mem_hand(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t segs) {

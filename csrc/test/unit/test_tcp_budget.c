@@ -552,6 +552,65 @@ static void test_room_of_memory(void **state) {
   }
 }
 
+/* ---- jumbo segments ---- */
+
+#define JUMBOS 8u
+
+static struct tp *jumbo_pair(struct tp_args *args) {
+  tp_args_default(args);
+  args->bufs_of_1 = 1024;
+  args->config[1].autotune = false;
+  args->config[1].rcv_buf_bytes = 1u << 20;
+  struct tp *tp = tp_new(args);
+  tp->mtu = 9000;
+  tp->caps = NP_PORT_SG;
+  tp_listen(tp, 1, TP_PORT);
+  return tp;
+}
+
+/* A segment of 8,948 bytes lies in six buffers: a share is so many buffers, not segments. */
+static void test_jumbo_shares(void **state) {
+  (void)state;
+  struct tp_args args;
+  struct tp *tp = jumbo_pair(&args);
+  struct np_tcp *tcp = tp->end[1].tcp;
+  struct np_buf *taken = take(&tp->end[1], NP_TCP_MEM_PRESSURE);
+  struct tp_sess *a[JUMBOS];
+  struct tp_sess *b[JUMBOS];
+  tp->end[1].accept_as.hold = true;
+  for (uint32_t i = 0; i < JUMBOS; i++) {
+    a[i] = tp_connect(tp, 0, TP_PORT, NULL);
+    tp_run(tp, 10 * TP_MS);
+    b[i] = tp->end[1].last;
+    assert_int_equal(tp_conn(a[i])->mss, 8948);
+  }
+  uint32_t share = np_tcp_mem_share(tcp);
+  for (uint32_t i = 0; i < JUMBOS; i++) tp_write(a[i], 1u << 20);
+  tp_run(tp, 20 * TP_S);
+  tp_healthy(tp);
+  for (uint32_t i = 0; i < JUMBOS; i++) assert_in_range(np_tcp_handed(tp_conn(b[i])), share / 2, share + 40); /* the SYN's 64 KiB stay offered */
+  assert_true(tcp->mem.handed <= tcp->mem.pressure + 40 * JUMBOS);
+  np_buf_put_chain(taken);
+  tp_free(tp);
+}
+
+/* However short buffers are, a jumbo segment fits: it must not wait for a window that holds one. */
+static void test_jumbo_least(void **state) {
+  (void)state;
+  struct tp_args args;
+  struct tp *tp = jumbo_pair(&args);
+  struct tp_sess *a = tp_connect(tp, 0, TP_PORT, NULL);
+  tp_run(tp, 10 * TP_MS);
+  struct tp_sess *b = tp->end[1].last;
+  struct np_buf *taken = take(&tp->end[1], NP_TCP_MEM_MAX);
+  tp_write(a, 3u << 20);
+  tp_run(tp, 2 * TP_S);
+  assert_int_equal(b->received, 3u << 20);
+  assert_int_equal(b->wrong, 0);
+  np_buf_put_chain(taken);
+  tp_free(tp);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_marks),
@@ -559,6 +618,8 @@ int main(void) {
       cmocka_unit_test(test_window_under_pressure),
       cmocka_unit_test(test_shed_takes_back_sack),
       cmocka_unit_test(test_room_of_memory),
+      cmocka_unit_test(test_jumbo_shares),
+      cmocka_unit_test(test_jumbo_least),
       cmocka_unit_test(test_new_connections),
       cmocka_unit_test(test_cookie_comes_late),
       cmocka_unit_test(test_both_full),
