@@ -22,8 +22,9 @@ type framer struct {
 	size     int64 // of the chunk whose line is being read
 	trailer  [trailerName]byte
 
-	heads   uint64 // that went on
-	skipped bool   // an empty line before the head that is awaited
+	heads   uint64       // that went on
+	headed  func(uint64) // told the sum of each one's request line; nil: nobody is
+	skipped bool         // an empty line before the head that is awaited
 	h       head
 }
 
@@ -114,6 +115,9 @@ func (f *framer) begin() {
 	}
 	// A request that asks for another protocol and has a body as well: what follows the
 	// body is judged as HTTP. Such requests exist (h2c by curl), such tunnels do not.
+	if f.headed != nil {
+		f.headed(h.sum)
+	}
 	*h, f.skipped = head{}, false
 	f.heads++
 }

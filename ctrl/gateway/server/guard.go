@@ -47,6 +47,7 @@ type guard struct {
 	torn     atomic.Bool // a body's reading failed: where the next head begins nobody knows
 
 	mu       sync.Mutex
+	sums     []uint64      // of the request lines that went on and were not served
 	deadline time.Time     // for reads
 	wake     chan struct{} // of a Read that waits for the end of a request; nil: none does
 	closed   bool
@@ -69,11 +70,32 @@ const (
 func newGuard(c *Conn, inner net.Conn, early []byte) *guard {
 	l := &c.server.c.Limits
 	g := &guard{conn: c, inner: inner, framer: framer{maxHead: l.HeadBytes, maxFields: l.Fields, maxURI: l.URIBytes}}
+	g.headed = g.noteHead
 	if len(early) > 0 {
 		g.buf = early
 		g.judge()
 	}
 	return g
+}
+
+// noteHead remembers a head that goes on.
+func (g *guard) noteHead(sum uint64) {
+	g.mu.Lock()
+	g.sums = append(g.sums, sum) // bound: heads in this guard's and net/http's buffers
+	g.mu.Unlock()
+}
+
+// agrees says whether a request is the next of those whose heads went on. It always is,
+// unless net/http and the framer have parted, and bytes of a body were taken for a head.
+func (g *guard) agrees(r *http.Request) bool {
+	sum := addSum(addSum(addSum(addSum(addSum(sumBasis, r.Method), " "), r.RequestURI), " "), r.Proto)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.sums) == 0 || g.sums[0] != sum {
+		return false
+	}
+	g.sums = append(g.sums[:0], g.sums[1:]...)
+	return true
 }
 
 // Read implements net.Conn.

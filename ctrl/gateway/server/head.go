@@ -12,8 +12,9 @@ type head struct {
 	searched int // bytes in which a line's end was looked for
 	lines    int // lines that were judged
 
-	version   byte // '0' or '1': HTTP/1.x
-	connect   bool // CONNECT
+	sum       uint64 // of the request line
+	version   byte   // '0' or '1': HTTP/1.x
+	connect   bool   // CONNECT
 	authority []byte
 	hosts     int
 	hasLength bool
@@ -97,6 +98,7 @@ func (h *head) request(line []byte, f *framer) fault {
 		return bad("version other than HTTP/1.1 and HTTP/1.0")
 	}
 	h.version = rest[len(rest)-1]
+	h.sum = addSum(sumBasis, line)
 	h.connect = string(method) == "CONNECT"
 	target := rest[:sp]
 	if len(target) > f.maxURI {
@@ -262,6 +264,17 @@ func (h *head) whole() fault {
 	}
 	return fault{}
 }
+
+// addSum is FNV-1a, with which what net/http took for a request line is compared with what
+// the framer did.
+func addSum[T string | []byte](sum uint64, b T) uint64 {
+	for i := range len(b) {
+		sum = (sum ^ uint64(b[i])) * 1099511628211
+	}
+	return sum
+}
+
+const sumBasis = 14695981039346656037
 
 // hostFault judges the authority of a target or a Host: a name or an address, and a port
 // (RFC 9110 §7.2). User information is not for requests.

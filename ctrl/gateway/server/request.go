@@ -19,6 +19,14 @@ func (s *Server) serveH1(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, g.refused, g.line)
 		return
 	}
+	if !g.agrees(r) {
+		s.parted.Add(1)
+		s.c.Log.Error("request and framing have parted", "listener", s.c.Name, "client", c.Client.String())
+		g.torn.Store(true)
+		w.Header().Set("Connection", "close")
+		s.refuse(w, r, bad("request inside a body"), "")
+		return
+	}
 	r.TLS = c.TLS
 	if r.Body != http.NoBody {
 		b := &watchedBody{ReadCloser: r.Body, g: g, w: w}
