@@ -1,5 +1,7 @@
 package server
 
+//lint:file-ignore SA1019 net/http's own engine takes no connection of ours, and no scheduler
+
 import (
 	"bufio"
 	"bytes"

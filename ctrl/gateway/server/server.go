@@ -24,8 +24,8 @@ type Server struct {
 	c   Config
 	tls *tls.Config // with the protocols of TCP's listeners; nil: none
 	h1  *http.Server
-	h2  *http2.Server
-	h3  *h3 // nil: no TLS
+	h2  *http2.Server //lint:ignore SA1019 see h2.go
+	h3  *h3           // nil: no TLS
 
 	began                          time.Time
 	clock                          atomic.Int64 // milliseconds since began

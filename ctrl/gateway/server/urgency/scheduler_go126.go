@@ -2,6 +2,8 @@
 
 package urgency
 
+//lint:file-ignore SA1019 net/http's own engine takes no connection of ours, and no scheduler
+
 import (
 	_ "unsafe" // go:linkname
 
