@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -102,6 +103,7 @@ func logged(t *testing.T, path string, n int) (out []map[string]any) {
 			}
 			out = append(out, m)
 		}
+		slices.SortFunc(out, func(a, b map[string]any) int { return strings.Compare(a["time"].(string), b["time"].(string)) })
 		return out
 	}
 }
