@@ -38,13 +38,7 @@ func (g *Gateway) Pools() []forward.PoolStats {
 	out := []forward.PoolStats{}
 	for _, c := range g.clusters() {
 		out = append(out, c.fwd.Pools()...)
-		if c.npro == nil {
-			continue
-		}
-		stats := c.npro.Pools()
-		for _, address := range slices.Sorted(maps.Keys(stats)) {
-			out = append(out, forward.PoolStats{Upstream: c.name, Endpoint: address, Protocol: "npro", Pool: stats[address]})
-		}
+		out = append(out, c.nproPools(false)...)
 	}
 	return out
 }
@@ -55,6 +49,18 @@ func (g *Gateway) AllPools() []forward.PoolStats {
 	out := []forward.PoolStats{}
 	for _, c := range g.clusters() {
 		out = append(append(out, c.fwd.Pools()...), c.fwd.Gone()...)
+		out = append(out, c.nproPools(true)...)
+	}
+	return out
+}
+
+// nproPools are the connections to endpoints that speak NPRO.
+func (c *cluster) nproPools(gone bool) (out []forward.PoolStats) {
+	if c.npro == nil {
+		return nil
+	}
+	for _, p := range c.npro.Pools(gone) {
+		out = append(out, forward.PoolStats{Upstream: c.name, Endpoint: p.Endpoint, Protocol: "npro", Conns: int64(p.Pool.Open), InFlight: p.InFlight, Opened: p.Pool.Opened(), Requests: p.Requests})
 	}
 	return out
 }

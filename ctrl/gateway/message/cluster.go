@@ -1,10 +1,13 @@
 package message
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/np-appliance/np/ctrl/client"
@@ -43,14 +46,16 @@ type Cluster struct {
 	ends   map[*upstream.Endpoint]*end
 	closed bool
 	pruned time.Time
+	gone   PoolStats // of ends that were pruned: what they had counted
 	wg     sync.WaitGroup
 }
 
 // end is the connections to one endpoint. The pool lends each to the end, which lets many
 // requests share it.
 type end struct {
-	pool *pool.Pool[*client.Client]
-	per  int
+	pool     *pool.Pool[*client.Client]
+	per      int
+	requests atomic.Uint64
 
 	mu     sync.Mutex
 	shared []*carrier
@@ -136,6 +141,9 @@ func (c *Cluster) prune(now time.Time) {
 	for e, x := range c.ends {
 		if !c.cfg.Upstream.Has(e) {
 			delete(c.ends, e)
+			last := x.stats("")
+			c.gone.Requests += last.Requests
+			c.gone.Pool.Add(&last.Pool)
 			c.wg.Go(func() { _ = x.pool.Close(context.Background()) }) // requests in flight end first
 		}
 	}
@@ -175,19 +183,43 @@ func (c *Cluster) SetPool(cfg pool.Config) error {
 	return errors.Join(errs...)
 }
 
-// Pools returns the state of the endpoints' connections, by address.
-func (c *Cluster) Pools() map[string]pool.Stats {
+// PoolStats is the connections to one endpoint, each of which carries many requests.
+type PoolStats struct {
+	Endpoint string // "": of endpoints that are gone, together
+	Pool     pool.Stats
+	InFlight int64  // requests and streams
+	Requests uint64 // begun
+}
+
+// Pools returns the state of the endpoints' connections, by address; gone: what was counted
+// for endpoints that left the list too.
+func (c *Cluster) Pools(gone bool) []PoolStats {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	out := make(map[string]pool.Stats, len(c.ends))
+	var out []PoolStats
 	for e, x := range c.ends {
-		out[e.Address()] = x.pool.Stats()
+		out = append(out, x.stats(e.Address()))
+	}
+	slices.SortFunc(out, func(a, b PoolStats) int { return cmp.Compare(a.Endpoint, b.Endpoint) })
+	if gone && c.gone.Requests > 0 {
+		out = append(out, c.gone)
 	}
 	return out
 }
 
+func (x *end) stats(address string) PoolStats {
+	s := PoolStats{Endpoint: address, Pool: x.pool.Stats(), Requests: x.requests.Load()}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, k := range x.shared {
+		s.InFlight += int64(k.users)
+	}
+	return s
+}
+
 // acquire finds a connection with room, or borrows one.
 func (x *end) acquire(ctx context.Context) (*carrier, error) {
+	x.requests.Add(1)
 	if k := x.share(); k != nil {
 		return k, nil
 	}
