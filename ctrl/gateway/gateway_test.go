@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/np-appliance/np/ctrl/config"
+	"github.com/np-appliance/np/ctrl/gateway/server/servertest"
 )
 
 // load makes a configuration of a text that has a listener "web".
@@ -57,26 +58,11 @@ func rigDial(t *testing.T, c *config.Config, dial func(ctx context.Context, via,
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(context.Background(), l) }()
+	addr, _ := servertest.Start(t, s, 5*time.Second)
 	tr := &http.Transport{}
-	r.url, r.client = "http://"+l.Addr().String(), &http.Client{Transport: tr, Timeout: 10 * time.Second,
+	t.Cleanup(tr.CloseIdleConnections) // before the server's end
+	r.url, r.client = "http://"+addr, &http.Client{Transport: tr, Timeout: 10 * time.Second,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	t.Cleanup(func() {
-		tr.CloseIdleConnections()
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		if err := s.Shutdown(ctx); err != nil {
-			t.Error(err)
-		}
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
 	return r
 }
 

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/np-appliance/np/ctrl/config"
+	"github.com/np-appliance/np/ctrl/gateway/server/servertest"
 )
 
 // selfSigned makes a certificate for names.
@@ -68,20 +69,8 @@ func secureRig(t *testing.T, cert tls.Certificate, listener, text string) (g *Ga
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(ctx, l) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	return g, l.Addr().String(), apply
+	addr, _ = servertest.Start(t, s, 0)
+	return g, addr, apply
 }
 
 func clientFor(t *testing.T, addr, sni string, pool *x509.CertPool, h2 bool) *http.Client {

@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/np-appliance/np/ctrl/config"
+	"github.com/np-appliance/np/ctrl/gateway/server/servertest"
 	"github.com/np-appliance/np/ctrl/secure"
 )
 
@@ -214,21 +215,8 @@ func serveTLS(t *testing.T, g *Gateway, c *config.Config, dir string, ca []byte)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(context.Background(), l) }()
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		_ = s.Shutdown(ctx)
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	return "https://" + l.Addr().String()
+	addr, _ := servertest.Start(t, s, 0)
+	return "https://" + addr
 }
 
 // TestMTLS: a client's certificate, verified by the listener, is who asks.

@@ -3,7 +3,6 @@ package gateway
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -24,6 +23,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 
 	"github.com/np-appliance/np/ctrl/gateway/hostile"
+	"github.com/np-appliance/np/ctrl/gateway/server/servertest"
 	"github.com/np-appliance/np/ctrl/gateway/target"
 )
 
@@ -266,21 +266,9 @@ func newSmuggler(t *testing.T, backend string) *smuggler {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(context.Background(), l) }()
+	addr, stop := servertest.Start(t, s, 10*time.Second)
 	end := sync.OnceValue(func() map[string]loggedLine {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		if err := s.Shutdown(ctx); err != nil {
-			t.Error(err)
-		}
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
+		stop()
 		g.Close()
 		b, err := os.ReadFile(file)
 		if err != nil {
@@ -300,7 +288,7 @@ func newSmuggler(t *testing.T, backend string) *smuggler {
 		return served
 	})
 	t.Cleanup(func() { end() })
-	return &smuggler{t, l.Addr().String(), end}
+	return &smuggler{t, addr, end}
 }
 
 // send sends bytes on a connection of its own, in pieces, and waits until it ends or

@@ -25,6 +25,7 @@ import (
 
 	"github.com/np-appliance/np/ctrl/config"
 	"github.com/np-appliance/np/ctrl/gateway"
+	"github.com/np-appliance/np/ctrl/gateway/server/servertest"
 )
 
 // policyGateway serves policy.toml with parts of its text replaced.
@@ -52,23 +53,8 @@ func policyGateway(t *testing.T, replace ...string) (url string, g *gateway.Gate
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(context.Background(), l) }()
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		if err := s.Shutdown(ctx); err != nil {
-			t.Error(err)
-		}
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	return "http://" + l.Addr().String(), g
+	addr, _ := servertest.Start(t, s, 5*time.Second)
+	return "http://" + addr, g
 }
 
 // echo answers with what an upstream is told of who asks.

@@ -38,6 +38,7 @@ import (
 	"github.com/np-appliance/np/ctrl/dispatch"
 	"github.com/np-appliance/np/ctrl/gateway"
 	"github.com/np-appliance/np/ctrl/gateway/message/bhttp"
+	"github.com/np-appliance/np/ctrl/gateway/server/servertest"
 	"github.com/np-appliance/np/ctrl/handshake"
 	"github.com/np-appliance/np/ctrl/npro"
 )
@@ -70,19 +71,8 @@ func start(t *testing.T, file string, endpoints map[string]string, replace ...st
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(context.Background(), l) }()
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		_ = s.Shutdown(ctx) // WebSockets that a test left open
-		<-done
-	})
-	return "http://" + l.Addr().String(), g
+	addr, _ := servertest.Start(t, s, 0) // WebSockets that a test left open
+	return "http://" + addr, g
 }
 
 func askFor(t *testing.T, method, url, body string, fields ...string) (*http.Response, string) {
