@@ -2,6 +2,7 @@ package config
 
 import (
 	"reflect"
+	"strings"
 	"testing"
 )
 
@@ -66,6 +67,11 @@ upstream = "users"
 		return c
 	}
 	a, b := load(base), load(changed)
+	for _, c := range Changes(a, load(base+"[[certificate]]\ncert_file = \"a\"\nkey_file = \"b\"\n")) {
+		if !c.Restart || !strings.HasPrefix(c.Key, "certificate") {
+			t.Errorf("the first certificate: %+v", c)
+		}
+	}
 	if got := Changes(a, a); got != nil {
 		t.Errorf("nothing changed: %v", got)
 	}
