@@ -182,20 +182,21 @@ static bool inside(struct np_buf *b, const struct np_tcp_block *k) {
 }
 
 /* True when all of the block below the highest SACKed segment was taken in before: what it
- * tells is above, as with a block that grows while loss is light. */
+ * tells is above, as with a block that grows, however many holes lie below. */
 static bool grew(const struct np_tcp_conn *c, const struct np_tcp_block *k) {
   np_seq hint = np_txseg(c->sack_hint)->seq;
-  if (np_seq_ge(k->start, hint)) return true;
+  struct np_buf *first = np_tcp_seg_at(c, c->rack.run_first);
+  if (np_seq_ge(k->start, first != NULL ? np_txseg(first)->seq : hint)) return true;
   for (uint32_t i = 0; i < NP_COUNT_OF(c->seen); i++) {
     if (np_seq_eq(c->seen[i].start, k->start) && np_seq_gt(c->seen[i].end, hint)) return true;
   }
   return false;
 }
 
-/* Below the highest SACKed: retransmissions that arrived, the oldest first, which is where they are
+/* Return: whether all of the block was looked at. Below the highest SACKed: retransmissions that arrived, the oldest first, which is where they are
  * found soonest; then from the head, where runs of SACKed segments are one step, so that what is
  * left to walk over is what is missing. */
-static void sack_block(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tcp_block *k, uint32_t *budget) {
+static bool sack_block(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tcp_block *k, uint32_t *budget) {
   struct np_buf *b = c->sndq_head;
   if (c->sack_hint != NULL) {
     if (grew(c, k)) {
@@ -210,7 +211,7 @@ static void sack_block(struct np_tcp *tcp, struct np_tcp_conn *c, const struct n
     }
   }
   for (; b != NULL && b != c->sndq_next && np_seq_lt(np_txseg(b)->seq, k->end); b = np_txnext(b)) { /* bound: budget */
-    if (*budget == 0) return;
+    if (*budget == 0) return false;
     (*budget)--;
     if (np_txseg(b)->flags & NP_TXS_SACKED) {
       b = np_tcp_sack_run_end(c, b, budget);
@@ -218,6 +219,7 @@ static void sack_block(struct np_tcp *tcp, struct np_tcp_conn *c, const struct n
       mark_sacked(tcp, c, b);
     }
   }
+  return true;
 }
 
 /* RFC 2883 §4: the first block, when it lies below the acknowledgment or within the second. One
@@ -243,20 +245,20 @@ static void dsack_in(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_
   }
 }
 
-/* A block is advice: when the walk is used up, the rest is not looked at. */
+/* A block is advice: when the walk is used up, the rest is not looked at, and counts as not seen. */
 void np_tcp_sack_in(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tcp_opts *opts, np_seq ack) {
   uint32_t budget = NP_TCP_SACK_WALK;
+  struct np_tcp_block seen[NP_COUNT_OF(c->seen)] = {0};
+  uint32_t n = 0;
   bool dsack = is_dsack(c, opts, ack);
   if (dsack) dsack_in(tcp, c, &opts->sack[0]);
   for (uint32_t i = dsack ? 1 : 0; i < opts->sack_count; i++) {
     const struct np_tcp_block *k = &opts->sack[i];
     if (!np_seq_lt(k->start, k->end) || np_seq_gt(k->end, c->snd_nxt)) continue;
     if (np_seq_lt(k->start, ack)) continue; /* old, or a lie: what it holds would be acknowledged */
-    if (was_seen(c, k)) continue;
-    sack_block(tcp, c, k, &budget);
+    if ((was_seen(c, k) || sack_block(tcp, c, k, &budget)) && n < NP_COUNT_OF(seen)) seen[n++] = *k;
   }
-  uint32_t n = np_min_u32(opts->sack_count, NP_COUNT_OF(c->seen));
-  if (budget != 0) memcpy(c->seen, opts->sack, n * sizeof c->seen[0]);
+  memcpy(c->seen, seen, sizeof seen);
 }
 
 /* Receiving side: what we report. */

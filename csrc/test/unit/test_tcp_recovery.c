@@ -175,6 +175,34 @@ static void test_many_in_flight(void **state) {
   tp_free(w.tp);
 }
 
+/* Slow start overflows the queue of a long, fast path: every other segment of thousands is lost, and each ACK reports
+ * three of the runs between. What was SACKed is known all the time, so that what was lost goes out again and nothing else. */
+static void test_queue_overflow(void **state) {
+  (void)state;
+  struct tp_args args;
+  tp_args_default(&args);
+  args.bufs = 65536;
+  for (uint32_t i = 0; i < 2; i++) {
+    args.config[i].snd_buf_bytes = args.config[i].rcv_buf_bytes = 32u << 20;
+    args.config[i].ooo_runs_max = 4096;
+  }
+  struct wire w = {.tp = tp_new(&args)};
+  w.tp->delay_ns = 50 * TP_MS;
+  w.tp->rate_bytes_per_s = 125000000;
+  w.tp->queue_bytes = 1u << 20;
+  tp_establish(w.tp, &w.a, &w.b);
+  w.c = tp_conn(w.a);
+  tp_write(w.a, 50000000);
+  tp_run(w.tp, 3 * TP_S);
+  assert_int_equal(w.b->received, 50000000);
+  assert_true(w.tp->queue_losses > 1000);
+  assert_int_equal(count(&w, NP_C_TCP_RETRANS), w.tp->queue_losses);
+  assert_int_equal(tp_drops(w.tp, 1, NP_DROP_TCP_DUP), 0);
+  assert_int_equal(count(&w, NP_C_TCP_RTO), 0);
+  check(&w);
+  tp_free(w.tp);
+}
+
 /* Whatever blocks and acknowledgments a peer makes up: the counts stay right, and cwnd a segment or more. */
 static void test_sack_chaos(void **state) {
   (void)state;
@@ -297,7 +325,7 @@ int main(void) {
       cmocka_unit_test(test_reordering_only), cmocka_unit_test(test_many_in_flight),
       cmocka_unit_test(test_sack_chaos),      cmocka_unit_test(test_info),
       cmocka_unit_test(test_longer_path),     cmocka_unit_test(test_user_timeout_own),
-      cmocka_unit_test(test_user_timeout_exact),
+      cmocka_unit_test(test_user_timeout_exact), cmocka_unit_test(test_queue_overflow),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
