@@ -282,6 +282,9 @@ func TestSeenGRPC(t *testing.T) {
 		}
 	}
 	lines := logged(t, file, 2)
+	if len(lines) == 2 && lines[0]["grpc_status"] == 5.0 { // the client may be told before the line is written
+		lines[0], lines[1] = lines[1], lines[0]
+	}
 	if len(lines) != 2 || lines[0]["grpc_status"] != 0.0 || lines[1]["grpc_status"] != 5.0 || lines[1]["status"] != 200.0 || lines[0]["path"] != "/grpc.health.v1.Health/Check" || lines[0]["protocol"] != "h2" {
 		t.Errorf("%v", lines)
 	}

@@ -68,7 +68,8 @@ func (c *Conn) Names(host string) bool {
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
 	}
-	if n := c.TLS.ServerName; n == "" || equalFold([]byte(host), n) {
+	if n := c.TLS.ServerName; n == "" || host == "" || // HTTP/1.0 may say neither
+		equalFold([]byte(host), n) {
 		return true
 	}
 	if last := c.named.Load(); last != nil && *last == host {

@@ -27,12 +27,12 @@ func contextOf(r *http.Request, c *Conn) context.Context {
 func TestNames(t *testing.T) {
 	one, pool := certificate(t, "one.test", "*.one.test")
 	two, _ := certificate(t, "two.test")
-	verdicts := make(chan [4]bool, 4)
+	verdicts := make(chan [5]bool, 4)
 	r := newRig(t, Config{
 		TLS: &tls.Config{Certificates: []tls.Certificate{two, one}},
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			c := From(r.Context())
-			verdicts <- [4]bool{c.Names("one.test"), c.Names("ONE.test:443"), c.Names("sub.one.test:8443"), c.Names("two.test")}
+			verdicts <- [5]bool{c.Names("one.test"), c.Names("ONE.test:443"), c.Names("sub.one.test:8443"), c.Names("two.test"), c.Names("")}
 		}),
 	})
 	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: "one.test", ClientSessionCache: tls.NewLRUClientSessionCache(1)}}
@@ -41,7 +41,7 @@ func TestNames(t *testing.T) {
 		if resp.TLS.DidResume != resumed {
 			t.Errorf("resumed: %v", resp.TLS.DidResume)
 		}
-		if got := <-verdicts; got != [4]bool{true, true, true, false} {
+		if got := <-verdicts; got != [5]bool{true, true, true, false, true} {
 			t.Errorf("%v", got)
 		}
 		tr.CloseIdleConnections()
