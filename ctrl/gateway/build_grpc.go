@@ -39,6 +39,14 @@ func (b *builder) grpc(at string, r *config.HTTPRoute) []stage {
 		return nil
 	}
 	if o.Reflect != nil && !b.g.dry {
+		key := r.Name + "\x00" + r.Upstream
+		if old := b.old.reflected[key]; old != nil {
+			_ = gw.Adopt(old) // other services than before: it begins without
+		}
+		if b.next.reflected == nil {
+			b.next.reflected = map[string]*grpcgw.Gateway{}
+		}
+		b.next.reflected[key] = gw
 		gw.Start()
 	}
 	b.next.closers = append(b.next.closers, gw.Close)

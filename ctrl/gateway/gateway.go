@@ -14,6 +14,7 @@ import (
 	"github.com/np-appliance/np/ctrl/config"
 	"github.com/np-appliance/np/ctrl/dispatch"
 	"github.com/np-appliance/np/ctrl/gateway/exchange"
+	"github.com/np-appliance/np/ctrl/gateway/grpcgw"
 	"github.com/np-appliance/np/ctrl/gateway/meter"
 	"github.com/np-appliance/np/ctrl/gateway/route"
 	"github.com/np-appliance/np/ctrl/gateway/server"
@@ -52,18 +53,19 @@ type Gateway struct {
 // generation is one configuration, compiled. It does not change once it is in force, but
 // for what its parts count.
 type generation struct {
-	cfg      *config.Config
-	clusters map[string]*cluster
-	specs    map[string][]upstream.Spec // static lists of endpoints, by upstream
-	table    *route.Table
-	routes   []action                  // of each rule of the table
-	opcodes  map[string]dispatch.Entry // of routes for NPRO requests
-	pass     *passing                  // connections that are passed on unopened
-	anyHost  map[string]bool           // listeners where a certificate need not be for the host
-	closers  []closer
-	watch    watch
-	policy   policies
-	flight   flight
+	cfg       *config.Config
+	clusters  map[string]*cluster
+	specs     map[string][]upstream.Spec // static lists of endpoints, by upstream
+	table     *route.Table
+	routes    []action                   // of each rule of the table
+	opcodes   map[string]dispatch.Entry  // of routes for NPRO requests
+	reflected map[string]*grpcgw.Gateway // by route and upstream: those whose descriptors come by reflection
+	pass      *passing                   // connections that are passed on unopened
+	anyHost   map[string]bool            // listeners where a certificate need not be for the host
+	closers   []closer
+	watch     watch
+	policy    policies
+	flight    flight
 }
 
 // action is what becomes of a route's requests.

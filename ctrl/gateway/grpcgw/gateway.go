@@ -127,14 +127,30 @@ func (g *Gateway) Load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	return g.use(s)
+}
+
+// use puts descriptors in force.
+func (g *Gateway) use(s *Schema) error {
 	b := &bound{schema: s, root: &node{}}
 	if g.opts.JSON {
+		var err error
 		if b, err = g.compile(s); err != nil {
 			return err
 		}
 	}
 	g.bound.p.Store(b)
 	return nil
+}
+
+// Adopt takes over the descriptors that another gateway got by reflection, so that one
+// which takes its place needs not begin without any. Run asks for them anew all the same.
+func (g *Gateway) Adopt(old *Gateway) error {
+	have := old.bound.p.Load()
+	if have == nil || g.opts.Reflect == nil || g.opts.Schema != nil || old.opts.Schema != nil {
+		return nil
+	}
+	return g.use(have.schema)
 }
 
 // Pauses between attempts to get descriptors.

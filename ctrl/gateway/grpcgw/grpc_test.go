@@ -300,6 +300,33 @@ func TestReflection(t *testing.T) {
 	}
 }
 
+// TestAdopt: what takes a gateway's place has its descriptors from the first request on.
+func TestAdopt(t *testing.T) {
+	r := newRig(t, func(o *Options, r *rig) { o.Schema, o.Reflect = nil, to{r.backend, &http.Client{Transport: h2c()}} })
+	if err := r.gateway.Load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	next, err := New(Options{JSON: true, Reflect: to{"127.0.0.1:1", http.DefaultClient}, Services: []string{"np.shop.v1.Shop"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.Close(t.Context())
+	if next.Ready() {
+		t.Error("ready without descriptors")
+	}
+	if err := next.Adopt(r.gateway); err != nil || !next.Ready() {
+		t.Errorf("%v", err)
+	}
+	other, err := New(Options{JSON: true, Reflect: to{"127.0.0.1:1", http.DefaultClient}, Services: []string{"np.other"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close(t.Context())
+	if err := other.Adopt(r.gateway); err == nil || other.Ready() {
+		t.Errorf("adopted descriptors without its service: %v", err)
+	}
+}
+
 // to sends requests to one address.
 type to struct {
 	address string
