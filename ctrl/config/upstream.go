@@ -63,7 +63,7 @@ type UpstreamHealth struct {
 
 // UpstreamOutlier is [upstream.outlier].
 type UpstreamOutlier struct {
-	ConsecutiveFailures int           `key:"consecutive_failures" default:"0" min:"0" max:"10000" doc:"failed requests in a row after which an endpoint is left out; 0 off"`
+	ConsecutiveFailures int           `key:"consecutive_failures" default:"5" min:"0" max:"10000" doc:"failed requests in a row after which an endpoint is left out; 0 off"`
 	Compare             bool          `key:"compare" default:"false" doc:"also those that fail much more than the others"`
 	Interval            time.Duration `key:"interval" default:"10s" min:"10ms" max:"1h" doc:"between looks"`
 	EjectTime           time.Duration `key:"eject_time" default:"30s" min:"10ms" max:"24h" doc:"left out for so long, longer each time"`
@@ -84,7 +84,7 @@ type UpstreamBreaker struct {
 
 // UpstreamRetry is [upstream.retry].
 type UpstreamRetry struct {
-	Attempts        int           `key:"attempts" default:"1" min:"1" max:"100" doc:"tries in all; a request of which nothing was sent, or that is safe to repeat, is tried at another endpoint"`
+	Attempts        int           `key:"attempts" default:"2" min:"1" max:"100" doc:"tries in all; a request of which nothing was sent, or that is safe to repeat, is tried at another endpoint"`
 	Statuses        []int         `key:"statuses" default:"" min:"400" max:"599" doc:"answers that count as failed and are repeated, such as [502, 503]"`
 	Backoff         string        `key:"backoff" default:"exponential" oneof:"exponential|fixed|none" doc:"between tries; exponential waits a random part of it"`
 	Base            time.Duration `key:"base" default:"25ms" max:"1m" doc:"the first wait"`

@@ -30,8 +30,8 @@ func TestUpstreamErrors(t *testing.T) {
 		{"status", "health.status_min = 300\n", `upstream.health.status_max: 299, expected at least status_min, 300`},
 		{"waiting", "limits.waiting = 5\n", `np.toml:4:1: upstream.limits.waiting: nothing waits without limits.in_flight`},
 		{"pool", "pool.min = 5\npool.max = 4\n", `np.toml:4:1: upstream.pool.min: 5, expected at most max, 4`},
-		{"statuses", "retry.statuses = [503]\n", `np.toml:4:1: upstream.retry.statuses: nothing is repeated with attempts = 1`},
-		{"unsafe", "retry.unsafe = true\n", `np.toml:4:1: upstream.retry.unsafe: nothing is repeated with attempts = 1`},
+		{"statuses", "retry.attempts = 1\nretry.statuses = [503]\n", `np.toml:5:1: upstream.retry.statuses: nothing is repeated with attempts = 1`},
+		{"unsafe", "retry.attempts = 1\nretry.unsafe = true\n", `np.toml:5:1: upstream.retry.unsafe: nothing is repeated with attempts = 1`},
 	} {
 		t.Run(one.name, func(t *testing.T) {
 			text := "[[upstream]]\nname = \"u\"\nendpoints = [\"198.18.0.10:8080\"]\n" + one.text
