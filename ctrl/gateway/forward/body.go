@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net/http"
@@ -29,8 +30,8 @@ type inBody struct {
 	eof     bool
 }
 
-func newInBody(r *http.Request, w http.ResponseWriter) *inBody {
-	b := &inBody{src: r.Body, w: w}
+func newInBody(src io.Reader, w http.ResponseWriter) *inBody {
+	b := &inBody{src: src, w: w}
 	b.idle.L = &b.mu
 	return b
 }
@@ -108,6 +109,33 @@ func (b *inBody) untouched() bool {
 	return !b.touched && !b.over
 }
 
+// probe finds out whether there is a body where nothing says so: a GET over HTTP/3 has one
+// of unknown length, which mostly has no byte, and must not become chunks towards an
+// endpoint. It returns what is to be read, nil if there is nothing.
+func (f *flight) probe() (io.Reader, error) {
+	r := f.r
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodDelete, http.MethodTrace:
+	default:
+		return r.Body, nil
+	}
+	if r.ContentLength >= 0 || f.out.Continue || r.ProtoMajor < 2 { // HTTP/1.1 says so by chunked
+		return r.Body, nil
+	}
+	var first [1]byte
+	for { // bound: the body
+		n, err := r.Body.Read(first[:])
+		switch {
+		case n > 0:
+			return io.MultiReader(bytes.NewReader(first[:]), r.Body), nil
+		case err == io.EOF:
+			return nil, nil
+		case err != nil:
+			return nil, &clientError{err}
+		}
+	}
+}
+
 // takeBody decides how the request's body is sent: read now, if it is short and of known
 // length, or streamed.
 func (f *flight) takeBody() error {
@@ -127,8 +155,12 @@ func (f *flight) takeBody() error {
 		q.Content = content
 		return nil
 	}
+	src, err := f.probe()
+	if err != nil || src == nil {
+		return err
+	}
 	q.Upgrade = "" // its body comes first, and what follows it isn't known yet
-	f.body = newInBody(r, f.w)
+	f.body = newInBody(src, f.w)
 	q.Body, q.Length, q.Trailer, q.Abort = f.body, r.ContentLength, r.Trailer, f.body.end
 	if len(r.Trailer) > 0 {
 		q.Length = -1

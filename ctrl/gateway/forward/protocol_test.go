@@ -177,6 +177,46 @@ func TestProtocols(t *testing.T) {
 	}
 }
 
+// TestAnyToAny: each protocol in, each out; requests without a body stay so.
+func TestAnyToAny(t *testing.T) {
+	for _, in := range []string{"http1", "h2c", "h3"} {
+		for _, out := range []string{"http1", "h2c", "h3"} {
+			t.Run(in+" to "+out, func(t *testing.T) {
+				addr, change := backendOf(t, out, func(w http.ResponseWriter, r *http.Request) {
+					w.Header().Set("Trailer", "Sum")
+					w.Header().Set("Seen", fmt.Sprint(r.Method, " ", len(r.TransferEncoding), r.Header.Get("Content-Length")))
+					b, _ := io.ReadAll(r.Body)
+					w.Write(b)
+					http.NewResponseController(w).Flush()
+					w.Header().Set("Sum", fmt.Sprint(len(b)))
+				})
+				front, config := backendOf(t, in, enter(handler(t, Options{Targets: []Target{{Cluster: cluster(t, change, addr)}}}), nil).ServeHTTP)
+				cl := cluster(t, config, front) // a client for each protocol
+				for _, one := range []struct{ method, body, seen string }{{"GET", "", "GET 0"}, {"DELETE", "", "DELETE 0"}, {"GET", "odd", ""}, {"POST", "hello", ""}, {"PUT", strings.Repeat("x", 100_000), ""}} {
+					for _, chunked := range []bool{false, true} {
+						var body io.Reader
+						if one.body != "" {
+							if body = strings.NewReader(one.body); chunked {
+								body = io.MultiReader(body)
+							}
+						}
+						r := request(t, one.method, "http://a/", body, "Te", "trailers")
+						resp, err := cl.Do(r)
+						if err != nil {
+							t.Fatal(err)
+						}
+						b, err := io.ReadAll(resp.Body)
+						resp.Body.Close()
+						if err != nil || string(b) != one.body || one.seen != "" && resp.Header.Get("Seen") != one.seen || resp.Trailer.Get("Sum") != fmt.Sprint(len(one.body)) {
+							t.Errorf("%s %.10q chunked %v: %d %.30q %q, trailer %v, %v", one.method, one.body, chunked, resp.StatusCode, b, resp.Header.Get("Seen"), resp.Trailer, err)
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
 // TestProtocolFailures: each way of speaking tells the same of the same failure.
 func TestProtocolFailures(t *testing.T) {
 	for _, kind := range kinds {

@@ -161,7 +161,7 @@ func (f *flight) openTunnel(resp *http.Response) (*side, error) {
 	if err := rc.Flush(); err != nil {
 		return nil, err
 	}
-	body := newInBody(f.r, f.w)
+	body := newInBody(f.r.Body, f.w)
 	return &side{
 		Reader: body, Writer: &flusher{f.w, rc},
 		closeWrite: func() error { return errors.ErrUnsupported }, // it ends with the handler
