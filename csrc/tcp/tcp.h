@@ -89,7 +89,7 @@ struct np_tcp_config {
   uint32_t reset_per_s;           /* resets to segments of no connection, drawn likewise; default 10,000; 0: no limit */
   uint32_t conns_per_source;      /* open ones accepted from one address (IPv6: /64); 0: no limit (default) */
   uint32_t min_snd_mss;           /* a peer that asks for less gets so much; default 216 */
-  uint32_t ooo_runs_max;          /* pieces of out-of-order data with holes between them, per connection; default 128 */
+  uint32_t ooo_runs_max;          /* pieces of out-of-order data with holes between them, per connection, more where each is a segment on the average; default 128 */
   uint32_t mem_pressure_pct;      /* of the pool held, from which buffers are short (mem.c); default 50 */
   uint32_t mem_max_pct;           /* at least that, below 100; default 75 */
   uint32_t timewait_ms;           /* default 60,000 */

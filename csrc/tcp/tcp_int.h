@@ -145,14 +145,17 @@ _Static_assert(sizeof(struct np_tcp_txseg) <= sizeof(((struct np_buf *)0)->priv)
 #define NP_TXS_APP_LIMITED 0x40u /* sent while the session had no more to send */
 #define NP_TXS_WITH 0x80u /* left last in one packet with the piece before it */
 
+#define NP_TCP_OOO_SKIPS 2u
 /* A piece of out-of-order data. Pieces that touch form a run, linked by
- * np_buf.next; its first piece knows where it ends and where the next run is. */
+ * np_buf.next; its first piece knows where it ends and where the next run is.
+ * Runs are a skip list: one in 16 is in its second level, one in 256 in its third, the first in all (ooo.c). */
 struct np_tcp_rxseg {
   np_seq seq;            /* all of this in a run's first piece only */
   np_seq run_end;
   uint32_t run_segs;
   struct np_buf *run_tail;
   struct np_buf *run_next;
+  struct np_buf *skip[NP_TCP_OOO_SKIPS]; /* the next run of a level; NULL: none, or not in it */
 };
 _Static_assert(sizeof(struct np_tcp_rxseg) <= sizeof(((struct np_buf *)0)->priv), "fits a buffer's private line");
 

@@ -85,13 +85,25 @@ NP_INLINE const char *np_inv_ooo(const struct np_tcp_conn *c) {
   uint32_t segs = 0;
   uint32_t bytes = 0;
   np_seq last = c->rcv_nxt;
+  struct np_buf *skip[NP_TCP_OOO_SKIPS] = {NULL};
+  if (c->ooo_head != NULL) memcpy(skip, np_rxseg(c->ooo_head)->skip, sizeof skip);
   for (struct np_buf *r = c->ooo_head; r != NULL; r = np_rxseg(r)->run_next) {
+    for (uint32_t l = 0; l < NP_TCP_OOO_SKIPS; l++) {
+      if (r == skip[l]) {
+        skip[l] = np_rxseg(r)->skip[l];
+      } else if (r != c->ooo_head && np_rxseg(r)->skip[l] != NULL) {
+        return "out-of-order run has a next one in a level that it is not in";
+      }
+    }
     if (!np_seq_lt(last, np_rxseg(r)->seq)) return "out-of-order runs touch or overlap";
     last = np_rxseg(r)->run_end;
     if (!np_seq_lt(np_rxseg(r)->seq, last)) return "empty out-of-order run";
     if (np_buf_chain_len(r) != (uint32_t)np_seq_diff(last, np_rxseg(r)->seq)) return "out-of-order run's length is wrong";
     segs += np_rxseg(r)->run_segs;
     bytes += np_buf_chain_len(r);
+  }
+  for (uint32_t l = 0; l < NP_TCP_OOO_SKIPS; l++) {
+    if (skip[l] != NULL) return "a level of the out-of-order runs leads out of them";
   }
   if (c->ooo_head != NULL && np_seq_gt(last, c->rcv_adv)) return "out-of-order data beyond the window offered";
   if (segs != c->ooo_segs || bytes != c->ooo_bytes) return "count of out-of-order data is wrong";

@@ -1,4 +1,5 @@
 /* What peers may do to us, and what we run out of: windows, floods, bombs, pools. */
+#include "test/sim/invariants.h"
 #include "test/unit/cmocka_np.h"
 #include "test/unit/tcp_pair.h"
 
@@ -299,6 +300,60 @@ static void test_ooo_bounded(void **state) {
   assert_int_equal(tp->end[1].pool.free_count, free_before - 128);
   assert_int_equal(tp_drops(tp, 1, NP_DROP_TCP_OOO_LIMIT), 20000 - 128);
   tp_free(tp);
+}
+
+/* Thousands of runs: pieces of the whole window in any order, some twice, some over several runs, now and then a few
+ * shed. The levels of the list stay whole (invariants.h), and in the end all is there. */
+static void test_ooo_thousands(void **state) {
+  (void)state;
+  for (uint64_t seed = 1; seed <= 6; seed++) {
+    struct tp_args args;
+    tp_args_default(&args);
+    args.bufs = 16384;
+    args.config[1].autotune = false;
+    args.config[1].rcv_buf_bytes = 1u << 20;
+    args.config[1].ooo_segs_max = 8192;
+    args.config[1].ooo_runs_max = 8192;
+    struct tp *tp = tp_new(&args);
+    struct np_rng rng;
+    np_rng_init(&rng, seed);
+    struct tp_sess *a;
+    struct tp_sess *b;
+    tp_establish(tp, &a, &b);
+    struct tp_seg s = tp_peer_seg(b, NP_TCP_ACK);
+    tp->cut = true;
+    uint32_t base = s.seq;
+    uint32_t most = 0;
+    uint32_t slot;
+    const uint32_t cell = 16;
+    const uint32_t cells = 3900; /* within the SYN's window */
+    for (uint32_t n = 0; n < 6000; n++) {
+      uint32_t at = 1 + np_rng_below(&rng, cells - 1);
+      uint32_t wide = np_rng_below(&rng, 1000) == 0 ? 1 + np_rng_below(&rng, 80) : 1;
+      s.seq = base + at * cell + np_rng_below(&rng, 2);
+      s.len = np_min_u32(wide * cell, (cells - at) * cell) - 4;
+      tp_inject(tp, 1, &s, NULL);
+      tp_flush(tp);
+      struct np_tcp_conn *c = tp_conn(b);
+      most = np_max_u32(most, c->ooo_runs);
+      if (n % 1500 == 1499) np_tcp_ooo_shed(tp->end[1].tcp, c, c->ooo_segs - c->ooo_segs / 8);
+      if (n % 50 == 0 || n % 1500 == 1499) {
+        const char *wrong = np_inv_tcp(tp->end[1].tcp, &slot);
+        if (wrong != NULL) fail_msg("seed %u piece %u: %s", (unsigned)seed, n, wrong);
+      }
+    }
+    assert_true(most > 1000);
+    for (uint32_t at = 0; at < cells; at += 64) { /* now in order, over all of it */
+      s.seq = base + at * cell;
+      s.len = np_min_u32(64, cells - at) * cell;
+      tp_inject(tp, 1, &s, NULL);
+      tp_flush(tp);
+    }
+    assert_int_equal(b->received, cells * cell);
+    assert_int_equal(tp_conn(b)->ooo_runs + tp_conn(b)->ooo_segs + tp_conn(b)->ooo_bytes, 0);
+    b->mode = TP_ECHO; /* the bytes were zeros, not the pattern */
+    tp_free(tp);
+  }
 }
 
 /* Random overlapping pieces in random order make exactly the stream. */
@@ -766,6 +821,7 @@ int main(void) {
       cmocka_unit_test(test_window_waits_for_pool), cmocka_unit_test(test_silent_zero_window), cmocka_unit_test(test_window_overrun),
       cmocka_unit_test(test_writable),          cmocka_unit_test(test_echo_backpressure),
       cmocka_unit_test(test_small_writes_join), cmocka_unit_test(test_byte_by_byte),
+      cmocka_unit_test(test_ooo_thousands),
       cmocka_unit_test(test_ooo_bounded),       cmocka_unit_test(test_ooo_overlaps),
       cmocka_unit_test(test_sack_blocks),       cmocka_unit_test(test_sack_recovery),
       cmocka_unit_test(test_sack_lies),         cmocka_unit_test(test_syn_flood),
