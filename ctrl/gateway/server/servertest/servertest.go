@@ -1,4 +1,3 @@
-// Package servertest starts servers of the gateway for tests.
 package servertest
 
 import (
