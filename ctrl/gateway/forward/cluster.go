@@ -76,8 +76,7 @@ type Config struct {
 	ProxyProtocol int
 
 	Pool   pool.Config // of each endpoint's HTTP/1.1 connections; zero: DefaultPool
-	Limits h1.Limits
-	// MaxStreams bounds the bytes of a response's head for HTTP/2 and 3 as Limits.HeadBytes does.
+	Limits h1.Limits   // HeadBytes and ContinueTimeout hold for HTTP/2 and 3 too
 }
 
 // DefaultPool is how connections to an endpoint are kept where nothing else is said.
