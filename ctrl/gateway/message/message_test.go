@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -249,6 +250,34 @@ func TestNorthStream(t *testing.T) {
 	if s := c.Pools(false); len(s) != 1 || s[0].InFlight != 0 {
 		t.Errorf("%+v", s)
 	}
+}
+
+// TestNorthStreamLost: an upstream that goes ends the request, though its client still has
+// something to say and its writer knows no deadlines.
+func TestNorthStreamLost(t *testing.T) {
+	b := newBackend(t)
+	n, err := NewNorth(NorthOptions{Cluster: newCluster(t, nil, b), Opcode: "TALK", Stream: StreamBytes})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, out := io.Pipe()
+	w := httptest.NewRecorder()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer func() {
+			if p := recover(); p != nil && p != http.ErrAbortHandler { // its answer may have begun
+				panic(p)
+			}
+		}()
+		n.ServeHTTP(w, httptest.NewRequest("POST", "/", in))
+	}()
+	if _, err := io.WriteString(out, "x"); err != nil { // it is open, and read
+		t.Fatal(err)
+	}
+	b.Drop()
+	<-done
+	_ = out.Close()
 }
 
 func TestNorthEvents(t *testing.T) {

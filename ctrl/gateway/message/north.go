@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/np-appliance/np/ctrl/client"
 	"github.com/np-appliance/np/ctrl/gateway/exchange"
@@ -269,12 +270,16 @@ func (n *North) stream(w http.ResponseWriter, r *http.Request, x *exchange.Excha
 	err = n.download(w, r, st)
 	st.Close(err) // ends upload's writes
 	var up error
+	grace := time.NewTimer(uploadGrace)
+	defer grace.Stop()
 	select {
 	case up = <-sent:
-	default: // it may be reading, and nobody wants the rest
-		_ = http.NewResponseController(w).SetReadDeadline(aLongTimeAgo)
+	case <-grace.C: // it reads what the client has not sent yet, and nobody wants
+		bound := http.NewResponseController(w).SetReadDeadline(aLongTimeAgo)
 		_ = r.Body.Close()
-		up = <-sent
+		if !errors.Is(bound, http.ErrNotSupported) {
+			up = <-sent
+		} // else the request is NPRO's, whose streams end for their readers when the handler returns
 	}
 	var began *brokenAnswer
 	switch {
@@ -288,6 +293,11 @@ func (n *North) stream(w http.ResponseWriter, r *http.Request, x *exchange.Excha
 		n.failed(w, r, &client.Response{}, err)
 	}
 }
+
+// uploadGrace is how long a request's body may take to end after its answer did. Only then
+// is reading ended by a deadline: net/http takes one that passes once a body has ended for
+// the end of the connection, and cancels the requests that follow on it.
+const uploadGrace = 250 * time.Millisecond
 
 // upload sends the request's body.
 func (n *North) upload(st *Stream, r *http.Request) error {
