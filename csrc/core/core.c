@@ -8,6 +8,7 @@
 #include "wire/hdr.h"
 
 _Static_assert(sizeof(struct np_path) <= NP_TCP_PATH_BYTES, "TCP keeps room for the network layer's path");
+_Static_assert(offsetof(struct np_path, flow_label) == offsetof(struct np_tcp_path, flow_label), "TCP sets the flow label of a path");
 _Static_assert(_Alignof(struct np_path) <= 8, "np_tcp_path is aligned to 8");
 _Static_assert(sizeof(struct np_counters) % 8 == 0, "counters are whole words");
 

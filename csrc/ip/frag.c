@@ -19,14 +19,16 @@ static void put_ip4(struct np_buf *b, const struct np_addr *src, const struct np
 }
 
 static void put_ip6(struct np_buf *b, const struct np_addr *src, const struct np_addr *dst, uint8_t proto, uint8_t tos, uint8_t hops,
-                    uint32_t id, uint32_t off, bool more) {
+                    uint32_t id, uint32_t off, bool more, uint32_t label) {
   uint8_t *p = np_buf_push(b, NP_IP6_FRAGMENT_BYTES);
   p[0] = proto;
   p[1] = 0;
   np_store_be16(p + 2, (uint16_t)(off | (more ? 1u : 0u)));
   np_store_be32(p + 4, id);
   uint32_t len = b->len;
-  np_wire_put_ip6(np_buf_push(b, NP_IP6_BYTES), src, dst, NP_IP6_FRAGMENT, tos, hops, (uint16_t)len);
+  p = np_buf_push(b, NP_IP6_BYTES);
+  np_wire_put_ip6(p, src, dst, NP_IP6_FRAGMENT, tos, hops, (uint16_t)len);
+  np_store_be32(p, np_load_be32(p) | label);
 }
 
 enum np_err np_frag_send(struct np_ip *ip, const struct np_frag_to *to, struct np_buf *buf, const struct np_addr *src,
@@ -57,7 +59,7 @@ enum np_err np_frag_send(struct np_ip *ip, const struct np_frag_to *to, struct n
     if (v4) {
       put_ip4(b, src, dst, proto, tos, hops, id, off, more);
     } else {
-      put_ip6(b, src, dst, proto, tos, hops, id, off, more);
+      put_ip6(b, src, dst, proto, tos, hops, id, off, more, to->path != NULL ? to->path->flow_label : 0);
     }
     ++*np_ip_counter(ip, NP_C_IP_FRAGS_TX);
     if (to->mac != NULL) {

@@ -138,6 +138,7 @@ struct np_path {
   uint8_t link[18]; /* Ethernet header, VLAN tag included */
   uint8_t hops;     /* of IPv6, as a router told; 0: the configured or usual one */
   uint32_t neigh;   /* index, to keep the neighbor fresh */
+  uint32_t flow_label; /* of IPv6, 20 bits (RFC 6437 §3): whoever keeps the path sets it; 0: none */
 };
 
 /* The port that np_ip_output would use for path now; -1: it has to look for one. */

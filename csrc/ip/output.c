@@ -23,7 +23,7 @@ static void transmit(struct np_ip *ip, uint16_t port, struct np_buf *buf) {
 }
 
 static void push_ip(struct np_ip *ip, struct np_buf *buf, const struct np_addr *src, const struct np_addr *dst, uint8_t proto,
-                    uint8_t tos, uint8_t hops, bool v4) {
+                    uint8_t tos, uint8_t hops, bool v4, uint32_t label) {
   uint32_t len = packet_bytes(buf);
   if (v4) {
     uint8_t *p = np_buf_push(buf, NP_IP4_BYTES);
@@ -33,8 +33,11 @@ static void push_ip(struct np_ip *ip, struct np_buf *buf, const struct np_addr *
   } else {
     uint8_t *p = np_buf_push(buf, NP_IP6_BYTES);
     np_wire_put_ip6(p, src, dst, proto, tos, hops, (uint16_t)len);
+    np_store_be32(p, np_load_be32(p) | label);
   }
 }
+
+NP_INLINE uint32_t label_of(const struct np_path *path) { return path != NULL ? path->flow_label : 0; }
 
 void np_ip_send_frame(struct np_ip *ip, const struct np_iface *ifc, struct np_buf *buf, const struct np_mac *dst, uint16_t type) {
   uint8_t eth[NP_ETH_BYTES + NP_VLAN_BYTES];
@@ -69,7 +72,7 @@ void np_ip_send_to(struct np_ip *ip, const struct np_iface *ifc, struct np_buf *
   }
   if (NP_UNLIKELY(buf->next != NULL)) buf = few_pieces(ip, buf);
   if (NP_UNLIKELY(buf == NULL)) return;
-  push_ip(ip, buf, src, dst, proto, tos, hops, v4);
+  push_ip(ip, buf, src, dst, proto, tos, hops, v4, 0);
   np_ip_send_frame(ip, ifc, buf, mac, v4 ? NP_ETHERTYPE_IP4 : NP_ETHERTYPE_IP6);
 }
 
@@ -206,7 +209,7 @@ NP_INLINE enum np_err pushed(struct np_ip *ip, struct np_buf *buf, const struct 
 
 enum np_err np_ip_output(struct np_ip *ip, struct np_buf *buf, const struct np_addr *src, const struct np_addr *dst,
                          uint8_t proto, uint8_t tos, struct np_path *path, uint64_t now_ns) {
-  push_ip(ip, buf, src, dst, proto, tos, ip->ttl, np_addr_is_v4(dst));
+  push_ip(ip, buf, src, dst, proto, tos, ip->ttl, np_addr_is_v4(dst), label_of(path));
   return pushed(ip, buf, src, dst, path, now_ns);
 }
 
@@ -238,7 +241,7 @@ enum np_err np_ip_output_datagram(struct np_ip *ip, struct np_buf *buf, const st
   }
   if (NP_UNLIKELY(buf->next != NULL)) buf = few_pieces(ip, buf);
   if (NP_UNLIKELY(buf == NULL)) return NP_ERR_NOBUF;
-  push_ip(ip, buf, src, dst, proto, tos, ip->ttl, v4);
+  push_ip(ip, buf, src, dst, proto, tos, ip->ttl, v4, label_of(path));
   if (v4) allow_fragments(ip, np_buf_data(buf), dst);
   return pushed(ip, buf, src, dst, path, now_ns);
 }

@@ -158,6 +158,7 @@ struct np_tcp_conn *np_tcp_conn_new(struct np_tcp *tcp, const struct np_flow *fl
   uint64_t secret = np_tcp_flow_secret(tcp, flow);
   c->iss = np_tcp_isn(tcp, secret);
   c->ts_offset = np_tcp_ts_offset(secret);
+  c->path.flow_label = np_tcp_flow_label(tcp, flow);
   c->cc_id = tcp->config.congestion_control;
   c->pacing = tcp->config.pacing;
   c->rto_us = NP_TCP_RTO_FIRST_US;

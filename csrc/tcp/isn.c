@@ -1,5 +1,5 @@
 /* What is derived from the secret and the flow: initial sequence numbers,
- * timestamp offsets and the start of the port search. */
+ * timestamp offsets, flow labels and the start of the port search. */
 #include "tcp/tcp_int.h"
 
 /* Told apart by a byte, so that one key serves both. */
@@ -21,6 +21,14 @@ np_seq np_tcp_isn(const struct np_tcp *tcp, uint64_t flow_secret) {
 }
 
 uint32_t np_tcp_ts_offset(uint64_t flow_secret) { return (uint32_t)(flow_secret >> 32); }
+
+/* RFC 6437 §3: one label for all packets of a flow, which nobody outside can tell beforehand; never 0, which means
+ * none. What is sent for no connection, or before there is one, has the same. IPv4 has none. */
+uint32_t np_tcp_flow_label(const struct np_tcp *tcp, const struct np_flow *flow) {
+  if (np_addr_is_v4(&flow->remote)) return 0;
+  uint32_t label = (uint32_t)keyed(tcp, flow, 3) & 0xfffffu;
+  return label != 0 ? label : 1;
+}
 
 /* RFC 6056 §3.3.3: the offset of algorithm 3 leaves the local port out. */
 uint32_t np_tcp_port_offset(const struct np_tcp *tcp, const struct np_flow *flow) {

@@ -310,7 +310,7 @@ static void emit_raw(struct np_tcp *tcp, const struct np_flow *flow, struct hdr 
     sum = np_cksum_add(sum, opts, n);
   }
   put_header(p, h, sum);
-  struct np_tcp_path path = {{0}};
+  struct np_tcp_path path = {.flow_label = np_tcp_flow_label(tcp, flow)};
   np_tcp_count(tcp, NP_C_TCP_SEGS_TX);
   tcp->env.output(tcp->env.ctx, b, flow, 0, &path, tcp->now_ns);
 }

@@ -27,7 +27,8 @@ struct np_tcp_conn;
  * struct np_path fits. TCP never looks inside. */
 #define NP_TCP_PATH_BYTES 40u
 struct np_tcp_path {
-  _Alignas(8) uint8_t opaque[NP_TCP_PATH_BYTES];
+  _Alignas(8) uint8_t opaque[NP_TCP_PATH_BYTES - 4];
+  uint32_t flow_label; /* but for this, which TCP sets once (np_path.flow_label) */
 };
 
 /* What became of a segment that belongs to no connection here. */

@@ -911,6 +911,7 @@ void np_tcp_agree(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tcp
 uint64_t np_tcp_flow_secret(const struct np_tcp *tcp, const struct np_flow *flow);
 np_seq np_tcp_isn(const struct np_tcp *tcp, uint64_t flow_secret);
 uint32_t np_tcp_ts_offset(uint64_t flow_secret);
+uint32_t np_tcp_flow_label(const struct np_tcp *tcp, const struct np_flow *flow);
 uint32_t np_tcp_port_offset(const struct np_tcp *tcp, const struct np_flow *flow);
 enum np_drop np_tcp_cookie_send(struct np_tcp *tcp, const struct np_tcp_seg *seg);
 /* How far behind the segment that brings a cookie of ours back seg is: 0 is that one, to 65,535 one that

@@ -43,7 +43,7 @@ NP_INLINE void np_wire_put_ip4(uint8_t *p, const struct np_addr *src, const stru
   np_wire_put_ip4_ttl(p, src, dst, proto, tos, NP_IP_TTL, id, total_len);
 }
 
-/* IPv6 header, flow label 0. payload_len: bytes behind it. */
+/* IPv6 header, flow label 0: a caller with one adds it. payload_len: bytes behind it. */
 NP_INLINE void np_wire_put_ip6(uint8_t *p, const struct np_addr *src, const struct np_addr *dst, uint8_t next, uint8_t tos,
                                uint8_t hops, uint16_t payload_len) {
   np_store_be32(p, UINT32_C(6) << 28 | (uint32_t)tos << 20);

@@ -1,4 +1,5 @@
 /* The network layer apart from its neighbor table. */
+#include "ip/internal.h"
 #include "test/unit/ip_rig.h"
 #include "wire/build.h"
 
@@ -689,6 +690,42 @@ static void test_too_big(void **state) {
   rig_free(r);
 }
 
+/* RFC 6437 §3: the path's label is in each packet, also in one that waited for the neighbor, and in all fragments of one. */
+static void test_flow_label(void **state) {
+  (void)state;
+  struct np_ip_config config = {.seed = 17};
+  struct rig *r = rig_usual(&config);
+  struct np_addr a = us(true);
+  struct np_addr b = peer(true);
+  struct np_path path = {.flow_label = 0xabcde};
+  rig_send(r, &a, &b, &path); /* waits */
+  r->sent_count = 0;
+  struct frame f;
+  rig_nd(&f, 136, RIG_US, RIG_PEER, &b, &a, &b, 0x60, 2);
+  assert_int_equal(rig_rx(r, 3, &f), RIG_DONE);
+  rig_send(r, &a, &b, &path);
+  assert_true(path.link_len != 0);
+  rig_send(r, &a, &b, &path); /* by the path */
+  struct np_buf *big = NULL;
+  for (uint32_t i = 0; i < 3; i++) {
+    struct np_buf *piece = np_pool_get(&r->pool);
+    memset(np_buf_append(piece, 1400), 0, 1400);
+    piece->next = big;
+    big = piece;
+  }
+  assert_int_equal(np_ip_output_datagram(r->ip, big, &a, &b, 253, 0xb8, &path, r->now_ns), NP_ERR_OK);
+  path.flow_label = 0;
+  rig_send(r, &a, &b, &path);
+  assert_true(r->sent_count >= 3 + 3 + 1);
+  for (uint32_t i = 0; i < r->sent_count; i++) {
+    bool last = i + 1 == r->sent_count;
+    bool fragment = i >= 3 && !last;
+    assert_int_equal(np_load_be32(r->sent[i].b + 14), 0x60000000u | (fragment ? 0xb800000u : 0) | (last ? 0 : 0xabcdeu));
+    assert_int_equal(r->sent[i].b[14 + 6], fragment ? NP_IP6_FRAGMENT : r->sent[0].b[14 + 6]);
+  }
+  rig_free(r);
+}
+
 /* TCP sends the same buffer again: it pulls the headers off and the second sending is whole. */
 static void test_send_again(void **state) {
   (void)state;
@@ -836,7 +873,7 @@ int main(void) {
       cmocka_unit_test(test_errors_unmatched), cmocka_unit_test(test_vlan),
       cmocka_unit_test(test_routes),       cmocka_unit_test(test_route_table_full),
       cmocka_unit_test(test_source),       cmocka_unit_test(test_path),
-      cmocka_unit_test(test_too_big),      cmocka_unit_test(test_send_again),
+      cmocka_unit_test(test_too_big), cmocka_unit_test(test_flow_label),      cmocka_unit_test(test_send_again),
       cmocka_unit_test(test_config_refused), cmocka_unit_test(test_pmtu),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

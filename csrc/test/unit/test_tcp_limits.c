@@ -302,6 +302,33 @@ static void test_ooo_bounded(void **state) {
   tp_free(tp);
 }
 
+/* RFC 6437: a connection's label is its own, its whole life, and that of what is sent for its flow without it. */
+static void test_flow_labels(void **state) {
+  (void)state;
+  struct tp_args args;
+  tp_args_default(&args);
+  args.v6 = true;
+  struct tp *tp = tp_new(&args);
+  struct tp_sess *a;
+  struct tp_sess *b;
+  tp_establish(tp, &a, &b);
+  uint32_t label = tp_conn(a)->path.flow_label;
+  assert_in_range(label, 1, 0xfffff);
+  assert_int_not_equal(label, tp_conn(b)->path.flow_label);
+  assert_int_equal(label, np_tcp_flow_label(tp->end[0].tcp, &tp_conn(a)->flow));
+  struct tp_sess *other = tp_connect(tp, 0, TP_PORT, NULL);
+  tp_write(a, 100000);
+  tp_run(tp, TP_S);
+  assert_int_not_equal(tp_conn(other)->path.flow_label, label);
+  assert_int_equal(tp_conn(a)->path.flow_label, label);
+  tp_free(tp);
+  args.v6 = false;
+  tp = tp_new(&args);
+  tp_establish(tp, &a, &b);
+  assert_int_equal(tp_conn(a)->path.flow_label, 0);
+  tp_free(tp);
+}
+
 /* Thousands of runs: pieces of the whole window in any order, some twice, some over several runs, now and then a few
  * shed. The levels of the list stay whole (invariants.h), and in the end all is there. */
 static void test_ooo_thousands(void **state) {
@@ -821,7 +848,7 @@ int main(void) {
       cmocka_unit_test(test_window_waits_for_pool), cmocka_unit_test(test_silent_zero_window), cmocka_unit_test(test_window_overrun),
       cmocka_unit_test(test_writable),          cmocka_unit_test(test_echo_backpressure),
       cmocka_unit_test(test_small_writes_join), cmocka_unit_test(test_byte_by_byte),
-      cmocka_unit_test(test_ooo_thousands),
+      cmocka_unit_test(test_ooo_thousands), cmocka_unit_test(test_flow_labels),
       cmocka_unit_test(test_ooo_bounded),       cmocka_unit_test(test_ooo_overlaps),
       cmocka_unit_test(test_sack_blocks),       cmocka_unit_test(test_sack_recovery),
       cmocka_unit_test(test_sack_lies),         cmocka_unit_test(test_syn_flood),
