@@ -42,7 +42,11 @@ void np_tcp_rtx_sent(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_buf *b
   if (!(c->rack.flags & NP_RK_UNDO)) return;
   c->rack.undo_rtx++;
   if (!(c->rack.flags & NP_RK_EIFEL_ARM)) return;
-  c->rack.flags ^= NP_RK_EIFEL_ARM | NP_RK_EIFEL;
+  c->rack.flags ^= NP_RK_EIFEL_ARM;
+  /* Behind what an episode before sent again, the next ACK echoes that, which left sooner: it would say that this
+   * one was for nothing, whatever became of it. */
+  if (b != c->sndq_head) return;
+  c->rack.flags |= NP_RK_EIFEL;
   c->rack.rtx_ts = np_tcp_ts_now(tcp, c);
 }
 
