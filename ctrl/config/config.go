@@ -171,7 +171,7 @@ type TCP struct {
 	Resets        int           `key:"resets" default:"0" min:"0" max:"1000000" doc:"resets of one core in a second, about, to segments that belong to no connection; 10000 by default"`
 	MinSendMSS    int           `key:"min_send_mss" default:"0" min:"0" max:"1220" doc:"payload bytes of a full segment at least, whatever a peer asks for; 216 by default"`
 	TTL           int           `key:"ttl" default:"0" min:"0" max:"255" doc:"time to live and IPv6 hop limit of what TCP sends; 0: 64, and for IPv6 what a router says (accept_ra)"`
-	OOORuns       int           `key:"out_of_order_runs" default:"128" min:"8" max:"4096" doc:"pieces of out-of-order data with holes between them that a connection holds"`
+	OOORuns       int           `key:"out_of_order_runs" default:"128" min:"8" max:"4096" doc:"pieces of out-of-order data with holes between them that a connection holds; more where each is a segment on the average"`
 	SYNCookies    bool          `key:"syn_cookies" default:"true" doc:"when a backlog is full (RFC 4987)"`
 
 	CongestionControl string `key:"congestion_control" default:"cubic" oneof:"cubic|newreno|bbr" doc:"RFC 9438; RFC 5681 and 6582; BBR version 3"`
