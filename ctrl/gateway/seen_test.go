@@ -181,7 +181,7 @@ func TestSeen(t *testing.T) {
 			t.Errorf("%s: %v, want %v", key, line[key], want)
 		}
 	}
-	for deadline := time.Now().Add(5 * time.Second); r.Seen().Tracing.Exported < 2 && time.Now().Before(deadline); { // counted when the collector answered
+	for deadline := time.Now().Add(5 * time.Second); (r.Seen().Tracing.Exported < 2 || r.Seen().AccessLog.All.Lines < 1) && time.Now().Before(deadline); { // counted when the collector answered, and when the line was written
 		time.Sleep(time.Millisecond)
 	}
 	if got := r.Seen(); len(got.Requests) != 1 || got.Requests[0].Requests != 1 || got.Requests[0].Received != 4 || got.Requests[0].Route != "all" || got.InFlight["web"] != 0 || got.AccessLog.All.Lines != 1 || got.Tracing.Exported != 2 || got.Generation != 1 {
