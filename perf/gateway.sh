@@ -22,7 +22,15 @@ NGINX
 }
 
 gw_up() {
-  local body proxy
+  local body proxy grpc=127.0.0.1:17301 # nothing is there without the program
+  if [[ -x $top/build/peers/grpcinterop ]]; then
+    taskset -c "$ccpu" "$top/build/peers/grpcinterop" serve >"$dir/grpc.addr" 2>>"$dir/servers.log" &
+    pids+=($!)
+    timeout 10 bash -c "until [[ -s '$dir/grpc.addr' ]]; do sleep 0.05; done" || die "grpcinterop did not say where it serves"
+    grpc=$(head -1 "$dir/grpc.addr")
+    gw_grpc_backend=$grpc
+    printf '\0\0\0\0\0' >"$dir/empty" # a message of no bytes
+  fi
   body=$(printf 'x%.0s' $(seq 64))
   "$bin/npctl" cert generate --dir "$dir/tls" localhost 127.0.0.1 >/dev/null
   gw_nginx back "$ccpu" "server { listen 127.0.0.1:17300 backlog=4096; location / { return 200 '$body'; } }"
@@ -30,7 +38,9 @@ gw_up() {
   gw_nginx nginx "$scpu" "upstream back { server 127.0.0.1:17300; keepalive 1024; }
     ssl_certificate $dir/tls/cert.pem; ssl_certificate_key $dir/tls/key.pem;
     server { listen 127.0.0.1:17310 backlog=4096; location / { $proxy } }
-    server { listen 127.0.0.1:17311 ssl http2 backlog=4096; location / { $proxy } }"
+    server { listen 127.0.0.1:17311 ssl http2 backlog=4096; location / { $proxy } }
+    upstream grpc { server $grpc; keepalive 64; }
+    server { listen 127.0.0.1:17312 http2 backlog=4096; location / { grpc_pass grpc://grpc; } }"
   gw[nginx]=$gw_pid
   cat "$dir/tls/cert.pem" "$dir/tls/key.pem" >"$dir/haproxy.pem"
   cat >"$dir/haproxy.cfg" <<HAPROXY
@@ -47,6 +57,11 @@ frontend f
   bind 127.0.0.1:17320
   bind 127.0.0.1:17321 ssl crt $dir/haproxy.pem alpn h2,http/1.1
   default_backend b
+frontend fg
+  bind 127.0.0.1:17322 proto h2
+  default_backend g
+backend g
+  server s $grpc proto h2
 backend b
   server s 127.0.0.1:17300
 HAPROXY
@@ -76,6 +91,18 @@ tls = true
 [[upstream]]
 name = "back"
 endpoints = ["127.0.0.1:17300"]
+[[listener]]
+name = "grpc"
+address = "127.0.0.1:17332"
+protocol = "http"
+[[upstream]]
+name = "grpc"
+protocol = "h2c"
+endpoints = ["$grpc"]
+[[route]]
+name = "grpc"
+grpc_service = "grpc.testing.TestService"
+upstream = "grpc"
 [[route]]
 name = "all"
 path_prefix = "/"
@@ -85,7 +112,7 @@ TOML
   gw[np]=$!
   pids+=($!)
   local i
-  for i in 17300 17310 17311 17320 17321 17330 17331; do
+  for i in 17300 17310 17311 17312 17320 17321 17322 17330 17331 17332; do
     timeout 10 bash -c "until : </dev/tcp/127.0.0.1/$i; do sleep 0.05; done" 2>/dev/null || { cat "$dir/gw.log" "$dir/servers.log" >&2; die "nothing listens on port $i"; }
   done
 }
@@ -118,6 +145,16 @@ gw_h2() { # CONTENDER URL
   busy[$1]+=" $(per $(($(gw_busy "$1") - b0)) "$n")"
 }
 
+gw_grpc() { # CONTENDER URL
+  local b0 out n
+  b0=$(gw_busy "$1")
+  out=$(taskset -c "$ccpu" h2load -t1 -c16 -m32 -D"$secs" -d "$dir/empty" -H 'content-type: application/grpc' -H 'te: trailers' "$2grpc.testing.TestService/EmptyCall")
+  n=$(awk '/^requests:/ { print $8 }' <<<"$out")
+  [[ $(awk '/^requests:/ { print $10 }' <<<"$out") == 0 && $(awk '/^status codes:/ { print $3 }' <<<"$out") -gt 0 ]] || die "$1: $out"
+  rate[$1]+=" $(awk '/^finished in/ { printf "%.0f", $4 }' <<<"$out")"
+  busy[$1]+=" $(per $(($(gw_busy "$1") - b0)) "$n")"
+}
+
 # Contenders take turns; what is printed are medians.
 gw_round() { # WHAT FUNCTION PORT-SUFFIX SCHEME [CONNS]
   local -A rate=() busy=() p99=()
@@ -138,12 +175,17 @@ gw_round() { # WHAT FUNCTION PORT-SUFFIX SCHEME [CONNS]
 
 run_gateway() {
   local -A gw=()
-  local gw_pid
+  local gw_pid gw_grpc_backend=
   for p in nginx haproxy wrk h2load; do command -v "$p" >/dev/null || die "part gateway needs $p: apt-get install nginx-light haproxy wrk nghttp2-client"; done
   gw_up
   gw_round "HTTP/1.1, 64 connections" gw_http1 0 http 64
   gw_round "HTTP/1.1, 256 connections" gw_http1 0 http 256
   gw_round "HTTP/1.1 with TLS, 64 connections" gw_http1 1 https 64
   gw_round "HTTP/2 with TLS, 16 x 32" gw_h2 1 https
+  if [[ -n $gw_grpc_backend ]]; then
+    gw_round "gRPC unary, 16 x 32" gw_grpc 2 http
+  else
+    echo "gateway: no figures of gRPC without its server: make peers PEERS=grpcinterop" >&2
+  fi
   figure gateway "memory after it" "$(awk '/^VmRSS/ { print $2 / 1024 }' "/proc/${gw[np]}/status")" MiB
 }
