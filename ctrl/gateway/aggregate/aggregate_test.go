@@ -157,7 +157,10 @@ func TestRequiredEndsOthers(t *testing.T) {
 	if w.Code != 403 || x.Reason != exchange.Forbidden || !strings.Contains(w.Body.String(), "part bad") {
 		t.Errorf("%d, %s", w.Code, w.Body)
 	}
-	if r := b.asked["/hang"]; r != nil { // it may not have been sent at all
+	b.mu.Lock()
+	r := b.asked["/hang"]
+	b.mu.Unlock()
+	if r != nil { // it may not have been sent at all
 		<-b.gone
 	}
 }
