@@ -25,6 +25,10 @@ for src in csrc/test/fuzz/fuzz_*.c; do
   fi
   n=$((n + 1))
 done
+# Go's fuzzer sometimes ends a run with the error of its own clock: that is
+# the time being over, as long as there is no input to show.
+out_of_time() { grep -qxE ' *context deadline exceeded' "$1" && ! grep -qE 'Failing input|panic:|fuzzing process' "$1"; }
+
 # A package's targets share one instrumented binary; it runs in its package, where its corpus is.
 top=$PWD
 while read -r pkg targets; do
@@ -32,7 +36,8 @@ while read -r pkg targets; do
   go test -c -fuzz=Fuzz -o "$bin" "$pkg"
   for fuzz in $targets; do
     echo "fuzz $pkg $fuzz ${seconds}s"
-    if ! (cd "$pkg" && "$bin" -test.run '^$' -test.fuzz "^$fuzz\$" -test.fuzztime "${seconds}s" -test.fuzzcachedir "$top/$work/cache/$pkg") >"$work/go.log" 2>&1; then
+    if ! (cd "$pkg" && "$bin" -test.run '^$' -test.fuzz "^$fuzz\$" -test.fuzztime "${seconds}s" -test.fuzzcachedir "$top/$work/cache/$pkg") >"$work/go.log" 2>&1 &&
+      ! out_of_time "$work/go.log"; then
       tail -n 40 "$work/go.log" >&2
       echo "fuzz: $pkg $fuzz found something; input in the package's testdata/fuzz/$fuzz" >&2
       exit 1
