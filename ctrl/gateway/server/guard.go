@@ -388,6 +388,7 @@ func (g *guard) state(s http.ConnState) {
 		if g.torn.Load() {
 			// net/http would take what is left of the body for the next head. It runs this on the
 			// connection's goroutine, the answer is sent, and a panic ends the connection.
+			g.conn.server.refusedConns[CutTorn].Add(1)
 			panic(http.ErrAbortHandler)
 		}
 		g.answered.Add(1)

@@ -28,6 +28,7 @@ const (
 	CutResets                           // HTTP/2: too many resets
 	CutControl                          // HTTP/2: too many pings, settings, priorities or empty frames
 	CutContinuation                     // HTTP/2: a head in too many frames
+	CutTorn                             // a body of HTTP/1.1 could not be read to its end: where the next head begins nobody knows
 	refusedReasons
 )
 
@@ -62,6 +63,8 @@ func (r Refused) String() string {
 		return "h2_resets"
 	case CutControl:
 		return "h2_control"
+	case CutTorn:
+		return "torn_body"
 	case CutContinuation:
 		return "h2_continuation"
 	}
@@ -114,6 +117,7 @@ func (s *Stats) Add(o *Stats) {
 	s.AcceptErrors += o.AcceptErrors
 	s.Running += o.Running
 	s.Panics += o.Panics
+	s.Parted += o.Parted
 	s.Passed += o.Passed
 	s.Passing += o.Passing
 	s.PassedIn += o.PassedIn

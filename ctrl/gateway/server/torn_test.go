@@ -80,6 +80,9 @@ func TestTornBody(t *testing.T) {
 		c.Close()
 		bodies.Store(0)
 	}
+	if st := r.s.Stats(); st.Conns[CutTorn] != 4 || st.Parted != 0 {
+		t.Errorf("%+v", st)
+	}
 	if n := others.Load(); n != 0 {
 		t.Errorf("%d requests of what was a body", n)
 	}
