@@ -17,16 +17,19 @@ import (
 	"github.com/np-appliance/np/ctrl/gateway/target"
 )
 
-// folder makes files; a name that ends in "/" is a folder.
+// folder makes files, all of one time: in which order a map gives them must not matter.
 func folder(t testing.TB, files map[string]string) string {
 	t.Helper()
-	dir := t.TempDir()
+	dir, made := t.TempDir(), time.Now()
 	for name, body := range files {
 		p := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.WriteFile(p, []byte(body), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(p, made, made); err != nil {
 			t.Fatal(err)
 		}
 	}
