@@ -161,7 +161,7 @@ func TestEndpointComesBack(t *testing.T) {
 		t.Helper()
 		for range n {
 			w := httptest.NewRecorder()
-			enter(h, nil).ServeHTTP(w, httptest.NewRequest("POST", "/", strings.NewReader("x")))
+			enter(t, h, nil).ServeHTTP(w, httptest.NewRequest("POST", "/", strings.NewReader("x")))
 			if w.Code != 200 {
 				t.Fatalf("%d %s", w.Code, w.Body)
 			}

@@ -342,7 +342,7 @@ func TestClientGone(t *testing.T) {
 	})
 	seen := make(chan *exchange.Exchange, 1)
 	c := cluster(t, nil, b)
-	s := httptest.NewServer(enter(handler(t, Options{Targets: []Target{{Cluster: c}}}), seen))
+	s := httptest.NewServer(enter(t, handler(t, Options{Targets: []Target{{Cluster: c}}}), seen))
 	defer s.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() { <-arrived; cancel() }()
@@ -435,7 +435,7 @@ func TestReasons(t *testing.T) {
 			addr, _ := raw(t, one.serve)
 			c := cluster(t, func(u *upstream.Config, _ *Config) { u.Timeouts.Request = 100 * time.Millisecond }, addr)
 			seen := make(chan *exchange.Exchange, 1)
-			s := httptest.NewServer(enter(handler(t, Options{Targets: []Target{{Cluster: c}}}), seen))
+			s := httptest.NewServer(enter(t, handler(t, Options{Targets: []Target{{Cluster: c}}}), seen))
 			defer s.Close()
 			resp, err := http.Get(s.URL)
 			if err == nil {
@@ -461,7 +461,7 @@ func TestNobodyThere(t *testing.T) {
 		reason exchange.Reason
 	}{"refused": {[]string{l.Addr().String()}, exchange.ConnectFailed}, "empty": {nil, exchange.NoEndpoint}} {
 		w := httptest.NewRecorder()
-		enter(handler(t, Options{Targets: []Target{{Cluster: cluster(t, nil, one.addrs...)}}}), nil).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+		enter(t, handler(t, Options{Targets: []Target{{Cluster: cluster(t, nil, one.addrs...)}}}), nil).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
 		if w.Code != one.reason.Status() || !strings.Contains(w.Body.String(), one.reason.String()) || strings.Contains(w.Body.String(), "127.0.0.1") {
 			t.Errorf("%s: %d, %s", name, w.Code, w.Body)
 		}

@@ -190,7 +190,7 @@ func TestAnyToAny(t *testing.T) {
 					http.NewResponseController(w).Flush()
 					w.Header().Set("Sum", fmt.Sprint(len(b)))
 				})
-				front, config := backendOf(t, in, enter(handler(t, Options{Targets: []Target{{Cluster: cluster(t, change, addr)}}}), nil).ServeHTTP)
+				front, config := backendOf(t, in, enter(t, handler(t, Options{Targets: []Target{{Cluster: cluster(t, change, addr)}}}), nil).ServeHTTP)
 				cl := cluster(t, config, front) // a client for each protocol
 				for _, one := range []struct{ method, body, seen string }{{"GET", "", "GET 0"}, {"DELETE", "", "DELETE 0"}, {"GET", "odd", ""}, {"POST", "hello", ""}, {"PUT", strings.Repeat("x", 100_000), ""}} {
 					for _, chunked := range []bool{false, true} {
@@ -243,7 +243,7 @@ func TestProtocolFailures(t *testing.T) {
 				u.Timeouts.Request = 500 * time.Millisecond
 			}, addr)
 			seen := make(chan *exchange.Exchange, 1)
-			s := httptest.NewServer(enter(handler(t, Options{Targets: []Target{{Cluster: c}}}), seen))
+			s := httptest.NewServer(enter(t, handler(t, Options{Targets: []Target{{Cluster: c}}}), seen))
 			defer s.Close()
 			defer close(stall)
 			for path, want := range map[string]exchange.Reason{"/": exchange.None, "/abort": exchange.UpstreamReset, "/half": exchange.UpstreamReset, "/stall": exchange.UpstreamTimeout} {
@@ -284,7 +284,7 @@ func TestTLSRefused(t *testing.T) {
 			}, one.addr)
 			seen := make(chan *exchange.Exchange, 1)
 			w := httptest.NewRecorder()
-			enter(handler(t, Options{Targets: []Target{{Cluster: c}}}), seen).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+			enter(t, handler(t, Options{Targets: []Target{{Cluster: c}}}), seen).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
 			if x := <-seen; w.Code != 502 || x.Reason != exchange.ConnectFailed {
 				t.Errorf("%d, %s, %v", w.Code, x.Reason, x.Notes())
 			}
@@ -310,7 +310,7 @@ func TestAutoChanges(t *testing.T) {
 		cc.Pool = DefaultPool()
 		cc.Pool.BackoffMin, cc.Pool.BackoffMax = time.Millisecond, time.Millisecond
 	}, addr)
-	h := enter(handler(t, Options{Targets: []Target{{Cluster: c}}}), nil)
+	h := enter(t, handler(t, Options{Targets: []Target{{Cluster: c}}}), nil)
 	for i, protos := range [][]string{{"h2"}, {"http/1.1"}} {
 		if i > 0 {
 			if l, err = net.Listen("tcp", addr); err != nil {

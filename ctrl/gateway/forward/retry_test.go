@@ -65,7 +65,7 @@ func TestRetryStatus(t *testing.T) {
 		t.Run(one.name, func(t *testing.T) {
 			c, counts := three(t, nil, one.statuses...)
 			seen := make(chan *exchange.Exchange, 1)
-			s := httptest.NewServer(enter(handler(t, Options{Targets: []Target{{Cluster: c}}, RetryStatus: []int{502, 503}}), seen))
+			s := httptest.NewServer(enter(t, handler(t, Options{Targets: []Target{{Cluster: c}}, RetryStatus: []int{502, 503}}), seen))
 			defer s.Close()
 			resp, got := fetch(t, request(t, one.method, s.URL, one.body))
 			x := <-seen
@@ -180,7 +180,7 @@ func TestDeadlines(t *testing.T) {
 		}
 	})
 	seen := make(chan *exchange.Exchange, 1)
-	s := httptest.NewServer(enter(handler(t, Options{Targets: []Target{{Cluster: cluster(t, nil, b)}}, Deadlines: []DeadlineField{{Name: "x-timeout-ms", Unit: time.Millisecond}}}), seen))
+	s := httptest.NewServer(enter(t, handler(t, Options{Targets: []Target{{Cluster: cluster(t, nil, b)}}, Deadlines: []DeadlineField{{Name: "x-timeout-ms", Unit: time.Millisecond}}}), seen))
 	defer s.Close()
 	r := request(t, "GET", s.URL+"/slow", nil, "X-Timeout-Ms", "60")
 	resp, _ := fetch(t, r)
@@ -205,7 +205,7 @@ func TestRouteTimeout(t *testing.T) {
 		u.Retry = upstream.RetryPolicy{Attempts: 3, Backoff: upstream.BackoffNone, PerTry: 40 * time.Millisecond}
 	}, b)
 	seen := make(chan *exchange.Exchange, 1)
-	s := httptest.NewServer(enter(handler(t, Options{Targets: []Target{{Cluster: c}}, Timeout: 60 * time.Millisecond}), seen))
+	s := httptest.NewServer(enter(t, handler(t, Options{Targets: []Target{{Cluster: c}}, Timeout: 60 * time.Millisecond}), seen))
 	defer s.Close()
 	if resp, _ := fetch(t, request(t, "GET", s.URL, nil)); resp.StatusCode != 504 {
 		t.Errorf("%d", resp.StatusCode)
@@ -253,7 +253,7 @@ func TestStreamIdle(t *testing.T) {
 		<-r.Context().Done()
 	})
 	seen := make(chan *exchange.Exchange, 1)
-	s := httptest.NewServer(enter(handler(t, Options{Targets: []Target{{Cluster: cluster(t, nil, b)}}, StreamIdle: 50 * time.Millisecond}), seen))
+	s := httptest.NewServer(enter(t, handler(t, Options{Targets: []Target{{Cluster: cluster(t, nil, b)}}, StreamIdle: 50 * time.Millisecond}), seen))
 	defer s.Close()
 	resp, err := http.Get(s.URL)
 	if err != nil {

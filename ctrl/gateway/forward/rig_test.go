@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -44,7 +45,7 @@ func cluster(t testing.TB, change func(*upstream.Config, *Config), addresses ...
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
 		c.Close(ctx)
 		if n := up.Snapshot().InFlight; n != 0 {
@@ -66,7 +67,7 @@ func handler(t testing.TB, o Options) *Handler {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
 		h.Close(ctx)
 	})
@@ -74,9 +75,15 @@ func handler(t testing.TB, o Options) *Handler {
 }
 
 // enter is the gateway's entry handler, as far as forwarding needs it. seen, if not nil,
-// gets the exchange at its end.
-func enter(h http.Handler, seen chan<- *exchange.Exchange) http.Handler {
+// gets the exchange at its end. The test waits for its requests, once its server is closed,
+// since those of upgraded connections are not waited for by net/http: all is to be
+// accounted for when the last has returned.
+func enter(t testing.TB, h http.Handler, seen chan<- *exchange.Exchange) http.Handler {
+	var under sync.WaitGroup
+	t.Cleanup(under.Wait)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		under.Add(1)
+		defer under.Done()
 		x := &exchange.Exchange{ID: "id-1", Start: time.Now()}
 		x.Peer, _ = netip.ParseAddrPort(r.RemoteAddr) // invalid on a Unix socket
 		x.Client = x.Peer
@@ -99,7 +106,7 @@ func backend(t testing.TB, f http.HandlerFunc) string {
 // front starts a gateway of one route.
 func front(t testing.TB, h http.Handler) *httptest.Server {
 	t.Helper()
-	s := httptest.NewServer(enter(h, nil))
+	s := httptest.NewServer(enter(t, h, nil))
 	t.Cleanup(s.Close)
 	return s
 }

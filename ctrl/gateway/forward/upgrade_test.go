@@ -52,7 +52,7 @@ func TestWebSocket(t *testing.T) {
 				u.Timeouts.Request = 200 * time.Millisecond
 			}, addr)
 			seen := make(chan *exchange.Exchange, 1)
-			s := httptest.NewServer(enter(handler(t, Options{Targets: []Target{{Cluster: c}}, Upgrades: []string{"WebSocket"}}), seen))
+			s := httptest.NewServer(enter(t, handler(t, Options{Targets: []Target{{Cluster: c}}, Upgrades: []string{"WebSocket"}}), seen))
 			defer s.Close()
 			ws, resp, err := (&websocket.Dialer{Subprotocols: []string{"chat"}}).Dial("ws"+strings.TrimPrefix(s.URL, "http")+"/x", nil)
 			if err != nil {
@@ -172,7 +172,7 @@ func TestStreamIdleOfUpgrade(t *testing.T) {
 
 // h2Front is a gateway that is spoken to by h2c.
 func h2Front(t *testing.T, h http.Handler) (*httptest.Server, http.RoundTripper) {
-	s := httptest.NewUnstartedServer(enter(h, nil))
+	s := httptest.NewUnstartedServer(enter(t, h, nil))
 	s.Config.Protocols = new(http.Protocols)
 	s.Config.Protocols.SetUnencryptedHTTP2(true)
 	s.Start()

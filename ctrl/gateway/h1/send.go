@@ -65,6 +65,9 @@ func (s *sender) copy(k *call, buf []byte) error {
 		if left >= 0 && left < sendSize {
 			room = room[:max(left, 1)]
 		}
+		if s.gone.Load() { // the answer was faster: the body is not touched
+			return ErrAborted
+		}
 		s.read.Store(true)
 		n, err := q.Body.Read(room)
 		if s.gone.Load() {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -66,46 +67,60 @@ func TestSend(t *testing.T) {
 
 // waiting is a body that gives no more until it is aborted.
 type waiting struct {
-	first string
-	gone  chan struct{}
+	first   string
+	waits   chan struct{} // closed when a Read waits
+	gone    chan struct{} // closed by Abort
+	reading atomic.Int32
 }
 
 func (w *waiting) Read(p []byte) (int, error) {
+	w.reading.Add(1)
+	defer w.reading.Add(-1)
 	if w.first != "" {
 		n := copy(p, w.first)
 		w.first = w.first[n:]
 		return n, nil
 	}
+	close(w.waits)
 	<-w.gone
 	return 0, errors.New("aborted")
 }
 
 // TestEarlyAnswer: a final response before the request's end is passed on, and ends the
-// sending.
+// sending: a Read of the body that waits is aborted, and none is under way afterwards.
 func TestEarlyAnswer(t *testing.T) {
 	for _, answer := range []string{
 		"HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nbig",
 		"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nbig\r\n0\r\n\r\n",
 	} {
-		c := client(t, server(t, func(nc net.Conn, r *bufio.Reader) {
-			if _, err := http.ReadRequest(r); err == nil {
-				_, _ = io.WriteString(nc, answer)
-				_, _ = io.Copy(io.Discard, nc)
-			}
-		}), nil)
-		w := &waiting{first: "some", gone: make(chan struct{})}
-		q := &Request{Method: "POST", Target: "/", Host: "a", Body: w, Length: -1, Abort: func() { close(w.gone) }}
-		resp, body, err := do(t, c, q)
-		if err != nil || resp.StatusCode != 413 || body != "big" {
-			t.Fatal(resp, body, err)
-		}
-		select {
-		case <-w.gone:
-		default:
-			t.Error("the body is being read still")
-		}
-		if s := c.Stats(); s.Borrowed != 0 || s.Idle != 0 {
-			t.Errorf("%+v", s)
+		for _, when := range []string{"while a Read waits", "at any time"} {
+			t.Run(when, func(t *testing.T) {
+				w := &waiting{first: "some", waits: make(chan struct{}), gone: make(chan struct{})}
+				c := client(t, server(t, func(nc net.Conn, r *bufio.Reader) {
+					if _, err := http.ReadRequest(r); err == nil {
+						if when == "while a Read waits" {
+							<-w.waits
+						}
+						_, _ = io.WriteString(nc, answer)
+						_, _ = io.Copy(io.Discard, nc)
+					}
+				}), nil)
+				aborted := false
+				q := &Request{Method: "POST", Target: "/", Host: "a", Body: w, Length: -1, Abort: func() { aborted = true; close(w.gone) }}
+				resp, body, err := do(t, c, q)
+				if err != nil || resp.StatusCode != 413 || body != "big" {
+					t.Fatal(resp, body, err)
+				}
+				if w.reading.Load() != 0 {
+					t.Error("the body is being read still")
+				}
+				if when == "while a Read waits" && !aborted {
+					t.Error("not aborted")
+				}
+				if s := c.Stats(); s.Borrowed != 0 || s.Idle != 0 {
+					t.Errorf("%+v", s)
+				}
+			})
 		}
 	}
 }
