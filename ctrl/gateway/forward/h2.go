@@ -19,8 +19,13 @@ type opener struct {
 	link *sharedLink
 	e    *upstream.Endpoint
 
-	mu   sync.Mutex
-	open map[*counted]struct{}
+	ctx   context.Context // of connects, which net/http lets outlive their requests
+	stop  context.CancelFunc
+	dials sync.WaitGroup // connects under way
+
+	mu     sync.Mutex
+	open   map[*counted]struct{}
+	closed bool
 }
 
 // counted is a connection, below TLS, that is counted until it is closed.
@@ -46,6 +51,19 @@ func (c *counted) Close() error {
 	return err
 }
 
+// begin lets one connect go ahead, which calls end; ctx ends with the link too.
+func (o *opener) begin(ctx context.Context) (_ context.Context, end func(), err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed {
+		return nil, nil, errClosed
+	}
+	o.dials.Add(1)
+	ctx, cancel := context.WithCancel(ctx)
+	unhook := context.AfterFunc(o.ctx, cancel)
+	return ctx, func() { unhook(); cancel(); o.dials.Done() }, nil
+}
+
 func (o *opener) wrap(nc net.Conn) net.Conn { return &counted{Conn: nc, o: o} }
 
 // take counts a connection that wrap made, and that is ready now.
@@ -62,7 +80,14 @@ func (o *opener) take(nc net.Conn) {
 	o.link.opened.Add(1)
 }
 
+// closeAll ends the connections, and the connects under way: else one that ended after this
+// would be nobody's.
 func (o *opener) closeAll() {
+	o.mu.Lock()
+	o.closed = true
+	o.mu.Unlock()
+	o.stop()
+	o.dials.Wait()
 	o.mu.Lock()
 	all := make([]*counted, 0, len(o.open))
 	for c := range o.open {
@@ -88,6 +113,7 @@ func (c *Cluster) h2Link(e *upstream.Endpoint) (l *sharedLink, o *opener) {
 	timeouts := c.up.Timeouts()
 	l = &sharedLink{name: "h2", first: &first{}, base: url.URL{Scheme: c.scheme(), Host: authority(e, c.cfg.TLS != nil)}}
 	o = &opener{link: l, e: e, open: map[*counted]struct{}{}}
+	o.ctx, o.stop = context.WithCancel(context.Background())
 	t := &http.Transport{
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: int64(c.cfg.Limits.HeadBytes),
@@ -97,6 +123,11 @@ func (c *Cluster) h2Link(e *upstream.Endpoint) (l *sharedLink, o *opener) {
 		HTTP2:                  &http.HTTP2Config{SendPingTimeout: timeouts.KeepAlive, PingTimeout: timeouts.Connect},
 	}
 	open := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		ctx, end, err := o.begin(ctx)
+		if err != nil {
+			return nil, &h1.ConnectError{Err: err}
+		}
+		defer end()
 		nc, err := c.dialH2(ctx, e, o)
 		if err != nil {
 			return nil, &h1.ConnectError{Err: err}
