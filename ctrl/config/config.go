@@ -196,7 +196,7 @@ type Listener struct {
 	Group             string `key:"group" default:"" doc:"of a Unix socket"`
 
 	HTTP  HTTP          `key:"http" doc:"of protocol http"`
-	Authz ListenerAuthz `key:"authz" doc:"of protocol http: which connections may ask"`
+	Authz ListenerAuthz `key:"authz" doc:"which connections are let in; of protocol http, npro, or with TLS"`
 
 	DSCP int `key:"dscp" default:"0" min:"0" max:"63" doc:"Differentiated Services code point of what it sends (RFC 2474); 46 is expedited forwarding"`
 }

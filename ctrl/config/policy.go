@@ -57,7 +57,7 @@ type Auth struct {
 
 // ListenerAuthz is [listener.authz].
 type ListenerAuthz struct {
-	Allow []string `key:"allow" default:"" doc:"rules about connections, of which one must hold for each request: client:10.0.0.0/8, tls, sni:NAME, cert:NAME of a verified client certificate; with any, all else is refused"`
+	Allow []string `key:"allow" default:"" doc:"rules about connections, of which one must hold: client:10.0.0.0/8, tls, sni:NAME, alpn:PROTOCOL, cert:NAME of a verified client certificate; with any, all else is refused"`
 	Deny  []string `key:"deny" default:"" doc:"rules of which none may"`
 }
 

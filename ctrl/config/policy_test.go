@@ -40,7 +40,7 @@ func TestPolicyErrors(t *testing.T) {
 		{"copy over gRPC", route + "authz.external = \"grpc://h:1\"\nauthz.external_copy = [\"X\"]\n", `np.toml:14:1: route.authz.external_copy: over gRPC the answer itself says that`},
 		{"cache of nothing", route + "authz.external = \"http://h/\"\nauthz.external_cache_entries = 100\n", `np.toml:14:1: route.authz.external_cache_entries: nothing is remembered`},
 		{"passthrough", route + "passthrough = true\nsni = [\"a\"]\nauthz.allow = [\"*\"]\n", `np.toml:15:1: route.authz: the route passes connections on unopened`},
-		{"connection rules of echo", strings.Replace(gatewayBase, "\"http\"\n", "\"echo\"\nauthz.allow = [\"*\"]\n", 1), `listener.authz: the listener speaks echo`},
+		{"connection rules of echo", strings.Replace(gatewayBase, "\"http\"\n", "\"echo\"\nauthz.allow = [\"*\"]\n", 1), `listener.authz: connections of echo without TLS stay on the poll cores`},
 	} {
 		t.Run(one.name, func(t *testing.T) {
 			_, err := Load(Input{Files: []Source{{Name: "np.toml", Data: []byte(one.text)}}})

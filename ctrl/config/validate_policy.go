@@ -51,8 +51,8 @@ func (l *loader) policies() {
 	}
 	for i := range c.Listeners {
 		li, at := &c.Listeners[i], fmt.Sprintf("listener[%d].authz", i)
-		if li.Protocol != "http" && (len(li.Authz.Allow) > 0 || len(li.Authz.Deny) > 0) {
-			l.fail(c.Pos(at), "listener.authz: the listener speaks %s, expected it only with protocol = \"http\"", li.Protocol)
+		if li.Protocol != "http" && li.Protocol != "npro" && !li.TLS && (len(li.Authz.Allow) > 0 || len(li.Authz.Deny) > 0) {
+			l.fail(c.Pos(at), "listener.authz: connections of %s without TLS stay on the poll cores, expected tls = true, or lists and rates in [interface.filter]", li.Protocol)
 		}
 	}
 }

@@ -61,7 +61,8 @@ type Daemon struct {
 	plane   dataplane.Plane
 	ports   *ports.Manager
 	session *session.Manager
-	limiter *logs.Limiter
+	limiter *logs.Limiter // of what peers of NPRO do
+	clients *logs.Limiter // and clients of listeners
 	certs   *secure.Store // nil: none
 	tls     *tls.Config   // of listeners; nil: none
 	gateway *gateway.Gateway
@@ -393,6 +394,7 @@ func (d *Daemon) makeSessions(key handshake.PrivateKey, psk *[32]byte) error {
 		return err
 	}
 	sc.Static, sc.PSK = key, psk
+	sc.Admit = d.admitPeer
 	sc.OnPort = d.ports.PortChanged
 	sc.OnAddresses = func() { d.ports.AddressesChanged() }
 	d.reader = events.New(d.plane)

@@ -77,6 +77,7 @@ func (d *Daemon) take(ctx context.Context, next *config.Config) error {
 	}
 	d.session.SetLimits(next.Handshake.MaxInFlight, next.Handshake.ClockSkew)
 	d.limiter.SetRate(next.Limits.LogLines)
+	d.clients.SetRate(next.Limits.LogLines)
 	if slices.Contains(ch.Live, "logging.log_level") {
 		_ = d.SetLogLevel(next.Logging.LogLevel) // checked by config
 	}

@@ -2,17 +2,21 @@ package daemon
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
 
 	"github.com/np-appliance/np/ctrl/config"
+	"github.com/np-appliance/np/ctrl/gateway/policy/authz"
 	"github.com/np-appliance/np/ctrl/gateway/server"
+	"github.com/np-appliance/np/ctrl/mgmt"
 	"github.com/np-appliance/np/ctrl/plain"
 	"github.com/np-appliance/np/ctrl/secure"
 	"github.com/np-appliance/np/dataplane"
@@ -64,18 +68,64 @@ func (d *Daemon) newService(c *config.Config, l *config.Listener) (service, erro
 	s.Failed = func(remote net.Addr, err error) {
 		d.limiter.Log(slog.LevelInfo, "tls_failed", "connection ended", "listener", l.Name, "remote", remote.String(), "reason", secure.Explain(err))
 	}
-	return &overTLS{s, d, c}, nil
+	s.Admit = func(conn net.Conn) error {
+		_, err := d.admit(l.Name, conn, &tls.ConnectionState{}, authz.SNI|authz.ALPN|authz.Cert)
+		return err
+	}
+	return &overTLS{s, d, c, l.Name}, nil
 }
 
 // overTLS is a plain service behind TLS.
 type overTLS struct {
 	*plain.Server
-	d *Daemon
-	c *config.Config
+	d    *Daemon
+	c    *config.Config
+	name string // the listener's
 }
 
 func (o *overTLS) Serve(ctx context.Context, l net.Listener) error {
-	return o.Server.Serve(ctx, secure.NewListener(l, o.d.tls, o.c.TLS.HandshakeTimeout))
+	t := secure.Authorize(o.d.tls, func(hello *tls.ClientHelloInfo) (func(tls.ConnectionState) error, error) {
+		later, err := o.d.admit(o.name, hello.Conn, &tls.ConnectionState{ServerName: hello.ServerName}, authz.ALPN|authz.Cert)
+		if err != nil || !later {
+			return nil, err
+		}
+		return func(state tls.ConnectionState) error {
+			_, err := o.d.admit(o.name, hello.Conn, &state, 0)
+			return err
+		}, nil
+	})
+	return o.Server.Serve(ctx, secure.NewListener(l, t, o.c.TLS.HandshakeTimeout))
+}
+
+// admit asks [listener.authz] about a connection of a service that knows nothing of it.
+func (d *Daemon) admit(listener string, c net.Conn, state *tls.ConnectionState, later authz.Facts) (bool, error) {
+	a := authz.Connection{Listener: listener, TLS: state, Later: later}
+	if tcp, ok := c.RemoteAddr().(*net.TCPAddr); ok {
+		ap := tcp.AddrPort()
+		a.Client = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	more, err := d.gateway.Admit(&a)
+	if err != nil {
+		err = fmt.Errorf("%w: %w", plain.ErrRefused, err)
+	}
+	return more, err
+}
+
+// admitPeer asks it about a connection of NPRO, before its handshake. One of a listener that
+// is only just being opened has no name yet: where there are rules it may come again.
+func (d *Daemon) admitPeer(id dataplane.ListenerID, remote netip.AddrPort) bool {
+	d.mu.Lock()
+	at := slices.IndexFunc(d.listeners, func(o mgmt.Listener) bool { return o.ID == id })
+	name, c := "", d.cfg
+	if at >= 0 {
+		name = d.listeners[at].Name
+	}
+	d.mu.Unlock()
+	if at < 0 {
+		return !slices.ContainsFunc(c.Listeners, func(l config.Listener) bool { return l.Protocol == "npro" && len(l.Authz.Allow)+len(l.Authz.Deny) > 0 })
+	}
+	_, err := d.gateway.Admit(&authz.Connection{Listener: name, Client: remote})
+	return err == nil
 }
 
 // Stats counts connections as listeners of all kinds do; requests are the gateway's own matter.
@@ -84,7 +134,7 @@ func (h *httpService) Stats() plain.Stats {
 	out := plain.Stats{Open: int64(s.Open), Accepted: s.Accepted}
 	for why, n := range s.Conns {
 		switch why {
-		case server.RefusedFull, server.RefusedClient, server.RefusedPeer:
+		case server.RefusedFull, server.RefusedClient, server.RefusedPeer, server.RefusedAuthz:
 			out.Refused += n
 			out.Accepted -= n
 		case server.RefusedHandshake, server.RefusedHandshakeLate:

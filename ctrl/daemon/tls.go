@@ -7,6 +7,7 @@ import (
 
 	"github.com/np-appliance/np/ctrl/config"
 	"github.com/np-appliance/np/ctrl/gateway"
+	"github.com/np-appliance/np/ctrl/logs"
 	"github.com/np-appliance/np/ctrl/secure"
 	"github.com/np-appliance/np/dataplane/netconn"
 	"github.com/np-appliance/np/dataplane/nettransport"
@@ -68,7 +69,8 @@ func (d *Daemon) makeConns(c *config.Config) error {
 // makeGateway puts routes and upstreams in force.
 func (d *Daemon) makeGateway(c *config.Config) error {
 	by := d.makeDialer(nettransport.New(nettransport.Options{}))
-	g := gateway.New(gateway.Options{Dial: by.dial, Packet: by.packet, Log: d.o.Log.With("component", "gateway"), Now: d.o.Now, Version: d.o.Version.Version})
+	d.clients = logs.NewLimiter(d.o.Log.With("component", "listener"), c.Limits.LogLines, d.o.Now)
+	g := gateway.New(gateway.Options{Dial: by.dial, Packet: by.packet, Log: d.o.Log.With("component", "gateway"), Peer: d.clients.Log, Now: d.o.Now, Version: d.o.Version.Version})
 	gen, err := g.Prepare(c)
 	if err != nil {
 		return err

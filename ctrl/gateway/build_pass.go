@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -92,17 +91,12 @@ func (g *Gateway) passthrough(listener string, hello server.Hello) (func(context
 	if c == nil {
 		return nil, false
 	}
-	if !gen.policy.admits(&exchange.Exchange{Listener: listener, Client: hello.Conn.Client, TLS: &tls.ConnectionState{ServerName: hello.ServerName}}) {
-		return func(context.Context) (net.Conn, error) { return nil, errNotAdmitted }, true
-	}
 	return func(ctx context.Context) (net.Conn, error) {
 		x := &exchange.Exchange{Start: g.o.Now(), Listener: listener, Peer: hello.Conn.Peer, Client: hello.Conn.Client, Upstream: c.name}
 		ctx = context.WithValue(exchange.With(ctx, x), http.LocalAddrContextKey, hello.Conn.Local)
 		return c.fwd.Raw(ctx, upstream.Hash(x.Client.Addr().String()))
 	}, true
 }
-
-var errNotAdmitted = errors.New("listener.authz does not allow the connection")
 
 // passes says whether connections of TLS have to be looked at before the handshake.
 func (g *Gateway) passes() bool { return g.gen.Load().pass != nil }

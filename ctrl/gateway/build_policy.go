@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/np-appliance/np/ctrl/config"
-	"github.com/np-appliance/np/ctrl/gateway/exchange"
 	"github.com/np-appliance/np/ctrl/gateway/policy/auth"
 	"github.com/np-appliance/np/ctrl/gateway/policy/authz"
 	"github.com/np-appliance/np/ctrl/gateway/policy/limit"
@@ -89,14 +88,7 @@ func (b *builder) policies() {
 		})
 		b.fail(at, err)
 	}
-	for i := range b.cfg.Listeners {
-		l, at := &b.cfg.Listeners[i], fmt.Sprintf("listener[%d].authz", i)
-		if len(l.Authz.Allow)+len(l.Authz.Deny) > 0 {
-			rules, err := authz.ParseConnection(l.Authz.Allow, l.Authz.Deny)
-			b.rules(at, "listener.authz", err)
-			p.conns[l.Name] = rules
-		}
-	}
+	b.connRules()
 	slices.Sort(p.exposed)
 	p.exposed = slices.Compact(p.exposed)
 }
@@ -543,12 +535,6 @@ func (g *Gateway) stopPolicies(old, next *policies) {
 			c.part.close()
 		})
 	}
-}
-
-// admits says whether a connection may ask anything.
-func (p *policies) admits(x *exchange.Exchange) bool {
-	rules := p.conns[x.Listener]
-	return rules == nil || rules.CheckConnection(x.Listener, x.Client, x.TLS).Allowed
 }
 
 // Policies are what the policies in force counted.

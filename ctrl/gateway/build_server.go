@@ -23,7 +23,7 @@ func (g *Gateway) Server(c *config.Config, l *config.Listener, t *tls.Config) (*
 		Name:    l.Name,
 		Handler: g.Handler(entry),
 		NoHTTP1: !slices.Contains(h.Versions, "1.1"), NoHTTP2: !slices.Contains(h.Versions, "2"), EarlyData: h.EarlyData,
-		Forwarded: h.Trusted,
+		Forwarded: h.Trusted, Admit: g.admitting(entry),
 		Limits: server.Limits{Conns: c.ListenerLimit(l), ClientConns: none(h.PerClient), HeadBytes: int(h.MaxHeader), Fields: h.MaxFields, URIBytes: int(h.MaxURI),
 			Head: h.HeaderTimeout, Idle: h.IdleTimeout, BodyStall: h.BodyTimeout, SendStall: h.WriteTimeout, Requests: none(h.MaxRequests), Streams: h.MaxStreams,
 			Handshake: h.HeaderTimeout, PassIdle: h.PassTimeout, BodyRate: none(int(h.MinBodyRate)), Resets: none(h.MaxResets), Control: none(h.MaxControl)},

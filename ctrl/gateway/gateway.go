@@ -27,8 +27,10 @@ type Options struct {
 	// Dial connects to an endpoint; via is the upstream's key of that name.
 	Dial func(ctx context.Context, via, network, address string) (net.Conn, error)
 	// Packet gives a socket for QUIC to an endpoint's address, and that address resolved.
-	Packet  func(ctx context.Context, via, address string) (net.PacketConn, net.Addr, error)
-	Log     *slog.Logger
+	Packet func(ctx context.Context, via, address string) (net.PacketConn, net.Addr, error)
+	Log    *slog.Logger
+	// Peer logs what a client did, limited in number; reason is a word of ours. nil: nobody hears of it.
+	Peer    func(level slog.Level, reason, msg string, args ...any)
 	Now     func() time.Time
 	Version string        // of np, for traces
 	Rand    func() uint64 // random bits, safe for concurrent use; nil: math/rand/v2
@@ -85,6 +87,9 @@ func New(o Options) *Gateway {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Peer == nil {
+		o.Peer = func(slog.Level, string, string, ...any) {}
 	}
 	g := &Gateway{o: o, meter: meter.New(), closing: make(chan struct{})}
 	table, err := route.Compile(nil, route.Options{})

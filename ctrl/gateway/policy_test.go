@@ -187,19 +187,6 @@ key = "subject"
 	}
 }
 
-func TestListenerRules(t *testing.T) {
-	route := upstreamOf("u", backend(t, "u")) + "[[route]]\nname = \"r\"\npath = \"/\"\nupstream = \"u\"\n"
-	r := newRig(t, "[listener.authz]\nallow = [\"client:10.0.0.0/8\"]\n"+route)
-	status, _, h := r.get(t, "/")
-	if status != 403 || h.Get("Content-Type") != "application/problem+json" {
-		t.Errorf("%d %v", status, h)
-	}
-	r.apply(t, load(t, "[listener.authz]\nallow = [\"client:127.0.0.0/8 !tls\"]\n"+route))
-	if status, body, _ := r.get(t, "/"); status != 200 {
-		t.Errorf("%d %s", status, body)
-	}
-}
-
 // serveTLS serves the first listener over TLS that asks for certificates of an authority.
 func serveTLS(t *testing.T, g *Gateway, c *config.Config, dir string, ca []byte) string {
 	t.Helper()
@@ -402,7 +389,9 @@ func TestPolicyCheck(t *testing.T) {
 		{"URL", "[[auth]]\nname = \"t\"\nkind = \"jwt\"\nany_audience = true\njwks_url = \"issuer\"\n", `np.toml:5:1: [[auth]] "t": URL of keys: "issuer", expected https://HOST/PATH`},
 		{"rule", route + "authz.allow = [\"*\", \"grp:a\"]\n", `np.toml:9:21: route.authz.allow: "grp:a", character 1: condition "grp"`},
 		{"deny alone", route + "authz.deny = [\"group:a\"]\n", `np.toml:9:15: route.authz.deny: rules that deny and none that allows`},
-		{"listener's rule", "[listener.authz]\nallow = [\"path:/\"]\n", `np.toml:6:10: listener.authz.allow: "path:/", character 1: condition "path", expected one of *, cert`},
+		{"listener's rule", "[listener.authz]\nallow = [\"path:/\"]\n", `np.toml:6:10: listener.authz.allow: "path:/", character 1: condition "path", expected one of *, alpn, cert`},
+		{"listener's rule about a name", "[listener.authz]\nallow = [\"client:10.0.0.0/8\", \"sni:a\"]\n", `np.toml:6:31: listener.authz.allow: "sni:a", character 1: sni: the listener has no TLS to tell it, expected tls = true with it`},
+		{"listener's rule about a certificate", "[listener.authz]\nallow = [\"*\"]\ndeny = [\"!cert:a\"]\n", `np.toml:7:9: listener.authz.deny: "!cert:a", character 1: cert: clients show no certificates here`},
 		{"external", route + "authz.external = \"ldap://h\"\n", `np.toml:9:1: route.authz.external: got "ldap://h", expected a URL with http, https, grpc or grpcs`},
 		{"external headers", route + "authz.external = \"http://h/\"\nauthz.external_headers = [\"Content-Length\"]\n", `field "Content-Length" can't be sent along`},
 		{"limit key", route + "rate_limit.requests = 1\nrate_limit.key = [\"client\", \"ip\"]\n", `np.toml:10:29: route.rate_limit.key: key "ip": expected client, subject`},

@@ -157,7 +157,7 @@ func New(src Source) prometheus.Collector {
 	}
 	l("connections", "open connections of a listener with TLS", func(s *plain.Stats) float64 { return float64(s.Open) })
 	l("connections_accepted_total", "connections that a listener with TLS took", func(s *plain.Stats) float64 { return float64(s.Accepted) })
-	l("connections_refused_total", "connections beyond the limit of a listener with TLS", func(s *plain.Stats) float64 { return float64(s.Refused) })
+	l("connections_refused_total", "connections that a listener with TLS refused: beyond its limit, or not let in by listener.authz", func(s *plain.Stats) float64 { return float64(s.Refused) })
 	l("connections_failed_total", "connections with TLS that ended otherwise than in good order", func(s *plain.Stats) float64 { return float64(s.Failed) })
 	l("handshakes_failed_total", "TLS handshakes that failed or took too long", func(s *plain.Stats) float64 { return float64(s.Handshakes) })
 	return c

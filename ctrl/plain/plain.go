@@ -19,6 +19,9 @@ type Server struct {
 	Protocol string        // "echo", "discard" or "chargen"
 	MaxConns int           // at a time, more are closed at once; 0: no limit
 	Idle     time.Duration // a connection on which nothing moves so long ends; 0: never
+	// Admit says why a connection is refused; nil: all are let in. One whose handshake ends with
+	// an error that is ErrRefused counts as refused too.
+	Admit func(net.Conn) error
 	// Failed is told why a connection ended, unless in good order; it must not block. May be nil.
 	Failed func(remote net.Addr, err error)
 
@@ -30,11 +33,14 @@ type Server struct {
 	buffers  sync.Pool
 }
 
+// ErrRefused marks errors of handshakes that found that a connection is not let in.
+var ErrRefused = errors.New("refused")
+
 // Stats counts a server's connections.
 type Stats struct {
 	Open       int64
 	Accepted   uint64
-	Refused    uint64 // one too many
+	Refused    uint64 // one too many, or not let in
 	Failed     uint64 // of those accepted, ended otherwise than in good order
 	Handshakes uint64 // of those failed, for the handshake of the layer below (TLS)
 }
@@ -86,6 +92,11 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			cancel()
 			return err
 		}
+		if s.Admit != nil && s.Admit(c) != nil {
+			s.refused.Add(1)
+			_ = c.Close()
+			continue
+		}
 		if n := s.open.Add(1); s.MaxConns > 0 && n > int64(s.MaxConns) {
 			s.open.Add(-1)
 			s.refused.Add(1)
@@ -100,15 +111,24 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			err := serve(s, c)
 			_ = c.Close() // the error that matters came before
 			if err != nil && ctx.Err() == nil {
-				s.failed.Add(1)
-				if handshake(err) {
-					s.unshaken.Add(1)
-				}
-				if s.Failed != nil {
-					s.Failed(c.RemoteAddr(), err)
-				}
+				s.ended(c, err)
 			}
 		})
+	}
+}
+
+// ended counts a connection that did not end in good order.
+func (s *Server) ended(c net.Conn, err error) {
+	if errors.Is(err, ErrRefused) {
+		s.refused.Add(1)
+		return
+	}
+	s.failed.Add(1)
+	if handshake(err) {
+		s.unshaken.Add(1)
+	}
+	if s.Failed != nil {
+		s.Failed(c.RemoteAddr(), err)
 	}
 }
 

@@ -53,6 +53,8 @@ type Config struct {
 	// StreamOpcode names the entry that serves byte streams that begin with DATA.
 	// One that begins with a REQUEST without END names its own.
 	StreamOpcode string
+	// Admit says whether a connection is let in, before its handshake; it must not block. nil: all are.
+	Admit func(listener dataplane.ListenerID, remote netip.AddrPort) bool
 	// OnPort is told when a core reports a port; it must not block.
 	OnPort func(dataplane.InterfaceID, dataplane.Code)
 	// OnAddresses is told when addresses changed by themselves; it must not block.
@@ -351,7 +353,11 @@ func (sh *shard) open(ev *dataplane.Event) {
 	sh.conns[ev.Conn] = c
 	sh.mu.Unlock()
 	admitted := m.accept(ev.Listener)
+	unwanted := m.cfg.Admit != nil && !m.cfg.Admit(ev.Listener, ev.Remote)
 	switch {
+	case unwanted:
+		m.count("listener_authz")
+		c.shut(uint32(npro.CodeHandshakeFailed), "not let in")
 	case m.draining.Load():
 		c.shut(codeShutdown, "shutting down")
 	case !admitted:

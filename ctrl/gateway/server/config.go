@@ -25,6 +25,17 @@ const (
 	ProxyRequire                    // a connection without one is refused
 )
 
+// Stage is how far a connection has come.
+type Stage uint8
+
+// Stages.
+const (
+	Accepted Stage = iota // its addresses are known; nothing but a PROXY header was read
+	Greeted               // what the client says before TLS is
+	Passing               // the same, of one that is to be passed on unopened: no more will be known
+	Shaken                // TLS's handshake is as good as done: the client's certificate is known
+)
+
 // Config is a listener's settings. Its zero value but for Handler is sane.
 type Config struct {
 	Name    string // of the listener, for Conn.Listener
@@ -50,6 +61,12 @@ type Config struct {
 
 	// Forwarded is whose X-Forwarded-For is believed, for Client.
 	Forwarded []netip.Prefix
+
+	// Admit is asked, as more becomes known of a connection, whether it is refused. later:
+	// it is to be asked again at the next stage; else the answer stands for all of them. state
+	// is what is known of TLS by then (nil: there is none), offered the protocols of ALPN that
+	// the client names. nil: none is refused.
+	Admit func(c *Conn, at Stage, state *tls.ConnectionState, offered []string) (later bool, err error)
 
 	// Passthrough is asked with each ClientHello whether the connection is to be passed on
 	// unopened, and to where. nil: none is.

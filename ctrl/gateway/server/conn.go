@@ -35,6 +35,8 @@ type Conn struct {
 	quic     atomic.Pointer[quic.Conn] // HTTP/3's
 	named    atomic.Pointer[string]    // the last host that the certificate was found good for
 	early    func() bool
+	unwanted atomic.Bool // Config.Admit refused it
+	admitted atomic.Bool // and need not be asked again
 	ended    atomic.Bool
 	streams  streams
 	allDone  chan struct{} // HTTP/2's: no handler runs

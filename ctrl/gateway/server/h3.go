@@ -60,7 +60,7 @@ func (s *Server) ServePacket(ctx context.Context, p net.PacketConn) error {
 			return s.admitQUIC(ctx, p, info, &open)
 		},
 	}
-	listener, err := t.ListenEarly(http3.ConfigureTLSConfig(s.c.TLS), &quic.Config{
+	listener, err := t.ListenEarly(http3.ConfigureTLSConfig(s.shake), &quic.Config{
 		Allow0RTT: s.c.EarlyData, HandshakeIdleTimeout: l.Handshake / 2, MaxIdleTimeout: max(0, l.Idle) + time.Second,
 		MaxIncomingStreams: int64(l.Streams), MaxIncomingUniStreams: maxUniStreams,
 		InitialStreamReceiveWindow: uint64(min(l.StreamBytes, 512<<10)), MaxStreamReceiveWindow: uint64(l.StreamBytes),
@@ -125,6 +125,10 @@ func (s *Server) admitQUIC(ctx context.Context, p net.PacketConn, info *quic.Cli
 		default:
 			return true
 		}
+	}
+	if err := s.authorize(c, Accepted, s.beforeTLS(), nil); err != nil {
+		s.refusedConns[RefusedAuthz].Add(1)
+		return nil, err
 	}
 	s.mu.Lock()
 	full := s.closing || s.c.Limits.Conns > 0 && len(s.conns) >= s.c.Limits.Conns

@@ -82,6 +82,10 @@ func (s *Server) passThrough(ctx context.Context, c *Conn, in net.Conn) (net.Con
 		}
 		return in, s.tls == nil
 	}
+	if s.authorize(c, Passing, &tls.ConnectionState{ServerName: hello.ServerName}, hello.Protocols) != nil {
+		s.drop(c, RefusedAuthz)
+		return nil, true
+	}
 	defer c.done()
 	_ = c.raw.SetDeadline(time.Time{})
 	dialing, cancel := context.WithTimeout(ctx, s.c.Limits.Handshake)

@@ -21,11 +21,12 @@ import (
 
 // Server serves listeners with one set of settings.
 type Server struct {
-	c   Config
-	tls *tls.Config // with the protocols of TCP's listeners; nil: none
-	h1  *http.Server
-	h2  *http2.Server //lint:ignore SA1019 see h2.go
-	h3  *h3           // nil: no TLS
+	c     Config
+	shake *tls.Config // Config.TLS with what Config.Admit says of handshakes; nil: none
+	tls   *tls.Config // shake with the protocols of TCP's listeners
+	h1    *http.Server
+	h2    *http2.Server //lint:ignore SA1019 see h2.go
+	h3    *h3           // nil: no TLS
 
 	began                          time.Time
 	clock                          atomic.Int64 // milliseconds since began
@@ -79,7 +80,11 @@ func New(c Config) (*Server, error) {
 		return nil, fmt.Errorf("listener %q: %w", c.Name, err)
 	}
 	if c.TLS != nil {
-		s.tls = withProtocols(c.TLS, s.protocols())
+		s.shake = c.TLS
+		if c.Admit != nil {
+			s.shake = s.authorizing(c.TLS)
+		}
+		s.tls = withProtocols(s.shake, s.protocols())
 		s.newH3()
 	}
 	return s, nil

@@ -25,6 +25,10 @@ func (s *Server) start(ctx context.Context, c *Conn) {
 		s.drop(c, why)
 		return
 	}
+	if s.authorize(c, Accepted, s.beforeTLS(), nil) != nil {
+		s.drop(c, RefusedAuthz)
+		return
+	}
 	if !s.countClient(c) {
 		s.drop(c, RefusedClient)
 		return
@@ -42,7 +46,11 @@ func (s *Server) start(ctx context.Context, c *Conn) {
 	}
 	t, err := s.handshake(ctx, c, in)
 	if err != nil {
-		s.drop(c, handshakeReason(err))
+		why := handshakeReason(err)
+		if c.unwanted.Load() {
+			why = RefusedAuthz
+		}
+		s.drop(c, why)
 		return
 	}
 	_ = c.raw.SetDeadline(time.Time{})
@@ -71,6 +79,9 @@ func handshakeReason(err error) Refused {
 // handshake is TLS's.
 func (s *Server) handshake(ctx context.Context, c *Conn, in net.Conn) (*tls.Conn, error) {
 	t := tls.Server(in, s.tls)
+	if s.c.Admit != nil {
+		ctx = context.WithValue(ctx, connKey{}, c) // for authorizing
+	}
 	if err := t.HandshakeContext(ctx); err != nil {
 		var plain tls.RecordHeaderError
 		if errors.As(err, &plain) && plain.Conn != nil && looksLikeHTTP(plain.RecordHeader) {

@@ -20,6 +20,7 @@ const (
 	RefusedHandshake                    // the TLS handshake failed
 	RefusedHandshakeLate                // PROXY header or handshake took too long
 	RefusedProtocol                     // no protocol that is served
+	RefusedAuthz                        // Config.Admit says so
 	RefusedPassthrough                  // the destination of a connection passed through can't be reached
 	CutHead                             // a head, or the first one, took too long
 	CutBody                             // a body did
@@ -49,6 +50,8 @@ func (r Refused) String() string {
 		return "handshake_timeout"
 	case RefusedProtocol:
 		return "protocol"
+	case RefusedAuthz:
+		return "authz"
 	case RefusedPassthrough:
 		return "passthrough"
 	case CutHead:

@@ -15,6 +15,7 @@
 //	cert:V               a name (SAN or CN) of the connection's verified client certificate
 //	client:PREFIX        the client's address
 //	listener:V sni:V     where and by what server name it came; tls: by TLS at all
+//	alpn:V               the protocol that TLS negotiated: h2, http/1.1, h3
 //	host:V method:V      GET means HEAD too
 //	path:PATTERN         {name} stands for one segment, {name...} for the rest; a slash at the end counts for nothing
 //	grpc:SERVICE/METHOD  such as grpc:shop.Orders/Get or grpc:shop.Orders/*
@@ -32,6 +33,10 @@
 // (encoded slashes, empty or dot segments, backslashes, semicolons), of a value whose
 // variable is not there or empty. Such a condition holds for deny and does not for allow,
 // turned around or not.
+//
+// Rules about connections ([ParseConnection]) have only conditions that a connection tells
+// before its first request. They are asked as it goes on ([Rules.Connection]), and refuse it
+// as soon as nothing that is still to be told could let it in.
 //
 // # Asking
 //

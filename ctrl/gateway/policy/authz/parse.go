@@ -25,6 +25,7 @@ const (
 	kClient
 	kListener
 	kSNI
+	kALPN
 	kTLS
 	kHost
 	kMethod
@@ -54,7 +55,7 @@ const (
 var words = [...]word{
 	{"*", kAny, bare, true}, {"authenticated", kAuthenticated, bare, false}, {"anonymous", kAnonymous, bare, false},
 	{"subject", kSubject, valued, false}, {"provider", kProvider, valued, false}, {"group", kGroup, valued, false}, {"scope", kScope, valued, false},
-	{"claim", kClaim, maybeNamed, false}, {"cert", kCert, valued, true}, {"client", kClient, valued, true}, {"listener", kListener, valued, true},
+	{"claim", kClaim, maybeNamed, false}, {"alpn", kALPN, valued, true}, {"cert", kCert, valued, true}, {"client", kClient, valued, true}, {"listener", kListener, valued, true},
 	{"sni", kSNI, valued, true}, {"tls", kTLS, bare, true}, {"host", kHost, valued, false}, {"method", kMethod, valued, false},
 	{"path", kPath, valued, false}, {"grpc", kGRPC, valued, false}, {"header", kHeader, maybeNamed, false}, {"var", kVar, named, false},
 }
@@ -100,13 +101,14 @@ func (e *RuleError) Unwrap() error { return e.Err }
 type Rules struct{ allow, deny []rule }
 
 // Parse reads rules. The error joins a *RuleError for each that is wrong.
-func Parse(allow, deny []string) (*Rules, error) { return parse(allow, deny, false) }
+func Parse(allow, deny []string) (*Rules, error) { return parse(allow, deny, nil) }
 
-// ParseConnection reads rules about connections, which have no request yet: with *, cert,
-// client, listener, sni and tls alone.
-func ParseConnection(allow, deny []string) (*Rules, error) { return parse(allow, deny, true) }
+// ParseConnection reads rules about connections, which have no request yet: with *, alpn,
+// cert, client, listener, sni and tls alone, as far as they are ever told at a place.
+func ParseConnection(allow, deny []string, at Place) (*Rules, error) { return parse(allow, deny, &at) }
 
-func parse(allow, deny []string, conn bool) (*Rules, error) {
+// parse reads rules about requests, or (conn is not nil) about connections.
+func parse(allow, deny []string, conn *Place) (*Rules, error) {
 	r := &Rules{}
 	var errs []error
 	for _, l := range [...]struct {
@@ -136,7 +138,7 @@ func parse(allow, deny []string, conn bool) (*Rules, error) {
 	return r, nil
 }
 
-func parseRule(text string, conn bool) (rule, error) {
+func parseRule(text string, conn *Place) (rule, error) {
 	r := rule{text: text}
 	if len(text) > maxText {
 		return r, fmt.Errorf("a rule of %d bytes, expected %d at most", len(text), maxText)
@@ -196,14 +198,19 @@ func (p *parser) is(c byte) bool {
 	return false
 }
 
-func (p *parser) term(conn bool) (term, error) {
+func (p *parser) term(conn *Place) (term, error) {
 	t := term{not: p.is('!')}
 	name := p.until(": \t")
 	i := slices.IndexFunc(words[:], func(w word) bool { return w.text == name })
-	if i < 0 || conn && !words[i].conn {
-		return t, fmt.Errorf("condition %q, expected one of %s", name, known(conn))
+	if i < 0 || conn != nil && !words[i].conn {
+		return t, fmt.Errorf("condition %q, expected one of %s", name, known(conn != nil))
 	}
 	w := words[i]
+	if conn != nil {
+		if err := conn.misplaced(&w); err != nil {
+			return t, err
+		}
+	}
 	t.kind = w.kind
 	if w.shape == bare {
 		if p.i < len(p.text) && p.text[p.i] == ':' {

@@ -62,11 +62,6 @@ func (r *Rules) Check(req *http.Request, x *exchange.Exchange) Decision {
 	return d
 }
 
-// CheckConnection decides about a connection, with rules of ParseConnection.
-func (r *Rules) CheckConnection(listener string, client netip.AddrPort, state *tls.ConnectionState) Decision {
-	return r.Check(nil, &exchange.Exchange{Listener: listener, Client: client, TLS: state})
-}
-
 // scopes are the first ones of each condition about them.
 func (r *rule) scopes() []string {
 	var out []string
@@ -85,6 +80,9 @@ type env struct {
 	vars []exchange.Var // of the rule's own path
 	segs []string
 	path truth // unknown: nobody can tell what the path means; no: not looked at yet
+
+	offered []string // see Connection
+	later   Facts
 
 	varSpace [8]exchange.Var // of vars and segs, for most requests
 	segSpace [16]string
@@ -134,6 +132,8 @@ func (e *env) term(t *term) truth {
 			return no
 		}
 		return e.any(t, strings.ToLower(e.x.TLS.ServerName))
+	case kALPN:
+		return e.protocol(t)
 	case kCert:
 		return e.any(t, certNames(e.x.TLS)...)
 	case kSubject, kProvider, kGroup, kScope, kClaim:
@@ -143,6 +143,17 @@ func (e *env) term(t *term) truth {
 		return e.identity(t, id)
 	}
 	return e.request(t)
+}
+
+// protocol is what was negotiated, or may be.
+func (e *env) protocol(t *term) truth {
+	if len(e.offered) > 0 {
+		return e.any(t, e.offered...)
+	}
+	if e.x.TLS == nil || e.x.TLS.NegotiatedProtocol == "" {
+		return no
+	}
+	return e.any(t, e.x.TLS.NegotiatedProtocol)
 }
 
 func (e *env) identity(t *term, id *exchange.Identity) truth {

@@ -152,20 +152,61 @@ func setPath(r *http.Request, path string) error {
 	return nil
 }
 
+// TestConnectionRules: a connection is refused as soon as nothing that is told later could
+// let it in, and not before.
 func TestConnectionRules(t *testing.T) {
 	leaf := &x509.Certificate{DNSNames: []string{"worker.example"}, Subject: pkix.Name{CommonName: "worker"}}
-	state := &tls.ConnectionState{ServerName: "Api.example", VerifiedChains: [][]*x509.Certificate{{leaf}}}
-	client := netip.MustParseAddrPort("[2001:db8::1]:1")
-	r, err := ParseConnection([]string{"tls sni:api.example cert:worker*", "listener:open"}, []string{"client:2001:db8:bad::/48"})
-	if err != nil {
-		t.Fatal(err)
+	state := &tls.ConnectionState{ServerName: "Api.example", NegotiatedProtocol: "h2", VerifiedChains: [][]*x509.Certificate{{leaf}}}
+	hello := &tls.ConnectionState{ServerName: "Api.example"}
+	client, bad := netip.MustParseAddrPort("[2001:db8::1]:1"), netip.MustParseAddrPort("[2001:db8:bad::1]:1")
+	strict := [][]string{{"tls sni:api.example cert:worker*", "listener:open"}, {"client:2001:db8:bad::/48", "client:2001:db8::/48 sni:*.internal"}}
+	const all = SNI | ALPN | Cert
+	for name, one := range map[string]struct {
+		rules            [][]string
+		c                Connection
+		allowed, decided bool
+	}{
+		"address that is denied":             {strict, Connection{Listener: "web", Client: bad, TLS: &tls.ConnectionState{}, Later: all}, false, true},
+		"address, the rest later":            {strict, Connection{Listener: "web", Client: client, TLS: &tls.ConnectionState{}, Later: all}, true, false},
+		"no TLS, which the only rule wants":  {strict, Connection{Listener: "web", Client: client}, false, true},
+		"another listener":                   {strict, Connection{Listener: "open", Client: client}, true, true},
+		"another listener, a name later":     {strict, Connection{Listener: "open", Client: client, TLS: &tls.ConnectionState{}, Later: all}, true, false},
+		"name that fits, certificate later":  {strict, Connection{Listener: "web", Client: client, TLS: hello, Later: ALPN | Cert}, true, false},
+		"name that does not":                 {strict, Connection{Listener: "web", Client: client, TLS: &tls.ConnectionState{ServerName: "x"}, Later: ALPN | Cert}, false, true},
+		"all that there is":                  {strict, Connection{Listener: "web", Client: client, TLS: state}, true, true},
+		"no certificate":                     {strict, Connection{Listener: "web", Client: client, TLS: hello}, false, true},
+		"client that requests tell":          {[][]string{{"client:10.0.0.0/8"}, nil}, Connection{Listener: "web", Client: client, Later: Client}, true, false},
+		"unknown client is not allowed":      {[][]string{{"client:::/0"}, nil}, Connection{Listener: "web"}, false, true},
+		"unknown client is denied":           {[][]string{{"*"}, {"client:10.0.0.0/8"}}, Connection{Listener: "web"}, false, true},
+		"protocol":                           {[][]string{{"alpn:h2,h3"}, nil}, Connection{TLS: state}, true, true},
+		"another protocol":                   {[][]string{{"alpn:h3"}, nil}, Connection{TLS: state}, false, true},
+		"protocol that is offered":           {[][]string{{"alpn:h3"}, nil}, Connection{TLS: hello, Offered: []string{"h2", "h3"}}, true, true},
+		"no protocol":                        {[][]string{{"alpn:h3"}, nil}, Connection{TLS: hello}, false, true},
+		"protocol later, denied by it alone": {[][]string{{"*"}, {"alpn:h3"}}, Connection{TLS: hello, Later: ALPN}, true, false},
+		"no rules":                           {[][]string{nil, nil}, Connection{TLS: hello, Later: ALPN}, true, true},
+	} {
+		r, err := ParseConnection(one.rules[0], one.rules[1], Place{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d, decided := r.Connection(&one.c); d.Allowed != one.allowed || decided != one.decided {
+			t.Errorf("%s: %+v, decided %v", name, d, decided)
+		}
 	}
-	if !r.CheckConnection("web", client, state).Allowed || r.CheckConnection("web", client, nil).Allowed || !r.CheckConnection("open", client, nil).Allowed ||
-		r.CheckConnection("open", netip.MustParseAddrPort("[2001:db8:bad::1]:1"), nil).Allowed {
-		t.Error("connections are not decided about as they should be")
+}
+
+// TestConnectionPlaces: what is never told where a rule stands is an error of the rule.
+func TestConnectionPlaces(t *testing.T) {
+	for rule, want := range map[string]string{
+		"path:/x": "expected one of *, alpn, cert, client, listener, sni, tls", "sni:a": "no TLS", "tls alpn:h2": "character 5: alpn: the listener has no TLS", "cert:a": "client_auth", "client:10.0.0.0/8": "a Unix socket tells no address",
+	} {
+		_, err := ParseConnection([]string{rule}, nil, Place{Never: Client | SNI | ALPN | Cert, Unix: true})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", rule, err)
+		}
 	}
-	if _, err := ParseConnection([]string{"path:/x"}, nil); err == nil || !strings.Contains(err.Error(), "cert") {
-		t.Errorf("a path of a connection: %v", err)
+	if _, err := ParseConnection([]string{"!tls listener:a", "*"}, nil, Place{Never: Client | SNI | ALPN | Cert}); err != nil {
+		t.Error(err)
 	}
 }
 
