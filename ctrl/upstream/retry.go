@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/np-appliance/np/ctrl/cancel"
 )
 
 // Backoff is how the time between tries grows.
@@ -171,15 +173,29 @@ type Try struct {
 
 // hold is what a try ends with.
 type hold struct {
+	ctx      cancel.Context
 	lease    Lease
-	cancel   context.CancelCauseFunc
-	timer    *time.Timer
+	timer    *cancel.Timer // nil: it was stopped
 	detached bool
+}
+
+func (h *hold) stopTimer() {
+	h.timer.Stop()
+	h.timer = nil
+}
+
+func (h *hold) end(o Outcome) {
+	h.stopTimer()
+	h.lease.Done(o)
+	h.ctx.Cancel(nil)
 }
 
 // Stream ends the try's own time, and Total: an answer that has begun and has no end in
 // sight may take as long as the context that Do was given.
-func (t Try) Stream() { t.hold.timer.Stop() }
+func (t Try) Stream() { t.hold.stopTimer() }
+
+// Cut ends the try's context with a cause. Any goroutine may.
+func (t Try) Cut(cause error) { t.hold.ctx.Cancel(cause) }
 
 // Detach takes the request out of Do's hands. Try returns Success at once, and Do nil; the
 // request goes on, within the try's time, until the function returned here is called, once,
@@ -187,11 +203,7 @@ func (t Try) Stream() { t.hold.timer.Stop() }
 func (t Try) Detach() func(Outcome) {
 	h := t.hold
 	h.detached = true
-	return func(o Outcome) {
-		h.timer.Stop()
-		h.lease.Done(o)
-		h.cancel(nil)
-	}
+	return h.end
 }
 
 // RetryError is the last try's error, with why there was no further one.
@@ -271,24 +283,21 @@ func (u *Upstream) try1(ctx, outer context.Context, c *Call, lease Lease, n int)
 		}
 	}
 	h := &hold{lease: lease}
-	tctx, cancel := context.WithCancelCause(outer)
-	h.cancel = cancel
-	h.timer = time.AfterFunc(d, func() { cancel(ErrTryTimeout) })
+	h.ctx.Init(outer)
+	h.timer = u.timers.Start(&h.ctx, d, ErrTryTimeout)
 	o = Failure
 	defer func() {
 		if !h.detached {
-			h.timer.Stop()
-			h.lease.Done(o)
-			cancel(nil)
+			h.end(o)
 		}
 	}()
-	got, err := c.Try(tctx, Try{Endpoint: lease.e, Number: n, Time: d, hold: h})
+	got, err := c.Try(&h.ctx, Try{Endpoint: lease.e, Number: n, Time: d, hold: h})
 	if o = got; o > Canceled {
 		o = Failure
 	}
 	if o != Success && outer.Err() != nil && errors.Is(outer.Err(), context.Canceled) {
 		o = Canceled // the client is gone: not the endpoint's fault
-	} else if o != Success && o != Canceled && tctx.Err() != nil {
+	} else if o != Success && o != Canceled && h.ctx.Err() != nil {
 		o = Timeout
 	}
 	return o, err

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/np-appliance/np/ctrl/cancel"
 )
 
 // Upstream is a named set of endpoints that do the same.
@@ -21,6 +23,7 @@ type Upstream struct {
 	stats  *upstreamCounters
 	budget budget
 	queue  queue
+	timers cancel.Timers // of tries
 
 	kick    chan struct{} // tells Run that the list or the ejections changed
 	running atomic.Bool

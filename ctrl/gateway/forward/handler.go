@@ -100,12 +100,12 @@ type flight struct {
 
 	kept    *kept // the answer of the last try, if it might be tried again
 	last    *upstream.Endpoint
-	notYet  time.Time               // last asked not to be asked before
-	started bool                    // something of the answer went to the client
-	done    bool                    // the answer went there as a whole
-	tunnel  bool                    // an extended CONNECT, which is an upgrade towards HTTP/1.1
-	key     string                  // Sec-WebSocket-Key of a tunnel
-	cut     context.CancelCauseFunc // ends the try; nil without StreamIdle
+	notYet  time.Time    // last asked not to be asked before
+	started bool         // something of the answer went to the client
+	done    bool         // the answer went there as a whole
+	tunnel  bool         // an extended CONNECT, which is an upgrade towards HTTP/1.1
+	key     string       // Sec-WebSocket-Key of a tunnel
+	now     upstream.Try // that is under way
 }
 
 // ServeHTTP forwards one request.

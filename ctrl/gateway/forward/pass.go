@@ -134,7 +134,7 @@ func (f *flight) copy(ctx context.Context, resp *http.Response) error {
 	}
 	var watch *watchdog
 	if stream && f.h.opts.StreamIdle > 0 {
-		watch = newWatchdog(f.h.opts.StreamIdle, f.cut)
+		watch = newWatchdog(f.h.opts.StreamIdle, f.now.Cut)
 		defer watch.stop()
 		if f.body != nil {
 			f.body.watch(watch)
@@ -189,8 +189,8 @@ type watchdog struct {
 	timer *time.Timer
 }
 
-func newWatchdog(after time.Duration, cut context.CancelCauseFunc) *watchdog {
-	if cut == nil || after <= 0 {
+func newWatchdog(after time.Duration, cut func(cause error)) *watchdog {
+	if after <= 0 {
 		return nil
 	}
 	return &watchdog{after: after, timer: time.AfterFunc(after, func() { cut(errIdle) })}

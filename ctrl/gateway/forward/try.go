@@ -28,12 +28,7 @@ func (f *flight) try(ctx context.Context, t upstream.Try) (upstream.Outcome, err
 	}
 	f.out.Host = f.cluster.hostFor(t.Endpoint, f.r.Host)
 	f.tellDeadline(t.Time)
-	if f.h.opts.StreamIdle > 0 {
-		var cancel context.CancelCauseFunc
-		ctx, cancel = context.WithCancelCause(ctx)
-		defer cancel(nil)
-		f.cut = cancel
-	}
+	f.now = t
 	resp, err := link.send(ctx, &f.out)
 	if err != nil {
 		err = f.blame(ctx, err)

@@ -88,7 +88,7 @@ func (f *flight) switchProtocols(ctx context.Context, t upstream.Try, resp *http
 		return upstream.Canceled, &clientError{err}
 	}
 	defer func() { _ = down.close() }() // the stream is over: errors were met before
-	watch := newWatchdog(f.h.opts.StreamIdle, f.cut)
+	watch := newWatchdog(f.h.opts.StreamIdle, t.Cut)
 	defer watch.stop()
 	f.splice(ctx, up, down, watch)
 	f.done = true

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/np-appliance/np/ctrl/cancel"
 	"github.com/np-appliance/np/ctrl/pool"
 )
 
@@ -29,7 +30,7 @@ type call struct {
 	lease  pool.Lease[*Conn]
 	req    *Request
 	ctx    context.Context
-	stop   func() bool // of the context's AfterFunc
+	hook   cancel.Hook // of the context: it interrupts the connection
 	send   *sender     // nil: no body is streamed, or not yet
 
 	wrote int   // bytes of the head and the content
@@ -49,7 +50,7 @@ type call struct {
 func (k *call) run(head []byte) (*http.Response, error) {
 	k.conn.in.buf = k.client.in.get()
 	k.conn.in.r, k.conn.in.w, k.conn.in.any = 0, 0, false
-	k.stop = context.AfterFunc(k.ctx, k.conn.interrupt)
+	k.hook.Attach(k.ctx, k.conn.interrupt)
 	k.wrote, k.werr = k.conn.nc.Write(head)
 	if k.werr == nil && k.req.streams() && !k.req.Continue {
 		k.startSend()
@@ -240,7 +241,7 @@ func (k *call) discard() {
 		return
 	}
 	k.over = true
-	k.stop()
+	k.hook.Stop()
 	k.release(false)
 	if k.send != nil {
 		k.send.abort(k.req)
@@ -252,7 +253,7 @@ func (k *call) finish() {
 	if k.over {
 		return
 	}
-	if k.send != nil && !k.send.ending() || !k.keep || k.conn.in.buffered() != 0 || !k.stop() {
+	if k.send != nil && !k.send.ending() || !k.keep || k.conn.in.buffered() != 0 || !k.hook.Stop() {
 		k.discard()
 		return
 	}

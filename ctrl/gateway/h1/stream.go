@@ -37,7 +37,7 @@ func (s *Stream) Conn() net.Conn { return s.k.conn.nc }
 // Close ends the connection. A Read that waits returns with an error.
 func (s *Stream) Close() error {
 	s.close.Do(func() {
-		s.k.stop()
+		s.k.hook.Stop()
 		s.k.over = true
 		// The buffer is left to the garbage collector: a Read may be using it.
 		if s.k.client.pool == nil {
