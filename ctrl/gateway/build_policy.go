@@ -447,7 +447,7 @@ func (b *builder) external(at string, r *config.HTTPRoute) (*external, error) {
 		if err != nil {
 			return nil, err
 		}
-		e, err := authz.NewExternal(authz.ExternalConfig{Checker: checker, Headers: a.Headers, Timeout: a.Timeout, FailOpen: a.FailOpen, Remember: a.CacheTTL, CacheSize: a.CacheMax, Now: b.g.o.Now})
+		e, err := authz.NewExternal(authz.ExternalConfig{Checker: checker, Headers: a.Headers, Own: a.Copy, Timeout: a.Timeout, FailOpen: a.FailOpen, Remember: a.CacheTTL, CacheSize: a.CacheMax, Now: b.g.o.Now})
 		if err != nil {
 			end()
 			return nil, err

@@ -64,6 +64,7 @@ func none(n int) int {
 // connection's own word: who sends it passes bytes on and says nothing in requests, so it is
 // the client behind it whose fields are believed or not.
 func (g *Gateway) begin(x *exchange.Exchange, e Entry, r *http.Request) {
+	ownHop(r.Header)
 	x.Start, x.Listener, x.TLS, x.Host = g.o.Now(), e.Listener, r.TLS, r.Host
 	if c := server.From(r.Context()); c != nil {
 		x.Protocol, x.Peer, x.Client = c.Protocol, c.Client, server.Client(r)

@@ -26,10 +26,7 @@ type Request struct {
 // Of returns what rules look at of an HTTP request. path is what [target.Policy.Apply] returned.
 // An extended CONNECT (RFC 8441, RFC 9220) is a GET: what HTTP/1.1 upgrades by one.
 func Of(r *http.Request, listener, path string) Request {
-	q := Request{Listener: listener, Method: r.Method, Host: r.Host, Path: path, Query: r.URL.RawQuery, Header: r.Header}
-	if r.Method == http.MethodConnect && (len(r.Header[":protocol"]) > 0 || r.Proto == "websocket") { // net/http's way and that of HTTP/3
-		q.Method = http.MethodGet
-	}
+	q := Request{Listener: listener, Method: exchange.Method(r), Host: r.Host, Path: path, Query: r.URL.RawQuery, Header: r.Header}
 	if r.TLS != nil {
 		q.TLS, q.SNI, q.ALPN = true, r.TLS.ServerName, r.TLS.NegotiatedProtocol
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/np-appliance/np/ctrl/gateway/exchange"
 	"github.com/np-appliance/np/ctrl/gateway/policy/internal/cache"
+	"github.com/np-appliance/np/ctrl/gateway/policy/internal/fields"
 )
 
 // Provider vouches for one kind of credentials.
@@ -141,7 +142,7 @@ type Config struct {
 // Authenticator is a route's authentication.
 type Authenticator struct {
 	cfg    Config
-	remove folded
+	remove fields.Names
 }
 
 // maxProviders bounds what one request can make work.
@@ -155,13 +156,13 @@ func New(cfg Config) (*Authenticator, error) {
 	if cfg.All && cfg.Optional {
 		return nil, errors.New("all providers have to vouch and yet none needs to, expected all or optional")
 	}
-	remove := fold(cfg.Remove...)
+	remove := fields.Of(cfg.Remove...)
 	for i := range cfg.Providers {
 		f := &cfg.Providers[i].Forward
 		if err := f.Check(); err != nil {
 			return nil, fmt.Errorf("%s: %w", cfg.Providers[i].Name(), err)
 		}
-		maps.Copy(remove, fold(f.Fields()...))
+		maps.Copy(remove, fields.Of(f.Fields()...))
 	}
 	return &Authenticator{cfg, remove}, nil
 }
@@ -278,7 +279,7 @@ func (a *Authenticator) Stage(next http.Handler) http.Handler {
 				u.Provider.Strip(r)
 			}
 		}
-		a.remove.from(r)
+		a.remove.From(r)
 		for _, id := range ids {
 			if err := id.by.Forward.write(r.Header, id.Identity); err != nil {
 				x.Note(err)

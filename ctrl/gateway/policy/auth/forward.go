@@ -3,7 +3,6 @@ package auth
 import (
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
 	"slices"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/np-appliance/np/ctrl/gateway/exchange"
 	"github.com/np-appliance/np/ctrl/gateway/policy/internal/claim"
+	"github.com/np-appliance/np/ctrl/gateway/policy/internal/fields"
 )
 
 // Forward says in which fields an identity is sent on; "" sends that part not. The fields
@@ -49,9 +49,9 @@ func common(folded string) bool {
 // Check tells everything that is wrong.
 func (f *Forward) Check() error {
 	var errs []error
-	seen := folded{}
+	seen := fields.Names{}
 	for _, name := range f.Fields() {
-		k := foldOne(name)
+		k := fields.Fold(name)
 		if !httpguts.ValidHeaderFieldName(name) || common(k) {
 			errs = append(errs, fmt.Errorf("field %q for an identity, expected the name of a header field of its own, such as X-Auth-Subject", name))
 		}
@@ -68,67 +68,15 @@ func (f *Forward) Check() error {
 	return errors.Join(errs...)
 }
 
-// folded are fields' names, small, with "-" for "_".
-type folded map[string]struct{}
-
-func foldOne(name string) string { return strings.ReplaceAll(strings.ToLower(name), "_", "-") }
-
-func fold(names ...string) folded {
-	out := folded{}
-	for _, n := range names {
-		out[foldOne(n)] = struct{}{}
-	}
-	return out
-}
-
-// from takes the fields out of a request, and those that some servers can't tell from them.
-func (f folded) from(r *http.Request) {
-	if len(f) == 0 {
-		return
-	}
-	f.out(r.Header)
-	if f.out(r.Trailer) {
-		r.Body = &trailers{r.Body, r.Trailer, f}
-	}
-}
-
-// out takes the fields out of h, and says whether there were any.
-func (f folded) out(h http.Header) bool {
-	any := false
-	for name := range h { // bound: the server's limit on fields
-		if _, is := f[foldOne(name)]; is {
-			delete(h, name)
-			any = true
-		}
-	}
-	return any
-}
-
-// trailers are taken out when they have come, which is at the body's end: some servers make
-// header fields of them.
-type trailers struct {
-	io.ReadCloser
-	h http.Header
-	f folded
-}
-
-func (t *trailers) Read(p []byte) (int, error) {
-	n, err := t.ReadCloser.Read(p)
-	if err != nil {
-		t.f.out(t.h)
-	}
-	return n, err
-}
-
 // Remove is a stage for routes that ask nobody: it takes out what other routes set.
 func Remove(names []string) func(http.Handler) http.Handler {
-	remove := fold(names...)
+	remove := fields.Of(names...)
 	return func(next http.Handler) http.Handler {
 		if len(remove) == 0 {
 			return next
 		}
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			remove.from(r)
+			remove.From(r)
 			next.ServeHTTP(w, r)
 		})
 	}

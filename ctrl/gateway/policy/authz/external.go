@@ -20,6 +20,7 @@ import (
 
 	"github.com/np-appliance/np/ctrl/gateway/exchange"
 	"github.com/np-appliance/np/ctrl/gateway/policy/internal/cache"
+	"github.com/np-appliance/np/ctrl/gateway/policy/internal/fields"
 )
 
 // Question is what is sent about a request.
@@ -66,6 +67,7 @@ type Checker interface {
 type ExternalConfig struct {
 	Checker     Checker
 	Headers     []string      // fields of the request that are sent along
+	Own         []string      // fields that only an answer sets: clients can't send them, answer or not
 	Timeout     time.Duration // 0: 1 s
 	FailOpen    bool          // no answer lets requests pass
 	Remember    time.Duration // answers; 0: not
@@ -77,6 +79,7 @@ type ExternalConfig struct {
 // External asks somebody about requests.
 type External struct {
 	cfg    ExternalConfig
+	own    fields.Names // of cfg.Own
 	cache  *cache.Cache[*Verdict]
 	flight singleflight.Group
 	slots  chan struct{}
@@ -119,7 +122,7 @@ func NewExternal(cfg ExternalConfig) (*External, error) {
 		names = append(names, http.CanonicalHeaderKey(h))
 	}
 	cfg.Headers = names
-	return &External{cfg: cfg, cache: cache.New[*Verdict](cfg.CacheSize), slots: make(chan struct{}, cfg.Concurrency)}, nil
+	return &External{cfg: cfg, own: fields.Of(cfg.Own...), cache: cache.New[*Verdict](cfg.CacheSize), slots: make(chan struct{}, cfg.Concurrency)}, nil
 }
 
 // Close waits until the questions that are being asked are answered, or ctx ends. Later
@@ -150,7 +153,7 @@ func (e *External) Stats() ExternalStats {
 }
 
 func (e *External) question(r *http.Request, x *exchange.Exchange) *Question {
-	q := &Question{Method: r.Method, Scheme: "http", Host: r.Host, URI: r.URL.RequestURI(), Protocol: r.Proto, Header: http.Header{}, Client: x.Client.Addr(),
+	q := &Question{Method: exchange.Method(r), Scheme: "http", Host: r.Host, URI: r.URL.RequestURI(), Protocol: r.Proto, Header: http.Header{}, Client: x.Client.Addr(),
 		Route: x.Route, Listener: x.Listener, ID: x.ID}
 	if x.TLS != nil {
 		q.Scheme, q.SNI = "https", x.TLS.ServerName
@@ -286,6 +289,7 @@ func (e *External) pass(w http.ResponseWriter, r *http.Request, x *exchange.Exch
 		e.failed.Add(1)
 		if e.cfg.FailOpen {
 			e.passed.Add(1)
+			e.own.From(r)
 			return true
 		}
 		w.Header().Set("Retry-After", "5")
@@ -299,6 +303,7 @@ func (e *External) pass(w http.ResponseWriter, r *http.Request, x *exchange.Exch
 	}
 	if v.Allow {
 		e.allowed.Add(1)
+		e.own.From(r)
 		v.apply(r.Header)
 		return true
 	}

@@ -375,3 +375,23 @@ func FuzzFreshness(f *testing.F) {
 		}
 	})
 }
+
+// TestOwnFields: fields that only an answer sets can't come from a client, whether there is
+// an answer or not, and however it writes their names.
+func TestOwnFields(t *testing.T) {
+	a := newAuthServer(t)
+	e := newExternal(t, ExternalConfig{Checker: a.checker(t, nil), Own: []string{"x-user"}, FailOpen: true})
+	for target, want := range map[string]string{"/ok": "ann", "/broken": ""} {
+		_, passed := serve(e, ann(), "GET", target, func(r *http.Request) {
+			r.Header.Set("X-User", "root")
+			r.Header["X_user"] = []string{"root"}
+			r.Trailer = http.Header{"X-User": nil}
+		})
+		if passed == nil {
+			t.Fatalf("%s: refused", target)
+		}
+		if got := passed.Header.Get("X-User"); got != want || len(passed.Header["X_user"]) > 0 || len(passed.Trailer) > 0 {
+			t.Errorf("%s: X-User %q, want %q; X_user %q, trailer %v", target, got, want, passed.Header["X_user"], passed.Trailer)
+		}
+	}
+}

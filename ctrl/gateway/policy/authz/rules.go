@@ -198,7 +198,7 @@ func (e *env) groups(t *term, id *exchange.Identity) truth {
 func (e *env) request(t *term) truth {
 	switch t.kind {
 	case kMethod:
-		m := e.req.Method
+		m := exchange.Method(e.req)
 		if m == http.MethodHead {
 			return max(e.any(t, m), e.any(t, http.MethodGet))
 		}

@@ -152,6 +152,26 @@ func setPath(r *http.Request, path string) error {
 	return nil
 }
 
+// TestExtendedConnect: a stream that stands for a GET is one for rules, as it is for routes.
+func TestExtendedConnect(t *testing.T) {
+	rules := mustParse(t, []string{"*"}, []string{"method:GET path:/admin/{rest...}"})
+	for name, change := range map[string]func(*http.Request){
+		"HTTP/2": func(r *http.Request) { r.Header[":protocol"] = []string{"websocket"} },
+		"HTTP/3": func(r *http.Request) { r.Proto = "websocket" },
+	} {
+		x := ann()
+		r := ask("GET", "http://h/admin/x", x)
+		r.Method = "CONNECT"
+		change(r)
+		if rules.Check(r, x).Allowed {
+			t.Errorf("%s: an extended CONNECT passes a rule that denies GET", name)
+		}
+		if !mustParse(t, []string{"method:GET"}, nil).Check(r, x).Allowed {
+			t.Errorf("%s: an extended CONNECT is no GET", name)
+		}
+	}
+}
+
 // TestConnectionRules: a connection is refused as soon as nothing that is told later could
 // let it in, and not before.
 func TestConnectionRules(t *testing.T) {

@@ -44,7 +44,9 @@
 // A request is let in while fewer are waiting than its class's part of the limit: low half,
 // normal three quarters, high nine tenths, critical all of it. So what matters least is
 // shed first and what matters most keeps some room to itself. A refusal is 503 with
-// Retry-After. Streams count until the head of their answer only.
+// Retry-After. Streams count until the head of their answer only. The time of a refusal by a
+// stage behind it, or of a failure that was quick, is not taken for a latency: else a flood of
+// bad passwords, or a backend that is down, would make the lowest latency of ten minutes.
 //
 // # Owner and goroutines
 //

@@ -130,14 +130,23 @@ func (k Key) write(h *maphash.Hash, r *http.Request, x *exchange.Exchange) {
 		v, _ := x.Var(k.name)
 		_, _ = h.WriteString(v)
 	case byHost:
-		_, _ = h.WriteString(r.Host)
+		_, _ = h.WriteString(hostName(r.Host))
 	case byMethod:
-		_, _ = h.WriteString(r.Method)
+		_, _ = h.WriteString(exchange.Method(r))
 	case byListener:
 		_, _ = h.WriteString(x.Listener)
 	case byRoute:
 		_, _ = h.WriteString(x.Route)
 	}
+}
+
+// hostName is a host as routes compare it: each way to write one shares its bucket, or a
+// client would have a new one with each port that it makes up.
+func hostName(s string) string {
+	if i := strings.LastIndexByte(s, ':'); i > strings.LastIndexByte(s, ']') {
+		s = s[:i]
+	}
+	return strings.ToLower(strings.TrimSuffix(s, "."))
 }
 
 func writeAddr(h *maphash.Hash, a netip.Addr) {

@@ -209,6 +209,15 @@ func TestKeys(t *testing.T) {
 			t.Errorf("%s: another value has the same bucket", key)
 		}
 	}
+	hosts := newRate(t, RateConfig{Requests: 1, Keys: []Key{mustKey(t, "host")}})
+	for host, like := range map[string]string{"A.Example": "a.example", "a.example:8080": "a.example", "a.example.": "a.example", "A.example.:1": "a.example", "[2001:db8::1]:80": "[2001:db8::1]"} {
+		r, x := base()
+		r.Host = like
+		want := hosts.Key(r, x)
+		if r.Host = host; hosts.Key(r, x) != want {
+			t.Errorf("%s has another bucket than %s", host, like)
+		}
+	}
 	for _, bad := range []string{"", "header", "header:", "client:x", "claim:", "who", "header:a b"} {
 		if _, err := ParseKey(bad); err == nil {
 			t.Errorf("%q is taken for a key", bad)

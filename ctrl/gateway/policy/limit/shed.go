@@ -123,6 +123,7 @@ type Shedder struct {
 	limit    atomic.Int64
 	ends     atomic.Int64 // this window's, ns since start
 	count    atomic.Int64 // latencies in it
+	usual    atomic.Int64 // latency of the last window, ns; 0: there was none
 	seen     [buckets]atomic.Uint32
 	admitted [numClasses]atomic.Uint64
 	shed     [numClasses]atomic.Uint64
@@ -214,6 +215,7 @@ func (s *Shedder) turn(at int64) {
 			break
 		}
 	}
+	s.usual.Store(int64(s.latency))
 	s.lows[s.windows%history] = s.latency
 	s.windows++
 	s.baseline = s.latency
@@ -296,7 +298,7 @@ func (s *Shedder) Stage(p Priority) func(http.Handler) http.Handler {
 				exchange.Refuse(w, r, exchange.Overloaded, "load shedding "+s.cfg.Name)
 				return
 			}
-			hw := &headWriter{ResponseWriter: w, shedder: s, began: s.cfg.Now()}
+			hw := &headWriter{ResponseWriter: w, shedder: s, x: exchange.From(r.Context()), began: s.cfg.Now()}
 			defer hw.end(r)
 			next.ServeHTTP(hw, r)
 		})
@@ -307,6 +309,7 @@ func (s *Shedder) Stage(p Priority) func(http.Handler) http.Handler {
 type headWriter struct {
 	http.ResponseWriter
 	shedder *Shedder
+	x       *exchange.Exchange
 	began   time.Time
 	left    bool
 }
@@ -314,12 +317,33 @@ type headWriter struct {
 // Unwrap is for http.ResponseController.
 func (w *headWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-func (w *headWriter) leave() {
-	if !w.left {
-		w.left = true
-		now := w.shedder.cfg.Now()
-		w.shedder.Leave(max(now.Sub(w.began), 1), now)
+// leave takes the time to an answer of a status.
+func (w *headWriter) leave(status int) {
+	if w.left {
+		return
 	}
+	w.left = true
+	now := w.shedder.cfg.Now()
+	latency := max(now.Sub(w.began), 1)
+	if !w.telling(status, latency) {
+		latency = 0
+	}
+	w.shedder.Leave(latency, now)
+}
+
+// telling says whether the time that an answer took says something of the load. What the
+// gateway refuses, and what fails, is quick whatever the load is: it would pass for the
+// lowest latency, beside which every good answer is slow, and whoever likes can send for
+// refusals. A failure that took longer than what is usual counts all the same.
+func (w *headWriter) telling(status int, latency time.Duration) bool {
+	switch why := w.x.Reason; {
+	case why == exchange.None && status < http.StatusInternalServerError, why == exchange.UpstreamTimeout, why == exchange.DeadlineExceeded:
+		return true
+	case why != exchange.None && w.x.Tries == 0:
+		return false
+	}
+	usual := w.shedder.usual.Load()
+	return usual > 0 && int64(latency) > usual
 }
 
 // end leaves without a latency when nobody waited for the answer any more.
@@ -328,26 +352,26 @@ func (w *headWriter) end(r *http.Request) {
 		w.left = true
 		w.shedder.Leave(0, w.shedder.cfg.Now())
 	}
-	w.leave()
+	w.leave(http.StatusOK)
 }
 
 // WriteHeader implements http.ResponseWriter.
 func (w *headWriter) WriteHeader(status int) {
 	if status >= 200 || status == http.StatusSwitchingProtocols {
-		w.leave()
+		w.leave(status)
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
 
 // Write implements http.ResponseWriter.
 func (w *headWriter) Write(b []byte) (int, error) {
-	w.leave()
+	w.leave(http.StatusOK)
 	return w.ResponseWriter.Write(b)
 }
 
 // ReadFrom implements io.ReaderFrom: the writer below may send a file without copying it.
 func (w *headWriter) ReadFrom(r io.Reader) (int64, error) {
-	w.leave()
+	w.leave(http.StatusOK)
 	if rf, ok := w.ResponseWriter.(io.ReaderFrom); ok {
 		return rf.ReadFrom(r)
 	}
@@ -359,7 +383,7 @@ func (w *headWriter) Flush() { _ = w.FlushError() }
 
 // FlushError flushes.
 func (w *headWriter) FlushError() error {
-	w.leave()
+	w.leave(http.StatusOK)
 	return http.NewResponseController(w.ResponseWriter).Flush()
 }
 
@@ -367,7 +391,7 @@ func (w *headWriter) FlushError() error {
 func (w *headWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	c, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err == nil {
-		w.leave()
+		w.leave(http.StatusOK)
 	}
 	return c, rw, err
 }

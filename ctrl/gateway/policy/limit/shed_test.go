@@ -189,6 +189,7 @@ func TestShedderStage(t *testing.T) {
 		t.Errorf("low: %d %s", w.Code, x.Reason)
 	}
 	r.Header.Set("X-Priority", "Critical")
+	x.Reason = exchange.None
 	w = httptest.NewRecorder()
 	h.ServeHTTP(w, r)
 	if w.Code == 503 || !w.Flushed { // a recorder keeps the interim status
@@ -203,6 +204,57 @@ func TestShedderStage(t *testing.T) {
 	gone.ServeHTTP(httptest.NewRecorder(), r.WithContext(ctx))
 	if s.count.Load() != 1 || s.Stats().Waiting != 2 {
 		t.Errorf("%d latencies, %+v", s.count.Load(), s.Stats())
+	}
+}
+
+// TestShedderIgnoresQuickFailures: neither refusals by stages behind it, which anybody can
+// send for, nor failures of a backend that is down make the lowest latency.
+func TestShedderIgnoresQuickFailures(t *testing.T) {
+	now := epoch
+	s, err := NewShedder(ShedderConfig{Name: "s", Now: clock(&now), Samples: 1, Initial: 64, Min: 8})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var took time.Duration
+	var status, tries int
+	var why exchange.Reason
+	h := s.Stage(Priority{Class: Critical})(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		x := exchange.From(r.Context())
+		x.Tries = tries
+		x.Fail(why)
+		now = now.Add(took)
+		w.WriteHeader(status)
+	}))
+	ask := func(n int, d time.Duration, code, sent int, reason exchange.Reason) {
+		took, status, tries, why = d, code, sent, reason
+		for range n {
+			h.ServeHTTP(httptest.NewRecorder(), request(&exchange.Exchange{}, "GET", "/"))
+		}
+		now = now.Add(time.Second)
+	}
+	for range 10 {
+		ask(50, 100*time.Microsecond, 401, 0, exchange.Unauthenticated)
+		ask(50, 200*time.Microsecond, 502, 1, exchange.ConnectFailed)
+		ask(50, 200*time.Microsecond, 503, 1, exchange.None)
+	}
+	if got := s.Stats(); got.Baseline != 0 || got.Limit != 64 {
+		t.Errorf("failures alone: %+v", got)
+	}
+	for range 10 {
+		ask(5, 100*time.Millisecond, 200, 1, exchange.None)
+		ask(50, 100*time.Microsecond, 401, 0, exchange.Unauthenticated)
+		ask(50, 200*time.Microsecond, 503, 1, exchange.None)
+	}
+	if got := s.Stats(); got.Baseline < 90*time.Millisecond || got.Limit < 64 {
+		t.Errorf("among good answers: %+v", got)
+	}
+	// what fails slowly, or is given up, is load all the same
+	for range 5 {
+		ask(20, time.Second, 503, 1, exchange.None)
+		ask(20, 2*time.Second, 504, 1, exchange.UpstreamTimeout)
+	}
+	if got := s.Stats(); got.Limit > 8 {
+		t.Errorf("slow failures: %+v", got)
 	}
 }
 
