@@ -14,6 +14,7 @@ import (
 	"github.com/np-appliance/np/ctrl/config"
 	"github.com/np-appliance/np/ctrl/dispatch"
 	"github.com/np-appliance/np/ctrl/gateway/exchange"
+	"github.com/np-appliance/np/ctrl/gateway/forward"
 	"github.com/np-appliance/np/ctrl/gateway/message"
 	"github.com/np-appliance/np/ctrl/handshake"
 	"github.com/np-appliance/np/ctrl/npro"
@@ -31,6 +32,9 @@ func (b *builder) npro(at string, r *config.HTTPRoute) http.Handler {
 	fields := message.Fields{Tenant: r.NPRO.TenantHeader, Session: r.NPRO.SessionHeader}
 	o := message.NorthOptions{Cluster: c.npro, Opcode: r.NPROOpcode, Payload: payload(r.NPRO.Payload), Fields: fields, Priority: uint8(r.NPRO.Priority),
 		ContentType: r.NPRO.ContentType, MaxRequest: int(r.NPRO.MaxMessage), MaxMessage: int(r.NPRO.MaxMessage)}
+	if keys := b.hashing(r.Upstream); keys != nil {
+		o.Hash = forward.Hasher(keys)
+	}
 	switch r.NPRO.Stream {
 	case "bytes":
 		o.Stream = message.StreamBytes
@@ -44,7 +48,7 @@ func (b *builder) npro(at string, r *config.HTTPRoute) http.Handler {
 	}
 	w := &r.WebSocket
 	socket, err := message.NewSocket(message.SocketOptions{Cluster: c.npro, Opcode: r.NPROOpcode, Requests: w.Requests, Fields: fields, Priority: uint8(r.NPRO.Priority),
-		Origins: w.Origins, Subprotocols: w.Subprotocols, MaxMessage: int(w.MaxMessage), Ping: w.Ping, Compress: w.Compress})
+		Origins: w.Origins, Subprotocols: w.Subprotocols, MaxMessage: int(w.MaxMessage), Ping: w.Ping, Compress: w.Compress, Hash: o.Hash})
 	b.npErrors(at+".websocket", "route.websocket", err)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if message.IsWebSocket(r) {

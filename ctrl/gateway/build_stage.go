@@ -78,9 +78,12 @@ func (b *builder) forward(at string, r *config.HTTPRoute) http.Handler {
 	}
 	if u := b.cfg.UpstreamNamed(first); u != nil {
 		forwardOptions(&o, u)
-		if r.SplitSticky || u.Balance == "ring_hash" || u.Balance == "maglev" {
+		if r.SplitSticky {
 			o.Hash = hashKey(u)
 		}
+	}
+	for _, t := range o.Targets {
+		o.TargetHash = append(o.TargetHash, b.hashing(t.Cluster.Name()))
 	}
 	if r.WebSocket.Mode == "proxy" {
 		o.Upgrades = []string{"websocket"}

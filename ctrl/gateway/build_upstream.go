@@ -232,6 +232,14 @@ func hashKey(u *config.Upstream) []forward.HashKey {
 	return []forward.HashKey{{From: from, Name: name}}
 }
 
+// hashing are the keys by which endpoints of an upstream are chosen; nil: by none.
+func (b *builder) hashing(name string) []forward.HashKey {
+	if u := b.cfg.UpstreamNamed(name); u != nil && (u.Balance == "ring_hash" || u.Balance == "maglev") {
+		return hashKey(u)
+	}
+	return nil
+}
+
 func balance(word string) upstream.Policy {
 	switch word {
 	case "least_request":

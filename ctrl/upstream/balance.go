@@ -4,7 +4,7 @@ import "sync/atomic"
 
 // Query is what a choice depends on. The zero value is good.
 type Query struct {
-	Hash uint64 // of the key, for RingHash and Maglev; see [Hash]
+	Hash uint64 // of the key, for RingHash and Maglev; see [Hash]. 0: there is none, Rand stands for it
 	Rand uint64 // random bits; 0: drawn from Config.Rand
 
 	now   int64

@@ -219,6 +219,26 @@ func TestBoundedLoad(t *testing.T) {
 	}
 }
 
+// TestNoKey: requests without a key are spread, and do not meet at one endpoint.
+func TestNoKey(t *testing.T) {
+	for _, p := range []Policy{RingHash, Maglev} {
+		u := newUpstream(t, Config{Balance: Balance{Policy: p}}, specs(10, nil))
+		seen := map[string]int{}
+		for range 2000 {
+			seen[u.Pick(Query{}).Address()]++
+			l, err := u.Acquire(t.Context(), Query{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			seen[l.Endpoint().Address()]++
+			l.Done(Success)
+		}
+		if len(seen) != 10 {
+			t.Errorf("%v: %d of 10 endpoints got the requests: %v", p, len(seen), seen)
+		}
+	}
+}
+
 // TestPickSkips: an endpoint without room or already tried is passed over by each policy.
 func TestPickSkips(t *testing.T) {
 	for _, p := range []Policy{RoundRobin, LeastRequest, RingHash, Maglev} {

@@ -96,6 +96,7 @@ func (b *breaker) admits(c *BreakerConfig, now int64, r uint64) bool {
 type pass struct {
 	gen   uint32
 	probe bool
+	free  bool // another probe has its place
 }
 
 // begin lets a request pass, or not: others may have been faster since admits.
@@ -125,6 +126,29 @@ func (b *breaker) begin(c *BreakerConfig, now int64) (pass, bool) {
 	return pass{gen: b.gen.Load(), probe: true}, true
 }
 
+// streams lets the next probe begin while this request goes on: one that has no end in sight
+// would keep all others from an endpoint that answers. well: what came of it so far is a
+// success; else its end says that.
+func (b *breaker) streams(c *BreakerConfig, now int64, p *pass, well bool) {
+	if !p.probe {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if p.gen != b.gen.Load() || BreakerState(b.state.Load()) != BreakerHalfOpen || p.free {
+		return
+	}
+	b.probes.Add(-1)
+	p.free = true
+	if !well {
+		return
+	}
+	p.probe = false // its end is one of many then
+	if b.row++; b.row >= c.ProbeSuccesses {
+		b.back(c, now)
+	}
+}
+
 // done takes a request's result.
 func (b *breaker) done(c *BreakerConfig, now int64, p pass, o Outcome) {
 	if !c.on() {
@@ -136,7 +160,7 @@ func (b *breaker) done(c *BreakerConfig, now int64, p pass, o Outcome) {
 		return
 	}
 	state := BreakerState(b.state.Load())
-	if p.probe && state == BreakerHalfOpen {
+	if p.probe && !p.free && state == BreakerHalfOpen {
 		b.probes.Add(-1)
 	}
 	if o == Canceled {

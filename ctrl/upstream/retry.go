@@ -191,8 +191,15 @@ func (h *hold) end(o Outcome) {
 }
 
 // Stream ends the try's own time, and Total: an answer that has begun and has no end in
-// sight may take as long as the context that Do was given.
-func (t Try) Stream() { t.hold.stopTimer() }
+// sight may take as long as the context that Do was given. well: that it has begun is a
+// success, as far as the circuit breaker is concerned; else its end decides, as that of a
+// call whose status comes last.
+func (t Try) Stream(well bool) {
+	t.hold.stopTimer()
+	l := &t.hold.lease
+	u := l.e.up
+	l.e.brk.streams(&u.cfg.Breaker, u.now(), &l.pass, well)
+}
 
 // Cut ends the try's context with a cause. Any goroutine may.
 func (t Try) Cut(cause error) { t.hold.ctx.Cancel(cause) }

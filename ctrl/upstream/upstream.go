@@ -289,20 +289,27 @@ func (l *Lease) Endpoint() *Endpoint { return l.e }
 
 // Pick chooses as Acquire does and counts nothing.
 func (u *Upstream) Pick(q Query) *Endpoint {
+	u.draw(&q)
+	q.now = u.now()
+	return u.view.Load().pick(q, u.cfg.Balance.Policy.consistent())
+}
+
+// draw sets what a query leaves to chance. Requests without a key are spread: with one key
+// for all of them they would meet at one endpoint.
+func (u *Upstream) draw(q *Query) {
 	if q.Rand == 0 {
 		q.Rand = u.cfg.Rand()
 	}
-	q.now = u.now()
-	return u.view.Load().pick(q, u.cfg.Balance.Policy.consistent())
+	if q.Hash == 0 {
+		q.Hash = mix(q.Rand)
+	}
 }
 
 // Acquire chooses an endpoint for one request. Without an endpoint the error is a
 // [Refusal]. It waits only while all are at their limit of requests in flight, if
 // Limits.Waiting lets it, and until ctx ends.
 func (u *Upstream) Acquire(ctx context.Context, q Query) (Lease, error) {
-	if q.Rand == 0 {
-		q.Rand = u.cfg.Rand()
-	}
+	u.draw(&q)
 	// Who waits goes first.
 	if u.queue.len.Load() == 0 {
 		if l, ok := u.try(q); ok {

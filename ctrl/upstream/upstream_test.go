@@ -464,6 +464,57 @@ func TestBreaker(t *testing.T) {
 	})
 }
 
+// TestBreakerStreams: a probe that became a stream without end keeps nobody else from an
+// endpoint that is well.
+func TestBreakerStreams(t *testing.T) {
+	for _, well := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			u := newUpstream(t, Config{Breaker: BreakerConfig{ConsecutiveFailures: 1, OpenTime: time.Second, Probes: 1, ProbeSuccesses: 2, Return: -1}}, specs(1, nil))
+			addr := u.list[0].Address()
+			l := mustAcquire(t, u)
+			l.Done(Failure)
+			time.Sleep(time.Second)
+			var ends []func(Outcome)
+			for i := range 4 {
+				err := u.Do(t.Context(), Call{Try: func(_ context.Context, try Try) (Outcome, error) {
+					try.Stream(well)
+					ends = append(ends, try.Detach())
+					return Success, nil
+				}})
+				if err != nil {
+					t.Fatalf("well %v: stream %d: %v", well, i, err)
+				}
+			}
+			if s, want := u.at(t, addr).Breaker.State, map[bool]string{true: "closed", false: "half-open"}[well]; s != want {
+				t.Errorf("well %v: %s while streams go on, want %s", well, s, want)
+			}
+			for i, end := range ends {
+				end(Success)
+				if s := u.at(t, addr).Breaker.State; i > 0 && s != "closed" {
+					t.Errorf("well %v: %s after the end of %d streams", well, s, i+1)
+				}
+			}
+			if s := u.Snapshot(); s.InFlight != 0 {
+				t.Errorf("%+v", s)
+			}
+		})
+	}
+	// one whose end is a failure opens it again
+	synctest.Test(t, func(t *testing.T) {
+		u := newUpstream(t, Config{Breaker: BreakerConfig{ConsecutiveFailures: 1, OpenTime: time.Second}}, specs(1, nil))
+		l := mustAcquire(t, u)
+		l.Done(Failure)
+		time.Sleep(time.Second)
+		_ = u.Do(t.Context(), Call{Try: func(_ context.Context, try Try) (Outcome, error) {
+			try.Stream(false)
+			return Failure, errors.New("gRPC status 14")
+		}})
+		if s := u.at(t, u.list[0].Address()).Breaker.State; s != "open" {
+			t.Error(s)
+		}
+	})
+}
+
 func TestBreakerErrorRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := newUpstream(t, Config{Breaker: BreakerConfig{ErrorPercent: 50, MinRequests: 20, Window: 10 * time.Second}}, specs(1, nil))

@@ -3,6 +3,7 @@ package forward
 import (
 	"context"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"strings"
 	"sync"
@@ -34,6 +35,7 @@ func (c *Cluster) Do(r *http.Request) (*http.Response, error) {
 	}
 	var resp *http.Response
 	err := c.up.Do(r.Context(), upstream.Call{
+		Hash:   ownHash(exchange.From(r.Context())),
 		Repeat: func(upstream.Outcome, error) bool { return q.Body == nil && safeToRepeat(q.Method) },
 		Try: t.traced(func(ctx context.Context, t upstream.Try) (upstream.Outcome, error) {
 			l, err := c.link(t.Endpoint)
@@ -66,6 +68,16 @@ func (c *Cluster) Do(r *http.Request) (*http.Response, error) {
 	}
 	resp.Request = r
 	return resp, nil
+}
+
+// ownHash keeps requests that are sent for a client's sake at the client's endpoint, and
+// spreads others, where the upstream balances by a key.
+func ownHash(x *exchange.Exchange) uint64 {
+	if a := x.Client.Addr(); a.IsValid() {
+		b := a.As16()
+		return fnv(string(b[:]))
+	}
+	return rand.Uint64()
 }
 
 // takeContent reads a body that is short, and streams another.

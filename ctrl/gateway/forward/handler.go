@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,6 +28,10 @@ type Handler struct {
 // New makes a handler. Its owner ends it with Close.
 func New(o Options) (*Handler, error) {
 	o.Hash = append([]HashKey(nil), o.Hash...)
+	o.TargetHash = slices.Clone(o.TargetHash)
+	for i := range o.TargetHash {
+		o.TargetHash[i] = slices.Clone(o.TargetHash[i])
+	}
 	o.Deadlines = append([]DeadlineField(nil), o.Deadlines...)
 	if err := o.check(); err != nil {
 		return nil, fmt.Errorf("forward: %w", err)
@@ -89,6 +94,7 @@ type flight struct {
 	r *http.Request
 	x *exchange.Exchange
 
+	target  int // index in Options.Targets
 	cluster *Cluster
 	ctx     context.Context // of the request, with its own deadline
 	out     h1.Request
@@ -125,7 +131,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if h.mirror != nil {
 		h.mirror.send(f)
 	}
-	err = f.cluster.up.Do(f.ctx, upstream.Call{Hash: f.hash(), Total: h.opts.Timeout, Repeat: f.repeat, Try: f.traced})
+	err = f.cluster.up.Do(f.ctx, upstream.Call{Hash: f.balance(), Total: h.opts.Timeout, Repeat: f.repeat, Try: f.traced})
 	switch {
 	case f.done:
 	case err == nil && f.started:
@@ -139,7 +145,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // prepare makes of the request what is sent.
 func (f *flight) prepare() (cancel context.CancelFunc, err error) {
 	h, r := f.h, f.r
-	f.cluster = h.choose(f)
+	f.target = h.choose(f)
+	f.cluster = h.opts.Targets[f.target].Cluster
 	f.x.Upstream = f.cluster.Name()
 	f.grpc = exchange.IsGRPC(r)
 	q := &f.out

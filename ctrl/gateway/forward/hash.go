@@ -1,10 +1,15 @@
 package forward
 
+import (
+	"net/http"
+
+	"github.com/np-appliance/np/ctrl/gateway/exchange"
+)
+
 // choose takes a target by weight: at random, or by the hash key if it is sticky.
-func (h *Handler) choose(f *flight) *Cluster {
-	t := h.opts.Targets
-	if len(t) == 1 {
-		return t[0].Cluster
+func (h *Handler) choose(f *flight) int {
+	if len(h.opts.Targets) == 1 {
+		return 0
 	}
 	w := *h.weights.Load()
 	sum := 0
@@ -21,40 +26,56 @@ func (h *Handler) choose(f *flight) *Cluster {
 	at := int(bits % uint64(sum))
 	for i, n := range w {
 		if at < n {
-			return t[i].Cluster
+			return i
 		}
 		at -= n
 	}
-	return t[len(t)-1].Cluster // not reached: at is below the sum
+	return len(w) - 1 // not reached: at is below the sum
 }
 
-// hash is the request's key: of the first source that has one; 0 if none has.
-func (f *flight) hash() uint64 {
-	for _, k := range f.h.opts.Hash {
-		if s := f.keyOf(k); s != "" {
+// hash is the request's key by Options.Hash; 0 if there is none.
+func (f *flight) hash() uint64 { return hashOf(f.h.opts.Hash, f.r, f.x) }
+
+// balance is the key by which the target's endpoint is chosen; 0 if there is none.
+func (f *flight) balance() uint64 {
+	if own := f.h.opts.TargetHash; len(own) > 0 {
+		return hashOf(own[f.target], f.r, f.x)
+	}
+	return f.hash()
+}
+
+// Hasher returns a function that gives a request's key: of the first source that has one; 0
+// if none has.
+func Hasher(keys []HashKey) func(*http.Request) uint64 {
+	return func(r *http.Request) uint64 { return hashOf(keys, r, exchange.From(r.Context())) }
+}
+
+func hashOf(keys []HashKey, r *http.Request, x *exchange.Exchange) uint64 {
+	for _, k := range keys { // bound: the configuration
+		if s := k.of(r, x); s != "" {
 			return fnv(s)
 		}
 	}
 	return 0
 }
 
-func (f *flight) keyOf(k HashKey) string {
+func (k HashKey) of(r *http.Request, x *exchange.Exchange) string {
 	switch k.From {
 	case HashClient:
-		if a := f.x.Client.Addr(); a.IsValid() {
+		if a := x.Client.Addr(); a.IsValid() {
 			b := a.As16()
 			return string(b[:])
 		}
 	case HashHeader:
-		return f.r.Header.Get(k.Name)
+		return r.Header.Get(k.Name)
 	case HashCookie:
-		if c, err := f.r.Cookie(k.Name); err == nil {
+		if c, err := r.Cookie(k.Name); err == nil {
 			return c.Value
 		}
 	case HashQuery:
-		return f.r.URL.Query().Get(k.Name)
+		return r.URL.Query().Get(k.Name)
 	case HashPath:
-		return f.r.URL.Path
+		return r.URL.Path
 	}
 	return ""
 }

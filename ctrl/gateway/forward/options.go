@@ -65,7 +65,10 @@ type Options struct {
 	Targets []Target
 	Sticky  bool // the target goes by the hash key too, where there is one
 	Hash    []HashKey
-	Mirror  *Mirror
+	// TargetHash are the keys by which each target's endpoint is chosen, in the order of
+	// Targets; none: Hash, for all.
+	TargetHash [][]HashKey
+	Mirror     *Mirror
 
 	// BufferBody bounds bodies of known length that are read before they are sent, so
 	// that they can be sent again; 0: 32 KiB, negative: none.
@@ -126,13 +129,18 @@ func (o *Options) check() error {
 	if len(o.Targets) > 1 && sum <= 0 {
 		bad("all targets have weight 0, expected one with more")
 	}
-	for i, k := range o.Hash {
-		named := k.From == HashHeader || k.From == HashCookie || k.From == HashQuery
-		if k.From > HashPath || named == (k.Name == "") {
-			bad("hash key %d: expected client or path, or header, cookie or query with a name", i+1)
-		}
-		if k.From == HashHeader {
-			o.Hash[i].Name = http.CanonicalHeaderKey(k.Name)
+	if n := len(o.TargetHash); n != 0 && n != len(o.Targets) {
+		bad("hash keys of %d targets, expected none or of %d", n, len(o.Targets))
+	}
+	for _, keys := range append([][]HashKey{o.Hash}, o.TargetHash...) {
+		for i, k := range keys {
+			named := k.From == HashHeader || k.From == HashCookie || k.From == HashQuery
+			if k.From > HashPath || named == (k.Name == "") {
+				bad("hash key %d: expected client or path, or header, cookie or query with a name", i+1)
+			}
+			if k.From == HashHeader {
+				keys[i].Name = http.CanonicalHeaderKey(k.Name)
+			}
 		}
 	}
 	if o.Sticky && len(o.Hash) == 0 {

@@ -20,7 +20,7 @@ func (c *Cluster) Raw(ctx context.Context, hash uint64) (net.Conn, error) {
 		if err != nil {
 			return upstream.ConnectFailed, err // of what the client sent nothing has gone out
 		}
-		t.Stream()
+		t.Stream(true)
 		done := t.Detach()
 		out = &rawConn{Conn: nc, end: sync.OnceFunc(func() {
 			t.Endpoint.ReleaseConn()

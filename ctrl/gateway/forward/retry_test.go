@@ -327,6 +327,34 @@ func TestHashKeys(t *testing.T) {
 	}
 }
 
+// TestTargetHash: of a split, each target's requests stay with an endpoint by that target's key.
+func TestTargetHash(t *testing.T) {
+	name := func(n string) string {
+		return backend(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, n) })
+	}
+	first := cluster(t, nil, name("first"))
+	ring := cluster(t, func(u *upstream.Config, _ *Config) { u.Balance.Policy = upstream.RingHash }, name("0"), name("1"), name("2"))
+	s := front(t, handler(t, Options{Targets: []Target{{first, 1}, {ring, 3}}, TargetHash: [][]HashKey{nil, {{HashHeader, "x-tenant"}}}}))
+	all := map[string]bool{}
+	for tenant := range 20 {
+		met := map[string]bool{}
+		for range 20 {
+			if _, body := fetch(t, request(t, "GET", s.URL+"/", nil, "X-Tenant", fmt.Sprint(tenant))); body != "first" {
+				met[body], all[body] = true, true
+			}
+		}
+		if len(met) > 1 {
+			t.Errorf("tenant %d met %v", tenant, met)
+		}
+	}
+	if len(all) < 2 {
+		t.Errorf("20 tenants met %v", all)
+	}
+	if _, err := New(Options{Targets: []Target{{first, 1}, {ring, 1}}, TargetHash: [][]HashKey{nil}}); err == nil {
+		t.Error("keys for one of two targets are taken")
+	}
+}
+
 func TestMirror(t *testing.T) {
 	got := make(chan string, 10)
 	release := make(chan struct{})

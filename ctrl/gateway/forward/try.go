@@ -46,7 +46,7 @@ func (f *flight) try(ctx context.Context, t upstream.Try) (upstream.Outcome, err
 		}
 	}
 	if f.streams(resp) {
-		t.Stream()
+		t.Stream(!f.grpc)
 	}
 	return f.pass(ctx, resp)
 }

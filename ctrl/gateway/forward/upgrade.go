@@ -78,7 +78,7 @@ func (f *flight) switchProtocols(ctx context.Context, t upstream.Try, resp *http
 	if f.tunnel && resp.Header.Get("Sec-Websocket-Accept") != acceptFor(f.key) {
 		return upstream.Failure, &h1.ProtocolError{Detail: "101 without the Sec-WebSocket-Accept that belongs to the key"}
 	}
-	t.Stream()
+	t.Stream(true)
 	join := f.hijack
 	if f.tunnel {
 		join = f.openTunnel

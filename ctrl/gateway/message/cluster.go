@@ -369,7 +369,7 @@ func (c *Cluster) Open(ctx context.Context, call Call) (*Stream, error) {
 			x.release(k, broken(err))
 			return err
 		}
-		t.Stream()
+		t.Stream(true)
 		done := t.Detach()
 		unhook := context.AfterFunc(ctx, func() { _ = st.Close() })
 		out = &Stream{Stream: st, end: func(err error) {
