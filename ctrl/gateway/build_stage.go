@@ -94,7 +94,9 @@ func (b *builder) forward(at string, r *config.HTTPRoute) http.Handler {
 		b.fail(at, err)
 		return http.NotFoundHandler()
 	}
-	b.next.closers = append(b.next.closers, h.Close)
+	if o.Mirror != nil { // else nothing goes on beyond a request
+		b.next.closers = append(b.next.closers, h.Close)
+	}
 	return h
 }
 

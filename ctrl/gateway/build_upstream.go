@@ -139,12 +139,7 @@ func (b *builder) forwardConfig(u *config.Upstream, p config.Pool, up *upstream.
 	default:
 		c.HostMode, c.Host = forward.HostFixed, u.Host
 	}
-	switch u.ProxyProtocol {
-	case "v1":
-		c.ProxyProtocol = 1
-	case "v2":
-		c.ProxyProtocol = 2
-	}
+	c.ProxyProtocol = proxyVersion(u)
 	return c
 }
 
@@ -173,14 +168,43 @@ func (b *builder) clientTLS(at string, u *config.Upstream) *tls.Config {
 	return c
 }
 
+// proxyVersion is the version of the PROXY protocol that endpoints are told the client by; 0: none.
+func proxyVersion(u *config.Upstream) int {
+	return map[string]int{"v1": 1, "v2": 2}[u.ProxyProtocol]
+}
+
+// dialCheck is dial for health checks. An endpoint that wants a PROXY header wants one of
+// these connections too, and would fail each check without.
+func (b *builder) dialCheck(u *config.Upstream) upstream.DialFunc {
+	dial, version := b.dial(u), proxyVersion(u)
+	if version == 0 {
+		return dial
+	}
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		nc, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		if at, has := ctx.Deadline(); has {
+			_ = nc.SetWriteDeadline(at) // what can't set one can't wait either
+		}
+		if _, err := nc.Write(forward.OwnProxyHeader(version)); err != nil {
+			_ = nc.Close() // the error that matters is the write's
+			return nil, fmt.Errorf("write PROXY header: %w", err)
+		}
+		_ = nc.SetWriteDeadline(time.Time{})
+		return nc, nil
+	}
+}
+
 func (b *builder) checker(u *config.Upstream, t *tls.Config) upstream.Checker {
 	switch u.Health.Kind {
 	case "tcp":
-		return &upstream.TCPChecker{Dial: b.dial(u)}
+		return &upstream.TCPChecker{Dial: b.dialCheck(u)}
 	case "grpc":
-		return &grpchealth.Checker{Dial: b.dial(u), Service: u.Health.Service, TLS: t}
+		return &grpchealth.Checker{Dial: b.dialCheck(u), Service: u.Health.Service, TLS: t}
 	case "http":
-		return &upstream.HTTPChecker{Dial: b.dial(u), TLS: t, Protocols: checkProtocols(u), Path: u.Health.Path, Host: u.Health.Host, StatusMin: u.Health.StatusMin, StatusMax: u.Health.StatusMax, Body: u.Health.Body}
+		return &upstream.HTTPChecker{Dial: b.dialCheck(u), TLS: t, Protocols: checkProtocols(u), Path: u.Health.Path, Host: u.Health.Host, StatusMin: u.Health.StatusMin, StatusMax: u.Health.StatusMax, Body: u.Health.Body}
 	}
 	return nil
 }

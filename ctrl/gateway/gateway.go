@@ -173,9 +173,17 @@ func (g *Gateway) Discard(n *Generation) {
 
 // finish ends what the routes of a generation started, when their requests have ended.
 func (g *Gateway) finish(n *generation) {
-	for _, c := range n.closers {
-		g.afterwards(c)
+	list := n.closers
+	if len(list) == 0 {
+		return
 	}
+	g.afterwards(func(ctx context.Context) { // one that waits for all: there may be thousands of routes
+		var wg sync.WaitGroup
+		for _, c := range list {
+			wg.Go(func() { c(ctx) })
+		}
+		wg.Wait()
+	})
 }
 
 func (g *Gateway) discard(n *generation) {

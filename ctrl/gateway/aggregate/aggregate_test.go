@@ -82,11 +82,12 @@ func ask(t *testing.T, o Options, method, target, body string) (*httptest.Respon
 	if err != nil {
 		t.Fatal(err)
 	}
-	x := &exchange.Exchange{ID: "id", Vars: []exchange.Var{{Name: "id", Value: "7"}, {Name: "odd", Value: "a/b?c"}, {Name: "dots", Value: ".."}}}
+	x := &exchange.Exchange{ID: "id", Vars: []exchange.Var{{Name: "id", Value: "7"}, {Name: "odd", Value: "a%2Fb?c"}, {Name: "dots", Value: ".."}}}
 	r := httptest.NewRequest(method, target, strings.NewReader(body))
 	r.Header.Set("X-Tenant", "t 1")
 	r.Header.Set("Authorization", "secret")
 	r.Header.Set("Traceparent", "00-1-2-3")
+	r.Header.Set("X-Request-Id", "forged")
 	w := httptest.NewRecorder()
 	a.ServeHTTP(w, r.WithContext(exchange.With(r.Context(), x)))
 	return w, x
@@ -109,7 +110,7 @@ func TestMerge(t *testing.T) {
 	if q := b.asked["/orders/0123"].URL.RawQuery; q != "limit=a%26b&n=12345678901234567890&no=&t=t+1" {
 		t.Errorf("query %s", q)
 	}
-	if r := b.asked["/orders/0123"]; r.Header.Get("Authorization") != "" || r.Header.Get("Traceparent") != "00-1-2-3" {
+	if r := b.asked["/orders/0123"]; r.Header.Get("Authorization") != "" || r.Header.Get("Traceparent") != "00-1-2-3" || r.Header.Get("X-Request-Id") != "id" {
 		t.Errorf("fields %v", r.Header)
 	}
 	if r := b.asked["/user/7"]; r.Header.Get("Authorization") != "secret" || r.Header.Get("X-From") != "gateway" {

@@ -156,10 +156,14 @@ func expand(pieces []piece, r *http.Request, x *exchange.Exchange, results func(
 	return b.String(), nil
 }
 
+// plainVar decodes what variables of routes keep escaped.
+var plainVar = strings.NewReplacer("%2F", "/", "%25", "%")
+
 func (p *piece) value(r *http.Request, query url.Values, x *exchange.Exchange, results func(string) json.RawMessage) (string, bool) {
 	switch p.kind {
 	case litVar:
-		return x.Var(p.text)
+		v, ok := x.Var(p.text)
+		return plainVar.Replace(v), ok
 	case litQuery:
 		return query.Get(p.text), query.Has(p.text)
 	case litHeader:

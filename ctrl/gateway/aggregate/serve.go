@@ -154,7 +154,10 @@ func (p *part) request(ctx context.Context, r *http.Request, path string, body [
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range append([]string{"Traceparent", "Tracestate", "X-Request-Id"}, p.RequestFields...) {
+	if x := exchange.From(ctx); x.ID != "" { // the gateway's, not what anybody sent
+		req.Header.Set("X-Request-Id", x.ID)
+	}
+	for _, name := range append([]string{"Traceparent", "Tracestate"}, p.RequestFields...) {
 		if v := r.Header.Values(name); len(v) > 0 {
 			req.Header[http.CanonicalHeaderKey(name)] = slices.Clone(v)
 		}

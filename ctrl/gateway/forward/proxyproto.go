@@ -52,6 +52,12 @@ func proxyHeader(version int, src, dst netip.AddrPort) []byte {
 	return binary.BigEndian.AppendUint16(b, dst.Port())
 }
 
+// OwnProxyHeader is the PROXY protocol's header, of version 1 or 2, of a connection that is made
+// for nobody else, such as a health check's (§2.2: LOCAL).
+func OwnProxyHeader(version int) []byte {
+	return proxyHeader(version, netip.AddrPort{}, netip.AddrPort{})
+}
+
 func appendPort(b []byte, port uint16) []byte {
 	var digits [5]byte
 	i := len(digits)
