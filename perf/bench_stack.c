@@ -279,8 +279,7 @@ static void stage_burst(struct bench *b, struct stages *s) {
   }
   uint64_t t2 = clock_ns();
   n = np_tcp_gro(np_core_tcp(b->core), pkt, n);
-  np_tcp_prefetch(np_core_tcp(b->core), pkt, n);
-  for (uint32_t i = 0; i < n; i++) np_tcp_input(np_core_tcp(b->core), &pkt[i], b->now_ns);
+  np_tcp_burst(np_core_tcp(b->core), pkt, n, b->now_ns);
   uint64_t t3 = clock_ns();
   np_sessions_run(np_core_sessions(b->core), b->now_ns);
   uint64_t t4 = clock_ns();

@@ -449,8 +449,7 @@ static uint32_t rx_queue(struct np_core *core, struct np_port_queue *q) {
   if (NP_UNLIKELY((core->steer >> q->iface & 1u) != 0)) tcp = np_steer_burst(core, tcp);
   core->stray_hops = core->peer_count; /* once round, if need be */
   tcp = np_tcp_gro(core->tcp, core->pkt, tcp);
-  np_tcp_prefetch(core->tcp, core->pkt, tcp);
-  for (uint32_t i = 0; i < tcp; i++) np_tcp_input(core->tcp, &core->pkt[i], core->now_ns);
+  np_tcp_burst(core->tcp, core->pkt, tcp, core->now_ns);
   return n;
 }
 

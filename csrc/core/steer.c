@@ -226,8 +226,7 @@ static uint32_t take_ring(struct np_core *core, struct np_ring *ring) {
   if (n == 0) return frames;
   core->stray_hops = core->peer_count; /* its connection may be another's from before: once round */
   n = np_tcp_gro(core->tcp, core->pkt, n);
-  np_tcp_prefetch(core->tcp, core->pkt, n);
-  for (uint32_t i = 0; i < n; i++) np_tcp_input(core->tcp, &core->pkt[i], core->now_ns);
+  np_tcp_burst(core->tcp, core->pkt, n, core->now_ns);
   return frames;
 }
 

@@ -62,7 +62,6 @@ bool np_tcp_fast(struct np_tcp *tcp, struct np_tcp_conn *c, struct np_pkt *pkt) 
     np_buf_put_chain(pkt->buf);
     return true;
   }
-  NP_PREFETCH(c->stream.session); /* until the flush the burst's other segments take their turns */
   struct np_buf *b = np_tcp_cut(pkt->buf, pkt->payload_off, len);
   c->rcv_nxt = np_seq_add(c->rcv_nxt, len);
   c->bytes_rx += len;

@@ -112,20 +112,28 @@ static bool flush_one(struct np_tcp *tcp, struct np_tcp_conn *c) {
   return again || (c->flags & EVENTS) != 0;
 }
 
+/* Asks for what sending touches, and input did not. Return: who is next. */
+static uint32_t prefetch_next(struct np_tcp *tcp, uint32_t slot) {
+  if (slot == NP_TCP_NIL) return slot;
+  struct np_tcp_conn *c = np_tcp_at(tcp, slot);
+  if (c->stream.session != NULL) NP_PREFETCH(c->stream.session);
+  np_tcp_prefetch(c, NP_TCP_INPUT_BYTES, NP_TCP_HOT_BYTES);
+  return c->dirty_next;
+}
+
 bool np_tcp_flush(struct np_tcp *tcp, uint64_t now_ns) {
   np_tcp_set_now(tcp, now_ns);
   if (NP_UNLIKELY(np_tcp_mem_below(tcp, NP_TCP_MEM_PRESSURE) || tcp->mem.level != NP_TCP_MEM_EASY)) np_tcp_mem_pressed(tcp);
   if (NP_UNLIKELY(tcp->pace_mask != 0)) np_tcp_pace_run(tcp);
   /* Those noted while this runs wait for the next call. */
   uint32_t n = np_min_u32(tcp->dirty_count, NP_TCP_FLUSH_BUDGET);
+  uint32_t ahead = tcp->dirty_head; /* none leaves the list but from its head, here */
+  for (uint32_t i = 0; i < NP_TCP_AHEAD; i++) ahead = prefetch_next(tcp, ahead);
   while (n-- > 0) {
     struct np_tcp_conn *c = np_tcp_at(tcp, tcp->dirty_head);
     tcp->dirty_head = c->dirty_next;
-    if (tcp->dirty_head == NP_TCP_NIL) {
-      tcp->dirty_tail = NP_TCP_NIL;
-    } else {
-      NP_PREFETCH_W(np_tcp_at(tcp, tcp->dirty_head));
-    }
+    if (tcp->dirty_head == NP_TCP_NIL) tcp->dirty_tail = NP_TCP_NIL;
+    ahead = prefetch_next(tcp, ahead);
     tcp->dirty_count--;
     bool again = flush_one(tcp, c);
     if (c->state == NP_TCP_CLOSED) continue;

@@ -87,8 +87,7 @@ void np_tcp_table_del(struct np_tcp *tcp, struct np_tcp_conn *c) {
   np_assert(in_table);
 }
 
-/* The slot of the connection a hash most likely means, by its tag alone; NP_TCP_NIL: none. */
-static uint32_t likely(struct np_tcp *tcp, uint32_t hash) {
+uint32_t np_tcp_likely(const struct np_tcp *tcp, uint32_t hash) {
   const struct np_tcp_bucket *b = &tcp->buckets[hash & tcp->bucket_mask];
   uint64_t tags = tag_of(hash) * LANES;
   for (uint32_t half = 0; half < 8; half += 4) {
@@ -98,28 +97,6 @@ static uint32_t likely(struct np_tcp *tcp, uint32_t hash) {
   return NP_TCP_NIL;
 }
 
-/* Three rounds, so that each waits for the one before while others are on their
- * way: buckets, connections, the buffer an ACK will free. */
-static void prefetch_burst(struct np_tcp *tcp, struct np_pkt *pkts, uint32_t n) {
-  for (uint32_t i = 0; i < n; i++) {
-    pkts[i].hash = np_tcp_flow_hash(tcp, &pkts[i].flow);
-    NP_PREFETCH(&tcp->buckets[pkts[i].hash & tcp->bucket_mask]);
-  }
-  for (uint32_t i = 0; i < n; i++) {
-    pkts[i].slot = likely(tcp, pkts[i].hash);
-    if (pkts[i].slot == NP_TCP_NIL) continue;
-    const uint8_t *p = (const uint8_t *)np_tcp_at(tcp, pkts[i].slot);
-    for (uint32_t line = 0; line < NP_TCP_HOT_BYTES; line += NP_CACHE_LINE) NP_PREFETCH_W(p + line);
-  }
-  for (uint32_t i = 0; i < n; i++) {
-    if (pkts[i].slot == NP_TCP_NIL) continue;
-    struct np_buf *b = np_tcp_at(tcp, pkts[i].slot)->sndq_head;
-    if (b == NULL) continue;
-    NP_PREFETCH_W(b);
-    NP_PREFETCH_W(b->priv);
-  }
-}
-
 struct np_tcp_conn *np_tcp_expected(struct np_tcp *tcp, const struct np_pkt *pkt) {
   if (pkt->slot < tcp->config.conns_max) {
     struct np_tcp_conn *c = np_tcp_at(tcp, pkt->slot);
@@ -127,8 +104,4 @@ struct np_tcp_conn *np_tcp_expected(struct np_tcp *tcp, const struct np_pkt *pkt
     if (NP_LIKELY(c->state != NP_TCP_CLOSED && np_flow_eq(&c->flow, &pkt->flow))) return c;
   }
   return np_tcp_find(tcp, &pkt->flow, pkt->hash);
-}
-
-void np_tcp_prefetch(struct np_tcp *tcp, struct np_pkt *pkts, uint32_t n) {
-  for (uint32_t i = 0; i < n; i += NP_TCP_PREFETCH) prefetch_burst(tcp, pkts + i, np_min_u32(n - i, NP_TCP_PREFETCH));
 }

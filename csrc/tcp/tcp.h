@@ -124,9 +124,9 @@ void np_tcp_input(struct np_tcp *tcp, struct np_pkt *pkt, uint64_t now_ns);
 uint32_t np_tcp_flow_hash(const struct np_tcp *tcp, const struct np_flow *flow);
 /* Whether a SYN of flow would find a listener. */
 bool np_tcp_listens(struct np_tcp *tcp, const struct np_flow *flow);
-/* Optional stage before input: hashes flows and prefetches connections of a burst. */
-void np_tcp_prefetch(struct np_tcp *tcp, struct np_pkt *pkts, uint32_t n);
-/* Optional stage before np_tcp_prefetch: joins segments that continue each other (gro.c). pkts: TCP's
+/* The same for each segment of a burst, in order, with memory asked for ahead (burst.c). */
+void np_tcp_burst(struct np_tcp *tcp, struct np_pkt *pkts, uint32_t n, uint64_t now_ns);
+/* Optional stage before np_tcp_burst: joins segments that continue each other (gro.c). pkts: TCP's
  * packets of a burst, as parsed. Return: how many are left, at the front. */
 uint32_t np_tcp_gro(struct np_tcp *tcp, struct np_pkt *pkts, uint32_t n);
 void np_tcp_on_drop(struct np_tcp *tcp, void (*fn)(void *ctx, struct np_buf *buf, enum np_drop why), void *ctx);

@@ -44,8 +44,9 @@
 #define NP_TCP_PORT_COUNT ((uint32_t)NP_PORT_EPHEMERAL_COUNT)
 #define NP_TCP_CHALLENGE_MAX 10u   /* per connection and window (RFC 5961 §7) */
 #define NP_TCP_CHALLENGE_MS 5000u
-#define NP_TCP_PREFETCH 64u        /* packets looked ahead at once */
-#define NP_TCP_HOT_BYTES 448u      /* of a connection: what an ordinary segment touches */
+#define NP_TCP_INPUT_BYTES 320u    /* of a connection: what an ordinary segment's input touches */
+#define NP_TCP_HOT_BYTES 448u      /* and with what its answer, or an acknowledgment, does */
+#define NP_TCP_AHEAD 4u            /* segments, or connections, whose memory is asked for before it is their turn (burst.c) */
 #define NP_TCP_RARE_NS (64 * NP_TCP_NS_PER_MS)
 #define NP_TCP_PACE_SLOTS 64u
 #define NP_TCP_BUF_START 65536u    /* the send queue's least, and what the receive buffer begins with by default */
@@ -299,32 +300,26 @@ struct np_tcp_conn {
   struct np_buf *sndq_next; /* first never sent; NULL: none */
   uint32_t snd_segs;
   uint32_t ack_bytes; /* in order since the last ACK left */
-  /* Line 2: data up, timers, output. */
+  /* Line 2: data up. */
   struct np_buf *rcvq_head;
   struct np_buf *rcvq_tail;
   uint32_t rcvq_bytes;
   uint16_t rcvq_segs;
   uint16_t handed;        /* buffers handed up and not consumed, at most so many: np_tcp_handed (mem.c) */
-  uint32_t unconsumed;    /* handed up, not yet consumed */
   uint32_t dirty_next;    /* slot */
-  uint32_t ts_offset;
   uint8_t ecn;            /* NP_ECN_*, NP_EB_* */
   uint8_t cc_id;          /* enum np_cc */
   uint8_t cc_flags;       /* NP_CCF_* */
   uint8_t tos;            /* DSCP in the upper six bits of the IP header's field; ECN's two come by segment */
-  uint64_t rtx_due_ns;    /* retransmission or persist; 0 none */
-  uint64_t timer_due_ns;  /* what timer is set to, at or before the deadlines; 0: not set */
   struct np_stream stream;
-  struct np_tcp_path path; /* line 3 */
-  /* Line 4: accounting of each ACK. */
-  uint64_t progress_ns;   /* last time snd_una moved, or sending began: user timeout */
-  uint64_t last_tx_ns;    /* data */
+  /* Line 3: accounting of what comes. */
+  uint64_t bytes_rx;
+  uint64_t segs_rx;
+  struct np_buf *ooo_head;
   uint32_t sacked_segs;
   uint32_t sacked_bytes;
   uint32_t lost_bytes;
-  uint32_t rtx_bytes;     /* retransmitted and in flight */
   uint32_t reno_bytes;    /* without SACK: what duplicate ACKs say has left */
-  uint32_t lost_due;      /* lost segments not sent again yet */
   uint32_t dup_acks;
   uint32_t max_wnd;       /* largest snd_wnd seen */
   uint32_t ts_recent_ms;
@@ -335,27 +330,34 @@ struct np_tcp_conn {
   uint8_t backoff;
   bool rare;              /* data left after a pause (NP_TCP_RARE_NS): its timer comes off the wheel when all is acknowledged */
   uint8_t probes;         /* keep-alive probes or SYNs sent in vain */
-  /* Line 5 */
-  uint32_t srtt_us;       /* times 8 */
-  uint32_t rttvar_us;     /* times 4 */
-  uint32_t rto_us;
-  uint32_t min_rtt_us;
-  uint64_t bytes_rx;
-  uint64_t bytes_tx;
-  uint64_t segs_rx;
-  uint64_t segs_tx;
-  struct np_buf *rack_next; /* those before it are SACKed, lost or were sent again; NULL: the head */
-  struct np_buf *sack_hint; /* segment with the highest SACKed sequence */
-  /* Line 6: once per round trip, which is each segment of a connection that says little. */
+  /* Line 4: once per round trip, which is each segment of a connection that says little. */
   struct np_timer timer;
   uint64_t misc_due_ns;     /* keep-alive, FIN-WAIT-2; 0 none */
-  struct np_buf *ooo_head;
+  uint32_t ts_offset;
+  uint32_t unconsumed;      /* handed up, not yet consumed */
   uint32_t rcv_rtt_us;      /* autotune.c: as the receiver sees it; 0 not known */
   uint32_t tune_at_us;      /* when the running round trip began */
   uint32_t tune_bytes;      /* consumed until then */
   uint32_t tune_last;       /* consumed in the round trip before */
   np_seq tune_edge;         /* right edge offered then */
   uint32_t confirm_ms;      /* when the neighbor was last said to be reachable */
+  /* Line 5: from here on what sending touches, and what an ACK does. */
+  struct np_tcp_path path;
+  uint64_t rtx_due_ns;    /* retransmission or persist; 0 none */
+  uint64_t timer_due_ns;  /* what timer is set to, at or before the deadlines; 0: not set */
+  uint32_t rtx_bytes;     /* retransmitted and in flight */
+  uint32_t lost_due;      /* lost segments not sent again yet */
+  /* Line 6 */
+  uint64_t progress_ns;   /* last time snd_una moved, or sending began: user timeout */
+  uint64_t last_tx_ns;    /* data */
+  uint32_t srtt_us;       /* times 8 */
+  uint32_t rttvar_us;     /* times 4 */
+  uint32_t rto_us;
+  uint32_t min_rtt_us;
+  uint64_t bytes_tx;
+  uint64_t segs_tx;
+  struct np_buf *rack_next; /* those before it are SACKed, lost or were sent again; NULL: the head */
+  struct np_buf *sack_hint; /* segment with the highest SACKed sequence */
   /* From here on: nothing that an ordinary segment touches. */
   struct np_timer ack_timer;
   struct np_buf *ooo_last;  /* first piece of the last run; NULL: not known */
@@ -409,7 +411,8 @@ struct np_tcp_conn {
 };
 _Static_assert(sizeof(struct np_tcp_conn) <= NP_TCP_CONN_BYTES, "an idle connection costs less than 1 KiB with its table slot");
 _Static_assert(offsetof(struct np_tcp_conn, snd_una) == 64 && offsetof(struct np_tcp_conn, rcvq_head) == 128 &&
-                   offsetof(struct np_tcp_conn, progress_ns) == 256 && offsetof(struct np_tcp_conn, timer) == 384 &&
+                   offsetof(struct np_tcp_conn, bytes_rx) == 192 && offsetof(struct np_tcp_conn, timer) == 256 &&
+                   offsetof(struct np_tcp_conn, path) == NP_TCP_INPUT_BYTES && offsetof(struct np_tcp_conn, progress_ns) == 384 &&
                    offsetof(struct np_tcp_conn, ack_timer) == NP_TCP_HOT_BYTES,
                "hot fields lie on the lines their comments say");
 
@@ -574,10 +577,17 @@ void np_tcp_set_now(struct np_tcp *tcp, uint64_t now_ns);
 /* table.c */
 uint32_t np_tcp_table_buckets(uint32_t conns_max);
 struct np_tcp_conn *np_tcp_find(struct np_tcp *tcp, const struct np_flow *flow, uint32_t hash);
-/* The same, looking first where np_tcp_prefetch expects it. */
+/* The same, looking first where np_tcp_burst expects it. */
 struct np_tcp_conn *np_tcp_expected(struct np_tcp *tcp, const struct np_pkt *pkt);
+/* The slot of the connection a hash most likely means, by its tag alone; NP_TCP_NIL: none. */
+uint32_t np_tcp_likely(const struct np_tcp *tcp, uint32_t hash);
 void np_tcp_table_add(struct np_tcp *tcp, struct np_tcp_conn *c);
 void np_tcp_table_del(struct np_tcp *tcp, struct np_tcp_conn *c);
+
+/* Asks for a connection's bytes [from, to), whole lines, to be written. */
+NP_INLINE void np_tcp_prefetch(struct np_tcp_conn *c, uint32_t from, uint32_t to) {
+  for (uint32_t at = from; at < to; at += NP_CACHE_LINE) NP_PREFETCH_W((uint8_t *)c + at);
+}
 
 /* conn.c */
 struct np_tcp_conn *np_tcp_conn_new(struct np_tcp *tcp, const struct np_flow *flow, uint32_t hash);

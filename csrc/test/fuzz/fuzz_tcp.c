@@ -164,8 +164,7 @@ static struct np_session *on_accept(void *ctx, void *listener_ctx, struct np_str
 
 static void deliver(struct fuzz *f) {
   uint32_t n = np_tcp_gro(f->tcp, f->burst, f->burst_count);
-  np_tcp_prefetch(f->tcp, f->burst, n);
-  for (uint32_t i = 0; i < n; i++) np_tcp_input(f->tcp, &f->burst[i], f->now_ns);
+  np_tcp_burst(f->tcp, f->burst, n, f->now_ns);
   f->burst_count = 0;
 }
 

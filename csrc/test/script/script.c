@@ -214,8 +214,7 @@ static int act_in(struct script *s, char **w, int n) {
     np_buf_put(b);
     return 0;
   }
-  np_tcp_prefetch(s->tcp, &pkt, 1);
-  np_tcp_input(s->tcp, &pkt, s->now_ns);
+  np_tcp_burst(s->tcp, &pkt, 1, s->now_ns);
   flush(s);
   return 0;
 }

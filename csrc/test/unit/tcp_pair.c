@@ -545,8 +545,7 @@ static bool split(struct tp_end *e, struct np_pkt *pkt) {
 
 static void take_burst(struct tp_end *e) {
   uint32_t n = np_tcp_gro(e->tcp, e->burst, e->burst_count);
-  np_tcp_prefetch(e->tcp, e->burst, n);
-  for (uint32_t i = 0; i < n; i++) np_tcp_input(e->tcp, &e->burst[i], e->tp->now_ns);
+  np_tcp_burst(e->tcp, e->burst, n, e->tp->now_ns);
   e->burst_count = 0;
 }
 
@@ -585,8 +584,8 @@ static void take_in(struct tp_end *e, const uint8_t *bytes, uint32_t len) {
     if (e->burst_count == NP_COUNT_OF(e->burst)) take_burst(e);
     return;
   }
-  if (e->injected % 2 == 0) np_tcp_prefetch(e->tcp, &pkt, 1);
-  np_tcp_input(e->tcp, &pkt, e->tp->now_ns);
+  if (e->injected % 2 == 0) np_tcp_burst(e->tcp, &pkt, 1, e->tp->now_ns);
+  else np_tcp_input(e->tcp, &pkt, e->tp->now_ns);
 }
 
 void tp_flush(struct tp *tp) {
