@@ -53,14 +53,7 @@ func (p *Pool[T]) finish(it *item[T], why Reason) {
 	p.open--
 	p.closing--
 	p.totals.Closed[why]++
-	if it.allPrev != nil {
-		it.allPrev.allNext = it.allNext
-	} else {
-		p.all = it.allNext
-	}
-	if it.allNext != nil {
-		it.allNext.allPrev = it.allPrev
-	}
+	p.all.Remove(&it.all)
 	p.measure()
 	p.startOpeners()
 	p.checkGone()
@@ -70,7 +63,7 @@ func (p *Pool[T]) finish(it *item[T], why Reason) {
 func (p *Pool[T]) finishAll(list *item[T], why Reason) {
 	for list != nil { // bound: the list
 		it := list
-		list, it.next = it.next, nil
+		list, it.doomed = it.doomed, nil
 		p.finish(it, why)
 	}
 }
@@ -85,12 +78,12 @@ func (p *Pool[T]) Flush() {
 	for i := range p.shards {
 		sh := &p.shards[i]
 		sh.mu.Lock()
-		for it := sh.oldest; it != nil; { // bound: Max
-			newer := it.next
+		for it := sh.oldest(); it != nil; { // bound: Max
+			newer := it.newer()
 			if it.epoch != epoch {
 				sh.unlink(it)
 				p.closing++
-				it.next, bad = bad, it
+				it.doomed, bad = bad, it
 			}
 			it = newer
 		}
@@ -112,8 +105,8 @@ func (p *Pool[T]) Close(ctx context.Context) error {
 	if !p.closed.Load() {
 		p.closed.Store(true)
 		p.slow.Add(1)
-		for p.queue.head != nil { // bound: the waiters
-			since := p.queue.head.since
+		for p.queue.Len() > 0 { // bound: the waiters
+			since := p.queue.Front().Value.since
 			p.grant(nil, p.refuse(ErrClosed, since))
 		}
 		p.stop()
@@ -141,10 +134,11 @@ func (p *Pool[T]) force(cause error) error {
 	var bad *item[T]
 	n := 0
 	p.mu.Lock()
-	for it := p.all; it != nil; it = it.allNext { // bound: Max
+	for at := p.all.Front(); at != nil; at = at.Next() { // bound: Max
+		it := at.Value
 		if use := it.use.Load(); use%2 == 1 && it.use.CompareAndSwap(use, use+1) {
 			p.closing++
-			it.next, bad = bad, it
+			it.doomed, bad = bad, it
 			n++
 		}
 	}
@@ -192,7 +186,8 @@ func (p *Pool[T]) Outstanding() []Borrow {
 	var list []Borrow
 	p.mu.Lock()
 	now := p.now()
-	for it := p.all; it != nil; it = it.allNext { // bound: Max
+	for at := p.all.Front(); at != nil; at = at.Next() { // bound: Max
+		it := at.Value
 		if it.trace != nil && it.trace.n > 0 && it.use.Load()%2 == 1 {
 			list = append(list, Borrow{For: time.Duration(now - it.trace.at), Stack: it.trace.String()})
 		}

@@ -80,8 +80,8 @@ func (p *Pool[T]) sweepOld() int64 {
 	p.mu.Lock()
 	cfg, now := p.cfg.Load(), p.now()
 	next := int64(never)
-	for it := p.all; it != nil; it = it.allNext { // bound: Max
-		if at := it.expires(cfg); at > now {
+	for n := p.all.Front(); n != nil; n = n.Next() { // bound: Max
+		if at := n.Value.expires(cfg); at > now {
 			next = min(next, at)
 		}
 	}
@@ -89,12 +89,12 @@ func (p *Pool[T]) sweepOld() int64 {
 	for i := range p.shards {
 		sh := &p.shards[i]
 		sh.mu.Lock()
-		for it := sh.oldest; it != nil; { // bound: Max
-			newer := it.next
+		for it := sh.oldest(); it != nil; { // bound: Max
+			newer := it.newer()
 			if why, over := p.ended(it, cfg, now); over {
 				sh.unlink(it)
 				p.closing++
-				it.next, bad[why] = bad[why], it
+				it.doomed, bad[why] = bad[why], it
 			}
 			it = newer
 		}
@@ -109,7 +109,7 @@ func (p *Pool[T]) sweepOld() int64 {
 				break
 			}
 			p.closing++
-			it.next, bad[ReasonIdle] = bad[ReasonIdle], it
+			it.doomed, bad[ReasonIdle] = bad[ReasonIdle], it
 		}
 	}
 	p.measure()
@@ -131,8 +131,8 @@ func (p *Pool[T]) takeOldest(limit int64) *item[T] {
 		for i := range p.shards {
 			sh := &p.shards[i]
 			sh.mu.Lock()
-			if sh.oldest != nil && sh.oldest.used <= limit && sh.oldest.used < oldest {
-				from, oldest = sh, sh.oldest.used
+			if it := sh.oldest(); it != nil && it.used <= limit && it.used < oldest {
+				from, oldest = sh, it.used
 			}
 			sh.mu.Unlock()
 		}
@@ -140,7 +140,7 @@ func (p *Pool[T]) takeOldest(limit int64) *item[T] {
 			return nil
 		}
 		from.mu.Lock()
-		it := from.oldest
+		it := from.oldest()
 		if it != nil && it.used <= limit {
 			from.unlink(it)
 			from.mu.Unlock()
@@ -156,8 +156,8 @@ func (p *Pool[T]) oldestUse() int64 {
 	for i := range p.shards {
 		sh := &p.shards[i]
 		sh.mu.Lock()
-		if sh.oldest != nil {
-			at = min(at, sh.oldest.used)
+		if it := sh.oldest(); it != nil {
+			at = min(at, it.used)
 		}
 		sh.mu.Unlock()
 	}
@@ -178,7 +178,7 @@ func (p *Pool[T]) takeUnchecked() (*item[T], int64) {
 	for i := range p.shards {
 		sh := &p.shards[i]
 		sh.mu.Lock()
-		for it := sh.oldest; it != nil; it = it.next { // bound: Max
+		for it := sh.oldest(); it != nil; it = it.newer() { // bound: Max
 			due := max(it.used, it.valid) + every
 			if due <= now {
 				sh.unlink(it)

@@ -32,7 +32,7 @@ func (p *Pool[T]) openNow() int64 {
 // openNow's result. p.mu is held.
 func (p *Pool[T]) openAt(now int64) int64 {
 	cfg := p.cfg.Load()
-	want := p.queue.n
+	want := p.queue.Len()
 	if p.keepMin {
 		want = max(want, cfg.Min-(p.open-p.closing))
 	}
@@ -70,7 +70,7 @@ func (p *Pool[T]) opener() {
 	defer p.wg.Done()
 	for more := true; more; { // bound: ends when openAt says so, or the pool is closed
 		p.mu.Lock()
-		forWaiter := p.queue.n > 0
+		forWaiter := p.queue.Len() > 0
 		p.mu.Unlock()
 		began := p.now()
 		ctx, cancel := context.WithTimeout(p.ctx, p.cfg.Load().ConnectTimeout)
@@ -89,16 +89,14 @@ func (p *Pool[T]) opener() {
 func (p *Pool[T]) opened(v T, forWaiter bool) bool {
 	now := p.now()
 	it := &item[T]{value: v, born: now, used: now, valid: now, spread: p.opts.Rand(), epoch: p.epoch.Load()}
+	it.idle.Value, it.all.Value = it, it
 	if p.opts.Trace {
 		it.trace = &trace{}
 	}
 	p.mu.Lock()
 	p.opening--
 	p.open++
-	if it.allNext = p.all; p.all != nil {
-		p.all.allPrev = it
-	}
-	p.all = it
+	p.all.PushFront(&it.all)
 	if forWaiter {
 		p.totals.OpenedForWaiter++
 	} else {
@@ -158,8 +156,8 @@ func (p *Pool[T]) openFailed(err error, late bool, began int64) bool {
 		p.retryAt = now + int64(p.pause())
 	}
 	if p.cfg.Load().FailFast && p.open == 0 {
-		for p.queue.head != nil { // bound: the waiters
-			since := p.queue.head.since
+		for p.queue.Len() > 0 { // bound: the waiters
+			since := p.queue.Front().Value.since
 			p.grant(nil, p.refuse(ErrUnavailable, since))
 		}
 	}

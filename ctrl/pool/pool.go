@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/np-appliance/np/ctrl/linked"
 )
 
 const never = math.MaxInt64
@@ -52,9 +54,9 @@ type Pool[T any] struct {
 	wake        chan struct{}
 
 	mu         sync.Mutex // before a shard's mutex
-	all        *item[T]
-	queue      queue[T]
-	open       int // items that exist, those being closed included
+	all        linked.List[*item[T]]
+	queue      linked.List[*waiter[T]] // first in, first out
+	open       int                     // items that exist, those being closed included
 	opening    int
 	closing    int
 	validating int
@@ -345,7 +347,7 @@ func (p *Pool[T]) put(it *item[T], home uint32) {
 		p.mu.Unlock()
 		p.finish(it, ReasonResized)
 		return
-	case p.queue.head != nil:
+	case p.queue.Len() > 0:
 		it.use.Add(1)
 		p.grant(it, nil)
 	default:
@@ -359,8 +361,7 @@ func (p *Pool[T]) put(it *item[T], home uint32) {
 
 // grant answers the first waiter. p.mu is held, the item marked lent.
 func (p *Pool[T]) grant(it *item[T], err error) {
-	w := p.queue.head
-	p.queue.remove(w)
+	w := p.queue.PopFront().Value
 	p.slow.Add(-1)
 	w.ch <- grant[T]{it, err}
 }
@@ -381,7 +382,7 @@ func (p *Pool[T]) settle() {
 		}
 		p.closing++
 		p.measure()
-		it.next, bad = bad, it
+		it.doomed, bad = bad, it
 	}
 	p.serve()
 	p.mu.Unlock()
@@ -390,8 +391,8 @@ func (p *Pool[T]) settle() {
 
 // serve hands idle items to waiters. p.mu is held.
 func (p *Pool[T]) serve() {
-	for p.queue.head != nil && !p.over { // bound: the waiters
-		it := p.takeIdle(p.queue.head.home, false)
+	for p.queue.Len() > 0 && !p.over { // bound: the waiters
+		it := p.takeIdle(p.queue.Front().Value.home, false)
 		if it == nil {
 			return
 		}
@@ -417,20 +418,20 @@ func (p *Pool[T]) wait(ctx context.Context, home uint32, since int64, first bool
 	}
 	cfg := p.cfg.Load()
 	p.keepMin = true
-	p.queue.push(w, first)
+	p.enqueue(w, first)
 	p.slow.Add(1)
 	p.serve()
-	if w.queued {
+	if w.place.In() {
 		now := p.now()
 		var cause error
 		switch {
-		case !first && p.queue.n > cfg.MaxWaiting+max(0, cfg.Max-p.open):
+		case !first && p.queue.Len() > cfg.MaxWaiting+max(0, cfg.Max-p.open):
 			cause = ErrQueueFull
 		case cfg.FailFast && p.open == 0 && p.failures > 0 && now < p.retryAt:
 			cause = ErrUnavailable
 		}
 		if cause != nil {
-			p.queue.remove(w)
+			p.queue.Remove(&w.place)
 			p.slow.Add(-1)
 			err := p.refuse(cause, since)
 			p.mu.Unlock()
@@ -461,10 +462,10 @@ func (p *Pool[T]) wait(ctx context.Context, home uint32, since int64, first bool
 // giveUp takes w, if any, out of the queue, or puts back what it was granted meanwhile.
 func (p *Pool[T]) giveUp(w *waiter[T], cause error, since int64) error {
 	p.mu.Lock()
-	if w == nil || w.queued {
+	if w == nil || w.place.In() {
 		defer p.mu.Unlock()
 		if w != nil {
-			p.queue.remove(w)
+			p.queue.Remove(&w.place)
 			p.slow.Add(-1)
 		}
 		return p.refuse(cause, since)
@@ -511,7 +512,7 @@ func (p *Pool[T]) refuse(cause error, since int64) error {
 		idle += int(p.shards[i].n.Load())
 	}
 	e := &AcquireError{
-		Pool: p.opts.Name, Cause: cause, Borrowed: max(0, p.open-p.closing-p.validating-idle), Waiting: p.queue.n,
+		Pool: p.opts.Name, Cause: cause, Borrowed: max(0, p.open-p.closing-p.validating-idle), Waiting: p.queue.Len(),
 		Opening: p.opening, Max: p.cfg.Load().Max, Waited: time.Duration(now - since), LastOpen: p.lastErr, Failures: p.failures,
 	}
 	if p.failures > 0 && p.retryAt > now {

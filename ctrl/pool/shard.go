@@ -4,6 +4,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/np-appliance/np/ctrl/linked"
 )
 
 // item is one thing pooled. At each moment one of these owns it: a shard's list
@@ -16,8 +18,9 @@ type item[T any] struct {
 	// item, so a lease is ended once, by Return, Discard or a forced Close.
 	use atomic.Uint64
 
-	prev, next       *item[T] // idle list, under the shard's mutex; next also links those to be closed
-	allPrev, allNext *item[T] // all open items, under Pool.mu
+	idle   linked.Node[*item[T]] // in a shard's list, under its mutex
+	all    linked.Node[*item[T]] // in Pool.all, under Pool.mu
+	doomed *item[T]              // the next of those to be closed
 
 	born   int64   // ns since Pool.start
 	spread float64 // 0 to 1: how much of the jitter this one gets
@@ -42,18 +45,31 @@ func (it *item[T]) expires(c *Config) int64 {
 
 // shard is a list of idle items ordered by when they were last used.
 type shard[T any] struct {
-	mu             sync.Mutex
-	oldest, newest *item[T]
-	n              atomic.Int32 // items in the list; written under mu, read by those who look for a full one
-	quick          uint64       // leases without waiting
-	wait, hold     Histogram    // leases with waiting; all ends of leases
-	_              [64]byte     // the next shard's mutex is not on this one's cache line
+	mu         sync.Mutex
+	idle       linked.List[*item[T]] // the oldest first
+	n          atomic.Int32          // its length; written under mu, read by those who look for a full one
+	quick      uint64                // leases without waiting
+	wait, hold Histogram             // leases with waiting; all ends of leases
+	_          [64]byte              // the next shard's mutex is not on this one's cache line
+}
+
+// oldest is the item longest unused; nil: there is none.
+func (s *shard[T]) oldest() *item[T] { return value(s.idle.Front()) }
+
+// newer is the one after it in its shard's list; nil: none is.
+func (it *item[T]) newer() *item[T] { return value(it.idle.Next()) }
+
+func value[T any](n *linked.Node[*T]) *T {
+	if n == nil {
+		return nil
+	}
+	return n.Value
 }
 
 // popNewest takes the last used item and marks it lent; nil if there is none.
 func (s *shard[T]) popNewest(quick bool) *item[T] {
 	s.mu.Lock()
-	it := s.newest
+	it := value(s.idle.Back())
 	if it != nil {
 		s.unlink(it)
 		it.use.Add(1)
@@ -66,38 +82,18 @@ func (s *shard[T]) popNewest(quick bool) *item[T] {
 }
 
 func (s *shard[T]) unlink(it *item[T]) {
-	if it.prev != nil {
-		it.prev.next = it.next
-	} else {
-		s.oldest = it.next
-	}
-	if it.next != nil {
-		it.next.prev = it.prev
-	} else {
-		s.newest = it.prev
-	}
-	it.prev, it.next = nil, nil
+	s.idle.Remove(&it.idle)
 	s.n.Add(-1)
 }
 
 // push puts an item that nobody has into the list: at its newest end, unless it
 // was away for background validation and others were used since.
 func (s *shard[T]) push(it *item[T]) {
-	after := s.newest
-	for after != nil && after.used > it.used {
-		after = after.prev
+	after := s.idle.Back()
+	for after != nil && after.Value.used > it.used {
+		after = after.Prev()
 	}
-	it.prev = after
-	if after != nil {
-		it.next, after.next = after.next, it
-	} else {
-		it.next, s.oldest = s.oldest, it
-	}
-	if it.next != nil {
-		it.next.prev = it
-	} else {
-		s.newest = it
-	}
+	s.idle.InsertAfter(&it.idle, after)
 	s.n.Add(1)
 }
 
@@ -111,11 +107,10 @@ func (s *shard[T]) held(d time.Duration) {
 // waiter is an Acquire in the queue. ch gets one grant, under Pool.mu, by who
 // took the waiter out of the queue.
 type waiter[T any] struct {
-	ch         chan grant[T]
-	home       uint32
-	since      int64 // Acquire's beginning
-	queued     bool
-	prev, next *waiter[T]
+	ch    chan grant[T]
+	home  uint32
+	since int64 // Acquire's beginning
+	place linked.Node[*waiter[T]]
 }
 
 type grant[T any] struct {
@@ -123,39 +118,13 @@ type grant[T any] struct {
 	err error
 }
 
-// queue of waiters, first in, first out. Guarded by Pool.mu.
-type queue[T any] struct {
-	head, tail *waiter[T]
-	n          int
-}
-
-// push appends w, or puts it first: one whose item proved bad keeps its turn.
-func (q *queue[T]) push(w *waiter[T], first bool) {
-	w.queued = true
-	q.n++
-	switch {
-	case q.head == nil:
-		q.head, q.tail = w, w
-	case first:
-		w.next, q.head.prev = q.head, w
-		q.head = w
-	default:
-		w.prev, q.tail.next = q.tail, w
-		q.tail = w
-	}
-}
-
-func (q *queue[T]) remove(w *waiter[T]) {
-	if w.prev != nil {
-		w.prev.next = w.next
+// enqueue puts w last in the queue, or first: one whose item proved bad keeps its
+// turn. p.mu is held.
+func (p *Pool[T]) enqueue(w *waiter[T], first bool) {
+	w.place.Value = w
+	if first {
+		p.queue.PushFront(&w.place)
 	} else {
-		q.head = w.next
+		p.queue.PushBack(&w.place)
 	}
-	if w.next != nil {
-		w.next.prev = w.prev
-	} else {
-		q.tail = w.prev
-	}
-	w.prev, w.next, w.queued = nil, nil, false
-	q.n--
 }

@@ -169,7 +169,7 @@ func (p *Pool[T]) Stats() Stats {
 	cfg := p.cfg.Load()
 	s := p.totals
 	s.Min, s.Max = cfg.Min, cfg.Max
-	s.Open, s.Opening, s.Closing, s.Validating, s.Waiting = p.open, p.opening, p.closing, p.validating, p.queue.n
+	s.Open, s.Opening, s.Closing, s.Validating, s.Waiting = p.open, p.opening, p.closing, p.validating, p.queue.Len()
 	s.Failures, s.LastOpen = p.failures, p.lastErr
 	if d := p.retryAt - p.now(); p.failures > 0 && d > 0 {
 		s.RetryIn = time.Duration(d)

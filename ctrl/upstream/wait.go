@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+
+	"github.com/np-appliance/np/ctrl/linked"
 )
 
 // queue holds the requests that wait until an endpoint has room, first come first served.
@@ -13,13 +15,12 @@ type queue struct {
 	len atomic.Int64
 
 	mu   sync.Mutex
-	head *waiter
-	tail *waiter
+	line linked.List[*waiter]
 }
 
 type waiter struct {
-	wake       chan struct{} // holds one signal
-	prev, next *waiter
+	wake  chan struct{} // holds one signal
+	place linked.Node[*waiter]
 }
 
 func (k *queue) push(w *waiter, limit int) (front, ok bool) {
@@ -29,28 +30,15 @@ func (k *queue) push(w *waiter, limit int) (front, ok bool) {
 		return false, false
 	}
 	k.len.Add(1)
-	if w.prev = k.tail; w.prev != nil {
-		w.prev.next = w
-	} else {
-		k.head = w
-	}
-	k.tail = w
-	return k.head == w, true
+	w.place.Value = w
+	k.line.PushBack(&w.place)
+	return k.line.Front() == &w.place, true
 }
 
 func (k *queue) remove(w *waiter) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if w.prev != nil {
-		w.prev.next = w.next
-	} else {
-		k.head = w.next
-	}
-	if w.next != nil {
-		w.next.prev = w.prev
-	} else {
-		k.tail = w.prev
-	}
+	k.line.Remove(&w.place)
 	k.len.Add(-1)
 }
 
@@ -66,9 +54,9 @@ func (k *queue) signal(n int) {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for w := k.head; w != nil && n != 0; w = w.next { // bound: Limits.Waiting
+	for w := k.line.Front(); w != nil && n != 0; w = w.Next() { // bound: Limits.Waiting
 		select {
-		case w.wake <- struct{}{}:
+		case w.Value.wake <- struct{}{}:
 			n--
 		default:
 		}

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http/httpguts"
+
+	"github.com/np-appliance/np/ctrl/gateway/exchange"
 )
 
 // Doer sends requests to a cluster.
@@ -180,12 +182,12 @@ func compilePart(p Part, names map[string]int) (part, error) {
 
 // hop says whether a field describes one connection or one body, and so is not passed on.
 func hop(name string) bool {
-	switch http.CanonicalHeaderKey(name) {
-	case "Connection", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
-		"Content-Length", "Content-Encoding", "Content-Type", "Content-Range", "Range", "Accept-Encoding", "Expect", "Host":
+	name = http.CanonicalHeaderKey(name)
+	switch name {
+	case "Content-Length", "Content-Encoding", "Content-Type", "Content-Range", "Range", "Accept-Encoding", "Expect", "Host":
 		return true
 	}
-	return false
+	return exchange.PerConnection(name)
 }
 
 // acyclic finds parts that wait for each other.

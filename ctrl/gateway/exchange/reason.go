@@ -49,20 +49,6 @@ const NumReasons = int(reasons)
 // is never sent.
 const StatusClientGone = 499
 
-// Codes of gRPC (google.golang.org/grpc/codes), by number so that this package needs no library.
-const (
-	grpcCancelled         = 1
-	grpcInvalidArgument   = 3
-	grpcDeadlineExceeded  = 4
-	grpcPermissionDenied  = 7
-	grpcResourceExhausted = 8
-	grpcOutOfRange        = 11
-	grpcUnimplemented     = 12
-	grpcInternal          = 13
-	grpcUnavailable       = 14
-	grpcUnauthenticated   = 16
-)
-
 type reason struct {
 	name   string
 	status int
@@ -75,43 +61,43 @@ func (r Reason) row() reason {
 	case None:
 		return reason{"none", http.StatusOK, 0, ""}
 	case BadRequest:
-		return reason{"bad_request", http.StatusBadRequest, grpcInternal, "Bad request"}
+		return reason{"bad_request", http.StatusBadRequest, GRPCInternal, "Bad request"}
 	case HeaderTooLarge:
-		return reason{"header_too_large", http.StatusRequestHeaderFieldsTooLarge, grpcResourceExhausted, "Header fields too large"}
+		return reason{"header_too_large", http.StatusRequestHeaderFieldsTooLarge, GRPCResourceExhausted, "Header fields too large"}
 	case URITooLong:
-		return reason{"uri_too_long", http.StatusRequestURITooLong, grpcResourceExhausted, "Target too long"}
+		return reason{"uri_too_long", http.StatusRequestURITooLong, GRPCResourceExhausted, "Target too long"}
 	case BodyTooLarge:
-		return reason{"body_too_large", http.StatusRequestEntityTooLarge, grpcResourceExhausted, "Body too large"}
+		return reason{"body_too_large", http.StatusRequestEntityTooLarge, GRPCResourceExhausted, "Body too large"}
 	case RequestTimeout:
-		return reason{"request_timeout", http.StatusRequestTimeout, grpcDeadlineExceeded, "The request took too long to arrive"}
+		return reason{"request_timeout", http.StatusRequestTimeout, GRPCDeadlineExceeded, "The request took too long to arrive"}
 	case NoRoute:
-		return reason{"no_route", http.StatusNotFound, grpcUnimplemented, "No route"}
+		return reason{"no_route", http.StatusNotFound, GRPCUnimplemented, "No route"}
 	case MethodNotAllowed:
-		return reason{"method_not_allowed", http.StatusMethodNotAllowed, grpcUnimplemented, "Method not allowed"}
+		return reason{"method_not_allowed", http.StatusMethodNotAllowed, GRPCUnimplemented, "Method not allowed"}
 	case Misdirected:
-		return reason{"misdirected", http.StatusMisdirectedRequest, grpcUnavailable, "Misdirected request"}
+		return reason{"misdirected", http.StatusMisdirectedRequest, GRPCUnavailable, "Misdirected request"}
 	case Unauthenticated:
-		return reason{"unauthenticated", http.StatusUnauthorized, grpcUnauthenticated, "Credentials are missing or not valid"}
+		return reason{"unauthenticated", http.StatusUnauthorized, GRPCUnauthenticated, "Credentials are missing or not valid"}
 	case Forbidden:
-		return reason{"forbidden", http.StatusForbidden, grpcPermissionDenied, "Not permitted"}
+		return reason{"forbidden", http.StatusForbidden, GRPCPermissionDenied, "Not permitted"}
 	case AuthUnavailable:
-		return reason{"auth_unavailable", http.StatusServiceUnavailable, grpcUnavailable, "Credentials can't be checked now"}
+		return reason{"auth_unavailable", http.StatusServiceUnavailable, GRPCUnavailable, "Credentials can't be checked now"}
 	case RateLimited:
-		return reason{"rate_limited", http.StatusTooManyRequests, grpcResourceExhausted, "Too many requests"}
+		return reason{"rate_limited", http.StatusTooManyRequests, GRPCResourceExhausted, "Too many requests"}
 	case Overloaded:
-		return reason{"overloaded", http.StatusServiceUnavailable, grpcUnavailable, "Overloaded"}
+		return reason{"overloaded", http.StatusServiceUnavailable, GRPCUnavailable, "Overloaded"}
 	case Draining:
-		return reason{"draining", http.StatusServiceUnavailable, grpcUnavailable, "Shutting down"}
+		return reason{"draining", http.StatusServiceUnavailable, GRPCUnavailable, "Shutting down"}
 	case NotFound:
-		return reason{"not_found", http.StatusNotFound, grpcUnimplemented, "Not found"}
+		return reason{"not_found", http.StatusNotFound, GRPCUnimplemented, "Not found"}
 	case UnsupportedMedia:
-		return reason{"unsupported_media", http.StatusUnsupportedMediaType, grpcInvalidArgument, "Unsupported media type"}
+		return reason{"unsupported_media", http.StatusUnsupportedMediaType, GRPCInvalidArgument, "Unsupported media type"}
 	case NotAcceptable:
-		return reason{"not_acceptable", http.StatusNotAcceptable, grpcInvalidArgument, "Not acceptable"}
+		return reason{"not_acceptable", http.StatusNotAcceptable, GRPCInvalidArgument, "Not acceptable"}
 	case ExpectationFailed:
-		return reason{"expectation_failed", http.StatusExpectationFailed, grpcInternal, "Expectation failed"}
+		return reason{"expectation_failed", http.StatusExpectationFailed, GRPCInternal, "Expectation failed"}
 	case TooEarly:
-		return reason{"too_early", http.StatusTooEarly, grpcUnavailable, "Too early"}
+		return reason{"too_early", http.StatusTooEarly, GRPCUnavailable, "Too early"}
 	}
 	return r.upstreamRow()
 }
@@ -119,27 +105,27 @@ func (r Reason) row() reason {
 func (r Reason) upstreamRow() reason {
 	switch r {
 	case NoEndpoint:
-		return reason{"no_endpoint", http.StatusServiceUnavailable, grpcUnavailable, "No endpoint is available"}
+		return reason{"no_endpoint", http.StatusServiceUnavailable, GRPCUnavailable, "No endpoint is available"}
 	case BreakerOpen:
-		return reason{"breaker_open", http.StatusServiceUnavailable, grpcUnavailable, "The upstream fails too often"}
+		return reason{"breaker_open", http.StatusServiceUnavailable, GRPCUnavailable, "The upstream fails too often"}
 	case UpstreamFull:
-		return reason{"upstream_full", http.StatusServiceUnavailable, grpcUnavailable, "The upstream has no room"}
+		return reason{"upstream_full", http.StatusServiceUnavailable, GRPCUnavailable, "The upstream has no room"}
 	case ConnectFailed:
-		return reason{"connect_failed", http.StatusBadGateway, grpcUnavailable, "The upstream can't be reached"}
+		return reason{"connect_failed", http.StatusBadGateway, GRPCUnavailable, "The upstream can't be reached"}
 	case UpstreamReset:
-		return reason{"upstream_reset", http.StatusBadGateway, grpcUnavailable, "The upstream broke off"}
+		return reason{"upstream_reset", http.StatusBadGateway, GRPCUnavailable, "The upstream broke off"}
 	case UpstreamProtocol:
-		return reason{"upstream_protocol", http.StatusBadGateway, grpcUnavailable, "The upstream's answer is not valid"}
+		return reason{"upstream_protocol", http.StatusBadGateway, GRPCUnavailable, "The upstream's answer is not valid"}
 	case UpstreamTimeout:
-		return reason{"upstream_timeout", http.StatusGatewayTimeout, grpcUnavailable, "The upstream did not answer in time"}
+		return reason{"upstream_timeout", http.StatusGatewayTimeout, GRPCUnavailable, "The upstream did not answer in time"}
 	case DeadlineExceeded:
-		return reason{"deadline_exceeded", http.StatusGatewayTimeout, grpcDeadlineExceeded, "The request's deadline passed"}
+		return reason{"deadline_exceeded", http.StatusGatewayTimeout, GRPCDeadlineExceeded, "The request's deadline passed"}
 	case ClientGone:
-		return reason{"client_gone", StatusClientGone, grpcCancelled, "The client broke off"}
+		return reason{"client_gone", StatusClientGone, GRPCCancelled, "The client broke off"}
 	case Unsupported:
-		return reason{"unsupported", http.StatusNotImplemented, grpcUnimplemented, "Not supported"}
+		return reason{"unsupported", http.StatusNotImplemented, GRPCUnimplemented, "Not supported"}
 	}
-	return reason{"internal", http.StatusInternalServerError, grpcInternal, "Internal error"}
+	return reason{"internal", http.StatusInternalServerError, GRPCInternal, "Internal error"}
 }
 
 // String returns the reason's name: small letters and underscores.

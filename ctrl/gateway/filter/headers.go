@@ -6,6 +6,8 @@ import (
 	"net/textproto"
 	"slices"
 	"strings"
+
+	"github.com/np-appliance/np/ctrl/gateway/exchange"
 )
 
 // HeaderOp is what is done to a field.
@@ -77,11 +79,7 @@ func withHeader(r *http.Request, h http.Header) *http.Request {
 // framing says whether a field belongs to one connection (RFC 9110 §7.6.1) or says where
 // a message ends.
 func framing(name string) bool {
-	switch name {
-	case "Connection", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Content-Length", "Http2-Settings", "Expect":
-		return true
-	}
-	return false
+	return exchange.PerConnection(name) || name == "Content-Length" || name == "Expect"
 }
 
 func (c *checker) edits(field string, list []HeaderEdit, vars []string) []edit {

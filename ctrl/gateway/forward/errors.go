@@ -66,7 +66,7 @@ func reasonOf(ctx context.Context, err error) (exchange.Reason, string) {
 	}
 	var refusal *upstream.Refusal
 	if errors.As(err, &refusal) {
-		return refusalReason(refusal.Reason), refusal.Reason.String()
+		return exchange.OfRefusal(refusal.Reason), refusal.Reason.String()
 	}
 	var request *h1.RequestError
 	var answer *h1.ProtocolError
@@ -100,18 +100,6 @@ func clientReason(err error) exchange.Reason {
 		return exchange.ClientGone
 	}
 	return exchange.BadRequest // ends too early, or chunks that are none
-}
-
-func refusalReason(r upstream.Reason) exchange.Reason {
-	switch r {
-	case upstream.ReasonBreaker:
-		return exchange.BreakerOpen
-	case upstream.ReasonInFlight, upstream.ReasonWaiting, upstream.ReasonConns:
-		return exchange.UpstreamFull
-	case upstream.ReasonWaitDeadline:
-		return exchange.UpstreamTimeout
-	}
-	return exchange.NoEndpoint
 }
 
 func connectReason(e *h1.ConnectError) exchange.Reason {

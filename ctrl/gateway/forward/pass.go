@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/np-appliance/np/ctrl/gateway/exchange"
 	"github.com/np-appliance/np/ctrl/upstream"
 )
 
@@ -64,8 +65,7 @@ func copyHeader(to, from http.Header) {
 	}
 next:
 	for name, values := range from {
-		switch name {
-		case "Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Te", "Trailer", "Transfer-Encoding", "Upgrade":
+		if exchange.PerConnection(name) || name == "Proxy-Authenticate" {
 			continue
 		}
 		for _, d := range dropped {

@@ -266,7 +266,7 @@ func (o *answer) finish(panicked any) {
 	}
 	trailers := takeTrailers(o.header, o.announced)
 	st := o.status(trailers)
-	if st.GetCode() == codeOK && o.bad == nil && !o.streams && o.messages == 0 {
+	if st.GetCode() == exchange.GRPCOK && o.bad == nil && !o.streams && o.messages == 0 {
 		o.bad = fmt.Errorf("%w: no message in an answer that is OK", errFrame)
 		st = o.status(trailers)
 	}
@@ -281,7 +281,7 @@ func (o *answer) finish(panicked any) {
 		x.Fail(exchange.UpstreamProtocol)
 	}
 	switch {
-	case st.GetCode() != codeOK:
+	case st.GetCode() != exchange.GRPCOK:
 		o.fail(st, trailers)
 	case o.streams:
 		o.end(trailers)
@@ -305,9 +305,9 @@ func (o *answer) status(trailers http.Header) *status.Status {
 	}
 	if o.bad != nil {
 		if errors.Is(o.bad, errTooLarge) {
-			return &status.Status{Code: codeResourceExhausted, Message: o.bad.Error()}
+			return &status.Status{Code: exchange.GRPCResourceExhausted, Message: o.bad.Error()}
 		}
-		return &status.Status{Code: codeInternal, Message: "the backend's answer is not valid"}
+		return &status.Status{Code: exchange.GRPCInternal, Message: "the backend's answer is not valid"}
 	}
 	from := trailers
 	if from.Get("Grpc-Status") == "" {
@@ -319,7 +319,7 @@ func (o *answer) status(trailers http.Header) *status.Status {
 	}
 	code, err := strconv.ParseInt(text, 10, 32)
 	if err != nil || code < 0 {
-		return &status.Status{Code: codeUnknown, Message: "the backend's status is no number"}
+		return &status.Status{Code: exchange.GRPCUnknown, Message: "the backend's status is no number"}
 	}
 	st := &status.Status{}
 	if bin := from.Get("Grpc-Status-Details-Bin"); bin != "" {
@@ -342,7 +342,7 @@ func (o *answer) without() *status.Status {
 	case o.code != 0 && o.code != http.StatusOK:
 		return &status.Status{Code: codeOfHTTP(o.code), Message: fmt.Sprintf("the backend answered %d %s", o.code, http.StatusText(o.code))}
 	case o.code != 0 && !o.grpc:
-		return &status.Status{Code: codeUnknown, Message: "the backend answered no gRPC"}
+		return &status.Status{Code: exchange.GRPCUnknown, Message: "the backend answered no gRPC"}
 	}
 	code, message := statusOf(x.Reason, o.r.Context())
 	return &status.Status{Code: int32(code), Message: message}
@@ -352,11 +352,11 @@ func (o *answer) without() *status.Status {
 func clientStatus(err error) *status.Status {
 	switch {
 	case errors.Is(err, errTooLarge):
-		return &status.Status{Code: codeResourceExhausted, Message: err.Error()}
+		return &status.Status{Code: exchange.GRPCResourceExhausted, Message: err.Error()}
 	case errors.Is(err, errClient):
-		return &status.Status{Code: codeInvalidArgument, Message: err.Error()}
+		return &status.Status{Code: exchange.GRPCInvalidArgument, Message: err.Error()}
 	}
-	return &status.Status{Code: codeInvalidArgument, Message: "the request's body broke off"}
+	return &status.Status{Code: exchange.GRPCInvalidArgument, Message: "the request's body broke off"}
 }
 
 // clientError answers a request that made no message.
@@ -418,7 +418,7 @@ func (o *answer) end(trailers http.Header) {
 		return // the client is gone
 	}
 	h := o.w.Header()
-	setTrailers(h, codeOK, "")
+	setTrailers(h, exchange.GRPCOK, "")
 	for name, v := range trailers {
 		if !strings.HasPrefix(name, "Grpc-") {
 			h[http.TrailerPrefix+name] = v
@@ -438,7 +438,7 @@ func (o *answer) unary(trailers http.Header) {
 	if err != nil {
 		exchange.From(o.r.Context()).Note(err)
 		exchange.From(o.r.Context()).Fail(exchange.UpstreamProtocol)
-		o.fail(&status.Status{Code: codeInternal, Message: "the backend's answer is not valid"}, trailers)
+		o.fail(&status.Status{Code: exchange.GRPCInternal, Message: "the backend's answer is not valid"}, trailers)
 		return
 	}
 	h := o.w.Header()

@@ -8,56 +8,55 @@ import (
 
 	"google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/np-appliance/np/ctrl/gateway/exchange"
 )
 
 // httpOf is the HTTP status of a gRPC code, as google/rpc/code.proto has it.
 func httpOf(code int32) int {
 	switch code {
-	case 0:
+	case exchange.GRPCOK:
 		return http.StatusOK
-	case 1: // CANCELLED
-		return exchangeClientGone
-	case 3, 9, 11: // INVALID_ARGUMENT, FAILED_PRECONDITION, OUT_OF_RANGE
+	case exchange.GRPCCancelled:
+		return exchange.StatusClientGone
+	case exchange.GRPCInvalidArgument, exchange.GRPCFailedPrecondition, exchange.GRPCOutOfRange:
 		return http.StatusBadRequest
-	case 4: // DEADLINE_EXCEEDED
+	case exchange.GRPCDeadlineExceeded:
 		return http.StatusGatewayTimeout
-	case 5: // NOT_FOUND
+	case exchange.GRPCNotFound:
 		return http.StatusNotFound
-	case 6, 10: // ALREADY_EXISTS, ABORTED
+	case exchange.GRPCAlreadyExists, exchange.GRPCAborted:
 		return http.StatusConflict
-	case 7: // PERMISSION_DENIED
+	case exchange.GRPCPermissionDenied:
 		return http.StatusForbidden
-	case 8: // RESOURCE_EXHAUSTED
+	case exchange.GRPCResourceExhausted:
 		return http.StatusTooManyRequests
-	case 12: // UNIMPLEMENTED
+	case exchange.GRPCUnimplemented:
 		return http.StatusNotImplemented
-	case 14: // UNAVAILABLE
+	case exchange.GRPCUnavailable:
 		return http.StatusServiceUnavailable
-	case 16: // UNAUTHENTICATED
+	case exchange.GRPCUnauthenticated:
 		return http.StatusUnauthorized
 	}
 	return http.StatusInternalServerError // UNKNOWN, INTERNAL, DATA_LOSS and what is none
 }
-
-// exchangeClientGone is what google/rpc/code.proto gives CANCELLED.
-const exchangeClientGone = 499
 
 // codeOfHTTP is the gRPC code of an answer that is no gRPC, as the protocol's
 // http-grpc-status-mapping has it.
 func codeOfHTTP(status int) int32 {
 	switch status {
 	case http.StatusBadRequest:
-		return codeInternal
+		return exchange.GRPCInternal
 	case http.StatusUnauthorized:
-		return 16
+		return exchange.GRPCUnauthenticated
 	case http.StatusForbidden:
-		return 7
+		return exchange.GRPCPermissionDenied
 	case http.StatusNotFound:
-		return codeUnimplemented
+		return exchange.GRPCUnimplemented
 	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		return codeUnavailable
+		return exchange.GRPCUnavailable
 	}
-	return codeUnknown
+	return exchange.GRPCUnknown
 }
 
 // errorJSON writes a google.rpc.Status. A detail of a type that nobody knows is written

@@ -12,18 +12,6 @@ import (
 	"github.com/np-appliance/np/ctrl/gateway/exchange"
 )
 
-// Codes of gRPC that this package answers with itself.
-const (
-	codeOK                = 0
-	codeUnknown           = 2
-	codeInvalidArgument   = 3
-	codeDeadlineExceeded  = 4
-	codeResourceExhausted = 8
-	codeUnimplemented     = 12
-	codeInternal          = 13
-	codeUnavailable       = 14
-)
-
 // Limits bound gRPC requests. The zero value: messages of 4 MiB, deadlines as they come.
 type Limits struct {
 	RequestMessage  int           // bytes of one message as sent; 0 is 4 MiB
@@ -162,9 +150,9 @@ func (b *guardBody) Close() error { return b.body.Close() }
 // frameStatus is the code and the message of a frame that was refused.
 func frameStatus(err error) (code int, message string) {
 	if errors.Is(err, errTooLarge) {
-		return codeResourceExhausted, err.Error()
+		return exchange.GRPCResourceExhausted, err.Error()
 	}
-	return codeInternal, err.Error()
+	return exchange.GRPCInternal, err.Error()
 }
 
 // guardWriter passes an answer on, looks at its messages, and sees to it that it ends
@@ -213,7 +201,7 @@ func (o *guardWriter) WriteHeader(code int) {
 		h.Set("Grpc-Message", percentEncode(message))
 	} else if x := exchange.From(o.ctx); passed(o.ctx, x.Reason) && h.Get("Grpc-Status") != "" {
 		x.Reason = exchange.DeadlineExceeded
-		h.Set("Grpc-Status", strconv.Itoa(codeDeadlineExceeded))
+		h.Set("Grpc-Status", strconv.Itoa(exchange.GRPCDeadlineExceeded))
 		h.Set("Grpc-Message", exchange.DeadlineExceeded.Title())
 	}
 	o.grpc = isGRPCType(h.Get("Content-Type"))
@@ -300,11 +288,11 @@ func statusOf(why exchange.Reason, ctx context.Context) (code int, message strin
 	at, has := ctx.Deadline()
 	switch {
 	case passed(ctx, why), why == exchange.None && has && time.Until(at) < atDeadline:
-		return codeDeadlineExceeded, exchange.DeadlineExceeded.Title()
+		return exchange.GRPCDeadlineExceeded, exchange.DeadlineExceeded.Title()
 	case why != exchange.None:
 		return why.GRPC(), why.Title()
 	}
-	return codeUnavailable, exchange.UpstreamReset.Title()
+	return exchange.GRPCUnavailable, exchange.UpstreamReset.Title()
 }
 
 // setTrailers replaces whatever status a header map announces with this one.

@@ -69,7 +69,7 @@ func TestJSON(t *testing.T) {
 					Code    int
 					Message string
 				}
-				if err := json.Unmarshal([]byte(body), &st); err != nil || st.Code != codeInvalidArgument || r.last.Reason != exchange.BadRequest {
+				if err := json.Unmarshal([]byte(body), &st); err != nil || st.Code != exchange.GRPCInvalidArgument || r.last.Reason != exchange.BadRequest {
 					t.Errorf("%s: %v, reason %v", body, err, r.last.Reason)
 				}
 			}

@@ -63,21 +63,21 @@ func codeOfStatus(status int) npro.Code {
 // codeOfGRPC is how a status of gRPC is answered in NPRO.
 func codeOfGRPC(code int) npro.Code {
 	switch code {
-	case 0:
+	case exchange.GRPCOK:
 		return npro.CodeOK
-	case 1: // CANCELLED
+	case exchange.GRPCCancelled:
 		return npro.CodeCanceled
-	case 3, 5, 6, 9, 10, 11: // what the request is to blame for
+	case exchange.GRPCInvalidArgument, exchange.GRPCNotFound, exchange.GRPCAlreadyExists, exchange.GRPCFailedPrecondition, exchange.GRPCAborted, exchange.GRPCOutOfRange: // what the request is to blame for
 		return npro.CodeBadRequest
-	case 4: // DEADLINE_EXCEEDED
+	case exchange.GRPCDeadlineExceeded:
 		return npro.CodeTimeout
-	case 7, 16: // PERMISSION_DENIED, UNAUTHENTICATED
+	case exchange.GRPCPermissionDenied, exchange.GRPCUnauthenticated:
 		return npro.CodeDenied
-	case 8: // RESOURCE_EXHAUSTED
+	case exchange.GRPCResourceExhausted:
 		return npro.CodeOverloaded
-	case 12: // UNIMPLEMENTED
+	case exchange.GRPCUnimplemented:
 		return npro.CodeUnknownOpcode
-	case 14: // UNAVAILABLE
+	case exchange.GRPCUnavailable:
 		return npro.CodeUnavailable
 	}
 	return npro.CodeInternal
@@ -87,23 +87,23 @@ func codeOfGRPC(code int) npro.Code {
 func grpcOfCode(c npro.Code) int {
 	switch c {
 	case npro.CodeOK:
-		return 0
+		return exchange.GRPCOK
 	case npro.CodeUnknownOpcode:
-		return 12
+		return exchange.GRPCUnimplemented
 	case npro.CodeDenied:
-		return 7
+		return exchange.GRPCPermissionDenied
 	case npro.CodeBadRequest:
-		return 3
+		return exchange.GRPCInvalidArgument
 	case npro.CodeOverloaded, npro.CodeTooLarge, npro.CodeStreamLimit:
-		return 8
+		return exchange.GRPCResourceExhausted
 	case npro.CodeTimeout:
-		return 4
+		return exchange.GRPCDeadlineExceeded
 	case npro.CodeCanceled:
-		return 1
+		return exchange.GRPCCancelled
 	case npro.CodeUnavailable, npro.CodeShuttingDown:
-		return 14
+		return exchange.GRPCUnavailable
 	}
-	return 13
+	return exchange.GRPCInternal
 }
 
 // reasonOf tells why a request to an upstream of NPRO failed.
@@ -117,7 +117,7 @@ func reasonOf(ctx context.Context, err error) exchange.Reason {
 	case ctx.Err() != nil:
 		return exchange.ClientGone
 	case errors.As(err, &refusal):
-		return reasonOfRefusal(refusal.Reason)
+		return exchange.OfRefusal(refusal.Reason)
 	case errors.As(err, &acquire):
 		if errors.Is(err, pool.ErrQueueFull) || errors.Is(err, pool.ErrTimeout) && acquire.LastOpen == nil {
 			return exchange.UpstreamFull
@@ -137,18 +137,6 @@ func reasonOf(ctx context.Context, err error) exchange.Reason {
 		return reasonOfCode(code)
 	}
 	return exchange.UpstreamReset
-}
-
-func reasonOfRefusal(r upstream.Reason) exchange.Reason {
-	switch r {
-	case upstream.ReasonBreaker:
-		return exchange.BreakerOpen
-	case upstream.ReasonInFlight, upstream.ReasonWaiting, upstream.ReasonConns:
-		return exchange.UpstreamFull
-	case upstream.ReasonWaitDeadline:
-		return exchange.UpstreamTimeout
-	}
-	return exchange.NoEndpoint
 }
 
 // outcomeOf is what an error says of the endpoint.

@@ -218,8 +218,10 @@ func (n *North) failed(w http.ResponseWriter, r *http.Request, resp *client.Resp
 
 // cleanFields leaves out what is not an answer's to set.
 func cleanFields(h http.Header) {
-	for _, name := range [...]string{"Connection", "Content-Length", "Keep-Alive", "Proxy-Connection", "Trailer", "Transfer-Encoding", "Upgrade"} {
-		h.Del(name)
+	for name := range h {
+		if canonical := http.CanonicalHeaderKey(name); exchange.PerConnection(canonical) || canonical == "Content-Length" {
+			delete(h, name)
+		}
 	}
 }
 

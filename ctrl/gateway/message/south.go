@@ -199,13 +199,13 @@ func grpcStatus(status int, header, trailer http.Header) (code int, message stri
 	text := from.Get("Grpc-Status")
 	if text == "" {
 		if status != http.StatusOK {
-			return 14, "answer is " + strconv.Itoa(status)
+			return exchange.GRPCUnavailable, "answer is " + strconv.Itoa(status)
 		}
-		return 2, "answer has no status of gRPC"
+		return exchange.GRPCUnknown, "answer has no status of gRPC"
 	}
 	code, err := strconv.Atoi(text)
 	if err != nil || code < 0 || code > 255 {
-		code = 2
+		code = exchange.GRPCUnknown
 	}
 	message = from.Get("Grpc-Message")
 	if plain, err := url.PathUnescape(message); err == nil {

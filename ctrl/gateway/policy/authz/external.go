@@ -140,11 +140,12 @@ func (e *External) Close(ctx context.Context) {
 // editable says whether a field can be sent along or altered without altering what the
 // message is.
 func editable(name string) bool {
-	switch http.CanonicalHeaderKey(name) {
-	case "Host", "Content-Length", "Transfer-Encoding", "Connection", "Upgrade", "Te", "Trailer", "Keep-Alive", "Proxy-Connection", "Expect", "Http2-Settings":
+	name = http.CanonicalHeaderKey(name)
+	switch name {
+	case "Host", "Content-Length", "Expect":
 		return false
 	}
-	return !strings.HasPrefix(name, ":")
+	return !exchange.PerConnection(name) && !strings.HasPrefix(name, ":")
 }
 
 // Stats returns the counters.
@@ -281,7 +282,7 @@ func (v *Verdict) check() error {
 func (e *External) pass(w http.ResponseWriter, r *http.Request, x *exchange.Exchange) bool {
 	v, err := e.ask(r.Context(), e.question(r, x))
 	if err != nil {
-		if why, is := gone(r.Context()); is {
+		if why, is := exchange.Ended(r.Context()); is {
 			exchange.Refuse(w, r, why, "")
 			return false
 		}

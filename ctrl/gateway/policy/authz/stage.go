@@ -1,7 +1,6 @@
 package authz
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -64,15 +63,4 @@ func (c *Config) refuse(w http.ResponseWriter, r *http.Request, d Decision) {
 		public = "a scope is missing: " + scopes
 	}
 	exchange.Refuse(w, r, exchange.Forbidden, public)
-}
-
-// gone is the reason for a context that ended.
-func gone(ctx context.Context) (exchange.Reason, bool) {
-	switch err := context.Cause(ctx); {
-	case err == nil:
-		return exchange.None, false
-	case errors.Is(err, context.DeadlineExceeded):
-		return exchange.DeadlineExceeded, true
-	}
-	return exchange.ClientGone, true
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/np-appliance/np/ctrl/gateway/exchange"
+	"github.com/np-appliance/np/ctrl/linked"
 )
 
 // ConcurrencyConfig says how many requests may be served at a time.
@@ -70,9 +71,8 @@ type Concurrency struct {
 // perKey is what one key has. An entry lives as long as one of its requests runs or waits,
 // so there are never more entries than requests.
 type perKey struct {
-	held  int   // places of PerKey
-	line  queue // wait for one
-	waits int   // in line, at most PerKey: one key can't take the whole queue
+	held int   // places of PerKey
+	line queue // wait for one, at most PerKey: one key can't take the whole queue
 }
 
 // ConcurrencyStats are what a limit has in hand, and its counters since it began.
@@ -89,48 +89,16 @@ type ConcurrencyStats struct {
 	Gone     uint64        `json:"gone"`      // left while they waited
 }
 
-// waiter is one request that waits. It is in at most one queue.
+// waiter is one request that waits, in one line at most.
 type waiter struct {
-	prev, next *waiter
-	in         *queue
-	key        uint64
-	ready      chan struct{} // closed when its turn has come
+	place linked.Node[*waiter]
+	in    *queue // Concurrency.line; nil: its key's
+	key   uint64
+	ready chan struct{} // closed when its turn has come
 }
 
 // queue is first in, first out.
-type queue struct{ head, tail *waiter }
-
-func (q *queue) push(w *waiter) {
-	w.prev, w.next = q.tail, nil
-	if q.tail != nil {
-		q.tail.next = w
-	} else {
-		q.head = w
-	}
-	q.tail = w
-}
-
-func (q *queue) remove(w *waiter) {
-	if w.prev != nil {
-		w.prev.next = w.next
-	} else {
-		q.head = w.next
-	}
-	if w.next != nil {
-		w.next.prev = w.prev
-	} else {
-		q.tail = w.prev
-	}
-	w.prev, w.next = nil, nil
-}
-
-func (q *queue) pop() *waiter {
-	w := q.head
-	if w != nil {
-		q.remove(w)
-	}
-	return w
-}
+type queue = linked.List[*waiter]
 
 // NewConcurrency makes a limit.
 func NewConcurrency(cfg ConcurrencyConfig) (*Concurrency, error) {
@@ -162,7 +130,7 @@ func (c *Concurrency) Acquire(ctx context.Context, key uint64) error {
 			state = stateKey
 		}
 	}
-	if state == stateRun && c.cfg.Max > 0 && (c.running >= c.cfg.Max || c.line.head != nil) {
+	if state == stateRun && c.cfg.Max > 0 && (c.running >= c.cfg.Max || c.line.Len() > 0) {
 		state = stateLine
 	}
 	if state == stateRun {
@@ -171,7 +139,7 @@ func (c *Concurrency) Acquire(ctx context.Context, key uint64) error {
 		c.mu.Unlock()
 		return nil
 	}
-	if c.waiting >= c.cfg.Queue || state == stateKey && c.keys[key].waits >= c.cfg.PerKey {
+	if c.waiting >= c.cfg.Queue || state == stateKey && c.waits(key) >= c.cfg.PerKey {
 		if state == stateLine {
 			c.freeKey(key)
 		}
@@ -180,18 +148,24 @@ func (c *Concurrency) Acquire(ctx context.Context, key uint64) error {
 		return ErrFull
 	}
 	w := &waiter{key: key, ready: make(chan struct{})}
+	w.place.Value = w
 	c.waiting++
 	if state == stateKey {
 		k := c.keys[key]
-		k.line.push(w)
-		k.waits++
+		k.line.PushBack(&w.place)
 		c.keys[key] = k
 	} else {
-		c.line.push(w)
+		c.line.PushBack(&w.place)
 		w.in = &c.line
 	}
 	c.mu.Unlock()
 	return c.wait(ctx, w)
+}
+
+// waits is how many wait for a place of a key.
+func (c *Concurrency) waits(key uint64) int {
+	k := c.keys[key]
+	return k.line.Len()
 }
 
 // What a request does next.
@@ -224,12 +198,11 @@ func (c *Concurrency) wait(ctx context.Context, w *waiter) error {
 	}
 	c.waiting--
 	if w.in != nil {
-		c.line.remove(w)
+		c.line.Remove(&w.place)
 		c.freeKey(w.key)
 	} else {
 		k := c.keys[w.key]
-		k.line.remove(w)
-		k.waits--
+		k.line.Remove(&w.place)
 		c.putKey(w.key, k)
 	}
 	if errors.Is(err, ErrWaited) {
@@ -255,11 +228,11 @@ func (c *Concurrency) freeKey(key uint64) {
 		return
 	}
 	k := c.keys[key]
-	if w := k.line.pop(); w != nil { // the place goes from one to the other
-		k.waits--
+	if first := k.line.PopFront(); first != nil { // the place goes from one to the other
+		w := first.Value
 		c.putKey(key, k)
 		w.in = &c.line
-		c.line.push(w)
+		c.line.PushBack(&w.place)
 		c.advance()
 		return
 	}
@@ -268,7 +241,7 @@ func (c *Concurrency) freeKey(key uint64) {
 }
 
 func (c *Concurrency) putKey(key uint64, k perKey) {
-	if k.held == 0 && k.line.head == nil {
+	if k.held == 0 && k.line.Len() == 0 {
 		delete(c.keys, key)
 		return
 	}
@@ -278,10 +251,11 @@ func (c *Concurrency) putKey(key uint64, k perKey) {
 // advance lets those in while there is room.
 func (c *Concurrency) advance() {
 	for c.cfg.Max == 0 || c.running < c.cfg.Max { // bound: Queue
-		w := c.line.pop()
-		if w == nil {
+		first := c.line.PopFront()
+		if first == nil {
 			return
 		}
+		w := first.Value
 		c.waiting--
 		c.running++
 		close(w.ready)
@@ -308,7 +282,8 @@ func (c *Concurrency) Stage(next http.Handler) http.Handler {
 		if err := c.Acquire(r.Context(), key); err != nil {
 			x.Note(fmt.Errorf("concurrency limit %s: %w", c.cfg.Name, err))
 			if !errors.Is(err, ErrFull) && !errors.Is(err, ErrWaited) {
-				exchange.Refuse(w, r, gone(err), "")
+				why, _ := exchange.Ended(r.Context()) // which is what ended the wait
+				exchange.Refuse(w, r, why, "")
 				return
 			}
 			w.Header().Set("Retry-After", "1")
@@ -318,12 +293,4 @@ func (c *Concurrency) Stage(next http.Handler) http.Handler {
 		defer c.Release(key)
 		next.ServeHTTP(w, r)
 	})
-}
-
-// gone is the reason for a context that ended.
-func gone(err error) exchange.Reason {
-	if errors.Is(err, context.DeadlineExceeded) {
-		return exchange.DeadlineExceeded
-	}
-	return exchange.ClientGone
 }

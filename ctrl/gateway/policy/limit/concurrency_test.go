@@ -158,7 +158,7 @@ func TestConcurrencyHolds(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if s := c.Stats(); s.Running != 0 || s.Waiting != 0 || s.Keys != 0 || c.line.head != nil {
+	if s := c.Stats(); s.Running != 0 || s.Waiting != 0 || s.Keys != 0 || c.line.Len() != 0 {
 		t.Errorf("left over: %+v", s)
 	}
 }
