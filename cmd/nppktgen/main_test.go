@@ -5,8 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"strings"
+	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/np-appliance/np/ctrl/client/clienttest"
 	"github.com/np-appliance/np/ctrl/handshake"
@@ -65,9 +65,15 @@ func TestExitCodes(t *testing.T) {
 		}
 	}
 	// Ctrl-C prints what there is.
-	srv.Handle = nil
-	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	var n atomic.Int32
+	srv.Handle = func(_ *clienttest.Conn, r *clienttest.Request) (clienttest.Reply, bool) {
+		if n.Add(1) == 10 {
+			cancel()
+		}
+		return clienttest.Reply{Payload: r.Payload}, true
+	}
 	var out, errOut bytes.Buffer
 	code := run(ctx, strings.Fields("npro -d 1h --warmup 0 --addr "+addr+" --key "+pub.String()), &out, &errOut)
 	if code != exitDone || !strings.Contains(out.String(), "interrupted") || !strings.Contains(out.String(), "messages/s") {

@@ -33,7 +33,7 @@ func ExampleDial() {
 		fmt.Println(err)
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	c, err := client.Dial(ctx, client.Config{Address: addr, Static: key, Remote: &pub, Name: "example"})
 	if err != nil {

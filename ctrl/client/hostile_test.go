@@ -64,7 +64,7 @@ func TestServerBreaksRules(t *testing.T) {
 			cfg.NoReconnect = true
 			cfg.OnMessage = func(string, []byte) {}
 			cl := dial(t, cfg)
-			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			if _, err := cl.Request(ctx, "GO", nil); !errors.Is(err, ErrProtocol) || !errors.Is(err, ErrConnLost) {
 				var d *DisconnectError

@@ -127,7 +127,7 @@ func (w *world) end(s os.Signal) {
 		if err != nil {
 			w.t.Errorf("ended with %v", err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		w.t.Fatal("does not end")
 	}
 	if !w.plane.Closed() {
@@ -167,7 +167,7 @@ func get[T any](w *world, path string, q url.Values) T {
 
 func (w *world) eventually(what string, ok func() bool) {
 	w.t.Helper()
-	for range 500 {
+	for range 6000 { // a minute
 		if ok() {
 			return
 		}

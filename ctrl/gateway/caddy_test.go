@@ -54,7 +54,7 @@ func caddy(t *testing.T, dir string) (addr, ca string) {
 			t.Log(log.String())
 		}
 	})
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		c, err := net.Dial("tcp", addr)
 		if err == nil {
 			_ = c.Close()

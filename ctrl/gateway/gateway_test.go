@@ -175,7 +175,7 @@ func TestReload(t *testing.T) {
 	for i := range 40 {
 		before := n[i%2].Load()
 		r.apply(t, load(t, text([]string{a, b}[i%2])))
-		for deadline := time.Now().Add(5 * time.Second); n[i%2].Load() < before+4 && time.Now().Before(deadline); {
+		for deadline := time.Now().Add(time.Minute); n[i%2].Load() < before+4 && time.Now().Before(deadline); {
 			time.Sleep(time.Millisecond)
 		}
 	}

@@ -136,7 +136,7 @@ body = "from here"
 		if err != nil {
 			t.Fatal(err)
 		}
-		_ = raw.SetDeadline(time.Now().Add(10 * time.Second))
+		_ = raw.SetDeadline(time.Now().Add(time.Minute))
 		b, err := io.ReadAll(tls.Client(raw, &tls.Config{RootCAs: otherPool, ServerName: name, NextProtos: []string{"y", "x"}}))
 		if err == nil || string(b) != "" { // the backend offers no ALPN: crypto/tls minds only where it has some
 			if string(b) != "from there" {
@@ -153,7 +153,7 @@ body = "from here"
 		t.Errorf("%s, before %s", got, before)
 	}
 	snap := g.gen.Load().clusters["there"].up.Snapshot()
-	for deadline := time.Now().Add(5 * time.Second); snap.Endpoints[0].InFlight != 0 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); snap.Endpoints[0].InFlight != 0 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		snap = g.gen.Load().clusters["there"].up.Snapshot()
 	}
 	if e := snap.Endpoints[0]; e.InFlight != 0 {
@@ -203,7 +203,7 @@ func TestProxyIn(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(time.Minute))
 		_, _ = io.WriteString(c, "PROXY TCP4 198.18.7.1 198.18.7.2 1000 80\r\n"+head)
 		b, err := io.ReadAll(c)
 		if err != nil || !strings.HasSuffix(string(b), "a GET / "+want) {

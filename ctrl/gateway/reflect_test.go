@@ -48,7 +48,7 @@ grpc.auto_bind = true
 		}
 		return res.StatusCode, string(b)
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		status, body := ask()
 		if status == http.StatusOK && body == `{"status":"SERVING"}` {
 			break

@@ -16,7 +16,7 @@ func TestPoolKeys(t *testing.T) {
 	r := newRig(t, text+"pool.min = 3\npool.per_worker = true\n"+routeToU)
 	c := r.gen.Load().clusters["u"]
 	opened := func(n uint64) bool {
-		for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 			if p := c.fwd.Pools(); len(p) == 1 && p[0].Pool.Opened() == n && p[0].Pool.Idle == int(n) {
 				return true
 			}

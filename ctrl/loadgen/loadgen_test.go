@@ -20,11 +20,10 @@ func options(t testing.TB, change func(*clienttest.Server)) (Options, *clienttes
 	t.Helper()
 	before := runtime.NumGoroutine()
 	t.Cleanup(func() {
-		for range 200 {
+		for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 			if runtime.NumGoroutine() <= before {
 				return
 			}
-			time.Sleep(10 * time.Millisecond)
 		}
 		t.Errorf("%d goroutines, %d before", runtime.NumGoroutine(), before)
 	})
@@ -61,7 +60,7 @@ func TestClosedLoopByRequests(t *testing.T) {
 	if res.TxPayload != 200_000 || res.RxPayload != 200_000 || res.TxBytes < 200_000+2000*37 || res.RxBytes < 200_000+2000*33 {
 		t.Errorf("bytes: %+v", res)
 	}
-	if res.Latency.ValueAtQuantile(50) <= 0 || res.Elapsed <= 0 || res.PerSecond() < 100 {
+	if res.Latency.ValueAtQuantile(50) <= 0 || res.Elapsed <= 0 || res.PerSecond() <= 0 {
 		t.Errorf("median %d ns in %v", res.Latency.ValueAtQuantile(50), res.Elapsed)
 	}
 }
@@ -69,28 +68,36 @@ func TestClosedLoopByRequests(t *testing.T) {
 func TestClosedLoopByTime(t *testing.T) {
 	o, _ := options(t, nil)
 	o.Depth, o.Warmup, o.Duration, o.Size = 8, 100*time.Millisecond, 200*time.Millisecond, 0
-	began := time.Now()
 	res, err := Run(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(began); res.Elapsed < 199*time.Millisecond || res.Elapsed > 201*time.Millisecond || took > 3*time.Second {
-		t.Errorf("elapsed %v, took %v", res.Elapsed, took)
+	if res.Elapsed != 200*time.Millisecond {
+		t.Errorf("elapsed %v", res.Elapsed)
 	}
-	if res.Messages < 100 || res.ErrorCount() != 0 || res.RxPayload != 0 {
+	if res.Messages < 1 || res.ErrorCount() != 0 || res.RxPayload != 0 {
 		t.Errorf("%+v", res)
 	}
 }
 
+// TestOpenLoopRate: by time there are never more requests than the rate allows, and by
+// number none of them leaves before its time. How many leave late is the machine's matter.
 func TestOpenLoopRate(t *testing.T) {
 	o, _ := options(t, nil)
-	o.Connections, o.Depth, o.Rate, o.Duration = 4, 64, 2000, 500*time.Millisecond
+	o.Connections, o.Depth, o.Rate, o.Duration, o.Drain = 4, 64, 2000, 500*time.Millisecond, time.Minute
 	res, err := Run(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if res.Messages < 900 || res.Messages > 1000 || res.ErrorCount() != 0 {
-		t.Errorf("%d messages in half a second at 2000/s: %v", res.Messages, res.Errors)
+	if n := res.Latency.TotalCount(); n < 1 || n > 1000 || res.Messages > n || res.ErrorCount() != 0 {
+		t.Errorf("%d messages of %d in half a second at 2000/s: %v", res.Messages, n, res.Errors)
+	}
+	o.Duration, o.Requests = 0, 1000
+	if res, err = Run(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	if res.Messages != 1000 || res.Elapsed < 498*time.Millisecond || res.ErrorCount() != 0 { // the last but three are due at 498 ms
+		t.Errorf("%d messages within %v at 2000/s: %v", res.Messages, res.Elapsed, res.Errors)
 	}
 }
 
@@ -106,9 +113,9 @@ func TestOpenLoopSeesAStall(t *testing.T) {
 			return clienttest.Reply{Payload: r.Payload}, true
 		}
 	})
-	// Depth 1: a closed loop would have one slow request. Half of the stall lies
-	// behind the last second's tick and none of it may be lost.
-	o.Rate, o.Duration = 500, time.Second
+	// Depth 1: a closed loop would have one slow request. Here the 140 that are due in
+	// the first 280 ms are.
+	o.Rate, o.Requests = 500, 500
 	res, err := Run(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -119,34 +126,44 @@ func TestOpenLoopSeesAStall(t *testing.T) {
 			slow += b.Count
 		}
 	}
-	if slow < 100 {
-		t.Errorf("%d of %d requests saw the stall, expected at least 100", slow, res.Messages)
+	if slow < 130 {
+		t.Errorf("%d of %d requests saw the stall, expected at least 130", slow, res.Messages)
 	}
-	if n := res.Latency.TotalCount(); n < 490 || n > 500 {
-		t.Errorf("%d requests in a second at 500/s", n)
+	if n := res.Latency.TotalCount(); n != 500 {
+		t.Errorf("%d requests of 500", n)
 	}
 }
 
 // What is answered after the end belongs to the latencies, not to the rate.
 func TestStallAtTheEnd(t *testing.T) {
+	var hold atomic.Bool // answers stay out
 	o, _ := options(t, func(s *clienttest.Server) {
 		s.Handle = func(_ *clienttest.Conn, r *clienttest.Request) (clienttest.Reply, bool) {
-			time.Sleep(150 * time.Millisecond)
-			return clienttest.Reply{Payload: r.Payload}, true
+			time.Sleep(110 * time.Millisecond) // what has been sent in time is answered later than that
+			return clienttest.Reply{Payload: r.Payload}, !hold.Load()
 		}
 	})
-	o.Depth, o.Duration = 2, 100*time.Millisecond
-	res, err := Run(t.Context(), o)
-	if err != nil {
-		t.Fatal(err)
+	o.Depth, o.Duration, o.Drain = 2, 100*time.Millisecond, time.Minute
+	// A sender that does not get to run within its 100 ms sends nothing: then once more.
+	until := func(what string, ok func(*Result) bool) {
+		t.Helper()
+		for end := time.Now().Add(time.Minute); ; {
+			res, err := Run(t.Context(), o)
+			if err != nil || res.Messages != 0 {
+				t.Fatalf("%+v, %v", res, err)
+			}
+			if ok(res) {
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%s: %d latencies, %v", what, res.Latency.TotalCount(), res.Errors)
+			}
+		}
 	}
-	if res.Messages != 0 || res.Latency.TotalCount() != 2 || res.ErrorCount() != 0 {
-		t.Errorf("%d messages, %d latencies, %v", res.Messages, res.Latency.TotalCount(), res.Errors)
-	}
+	until("late answers", func(r *Result) bool { return r.Latency.TotalCount() == 2 && r.ErrorCount() == 0 })
+	hold.Store(true)
 	o.Drain = 10 * time.Millisecond
-	if res, err = Run(t.Context(), o); err != nil || res.Errors["unanswered"] != 2 {
-		t.Errorf("%v, %v", res, err)
-	}
+	until("no answers", func(r *Result) bool { return r.Latency.TotalCount() == 0 && r.Errors["unanswered"] == 2 })
 }
 
 func TestErrorsByKind(t *testing.T) {
@@ -174,39 +191,58 @@ func TestErrorsByKind(t *testing.T) {
 		t.Errorf("%d messages, errors %v", res.Messages, res.Errors)
 	}
 
-	o.Requests, o.Duration = 0, 300*time.Millisecond
-	time.AfterFunc(100*time.Millisecond, srv.Close)
-	if res, err = Run(t.Context(), o); err != nil || res.Errors["connection lost"]+res.Errors["unavailable"] == 0 {
+	o.Requests, o.Duration = 0, time.Hour
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	o.Progress = func(p Progress) {
+		srv.Close()
+		if p.Errors > 0 {
+			cancel()
+		}
+	}
+	if res, err = Run(ctx, o); err != nil || res.Errors["connection lost"]+res.Errors["unavailable"] == 0 {
 		t.Errorf("%v, %v", res, err)
 	}
 }
 
 func TestInterrupted(t *testing.T) {
 	for _, rate := range []float64{0, 1000, 0.01} {
-		o, _ := options(t, nil)
-		o.Duration, o.Rate = time.Hour, rate
-		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		began := time.Now()
+		var n atomic.Int32
+		o, _ := options(t, func(s *clienttest.Server) {
+			s.Handle = func(_ *clienttest.Conn, r *clienttest.Request) (clienttest.Reply, bool) {
+				if rate == 0.01 || n.Add(1) == 10 { // the next would be after 100 s
+					time.AfterFunc(10*time.Millisecond, cancel)
+				}
+				return clienttest.Reply{Payload: r.Payload}, true
+			}
+		})
+		o.Duration, o.Rate = time.Hour, rate // so that ending at all shows that it was interrupted
 		res, err := Run(ctx, o)
-		if err != nil || !res.Interrupted || time.Since(began) > 3*time.Second || rate != 0.01 && res.Messages == 0 || res.ErrorCount() != 0 {
-			t.Errorf("rate %v: %+v, %v after %v", rate, res, err, time.Since(began))
+		if err != nil || !res.Interrupted || rate != 0.01 && res.Messages < 9 || res.ErrorCount() != 0 {
+			t.Errorf("rate %v: %+v, %v", rate, res, err)
 		}
 	}
 }
 
 func TestProgress(t *testing.T) {
 	o, _ := options(t, nil)
-	var calls atomic.Int32
-	o.Duration = 1200 * time.Millisecond
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	told := false
+	o.Duration = time.Hour
 	o.Progress = func(p Progress) {
-		calls.Add(1)
-		if p.PerSec <= 0 || p.TxBits <= 0 || p.RxBits <= 0 || p.Elapsed <= 0 || p.Errors != 0 || p.Done == 0 {
+		if p.Elapsed <= 0 || p.Errors != 0 {
 			t.Errorf("%+v", p)
 		}
+		if p.Done > 0 && p.PerSec > 0 && p.TxBits > 0 && p.RxBits > 0 {
+			told = true
+			cancel()
+		}
 	}
-	if _, err := Run(t.Context(), o); err != nil || calls.Load() != 1 {
-		t.Errorf("%d calls, %v", calls.Load(), err)
+	if _, err := Run(ctx, o); err != nil || !told {
+		t.Errorf("told of progress: %v, %v", told, err)
 	}
 }
 

@@ -135,7 +135,7 @@ func meetWith(t *testing.T, sc, cc *tls.Config) (server, client tls.ConnectionSt
 		return server, client, err
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	want := bytes.Repeat([]byte("np"), 20000)
 	go func() {
 		_, _ = c.(dataplane.StreamConn).WriteBuffers(net.Buffers{want[:10], want[10:30000], want[30000:]})

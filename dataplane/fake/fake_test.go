@@ -26,7 +26,7 @@ func setup(t *testing.T, o Options) (*Plane, dataplane.ListenerID) {
 
 func next(t *testing.T, c dataplane.Core) dataplane.Event {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := c.Wait(ctx); err != nil {
 		t.Fatal(err)

@@ -43,7 +43,7 @@ func (r *rig) take(e *echoer) {
 
 // write waits for room as a writer would; the core gives it back without our doing.
 func (e *echoer) write(c dataplane.Core, ev *dataplane.Event) error {
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(100 * time.Microsecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Microsecond) {
 		err := c.Write(ev.Conn, ev.Body)
 		if !errors.Is(err, dataplane.CodeFull) || time.Now().After(end) {
 			return err
@@ -88,7 +88,7 @@ func (e *echoer) handle(c dataplane.Core, ev *dataplane.Event) {
 
 func (e *echoer) wait(what string, cond func() bool) {
 	e.t.Helper()
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		e.mu.Lock()
 		ok := cond()
 		e.mu.Unlock()
@@ -198,7 +198,7 @@ func (r *rig) connectOne(e *echoer, l net.Listener, to netip.AddrPort, i int) {
 	c, err := l.Accept()
 	r.must(err)
 	defer c.Close()
-	r.must(c.SetDeadline(time.Now().Add(10 * time.Second)))
+	r.must(c.SetDeadline(time.Now().Add(time.Minute)))
 	e.wait("open", func() bool {
 		for _, ev := range e.opened {
 			if ev.Conn == h {
@@ -309,7 +309,7 @@ func (r *rig) udpOnce(to netip.AddrPort, size int, answered bool) {
 	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
 	r.must(err)
 	defer c.Close()
-	r.must(c.SetDeadline(time.Now().Add(5 * time.Second)))
+	r.must(c.SetDeadline(time.Now().Add(time.Minute)))
 	data := make([]byte, size)
 	rand.Read(data)
 	_, err = c.Write(data)

@@ -59,7 +59,7 @@ func (r *rig) balanced() {
 	r.t.Helper()
 	for i := range r.p.cores {
 		received, accounted := r.ledger(i)
-		for end := time.Now().Add(2 * time.Second); received != accounted && time.Now().Before(end); received, accounted = r.ledger(i) {
+		for end := time.Now().Add(time.Minute); received != accounted && time.Now().Before(end); received, accounted = r.ledger(i) {
 			time.Sleep(time.Millisecond)
 		}
 		if received != accounted {

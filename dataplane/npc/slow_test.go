@@ -76,7 +76,7 @@ func (r *rig) slowPeers(tr *netconn.Transport, wg *sync.WaitGroup) {
 		conns[i] = c
 	}
 	counter := func(c dataplane.Counter) uint64 { n := r.p.Counters(0); return n.Counter[c] }
-	for end := time.Now().Add(5 * time.Second); counter(dataplane.CounterPipeShare) == 0 && time.Now().Before(end); {
+	for end := time.Now().Add(time.Minute); counter(dataplane.CounterPipeShare) == 0 && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
 	time.Sleep(50 * time.Millisecond) // as far as they get
@@ -87,7 +87,7 @@ func (r *rig) slowPeers(tr *netconn.Transport, wg *sync.WaitGroup) {
 	for _, c := range conns {
 		r.must(c.Close())
 	}
-	for end := time.Now().Add(5 * time.Second); counter(dataplane.CounterBufFree) != 4096 || counter(dataplane.CounterPipeQueued) != 0; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); counter(dataplane.CounterBufFree) != 4096 || counter(dataplane.CounterPipeQueued) != 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			r.t.Errorf("%d of 4,096 buffers are back, %d queued", counter(dataplane.CounterBufFree), counter(dataplane.CounterPipeQueued))
 			return

@@ -69,7 +69,7 @@ func roundTrip(network, address string, data []byte) error {
 		return err
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		_, _ = c.Write(data)
@@ -128,7 +128,7 @@ func TestSocketsConnections(t *testing.T) {
 			}
 			_, _ = c.Write(make([]byte, 1000))
 			var conns []dataplane.Conn
-			for range 200 {
+			for range 12000 { // a minute
 				if conns, err = p.Connections(t.Context()); err != nil {
 					t.Fatal(err)
 				}
@@ -153,13 +153,13 @@ func TestSocketsConnections(t *testing.T) {
 			}
 			if err := p.Cores()[0].Abort(i.Handle); err == nil {
 				p.Cores()[0].Flush()
-				_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+				_ = c.SetReadDeadline(time.Now().Add(time.Minute))
 				if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 					t.Errorf("%s %s: after an abort: %v", carrier, network, err)
 				}
 			}
 			c.Close()
-			for range 200 {
+			for range 12000 { // a minute
 				if conns, err = p.Connections(t.Context()); err != nil || len(conns) == 0 {
 					break
 				}

@@ -52,7 +52,7 @@ func TestVethNeighbors(t *testing.T) {
 		defer c.Close()
 		states := map[string]bool{}
 		for range 20 {
-			r.must(c.SetDeadline(time.Now().Add(2 * time.Second)))
+			r.must(c.SetDeadline(time.Now().Add(time.Minute)))
 			b := []byte("x")
 			_, err := c.Write(b)
 			r.must(err)

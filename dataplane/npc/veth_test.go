@@ -127,7 +127,7 @@ func (r *rig) event(op dataplane.EventOp) dataplane.Event {
 			if ev.Op == op {
 				return ev
 			}
-		case <-time.After(5 * time.Second):
+		case <-time.After(time.Minute):
 			r.t.Errorf("no event %d", op)
 			runtime.Goexit()
 		}
@@ -187,7 +187,7 @@ func (r *rig) dial(addr string) net.Conn {
 		r.explain()
 	}
 	r.must(err)
-	r.must(c.SetDeadline(time.Now().Add(20 * time.Second)))
+	r.must(c.SetDeadline(time.Now().Add(time.Minute)))
 	return c
 }
 
@@ -318,7 +318,7 @@ func TestVethCapture(t *testing.T) {
 	inNamespace(t, 2, func(r *rig) {
 		r.add()
 		r.listen("0.0.0.0:7", dataplane.SessionEcho)
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		if _, err := r.p.Capture(ctx, &dataplane.CaptureConfig{Interface: -1, Filter: "no such filter"}); !errors.Is(err, dataplane.CodeInvalid) {
 			t.Error("bad filter:", err)

@@ -152,7 +152,7 @@ func TestInspect(t *testing.T) {
 		}
 		ip("link set npx0 up")
 		ip("link set npx1 up")
-		for range 200 { // the kernel's link watch takes its time
+		for range 6000 { // the kernel's link watch takes its time
 			if i, _ = Inspect("npx0"); i.Carrier {
 				break
 			}

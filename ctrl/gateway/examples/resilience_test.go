@@ -142,7 +142,7 @@ func TestResilience(t *testing.T) {
 
 func awaitTaking(t *testing.T, g *gateway.Gateway, name string, want int) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		n := 0
 		for _, u := range g.Upstreams() {
 			for _, e := range u.Endpoints {

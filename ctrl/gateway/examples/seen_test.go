@@ -53,7 +53,7 @@ func (k *spanKeeper) ServeHTTP(_ http.ResponseWriter, r *http.Request) {
 // wait returns a service's hop and its try.
 func (k *spanKeeper) wait(t *testing.T, service string) (hop, try *tracepb.Span) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		k.mu.Lock()
 		for _, s := range k.spans[service] {
 			if s.Kind == tracepb.Span_SPAN_KIND_SERVER {
@@ -75,7 +75,7 @@ func (k *spanKeeper) wait(t *testing.T, service string) (hop, try *tracepb.Span)
 func lines(t *testing.T, path string, n int) (out []map[string]any) {
 	t.Helper()
 	var data []byte
-	for end := time.Now().Add(10 * time.Second); bytes.Count(data, []byte{'\n'}) < n && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); bytes.Count(data, []byte{'\n'}) < n && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		data, _ = os.ReadFile(path)
 	}
 	for line := range bytes.Lines(data) {

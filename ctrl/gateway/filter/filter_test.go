@@ -467,7 +467,7 @@ func TestStreaming(t *testing.T) {
 	s := serveOver(t, all(t, step))
 	for _, encoding := range []string{"identity", "zstd", "gzip"} {
 		t.Run(encoding, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			req, _ := http.NewRequestWithContext(ctx, "GET", s.URL+"/flush", nil)
 			req.Header.Set("Accept-Encoding", encoding)

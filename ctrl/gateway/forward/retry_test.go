@@ -377,7 +377,7 @@ func TestMirror(t *testing.T) {
 	fetch(t, request(t, "POST", s.URL, strings.NewReader("more than ten bytes")))     // too long
 	fetch(t, request(t, "POST", s.URL, io.MultiReader(strings.NewReader("chunked")))) // of unknown length
 	close(release)
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	h.Close(ctx)
 	if st := h.MirrorStats(); st != (MirrorStats{Sent: 1, Full: 1, Skipped: 2}) {

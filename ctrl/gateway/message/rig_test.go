@@ -137,7 +137,7 @@ func newCluster(t *testing.T, change func(*upstream.Config, *ClusterConfig), lis
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		c.Close(ctx)
 	})

@@ -209,7 +209,7 @@ func TestGTLSClient(t *testing.T) {
 	cert, _ := certificate(t, "one.test")
 	r := newRig(t, Config{TLS: &tls.Config{Certificates: []tls.Certificate{cert}}})
 	host, port, _ := net.SplitHostPort(r.packets())
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, program, "-q", "--exit-on-all-streams-close", "-n", "20", "--sni=one.test", host, port, "https://one.test/ng").CombinedOutput()
 	if err != nil {

@@ -72,7 +72,7 @@ func TestTornBody(t *testing.T) {
 		}
 		until(t, "the answer", func() bool { return bodies.Load() > 0 })
 		_, _ = io.WriteString(c, (head + body)[half:]) // the server may be gone already
-		_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		_ = c.SetReadDeadline(time.Now().Add(time.Minute))
 		got, err := io.ReadAll(c)
 		if !strings.Contains(string(got), "early") || strings.Count(string(got), "HTTP/1.1 ") != 1 {
 			t.Errorf("%s, chunked %v: %q, %v", path, chunked, got, err)
