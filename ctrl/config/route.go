@@ -57,6 +57,7 @@ type HTTPRoute struct {
 	CompressMin Size          `key:"compress_min" default:"1KiB" min:"1" max:"1MiB" doc:"shorter answers are not"`
 	CompressLev int           `key:"compress_level" default:"1" min:"1" max:"3" doc:"1 fast to 3 small"`
 	CompressTyp []string      `key:"compress_types" default:"" doc:"media types, \"text/*\" or \"*/*+json\"; none: those that get smaller"`
+	Upgrades    []string      `key:"upgrades" default:"" doc:"protocols other than websocket that clients may switch to, by Upgrade or extended CONNECT; their bytes are passed on"`
 	EarlyData   bool          `key:"early_data" default:"false" doc:"takes HTTP/3 0-RTT requests"`
 
 	CORS        CORS           `key:"cors" doc:"what pages of other origins may do"`

@@ -39,6 +39,9 @@ func (b *builder) handler(i int, r *config.HTTPRoute) http.Handler {
 
 // action is the end of a route.
 func (b *builder) action(at string, r *config.HTTPRoute) http.Handler {
+	if len(r.Upgrades) > 0 && (len(r.Parts) > 0 || r.NPROOpcode != "" || r.Upstream == "" && len(r.Split) == 0) {
+		b.failf(at+".upgrades", "route.upgrades: expected an upstream that speaks HTTP, which such streams go to")
+	}
 	switch {
 	case len(r.Parts) > 0:
 		return b.aggregate(at, r)
@@ -88,6 +91,13 @@ func (b *builder) forward(at string, r *config.HTTPRoute) http.Handler {
 	if r.WebSocket.Mode == "proxy" {
 		o.Upgrades = []string{"websocket"}
 	}
+	for i, p := range r.Upgrades {
+		if p = strings.ToLower(p); upgradeOK(p) {
+			o.Upgrades = append(o.Upgrades, p)
+			continue
+		}
+		b.failf(fmt.Sprintf("%s.upgrades[%d]", at, i), "route.upgrades: got %q, expected a protocol's name such as \"connect-udp\"; WebSockets are passed on by websocket.mode, and what becomes of h2c, http and tls the listener says", p)
+	}
 	o.Mirror = b.mirror(at, r)
 	h, err := forward.New(o)
 	if err != nil {
@@ -98,6 +108,22 @@ func (b *builder) forward(at string, r *config.HTTPRoute) http.Handler {
 		b.next.closers = append(b.next.closers, h.Close)
 	}
 	return h
+}
+
+// upgradeOK says whether a protocol, in small letters, is one that a route may pass on:
+// not one that says how requests are framed, which would get behind all that the gateway
+// looks at.
+func upgradeOK(p string) bool {
+	switch p {
+	case "", "h2c", "h2", "http", "tls", "websocket":
+		return false
+	}
+	for _, c := range []byte(p) {
+		if !('a' <= c && c <= 'z' || '0' <= c && c <= '9' || strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0) {
+			return false
+		}
+	}
+	return true
 }
 
 // mirror is where a route's requests are copied to.

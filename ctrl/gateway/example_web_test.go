@@ -193,6 +193,8 @@ func TestRouteErrors(t *testing.T) {
 		{"path = \"/a\"\nbody = \"x\"\nrewrite_path = \"b\"", `np.toml:13:1: route.rewrite_path: "b": expected a path that begins with "/"`},
 		{"path = \"/a\"\nbody = \"x\"\ncompress = [\"gzip\"]\ncompress_types = [\"text/html\", \"x\"]", `np.toml:14:32: route.compress_types: "x": expected a media type`},
 		{"path = \"/a\"\nbody = \"x\"\ncors.origins = [\"*\"]\ncors.credentials = true", `np.toml:14:1: route.cors.credentials: expected false with the origin "*"`},
+		{"path = \"/a\"\nbody = \"x\"\nupgrades = [\"foo\"]", `np.toml:13:1: route.upgrades: expected an upstream that speaks HTTP`},
+		{"path = \"/a\"\nupstream = \"u\"\nupgrades = [\"foo\", \"H2C\"]\n[[upstream]]\nname = \"u\"\nendpoints = [\"127.0.0.1:1\"]", `np.toml:13:20: route.upgrades: got "h2c", expected a protocol's name`},
 		{"path = \"/a\"\nbody = \"x\"\ncors.origins = [\"https://a/b\"]", `np.toml:13:17: route.cors.origins: "https://a/b": expected scheme and host`},
 	} {
 		err := Check(load(t, "[[route]]\nname = \"first\"\npath = \"/first\"\nbody = \"1\"\n[[route]]\nname = \"r\"\n"+one.keys+"\n"))

@@ -38,6 +38,7 @@ import (
 	"github.com/np-appliance/np/ctrl/dispatch"
 	"github.com/np-appliance/np/ctrl/gateway"
 	"github.com/np-appliance/np/ctrl/gateway/message/bhttp"
+	"github.com/np-appliance/np/ctrl/gateway/message/wstest"
 	"github.com/np-appliance/np/ctrl/gateway/server/servertest"
 	"github.com/np-appliance/np/ctrl/handshake"
 	"github.com/np-appliance/np/ctrl/npro"
@@ -460,9 +461,14 @@ func TestWebSocket(t *testing.T) {
 	}))
 	defer chat.Close()
 	talk, key := nproServer(t)
-	url, _ := start(t, "websocket.toml", map[string]string{"127.0.0.1:9001": strings.TrimPrefix(chat.URL, "http://"), "127.0.0.1:7701": talk}, "TALK_KEY", key)
+	chat2 := httptest.NewUnstartedServer(wstest.Echo())
+	chat2.Config.Protocols = new(http.Protocols)
+	chat2.Config.Protocols.SetUnencryptedHTTP2(true)
+	chat2.Start()
+	defer chat2.Close()
+	url, _ := start(t, "websocket.toml", map[string]string{"127.0.0.1:9001": strings.TrimPrefix(chat.URL, "http://"), "127.0.0.1:9002": strings.TrimPrefix(chat2.URL, "http://"), "127.0.0.1:7701": talk}, "TALK_KEY", key)
 	base := "ws" + strings.TrimPrefix(url, "http")
-	for path, want := range map[string]string{"/chat": "chat: hello", "/talk": "hello", "/ask": "hello"} {
+	for path, want := range map[string]string{"/chat": "chat: hello", "/chat2": "hello", "/talk": "hello", "/ask": "hello"} {
 		ws, resp, err := websocket.DefaultDialer.DialContext(t.Context(), base+path, http.Header{"Origin": {"https://app.example"}, "Sec-WebSocket-Protocol": {"talk.v1"}})
 		if err != nil {
 			t.Fatalf("%s: %v, %v", path, err, resp)

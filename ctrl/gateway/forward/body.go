@@ -70,7 +70,13 @@ func (b *inBody) Read(p []byte) (int, error) {
 const endGrace = 250 * time.Millisecond
 
 // end makes that nothing reads any more, and waits for what does.
-func (b *inBody) end() {
+func (b *inBody) end() { b.stop(time.Now().Add(endGrace)) }
+
+// breakOff does so without any grace. It is for streams that end with their request, and
+// whose end says nothing of the connection that they are on.
+func (b *inBody) breakOff() { b.stop(time.Unix(1, 0)) }
+
+func (b *inBody) stop(at time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.over = true
@@ -79,7 +85,7 @@ func (b *inBody) end() {
 	}
 	// A server that can't do this ends the read when the client's connection ends.
 	c := http.NewResponseController(b.w)
-	_ = c.SetReadDeadline(time.Now().Add(endGrace))
+	_ = c.SetReadDeadline(at)
 	for b.reading {
 		b.idle.Wait()
 	}

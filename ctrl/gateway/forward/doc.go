@@ -13,6 +13,20 @@
 // said, and is added to what a trusted one did. Bodies stream; each part of an answer of
 // unknown length is flushed at once.
 //
+// # Upgrades
+//
+// An upgrade of HTTP/1.1 and an extended CONNECT of HTTP/2 or 3 (RFC 8441, RFC 9220) are
+// the same within this package: a request with h1.Request.Upgrade, answered by a 101 whose
+// body is the stream. The client's side (upgrade.go) and the
+// endpoint's (h1, connect2.go, connect3.go) each make of it what their protocol has.
+// Sec-WebSocket-Key and -Accept exist in HTTP/1.1 alone: they are made up for an endpoint
+// that wants them, checked, and answered in the place of one that doesn't have them. Streams to
+// endpoints of HTTP/2 and 3 share connections among themselves, apart from requests'.
+//
+// The end of one direction is passed on; the other then has 10 s. A server whose answer
+// can't end before its handler does gets the endpoint's end with the handler's.
+// What either side resets is reset on the other, as far as it is a stream.
+//
 // # Repeating
 //
 // A request is sent once more, to another endpoint where there is one, when nothing of its

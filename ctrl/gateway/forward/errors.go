@@ -34,6 +34,13 @@ type refused struct {
 
 func (e *refused) Error() string { return e.reason.String() + ": " + e.public }
 
+// brokenOff is an upgraded connection that the endpoint broke off, or that ended otherwise
+// than by both sides' ends. An application's ways to end are no failure of its endpoint.
+type brokenOff struct{ err error }
+
+func (e *brokenOff) Error() string { return "upgraded connection: " + e.err.Error() }
+func (e *brokenOff) Unwrap() error { return e.err }
+
 // statusError is an answer that counts as a failure.
 type statusError struct {
 	status int
@@ -61,6 +68,15 @@ func reasonOf(ctx context.Context, err error) (exchange.Reason, string) {
 		return no.reason, no.public
 	}
 	var ours *clientError
+	if broken := (*brokenOff)(nil); errors.As(err, &broken) {
+		switch {
+		case errors.As(err, &ours):
+			return exchange.ClientGone, ""
+		case errors.Is(err, errIdle):
+			return exchange.UpstreamTimeout, ""
+		}
+		return exchange.UpstreamReset, ""
+	}
 	if errors.As(err, &ours) {
 		return clientReason(ours.err), ""
 	}
@@ -72,7 +88,10 @@ func reasonOf(ctx context.Context, err error) (exchange.Reason, string) {
 	var answer *h1.ProtocolError
 	var connect *h1.ConnectError
 	var status *statusError
+	var unable *noConnect
 	switch {
+	case errors.As(err, &unable):
+		return exchange.UpstreamProtocol, "the endpoint takes no upgrades"
 	case errors.As(err, &request):
 		return exchange.BadRequest, request.Detail
 	case errors.As(err, &answer):
@@ -120,9 +139,11 @@ func outcomeOf(err error) upstream.Outcome {
 	var ours *clientError
 	var request *h1.RequestError
 	var connect *h1.ConnectError
+	var no *noConnect
+	var broken *brokenOff
 	switch {
-	case errors.As(err, &ours), errors.As(err, &request), errors.Is(err, errIdle):
-		return upstream.Canceled
+	case errors.As(err, &ours), errors.As(err, &request), errors.Is(err, errIdle), errors.As(err, &no), errors.As(err, &broken):
+		return upstream.Canceled // of its health it says nothing
 	case errors.As(err, &connect):
 		return upstream.ConnectFailed
 	case errors.Is(err, upstream.ErrTryTimeout), errors.Is(err, context.DeadlineExceeded):

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/url"
@@ -101,18 +102,11 @@ func (o *opener) closeAll() {
 
 var errNotH2 = errors.New("the endpoint does not speak h2 (ALPN), expected protocol auto or http1")
 
-// newH2 makes the HTTP/2 link. It can't fail.
+// newH2 makes a link that speaks HTTP/2 alone, by net/http's transport.
 func (c *Cluster) newH2(e *upstream.Endpoint) (*sharedLink, error) {
-	l, _ := c.h2Link(e)
-	return l, nil
-}
-
-// h2Link makes a link that speaks HTTP/2 alone, by net/http's transport; give puts a
-// connection that is open already before those it dials.
-func (c *Cluster) h2Link(e *upstream.Endpoint) (l *sharedLink, o *opener) {
 	timeouts := c.up.Timeouts()
-	l = &sharedLink{name: "h2", first: &first{}, base: url.URL{Scheme: c.scheme(), Host: authority(e, c.cfg.TLS != nil)}}
-	o = &opener{link: l, e: e, open: map[*counted]struct{}{}}
+	l := &sharedLink{name: "h2", first: &first{}, base: url.URL{Scheme: c.scheme(), Host: authority(e, c.cfg.TLS != nil)}}
+	o := &opener{link: l, e: e, open: map[*counted]struct{}{}}
 	o.ctx, o.stop = context.WithCancel(context.Background())
 	t := &http.Transport{
 		DisableCompression:     true,
@@ -144,7 +138,9 @@ func (c *Cluster) h2Link(e *upstream.Endpoint) (l *sharedLink, o *opener) {
 		t.DialContext = open
 	}
 	l.rt, l.idle, l.end = t, t.CloseIdleConnections, o.closeAll
-	return l, o
+	streams, err := newConnects2(t, func(ctx context.Context) (net.Conn, error) { return open(ctx, "", "") })
+	l.streams = streams
+	return l, err
 }
 
 func (c *Cluster) dialH2(ctx context.Context, e *upstream.Endpoint, o *opener) (net.Conn, error) {
@@ -173,6 +169,7 @@ type autoLink struct {
 	inner  link
 	closed bool
 	parked net.Conn // made in asking, for the first request over HTTP/1.1
+	plain  *h1Link  // for upgrades, where inner takes none; nil: not needed yet
 }
 
 func (c *Cluster) newAuto(e *upstream.Endpoint) *autoLink {
@@ -210,7 +207,9 @@ func (l *autoLink) choose(ctx context.Context) (link, error) {
 		// net/http wants to dial by itself: this one told what there was to know.
 		_ = nc.Close()
 		l.e.ReleaseConn()
-		in, _ = l.c.h2Link(l.e)
+		if in, err = l.c.newH2(l.e); err != nil {
+			return nil, &h1.ConnectError{Err: err}
+		}
 	} else {
 		l.park(nc)
 		if in, err = l.c.newH1(l.e, l.unpark); err != nil {
@@ -254,6 +253,9 @@ func (l *autoLink) send(ctx context.Context, q *h1.Request) (*http.Response, err
 		return nil, err
 	}
 	resp, err := in.send(ctx, q)
+	if no := (*noConnect)(nil); q.Upgrade != "" && errors.As(err, &no) {
+		return l.sendPlain(ctx, q, no)
+	}
 	if err != nil && mayHaveChanged(err) {
 		l.mu.Lock()
 		old := l.inner
@@ -264,6 +266,31 @@ func (l *autoLink) send(ctx context.Context, q *h1.Request) (*http.Response, err
 		if old == in {
 			l.c.retire(in)
 		}
+	}
+	return resp, err
+}
+
+// sendPlain asks for an upgrade over HTTP/1.1, of an endpoint that chose HTTP/2 and takes
+// no upgrades over that.
+func (l *autoLink) sendPlain(ctx context.Context, q *h1.Request, no *noConnect) (*http.Response, error) {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return nil, &h1.ConnectError{Err: errClosed}
+	}
+	if l.plain == nil {
+		plain, err := l.c.newH1(l.e, nil)
+		if err != nil {
+			l.mu.Unlock()
+			return nil, &h1.ConnectError{Err: err}
+		}
+		l.plain = plain
+	}
+	plain := l.plain
+	l.mu.Unlock()
+	resp, err := plain.send(ctx, q)
+	if err != nil && ctx.Err() == nil { // most likely it speaks no HTTP/1.1
+		return nil, fmt.Errorf("%w; over HTTP/1.1: %w", no, err)
 	}
 	return resp, err
 }
@@ -290,26 +317,44 @@ func (c *Cluster) retire(l link) {
 }
 
 func (l *autoLink) stats() PoolStats {
-	if in := l.now(); in != nil {
-		return in.stats()
+	l.mu.Lock()
+	in, plain := l.inner, l.plain
+	l.mu.Unlock()
+	var s PoolStats
+	if in != nil {
+		s = in.stats()
 	}
-	return PoolStats{}
+	if plain != nil {
+		more := plain.stats().Pool
+		s.Pool.Add(&more)
+	}
+	return s
 }
 
 func (l *autoLink) setPool(cfg pool.Config) error {
-	if in := l.now(); in != nil {
-		return in.setPool(cfg)
+	l.mu.Lock()
+	in, plain := l.inner, l.plain
+	l.mu.Unlock()
+	var errs []error
+	if in != nil {
+		errs = append(errs, in.setPool(cfg))
 	}
-	return nil
+	if plain != nil {
+		errs = append(errs, plain.setPool(cfg))
+	}
+	return errors.Join(errs...)
 }
 
 func (l *autoLink) close(ctx context.Context) {
 	l.mu.Lock()
 	l.closed = true
-	in := l.inner
+	in, plain := l.inner, l.plain
 	l.mu.Unlock()
 	if in != nil {
 		in.close(ctx)
+	}
+	if plain != nil {
+		plain.close(ctx)
 	}
 	l.drop(l.unpark())
 }

@@ -32,7 +32,16 @@ func (c *Cluster) newH3(e *upstream.Endpoint) (*sharedLink, error) {
 		MaxResponseHeaderBytes: c.cfg.Limits.HeadBytes,
 	}
 	l.rt, l.idle = t, t.CloseIdleConnections
+	// A configuration of its own: the transport changes what it was given.
+	own := &quic.Config{HandshakeIdleTimeout: timeouts.Connect, MaxIdleTimeout: timeouts.Idle, KeepAlivePeriod: timeouts.KeepAlive,
+		Versions: []quic.Version{quic.Version1}, MaxIncomingStreams: -1,
+		InitialStreamReceiveWindow: tunnelStreamBytes, MaxStreamReceiveWindow: tunnelStreamBytes,
+		InitialConnectionReceiveWindow: tunnelConnBytes, MaxConnectionReceiveWindow: tunnelConnBytes}
+	tls := c.tlsFor(e, []string{http3.NextProtoH3})
+	streams := newConnects3(t, timeouts.Idle, func(ctx context.Context) (*quic.Conn, error) { return d.dial(ctx, "", tls, own) })
+	l.streams = streams
 	l.end = func() {
+		streams.end()
 		_ = t.Close() // nothing can be done about what it says
 		cancel()
 		d.wg.Wait()

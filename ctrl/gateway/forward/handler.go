@@ -234,7 +234,7 @@ func (f *flight) repeat(_ upstream.Outcome, err error) bool {
 	if outcomeOf(err) == upstream.Canceled {
 		return false
 	}
-	return f.h.opts.RetryUnsafe || safeToRepeat(f.r.Method)
+	return f.h.opts.RetryUnsafe || safeToRepeat(f.out.Method) // of an extended CONNECT: GET
 }
 
 // safeToRepeat: idempotent methods (RFC 9110 §9.2.2).

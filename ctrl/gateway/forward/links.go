@@ -64,7 +64,8 @@ type sharedLink struct {
 	end  func() // ends all connections
 	idle func() // ends those that are idle
 
-	first *first // nil: the transport takes care of it itself
+	first   *first       // nil: the transport takes care of it itself
+	streams opensStreams // for upgrades
 
 	conns, inflight  atomic.Int64
 	opened, requests atomic.Uint64
@@ -91,6 +92,9 @@ func (l *sharedLink) close(ctx context.Context) {
 
 // send sends a request by the transport.
 func (l *sharedLink) send(ctx context.Context, q *h1.Request) (*http.Response, error) {
+	if q.Upgrade != "" {
+		return l.upgrade(ctx, q)
+	}
 	hints := &hints{pass: q.Informational}
 	r, err := l.request(ctx, q, hints)
 	if err != nil {
@@ -155,9 +159,6 @@ func (b *sharedBody) Close() error {
 
 // request makes what the transports of HTTP/2 and 3 take.
 func (l *sharedLink) request(ctx context.Context, q *h1.Request, h *hints) (*http.Request, error) {
-	if q.Upgrade != "" {
-		return nil, &h1.RequestError{Detail: "an upgrade, which is for HTTP/1.1, towards an endpoint that speaks " + l.name}
-	}
 	if err := q.Check(); err != nil {
 		return nil, err
 	}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/np-appliance/np/ctrl/gateway/exchange"
 	"github.com/np-appliance/np/ctrl/upstream"
+	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 )
 
@@ -52,9 +53,14 @@ func tlsServer(t *testing.T, h2, h1 bool, h http.HandlerFunc) (addr string, clie
 	}
 	s.StartTLS()
 	t.Cleanup(s.Close)
+	return s.Listener.Addr().String(), trust(s)
+}
+
+// trust is what a client of a server is made of.
+func trust(s *httptest.Server) *tls.Config {
 	roots := x509.NewCertPool()
 	roots.AddCert(s.Certificate())
-	return s.Listener.Addr().String(), &tls.Config{RootCAs: roots, ServerName: "example.com"}
+	return &tls.Config{RootCAs: roots, ServerName: "example.com"}
 }
 
 // backendOf starts a backend for each way of speaking, and says how to be spoken to.
@@ -101,22 +107,31 @@ func backendOf(t *testing.T, kind string, h http.HandlerFunc) (addr string, chan
 }
 
 func h3Server(t *testing.T, h http.HandlerFunc) (string, func(*upstream.Config, *Config)) {
+	return h3Limited(t, h, 0)
+}
+
+// h3Limited serves HTTP/3 with at most so many requests at a time; 0: the library's limit.
+func h3Limited(t *testing.T, h http.Handler, streams int64) (string, func(*upstream.Config, *Config)) {
+	t.Helper()
 	cert := httptest.NewUnstartedServer(nil)
 	cert.StartTLS()
-	pair := cert.TLS.Certificates[0]
-	roots := x509.NewCertPool()
-	roots.AddCert(cert.Certificate())
+	pair, client := cert.TLS.Certificates[0], trust(cert)
 	cert.Close()
 	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &http3.Server{Handler: h, TLSConfig: http3.ConfigureTLSConfig(&tls.Config{Certificates: []tls.Certificate{pair}})}
+	s := &http3.Server{Handler: h, TLSConfig: http3.ConfigureTLSConfig(&tls.Config{Certificates: []tls.Certificate{pair}}), QUICConfig: &quic.Config{MaxIncomingStreams: streams}}
 	done := make(chan struct{})
 	go func() { _ = s.Serve(pc); close(done) }()
 	t.Cleanup(func() { s.Close(); pc.Close(); <-done })
-	return pc.LocalAddr().String(), func(_ *upstream.Config, cc *Config) {
-		cc.Protocol, cc.TLS = H3, &tls.Config{RootCAs: roots, ServerName: "example.com"}
+	return pc.LocalAddr().String(), over3(client)
+}
+
+// over3 speaks HTTP/3 from sockets of loopback.
+func over3(client *tls.Config) func(*upstream.Config, *Config) {
+	return func(_ *upstream.Config, cc *Config) {
+		cc.Protocol, cc.TLS = H3, client
 		cc.Packet = func(_ context.Context, address string) (net.PacketConn, net.Addr, error) {
 			to, err := net.ResolveUDPAddr("udp", address)
 			if err != nil {
@@ -126,6 +141,21 @@ func h3Server(t *testing.T, h http.HandlerFunc) (string, func(*upstream.Config, 
 			return pc, to, err
 		}
 	}
+}
+
+// limited is a backend whose connections take so many requests at a time.
+func limited(t *testing.T, kind string, streams int, h http.Handler) (string, func(*upstream.Config, *Config)) {
+	t.Helper()
+	if kind == "h3" {
+		return h3Limited(t, h, int64(streams))
+	}
+	s := httptest.NewUnstartedServer(h)
+	s.Config.Protocols = new(http.Protocols)
+	s.Config.Protocols.SetUnencryptedHTTP2(true)
+	s.Config.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: streams}
+	s.Start()
+	t.Cleanup(s.Close)
+	return s.Listener.Addr().String(), func(_ *upstream.Config, cc *Config) { cc.Protocol = H2C }
 }
 
 var kinds = []string{"http1", "http1 over TLS", "auto to http1", "auto to h2", "h2", "h2c", "h3", "unix"}

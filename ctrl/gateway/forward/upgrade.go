@@ -39,7 +39,8 @@ func (f *flight) askUpgrade() {
 }
 
 // connect makes of an extended CONNECT (RFC 8441, RFC 9220) the upgrade that it stands
-// for; a plain CONNECT asks for a tunnel, which a gateway isn't for.
+// for; a plain CONNECT asks for a tunnel, which a gateway isn't for. A link to an endpoint
+// of HTTP/2 or 3 makes an extended CONNECT of it again.
 func (f *flight) connect() error {
 	protocol := f.r.Header.Get(":protocol") // as net/http's servers of HTTP/2 tell it
 	if protocol == "" && f.r.ProtoMajor == 3 && !strings.HasPrefix(f.r.Proto, "HTTP/") {
@@ -48,16 +49,19 @@ func (f *flight) connect() error {
 	if protocol == "" {
 		return &refused{exchange.MethodNotAllowed, "CONNECT is not supported"}
 	}
-	if protocol != "websocket" || !f.h.upgrade["websocket"] {
+	if protocol = strings.ToLower(protocol); !f.h.upgrade[protocol] {
 		return &refused{exchange.Unsupported, "this protocol can't be connected to"}
+	}
+	f.tunnel = true
+	f.out.Method, f.out.Upgrade = http.MethodGet, protocol
+	if protocol != "websocket" {
+		return nil
 	}
 	var key [16]byte
 	if _, err := rand.Read(key[:]); err != nil {
 		return err
 	}
-	f.tunnel = true
 	f.key = base64.StdEncoding.EncodeToString(key[:])
-	f.out.Method, f.out.Upgrade = http.MethodGet, protocol
 	f.set("Sec-Websocket-Key", f.key)
 	return nil
 }
@@ -70,12 +74,12 @@ func acceptFor(key string) string {
 
 // switchProtocols joins the client's connection or stream to the endpoint's.
 func (f *flight) switchProtocols(ctx context.Context, t upstream.Try, resp *http.Response) (upstream.Outcome, error) {
-	up, ok := resp.Body.(*h1.Stream)
+	up, ok := resp.Body.(duplex)
 	if !ok || !strings.EqualFold(resp.Header.Get("Upgrade"), f.out.Upgrade) {
 		err := &h1.ProtocolError{Detail: fmt.Sprintf("101 to %q, asked for %q", resp.Header.Get("Upgrade"), f.out.Upgrade)}
 		return upstream.Failure, err
 	}
-	if f.tunnel && resp.Header.Get("Sec-Websocket-Accept") != acceptFor(f.key) {
+	if f.key != "" && resp.Header.Get("Sec-Websocket-Accept") != acceptFor(f.key) {
 		return upstream.Failure, &h1.ProtocolError{Detail: "101 without the Sec-WebSocket-Accept that belongs to the key"}
 	}
 	t.Stream(true)
@@ -90,7 +94,12 @@ func (f *flight) switchProtocols(ctx context.Context, t upstream.Try, resp *http
 	defer func() { _ = down.close() }() // the stream is over: errors were met before
 	watch := newWatchdog(f.h.opts.StreamIdle, t.Cut)
 	defer watch.stop()
-	f.splice(ctx, up, down, watch)
+	err = f.splice(ctx, up, down, watch)
+	if err != nil && f.tunnel { // a stream has a way to say so, by its reset
+		err = &brokenOff{err}
+		return outcomeOf(err), err
+	}
+	f.x.Note(err)
 	f.done = true
 	return upstream.Success, nil
 }
@@ -162,12 +171,27 @@ func (f *flight) openTunnel(resp *http.Response) (*side, error) {
 		return nil, err
 	}
 	body := newInBody(f.r.Body, f.w)
-	return &side{
-		Reader: body, Writer: &flusher{f.w, rc},
-		closeWrite: func() error { return errors.ErrUnsupported }, // it ends with the handler
-		unblock:    body.end,
-		close:      func() error { body.end(); return nil },
-	}, nil
+	s := &side{Reader: body, Writer: &flusher{f.w, rc}, unblock: body.breakOff, closeWrite: func() error { return errors.ErrUnsupported }}
+	if c := closerOf(f.w); c != nil {
+		s.closeWrite = c.CloseWrite
+	}
+	s.close = func() error { body.breakOff(); return nil }
+	return s, nil
+}
+
+// closerOf finds what ends an answer before its handler does, so that a request can go on
+// beyond it; nil: this server can't.
+func closerOf(w http.ResponseWriter) interface{ CloseWrite() error } {
+	for { // bound: writers are in each other
+		if c, ok := w.(interface{ CloseWrite() error }); ok {
+			return c
+		}
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return nil
+		}
+		w = u.Unwrap()
+	}
 }
 
 type flusher struct {
@@ -184,48 +208,77 @@ func (f *flusher) Write(p []byte) (int, error) {
 }
 
 // splice copies both ways until both have ended, or one has and linger is over, or ctx
-// ends. It waits for its second goroutine.
-func (f *flight) splice(ctx context.Context, up *h1.Stream, down *side, watch *watchdog) {
-	sent := make(chan error, 1)
+// ends. It waits for its goroutines. An error is why it ended otherwise than by the
+// endpoint's end.
+func (f *flight) splice(ctx context.Context, up duplex, down *side, watch *watchdog) error {
+	sent, received := make(chan error, 1), make(chan error, 1)
 	go func() {
-		err := f.relay(up, down, watch)
+		err := f.relay(up, fromClient{down}, watch)
 		if err == nil {
 			err = up.CloseWrite()
 		}
 		sent <- err
 	}()
-	received := make(chan error, 1)
-	stop := context.AfterFunc(ctx, func() { down.unblock(); _ = up.Close() })
-	defer stop()
-	var late *time.Timer
 	go func() {
-		err := f.relay(down, up, watch)
+		err := f.relay(toClient{down}, up, watch)
 		if err == nil {
 			err = down.closeWrite()
 		}
 		received <- err
 	}()
-	ended := 0
-	for ended < 2 { // bound: two directions
-		var err error
-		select {
-		case err = <-sent:
-		case err = <-received:
-		}
-		if ended++; ended == 2 {
-			break
-		}
-		cut := func() { down.unblock(); _ = up.Close() }
-		if err != nil { // broken off, or an end that can't be passed on: the other has no use
+	cut := func() { down.unblock(); _ = up.Close() }
+	stop := context.AfterFunc(ctx, cut)
+	defer stop()
+	var client *clientError
+	var out, in error
+	select {
+	case out = <-sent:
+		if errors.As(out, &client) {
 			cut()
-			continue
+		} // else an endpoint that takes nothing more may still have something to say
+		late := time.AfterFunc(linger, cut)
+		in = <-received
+		late.Stop()
+	case in = <-received:
+		if in != nil { // broken off, or an end that can't be passed on
+			cut()
 		}
-		late = time.AfterFunc(linger, cut)
-	}
-	if late != nil {
+		late := time.AfterFunc(linger, cut)
+		out = <-sent
 		late.Stop()
 	}
 	_ = up.Close()
+	switch {
+	case in == nil, errors.Is(in, errors.ErrUnsupported): // the handler's end passes it on
+		return nil
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case client != nil:
+		return out
+	}
+	return in
+}
+
+// fromClient and toClient tell errors of the client's side from the endpoint's.
+type (
+	fromClient struct{ io.Reader }
+	toClient   struct{ io.Writer }
+)
+
+func (c fromClient) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	if err != nil && err != io.EOF {
+		err = &clientError{err}
+	}
+	return n, err
+}
+
+func (c toClient) Write(p []byte) (int, error) {
+	n, err := c.Writer.Write(p)
+	if err != nil {
+		err = &clientError{err}
+	}
+	return n, err
 }
 
 // relay copies one direction; nil at its end.

@@ -20,6 +20,20 @@
 // handler could see it still gets to [Config.Refuse], so that it is answered, logged and
 // counted as all others are.
 //
+// # Extended CONNECT
+//
+// A handler gets one (RFC 8441, RFC 9220) as Method CONNECT with a path, and the protocol in
+// the field ":protocol" (HTTP/2) or as Request.Proto (HTTP/3). After a status of 2xx and
+// a flush the request's body and the answer's are the two directions, without limits to
+// how long they stand still. What handlers rely on, and an engine has to keep:
+//
+//   - SetReadDeadline in the past, by http.ResponseController, ends a Read of the body at
+//     once, and nothing else of the connection;
+//   - the handler's return ends the answer, and the request's body is not waited for;
+//   - a panic with http.ErrAbortHandler resets the stream;
+//   - a writer with a method CloseWrite() error, there or below Unwrap, ends the answer
+//     with it while the body goes on. No engine has one yet.
+//
 // # Goroutines
 //
 // A Server is safe for concurrent use. Serve and ServePacket return when all their

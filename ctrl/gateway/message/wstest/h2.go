@@ -43,11 +43,11 @@ func Open2(address, path string) func(*testing.T) *Conn {
 	}
 }
 
-// tunnel is a stream of HTTP/2 as a connection.
+// tunnel is a stream of HTTP/2 or 3 as a connection.
 type tunnel struct {
 	net.Conn // nil: nothing else is used
 	in       io.ReadCloser
-	out      *io.PipeWriter
+	out      io.WriteCloser
 }
 
 func (c *tunnel) Read(p []byte) (int, error)  { return c.in.Read(p) }
