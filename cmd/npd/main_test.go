@@ -53,6 +53,8 @@ func TestCommandLine(t *testing.T) {
 		{"set", "", []string{"check", "-c", good, "--set", "tcp.nagle=maybe"}, 1, "", "flag --set tcp.nagle: tcp.nagle: got \"maybe\", expected true or false"},
 		{"set of nothing", "", []string{"check", "-c", good, "--set", "tcp.nagle"}, 2, "", "expected section.key=value"},
 		{"host", strings.Replace(config.Example(), `"np0"`, `"nope0"`, 1), []string{"check", "--host", "-c", "-"}, 1, "", "interface nope0: no such interface"},
+		{"gateway", "[[listener]]\nname = \"w\"\naddress = \":8080\"\nprotocol = \"http\"\n[[route]]\nname = \"b\"\npath = \"x\"\nbody = \"y\"\n[[route]]\nname = \"a\"\nredirect = \"ftp://x\"\npath = \"/a\"\n",
+			[]string{"check", "-c", "-"}, 1, "", "standard input:7:1: [[route]] \"b\": path: \"x\": expected a path"},
 		{"argument", "", []string{"check", "x"}, 2, "", "takes no argument"},
 		{"unknown flag", "", []string{"--nope"}, 2, "", "unknown flag"},
 		{"config alone", "", []string{"config"}, 2, "", "expected example"},
@@ -62,6 +64,9 @@ func TestCommandLine(t *testing.T) {
 			code, out, errOut := npd(tt.in, tt.args...)
 			if code != tt.code || !strings.Contains(out, tt.out) || !strings.Contains(errOut, tt.err) {
 				t.Errorf("exit %d\nout %s\nerr %s", code, out, errOut)
+			}
+			if tt.name == "gateway" && !strings.HasPrefix(errOut, "standard input:7:1: ") {
+				t.Errorf("want a place first:\n%s", errOut)
 			}
 			if tt.name == "every error" && strings.Count(errOut, "\n") != 2 {
 				t.Errorf("want a line for each error:\n%s", errOut)

@@ -46,7 +46,7 @@ protocol = "http"
 name = "users"
 endpoints = ["198.18.0.9:80"]
 balance = "maglev"
-breaker.window = "20s"
+timeouts.idle = "20s"
 [[route]]
 name = "b"
 path_prefix = "/b"
@@ -82,7 +82,7 @@ upstream = "users"
 		{"tcp.sack", "true", "false", true},
 		{"listener[web].address", `":8080"`, `":8081"`, false},
 		{"upstream[users].balance", "", `"maglev"`, false},
-		{"upstream[users].breaker.window", "", `"20s"`, false},
+		{"upstream[users].timeouts.idle", "", `"20s"`, false},
 		{"route[c].name", "", `"c"`, false},
 		{"route[c].path", "", `"/c"`, false},
 		{"route[c].upstream", "", `"users"`, false},

@@ -68,7 +68,7 @@ type UpstreamOutlier struct {
 	Interval            time.Duration `key:"interval" default:"10s" min:"10ms" max:"1h" doc:"between looks"`
 	EjectTime           time.Duration `key:"eject_time" default:"30s" min:"10ms" max:"24h" doc:"left out for so long, longer each time"`
 	MaxEjectTime        time.Duration `key:"max_eject_time" default:"5m" min:"10ms" max:"24h" doc:"at most"`
-	MaxEjectPercent     int           `key:"max_eject_percent" default:"50" min:"0" max:"100" doc:"of the endpoints that may be left out at a time"`
+	MaxEjectPercent     int           `key:"max_eject_percent" default:"50" min:"1" max:"100" doc:"of the endpoints that may be left out at a time; of two or more one always may"`
 }
 
 // UpstreamBreaker is [upstream.breaker].
@@ -87,12 +87,12 @@ type UpstreamRetry struct {
 	Attempts        int           `key:"attempts" default:"2" min:"1" max:"100" doc:"tries in all; a request of which nothing was sent, or that is safe to repeat, is tried at another endpoint"`
 	Statuses        []int         `key:"statuses" default:"" min:"400" max:"599" doc:"answers that count as failed and are repeated, such as [502, 503]"`
 	Backoff         string        `key:"backoff" default:"exponential" oneof:"exponential|fixed|none" doc:"between tries; exponential waits a random part of it"`
-	Base            time.Duration `key:"base" default:"25ms" max:"1m" doc:"the first wait"`
-	Max             time.Duration `key:"max" default:"1s" max:"10m" doc:"the longest wait"`
+	Base            time.Duration `key:"base" default:"25ms" min:"1ms" max:"1m" doc:"the first wait"`
+	Max             time.Duration `key:"max" default:"1s" min:"1ms" max:"10m" doc:"the longest wait"`
 	PerTry          time.Duration `key:"per_try" default:"0" max:"1h" doc:"of one try; 0: timeouts.request"`
 	Total           time.Duration `key:"total" default:"0" max:"24h" doc:"of all tries and waits; 0 no bound but the client's"`
 	BudgetPercent   int           `key:"budget_percent" default:"20" min:"0" max:"100" doc:"retries at most, of the requests that succeed; 0: attempts alone bounds them"`
-	BudgetPerSecond int           `key:"budget_per_second" default:"3" min:"0" max:"1000000" doc:"retries that are allowed in any case"`
+	BudgetPerSecond int           `key:"budget_per_second" default:"3" min:"0" max:"1000000" doc:"retries that are allowed in any case; 0 none"`
 	Unsafe          bool          `key:"unsafe" default:"false" doc:"also requests that are not safe to repeat, as POST is: endpoints may see them twice"`
 	RetryAfterMax   time.Duration `key:"retry_after_max" default:"1s" min:"1ms" max:"1h" doc:"an endpoint that asks for more time with Retry-After is not tried again; less is waited"`
 	BufferBody      Size          `key:"buffer_body" default:"64KiB" min:"0" max:"64MiB" doc:"bodies up to this are kept to be sent again"`

@@ -26,6 +26,7 @@ func (l *loader) gateway() {
 	l.policies()
 	l.httpListeners()
 	l.seen()
+	l.idle()
 }
 
 func either(first bool, a, b string) string {

@@ -41,7 +41,7 @@ func (l *loader) spoken(u *Upstream, at string) {
 	if u.ProxyProtocol != "off" && (u.Protocol != "http1" && u.Protocol != "tcp" && u.Protocol != "auto" || u.Protocol == "auto" && u.TLS.Enabled) {
 		l.bad(at, "proxy_protocol", "a connection of protocol %s is for many clients, expected protocol = \"http1\"", u.Protocol)
 	}
-	if h := u.Host; h != "preserve" && h != "endpoint" && strings.Trim(h, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:[]") != "" {
+	if h := u.Host; h != "preserve" && h != "endpoint" && strings.Trim(h, hostBytes) != "" {
 		l.bad(at, "host", "got %q, expected preserve, endpoint, or a host with or without a port", h)
 	}
 	if n := u.ViaName; strings.ContainsAny(n, " \t,()\"\\;") || strings.Trim(n, printable) != "" {
@@ -57,6 +57,7 @@ func (l *loader) spoken(u *Upstream, at string) {
 
 const (
 	printable  = "!#$%&'*+-./0123456789:<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[]^_`abcdefghijklmnopqrstuvwxyz{|}~"
+	hostBytes  = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:[]"
 	tokenBytes = "!#$%&'*+-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ^_`abcdefghijklmnopqrstuvwxyz|~" // RFC 9110 §5.6.2
 )
 

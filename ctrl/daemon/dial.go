@@ -54,6 +54,9 @@ func (d *dialer) dial(ctx context.Context, via, network, address string) (net.Co
 			break
 		}
 	}
+	if len(errs) == 0 {
+		return nil, fmt.Errorf("dial %s: the name has no address", address)
+	}
 	return nil, errors.Join(errs...)
 }
 

@@ -1,8 +1,10 @@
 package gateway
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/np-appliance/np/ctrl/config"
 )
@@ -13,7 +15,7 @@ type builder struct {
 	cfg  *config.Config
 	old  *generation
 	next *generation
-	errs []error
+	errs config.Errors
 }
 
 // fail remembers what is wrong at a path of the configuration such as "route[3].path".
@@ -21,6 +23,20 @@ func (b *builder) fail(path string, err error) {
 	if err != nil {
 		b.errs = append(b.errs, &config.Error{Pos: b.cfg.Pos(path), What: err.Error()})
 	}
+}
+
+// wrong is everything that was remembered, in reading order; nil: nothing.
+func (b *builder) wrong() error {
+	if len(b.errs) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(b.errs, func(x, y *config.Error) int {
+		if x.Pos.Source != y.Pos.Source {
+			return 0
+		}
+		return cmp.Or(cmp.Compare(x.Pos.Line, y.Pos.Line), cmp.Compare(x.Pos.Col, y.Pos.Col))
+	})
+	return b.errs
 }
 
 // failf is fail with the words made here.

@@ -77,13 +77,24 @@ func (b *builder) rule(i int, r *config.HTTPRoute) route.Rule {
 	if r.GRPCService != "" || r.GRPCMethod != "" {
 		out.GRPC = &route.GRPC{Service: r.GRPCService, Method: r.GRPCMethod}
 	}
-	for _, f := range r.Headers {
-		out.Headers = append(out.Headers, field(f))
+	at := fmt.Sprintf("route[%d]", i)
+	for j, f := range r.Headers {
+		out.Headers = append(out.Headers, b.field(at, indexed("headers", j), f))
 	}
-	for _, f := range r.Query {
-		out.Query = append(out.Query, field(f))
+	for j, f := range r.Query {
+		out.Query = append(out.Query, b.field(at, indexed("query", j), f))
 	}
 	return out
+}
+
+// field reads a condition. There is none for what must not be: "X!=v" would be one on a field X!.
+func (b *builder) field(at, key, s string) route.Field {
+	f := field(s)
+	if strings.HasSuffix(f.Name, "!") {
+		name, _, _ := strings.Cut(key, "[")
+		b.failf(at+"."+key, "route.%s: got %q, expected what must hold, not what must not: a route for %q before this one takes those requests", name, s, strings.TrimSuffix(f.Name, "!")+"="+f.Value)
+	}
+	return f
 }
 
 // field reads "Name", "Name=value", "Name^=prefix" or "Name~=expression".

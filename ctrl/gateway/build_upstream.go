@@ -308,6 +308,9 @@ func upstreamConfig(u *config.Upstream) upstream.Config {
 	if u.PanicPercent == 0 {
 		c.PanicPercent = -1
 	}
+	if u.Retry.BudgetPerSecond == 0 {
+		c.Retry.BudgetPerSecond = -1
+	}
 	if u.Breaker.Return == 0 {
 		c.Breaker.Return = -1
 	}

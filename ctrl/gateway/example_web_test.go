@@ -176,6 +176,7 @@ func TestRouteErrors(t *testing.T) {
 		{"path_pattern = \"/{a}/{a}\"\nbody = \"x\"", `np.toml:11:1: [[route]] "r": path_pattern: "/{a}/{a}": variable "a": expected once`},
 		{"hosts = [\"a.example\", \"b c\"]\nbody = \"x\"", `np.toml:11:23: [[route]] "r": hosts: "b c": `},
 		{"path = \"/a\"\nheaders = [\"X~=(\"]\nbody = \"x\"", `np.toml:12:12: [[route]] "r": headers: "(": expected a regular expression (RE2)`},
+		{"path = \"/a\"\nheaders = [\"A=b\", \"X-Env!=prod\"]\nbody = \"x\"", `np.toml:12:19: route.headers: got "X-Env!=prod", expected what must hold, not what must not: a route for "X-Env=prod" before this one`},
 		{"path = \"/first\"\nbody = \"x\"", `np.toml:9:1: [[route]] "r": no request can reach it at host *, /first: route 1 (first) is tried before it`},
 		{"body = \"x\"", `np.toml:9:1: [[route]] "r": it has no condition`},
 		{"path = \"/a\"\nredirect = \"ftp://a\"", `np.toml:12:1: route.redirect: got "ftp://a", expected http, https or {scheme}`},

@@ -128,7 +128,7 @@ func (g *Gateway) Prepare(c *config.Config) (*Generation, error) {
 	b.passthrough()
 	b.hosts()
 	b.seen()
-	if err := errors.Join(b.errs...); err != nil {
+	if err := b.wrong(); err != nil {
 		g.discard(b.next)
 		return nil, err
 	}

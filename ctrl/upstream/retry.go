@@ -46,7 +46,7 @@ type RetryPolicy struct {
 	// BudgetPercent of one, and BudgetPerSecond come by themselves so that little traffic
 	// can retry too. When most requests fail, retries end instead of multiplying the load.
 	BudgetPercent   int // 0: no budget, retries are bounded by Attempts alone
-	BudgetPerSecond int // 0 is 3
+	BudgetPerSecond int // 0 is 3; negative: none
 	BudgetMax       int // tokens kept; 0 is 100
 }
 
@@ -67,8 +67,8 @@ func (p *RetryPolicy) check() error {
 		return fmt.Errorf("per_try %v, total %v: expected 0 or more", p.PerTry, p.Total)
 	case p.BudgetPercent < 0 || p.BudgetPercent > 100:
 		return fmt.Errorf("budget_percent %d: expected 0 to 100", p.BudgetPercent)
-	case p.BudgetPerSecond < 0 || p.BudgetMax < 1:
-		return fmt.Errorf("budget_per_second %d, budget_max %d: expected 0 or more, 1 or more", p.BudgetPerSecond, p.BudgetMax)
+	case p.BudgetMax < 1:
+		return fmt.Errorf("budget_max %d: expected 1 or more", p.BudgetMax)
 	}
 	return nil
 }
@@ -100,7 +100,7 @@ type budget struct {
 }
 
 func (b *budget) init(p *RetryPolicy) {
-	b.percent, b.rate, b.max = int64(p.BudgetPercent), int64(p.BudgetPerSecond)*100, int64(p.BudgetMax)*100
+	b.percent, b.rate, b.max = int64(p.BudgetPercent), int64(max(0, p.BudgetPerSecond))*100, int64(p.BudgetMax)*100
 	// A second's worth, not all: a start in the middle of an outage must not burst.
 	b.tokens = min(b.max, b.rate)
 }

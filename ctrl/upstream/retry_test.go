@@ -94,6 +94,11 @@ func TestRetryBudget(t *testing.T) {
 		if tries = 0; send(10, Failure) == nil || tries != 12 {
 			t.Errorf("%d tries, want 12", tries)
 		}
+		u = newUpstream(t, Config{Retry: RetryPolicy{Attempts: 2, Backoff: BackoffNone, BudgetPercent: 20, BudgetPerSecond: -1}}, specs(2, nil))
+		time.Sleep(time.Minute)
+		if tries = 0; send(10, Failure) == nil || tries != 10 {
+			t.Errorf("%d tries, want 10: none comes by itself", tries)
+		}
 	})
 }
 
