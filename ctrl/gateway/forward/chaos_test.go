@@ -84,12 +84,12 @@ func TestNoCrossTalk(t *testing.T) {
 	b, _ := raw(t, unruly(rnd, &mu))
 	c := cluster(t, func(u *upstream.Config, _ *Config) {
 		u.Retry = upstream.RetryPolicy{Attempts: 3, Backoff: upstream.BackoffNone}
-		u.Timeouts.Request = 20 * time.Second
+		u.Timeouts.Request = time.Minute
 	}, a, b)
 	s := front(t, handler(t, Options{Targets: []Target{{Cluster: c}}}))
 	tr := &http.Transport{MaxIdleConnsPerHost: 16}
 	defer tr.CloseIdleConnections()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	var well, failed atomic.Int32
 	var wg sync.WaitGroup

@@ -24,7 +24,7 @@ func burst(t *testing.T, url string, n int) (well int) {
 	var wg sync.WaitGroup
 	for i := range n {
 		wg.Go(func() {
-			res, err := (&http.Client{Transport: tr, Timeout: 10 * time.Second}).Post(url, "text/plain", strings.NewReader(fmt.Sprint(i)))
+			res, err := (&http.Client{Transport: tr, Timeout: time.Minute}).Post(url, "text/plain", strings.NewReader(fmt.Sprint(i)))
 			if err != nil {
 				t.Error(err)
 				return
@@ -68,11 +68,15 @@ func TestFirstConnectionFails(t *testing.T) {
 	var dials atomic.Int64
 	var refuse atomic.Bool
 	hold := make(chan struct{})
-	c := cluster(t, func(u *upstream.Config, cc *Config) {
+	var c *Cluster
+	c = cluster(t, func(u *upstream.Config, cc *Config) {
 		change(u, cc)
 		cc.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
 			dials.Add(1)
 			if refuse.Load() {
+				for end := time.Now().Add(time.Minute); dials.Load() == 1 && c.Upstream().Snapshot().InFlight < 40 && time.Now().Before(end); { // until all have come
+					time.Sleep(time.Millisecond)
+				}
 				time.Sleep(20 * time.Millisecond)
 				return nil, errors.New("refused for the test")
 			}

@@ -251,14 +251,13 @@ func TestStreaming(t *testing.T) {
 			http.NewResponseController(w).Flush()
 		}
 	})
-	s := front(t, handler(t, Options{Targets: []Target{{Cluster: cluster(t, func(u *upstream.Config, _ *Config) { u.Timeouts.Request = 50 * time.Millisecond }, b)}}}))
+	s := front(t, handler(t, Options{Targets: []Target{{Cluster: cluster(t, nil, b)}}}))
 	resp, err := http.Get(s.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
 	r := bufio.NewReader(resp.Body)
-	time.Sleep(80 * time.Millisecond) // past the time of a request, which doesn't count for events
 	for i := range 3 {
 		next <- struct{}{}
 		line, err := r.ReadString('\n')
@@ -433,7 +432,11 @@ func TestReasons(t *testing.T) {
 	} {
 		t.Run(one.name, func(t *testing.T) {
 			addr, _ := raw(t, one.serve)
-			c := cluster(t, func(u *upstream.Config, _ *Config) { u.Timeouts.Request = 100 * time.Millisecond }, addr)
+			c := cluster(t, func(u *upstream.Config, _ *Config) {
+				if one.reason == exchange.UpstreamTimeout { // the others must not be late
+					u.Timeouts.Request = 100 * time.Millisecond
+				}
+			}, addr)
 			seen := make(chan *exchange.Exchange, 1)
 			s := httptest.NewServer(enter(t, handler(t, Options{Targets: []Target{{Cluster: c}}}), seen))
 			defer s.Close()

@@ -268,12 +268,20 @@ func TestProtocolFailures(t *testing.T) {
 					}
 				}
 			})
-			c := cluster(t, func(u *upstream.Config, cc *Config) {
+			patient := cluster(t, change, addr)
+			hasty := cluster(t, func(u *upstream.Config, cc *Config) { // of which others than the stalled would be a matter of luck
 				change(u, cc)
-				u.Timeouts.Request = 500 * time.Millisecond
+				u.Timeouts.Request = 300 * time.Millisecond
 			}, addr)
 			seen := make(chan *exchange.Exchange, 1)
-			s := httptest.NewServer(enter(t, handler(t, Options{Targets: []Target{{Cluster: c}}}), seen))
+			h, stalled := handler(t, Options{Targets: []Target{{Cluster: patient}}}), handler(t, Options{Targets: []Target{{Cluster: hasty}}})
+			s := httptest.NewServer(enter(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/stall" {
+					stalled.ServeHTTP(w, r)
+					return
+				}
+				h.ServeHTTP(w, r)
+			}), seen))
 			defer s.Close()
 			defer close(stall)
 			for path, want := range map[string]exchange.Reason{"/": exchange.None, "/abort": exchange.UpstreamReset, "/half": exchange.UpstreamReset, "/stall": exchange.UpstreamTimeout} {

@@ -170,52 +170,6 @@ func TestBudget(t *testing.T) {
 	}
 }
 
-func TestDeadlines(t *testing.T) {
-	got := make(chan http.Header, 1)
-	b := backend(t, func(_ http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body) // else the server doesn't see its client go
-		got <- r.Header.Clone()
-		if r.URL.Path == "/slow" {
-			<-r.Context().Done()
-		}
-	})
-	seen := make(chan *exchange.Exchange, 1)
-	s := httptest.NewServer(enter(t, handler(t, Options{Targets: []Target{{Cluster: cluster(t, nil, b)}}, Deadlines: []DeadlineField{{Name: "x-timeout-ms", Unit: time.Millisecond}}}), seen))
-	defer s.Close()
-	r := request(t, "GET", s.URL+"/slow", nil, "X-Timeout-Ms", "60")
-	resp, _ := fetch(t, r)
-	if h := <-got; resp.StatusCode != 504 || h.Get("X-Timeout-Ms") > "60" || len(h.Get("X-Timeout-Ms")) > 2 {
-		t.Errorf("%d, %q", resp.StatusCode, h.Get("X-Timeout-Ms"))
-	}
-	if x := <-seen; x.Reason != exchange.DeadlineExceeded {
-		t.Errorf("%s", x.Reason)
-	}
-	r = request(t, "POST", s.URL+"/slow", strings.NewReader("x"), "Grpc-Timeout", "50m", "Content-Type", "application/grpc", "Te", "trailers")
-	resp, _ = fetch(t, r)
-	if h := <-got; resp.StatusCode != 200 || resp.Header.Get("Grpc-Status") != "4" || !strings.HasSuffix(h.Get("Grpc-Timeout"), "n") && !strings.HasSuffix(h.Get("Grpc-Timeout"), "u") {
-		t.Errorf("%d %v, %q", resp.StatusCode, resp.Header, h.Get("Grpc-Timeout"))
-	}
-	<-seen
-}
-
-// TestRouteTimeout bounds all tries together, and counts against the endpoint.
-func TestRouteTimeout(t *testing.T) {
-	b := backend(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
-	c := cluster(t, func(u *upstream.Config, _ *Config) {
-		u.Retry = upstream.RetryPolicy{Attempts: 3, Backoff: upstream.BackoffNone, PerTry: 40 * time.Millisecond}
-	}, b)
-	seen := make(chan *exchange.Exchange, 1)
-	s := httptest.NewServer(enter(t, handler(t, Options{Targets: []Target{{Cluster: c}}, Timeout: 60 * time.Millisecond}), seen))
-	defer s.Close()
-	if resp, _ := fetch(t, request(t, "GET", s.URL, nil)); resp.StatusCode != 504 {
-		t.Errorf("%d", resp.StatusCode)
-	}
-	x, e := <-seen, c.Upstream().Snapshot().Endpoints[0]
-	if x.Reason != exchange.UpstreamTimeout || x.Tries != 2 || e.Timeouts != 2 {
-		t.Errorf("%s, %d tries, %+v", x.Reason, x.Tries, e)
-	}
-}
-
 func TestTimeoutForms(t *testing.T) {
 	for s, want := range map[string]time.Duration{"1S": time.Second, "100m": 100 * time.Millisecond, "99999999H": maxTimeout, "1u": time.Microsecond} {
 		if d, ok := parseGRPCTimeout(s); !ok || d != want {
@@ -242,29 +196,6 @@ func TestTimeoutForms(t *testing.T) {
 		if d, ok := parseTimeout(s, 0); ok {
 			t.Errorf("%q: %v", s, d)
 		}
-	}
-}
-
-func TestStreamIdle(t *testing.T) {
-	b := backend(t, func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "text/event-stream")
-		w.Write([]byte("data: x\n\n"))
-		http.NewResponseController(w).Flush()
-		<-r.Context().Done()
-	})
-	seen := make(chan *exchange.Exchange, 1)
-	s := httptest.NewServer(enter(t, handler(t, Options{Targets: []Target{{Cluster: cluster(t, nil, b)}}, StreamIdle: 50 * time.Millisecond}), seen))
-	defer s.Close()
-	resp, err := http.Get(s.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	if b, err := io.ReadAll(resp.Body); err == nil || string(b) != "data: x\n\n" {
-		t.Errorf("%q, %v", b, err)
-	}
-	if x := <-seen; x.Reason != exchange.UpstreamTimeout || !errors.Is(x.Notes()[0], errIdle) {
-		t.Errorf("%s %v", x.Reason, x.Notes())
 	}
 }
 

@@ -1,0 +1,76 @@
+// Package pipes is connections in memory, for tests on the clock of a testing/synctest
+// bubble: there a time-out means the same however slow the machine is. Connections of the
+// kernel can't be used in one, since the clock would not go on while they are waited for.
+//
+// It must not know: anything of the gateway. Nothing but tests uses it.
+package pipes
+
+import (
+	"context"
+	"net"
+	"sync"
+)
+
+// Listener is a [net.Listener] that Dial connects to. Its connections are net.Pipe's: a
+// Write returns when all of it has been read, or a deadline is over.
+type Listener struct {
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+
+	mu   sync.Mutex
+	port int // of the last client
+}
+
+// Listen makes a listener. Its owner ends it with Close.
+func Listen() *Listener {
+	return &Listener{conns: make(chan net.Conn), closed: make(chan struct{}), port: 40000}
+}
+
+// Dial connects to the listener, whatever the address; it waits for an Accept.
+func (l *Listener) Dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	l.mu.Lock()
+	l.port++
+	client := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: l.port}
+	l.mu.Unlock()
+	near, far := net.Pipe()
+	select {
+	case l.conns <- &conn{far, l.Addr(), client}:
+		return &conn{near, client, l.Addr()}, nil
+	case <-l.closed:
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: l.Addr(), Err: net.ErrClosed}
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// Accept implements [net.Listener].
+func (l *Listener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.closed:
+		return nil, &net.OpError{Op: "accept", Net: "tcp", Addr: l.Addr(), Err: net.ErrClosed}
+	}
+}
+
+// Close implements [net.Listener]. Connections are left as they are.
+func (l *Listener) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return nil
+}
+
+// Addr implements [net.Listener]. Nobody listens there outside of this process.
+func (l *Listener) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80} }
+
+// conn is one end, with the addresses that it would have over TCP.
+type conn struct {
+	net.Conn
+	local, remote net.Addr
+}
+
+// LocalAddr implements net.Conn.
+func (c *conn) LocalAddr() net.Addr { return c.local }
+
+// RemoteAddr implements net.Conn.
+func (c *conn) RemoteAddr() net.Addr { return c.remote }
