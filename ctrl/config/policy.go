@@ -38,7 +38,7 @@ type Auth struct {
 
 	Algorithms []string      `key:"algorithms" default:"RS256,PS256,ES256,EdDSA" oneof:"RS256|RS384|RS512|PS256|PS384|PS512|ES256|ES384|ES512|EdDSA" doc:"jwt"`
 	Types      []string      `key:"types" default:"" doc:"jwt: what typ may be; none: JWT, at+jwt or nothing"`
-	JWKSURL    string        `key:"jwks_url" default:"" doc:"jwt: where the issuer's keys are fetched, instead of file"`
+	JWKSURL    string        `key:"jwks_url" default:"" doc:"jwt: where the issuer's keys are fetched, instead of file; without either one issuer's are found by its OpenID configuration"`
 	Refresh    time.Duration `key:"refresh" default:"10m" min:"1s" max:"168h" doc:"jwt: keys are fetched again when so old, or when the issuer says (max-age)"`
 	RefreshMin time.Duration `key:"refresh_min" default:"30s" min:"1s" max:"1h" doc:"jwt: time between fetches, though tokens have key IDs that are not known"`
 	MaxStale   time.Duration `key:"max_stale" default:"24h" min:"1s" max:"8760h" doc:"jwt: keys serve on so long when they can't be fetched anew"`
@@ -47,12 +47,18 @@ type Auth struct {
 	ClientID         string `key:"client_id" default:"" doc:"introspection: who we are there"`
 	ClientSecretFile string `key:"client_secret_file" default:"" doc:"introspection: mode 0600 or 0640"`
 
-	CAFile  string        `key:"ca_file" default:"" doc:"of jwks_url and url, PEM; none: the system's roots"`
-	Timeout time.Duration `key:"timeout" default:"2s" min:"10ms" max:"1m" doc:"of one request there"`
-	Via     string        `key:"via" default:"auto" oneof:"auto|stack|kernel" doc:"who connects there, as of an [[upstream]]"`
+	Upstream string        `key:"upstream" default:"" doc:"of jwks_url, url and the issuer: an [[upstream]] that they are asked through, by its endpoints, TLS, checks and breakers; of the URL the host is told as upstream.host says"`
+	CAFile   string        `key:"ca_file" default:"" doc:"likewise without an upstream, PEM; none: the system's roots"`
+	Timeout  time.Duration `key:"timeout" default:"2s" min:"10ms" max:"1m" doc:"of one request there"`
+	Via      string        `key:"via" default:"auto" oneof:"auto|stack|kernel" doc:"who connects there, as of an [[upstream]]"`
 
 	SubjectFrom []string `key:"subject_from" default:"uri,dns,email,cn,dn" oneof:"uri|dns|email|cn|dn" doc:"mtls: the first of these names that the certificate has"`
 	Allow       []string `key:"allow" default:"" doc:"mtls: subjects let in, with a * at the beginning or the end; none: all that are verified"`
+}
+
+// Discovers says whether the keys are where the issuer's OpenID configuration says.
+func (a *Auth) Discovers() bool {
+	return a.Kind == "jwt" && a.File == "" && a.JWKSURL == "" && len(a.Issuer) == 1
 }
 
 // ListenerAuthz is [listener.authz].
@@ -74,6 +80,7 @@ type RouteAuthz struct {
 	Deny  []string `key:"deny" default:"" doc:"rules of which none may"`
 
 	External  string        `key:"external" default:"" doc:"who is asked as well: a URL, http or https, or grpc://HOST:PORT, grpcs://HOST:PORT (envoy.service.auth.v3)"`
+	Upstream  string        `key:"external_upstream" default:"" doc:"an [[upstream]] that is asked instead of the URL's host, each question by its endpoints, TLS, checks and breakers"`
 	Headers   []string      `key:"external_headers" default:"Authorization,Cookie" doc:"fields of requests that are sent along"`
 	Copy      []string      `key:"external_copy" default:"" doc:"http: fields of its answer that upstreams get, and clients can't send"`
 	Answer    []string      `key:"external_answer" default:"WWW-Authenticate,Location,Set-Cookie,Retry-After" doc:"http: fields of its refusal that clients get"`

@@ -10,7 +10,7 @@ import (
 // authKeys are the keys of [[auth]] by kind, beside those that all have.
 func authKeys(kind string) []string {
 	token := []string{"header", "scheme", "query", "cookie", "strip", "issuer", "audience", "any_audience", "require", "subject_claim", "scope_claims", "group_claims", "clock_skew", "max_age", "max_token",
-		"cache_entries", "ca_file", "timeout", "via"}
+		"cache_entries", "upstream", "ca_file", "timeout", "via"}
 	switch kind {
 	case "basic":
 		return []string{"file", "strip", "hashing", "cache_ttl", "cache_entries"}
@@ -89,12 +89,12 @@ func (l *loader) authKeys(a *Auth, at string) {
 	case "basic", "api_key":
 		need("file", a.File, "the path of a file")
 	case "jwt":
-		if (a.File == "") == (a.JWKSURL == "") {
-			l.fail(c.Pos(at), "[[auth]] %q has %s, expected one of file and jwks_url", a.Name, either(a.File != "", "both", "neither"))
+		if a.File != "" && a.JWKSURL != "" || a.File == "" && a.JWKSURL == "" && !a.Discovers() {
+			l.fail(c.Pos(at), "[[auth]] %q has %s, expected one of file and jwks_url, or one issuer, whose OpenID configuration tells where its keys are", a.Name, either(a.File != "", "both", "neither"))
 		}
-		for _, k := range [...]string{"refresh", "refresh_min", "max_stale", "ca_file", "timeout", "via"} {
+		for _, k := range [...]string{"refresh", "refresh_min", "max_stale", "upstream", "ca_file", "timeout", "via"} {
 			if a.File != "" && slices.Contains(given(*a), k) {
-				l.fail(c.Pos(at+"."+k), "auth.%s: the keys are in a file, expected it only with jwks_url", k)
+				l.fail(c.Pos(at+"."+k), "auth.%s: the keys are in a file, expected it only with jwks_url or an issuer that is asked", k)
 			}
 		}
 		if a.RefreshMin > a.Refresh {
@@ -110,8 +110,48 @@ func (l *loader) authKeys(a *Auth, at string) {
 		l.fail(c.Pos(at), "[[auth]] %q has %s audience and any_audience = %v, expected one of audience = [...] and any_audience = true: a token for another service is not for this one", a.Name,
 			either(len(a.Audience) > 0, "an", "no"), a.AnyAudience)
 	}
+	for _, asked := range [...]string{a.JWKSURL, a.URL, discovered(a)} {
+		l.asks(at, "auth", "", a.Upstream, asked, given(*a))
+	}
 	if a.Scheme != "" && a.Header == "" {
 		l.fail(c.Pos(at+".scheme"), "auth.scheme: there is no header, expected header = \"Authorization\" or another with it")
+	}
+}
+
+func discovered(a *Auth) string {
+	if a.Discovers() {
+		return a.Issuer[0]
+	}
+	return ""
+}
+
+// asks checks what is asked through an upstream: prefix is that of the keys, "external_" or none.
+func (l *loader) asks(at, section, prefix, name, asked string, keys []string) {
+	c := l.cfg
+	if name == "" || asked == "" {
+		return
+	}
+	at += "." + prefix
+	key := section + "." + prefix + "upstream"
+	u := c.UpstreamNamed(name)
+	if u == nil {
+		l.fail(c.Pos(at+"upstream"), "%s: there is no [[upstream]] %q%s", key, name, l.meant(name, upstreamNames(c)))
+		return
+	}
+	for _, k := range [...]string{"ca_file", "via"} {
+		if slices.Contains(keys, prefix+k) {
+			l.fail(c.Pos(at+k), "%s.%s%s: there is an upstream, expected it to say that", section, prefix, k)
+		}
+	}
+	scheme, _, _ := strings.Cut(asked, "://")
+	grpc := scheme == "grpc" || scheme == "grpcs"
+	switch secure := scheme == "https" || scheme == "grpcs"; {
+	case u.Protocol == "tcp" || u.Protocol == "npro":
+		l.fail(c.Pos(at+"upstream"), "%s: [[upstream]] %q speaks %s, expected one that speaks HTTP", key, name, u.Protocol)
+	case grpc && u.Protocol != "h2" && u.Protocol != "h2c" && u.Protocol != "h3" && (u.Protocol != "auto" || !u.TLS.Enabled):
+		l.fail(c.Pos(at+"upstream"), "%s: [[upstream]] %q speaks %s, expected HTTP/2 for gRPC: protocol = \"h2c\", or \"h2\" with tls.enabled", key, name, u.Protocol)
+	case secure != u.TLS.Enabled:
+		l.fail(c.Pos(at+"upstream"), "%s: %s is asked, and [[upstream]] %q has tls.enabled = %v, expected one that fits the other", key, asked, name, u.TLS.Enabled)
 	}
 }
 
@@ -166,6 +206,7 @@ func (l *loader) routePolicy(r *HTTPRoute, at string) {
 	}
 	l.concurrency(&r.Concurrency, at+".concurrency")
 	l.external(&r.Authz, at+".authz")
+	l.asks(at+".authz", "route.authz", "external_", r.Authz.Upstream, r.Authz.External, given(r.Authz))
 }
 
 func (l *loader) uses(path, key, section string, list, known []string) {

@@ -58,7 +58,8 @@ func carry[T any](old, next map[string]*carried[T], name string, cfg any, make f
 type provider struct {
 	auth.Provider
 	use    auth.Use
-	client *http.Client // nil: it asks nobody
+	client *http.Client // nil: it asks nobody, or through an upstream
+	via    *through     // nil: not through one
 	plain  []string     // URLs of those it asks without TLS over a network
 	stop   context.CancelFunc
 }
@@ -66,6 +67,7 @@ type provider struct {
 // external is somebody who is asked what requests may do.
 type external struct {
 	*authz.External
+	via   *through // nil: not through an upstream
 	close func()
 }
 
@@ -163,28 +165,45 @@ func (b *builder) newProvider(at string, a *config.Auth, secret string, ca []byt
 		p.Provider, err = auth.NewMTLS(auth.MTLSConfig{Name: a.Name, Realm: a.Realm, Subject: a.SubjectFrom, Allow: a.Allow, Issuers: a.Issuer})
 	case "jwt":
 		c := auth.JWTConfig{Name: a.Name, Realm: a.Realm, Algorithms: a.Algorithms, Types: a.Types, Rules: tokenRules(a), Sources: sources(a, bearer), MaxToken: int(a.MaxToken), CacheSize: a.CacheMax, Now: now,
-			Keys: auth.KeysConfig{File: a.File, URL: a.JWKSURL, Refresh: a.Refresh, MinRefresh: a.RefreshMin, Timeout: a.Timeout, MaxStale: a.MaxStale}}
-		if a.JWKSURL != "" {
-			p.client, err = b.client(a.Via, ca)
-			c.Keys.Doer = p.client
+			Keys: auth.KeysConfig{File: a.File, URL: a.JWKSURL, SameHost: a.Upstream != "", Refresh: a.Refresh, MinRefresh: a.RefreshMin, Timeout: a.Timeout, MaxStale: a.MaxStale}}
+		if a.Discovers() {
+			c.Keys.Issuer = a.Issuer[0]
+		}
+		if a.File == "" {
+			c.Keys.Doer, err = b.asker(p, a, ca)
 		}
 		if err == nil {
 			p.Provider, err = auth.NewJWT(c)
 		}
 	case "introspection":
-		if p.client, err = b.client(a.Via, ca); err == nil {
-			p.Provider, err = auth.NewIntrospection(auth.IntrospectionConfig{Name: a.Name, Realm: a.Realm, URL: a.URL, Doer: p.client, ClientID: a.ClientID, ClientSecret: secret, Rules: tokenRules(a),
+		var d auth.Doer
+		if d, err = b.asker(p, a, ca); err == nil {
+			p.Provider, err = auth.NewIntrospection(auth.IntrospectionConfig{Name: a.Name, Realm: a.Realm, URL: a.URL, Doer: d, ClientID: a.ClientID, ClientSecret: secret, Rules: tokenRules(a),
 				Sources: sources(a, bearer), Timeout: a.Timeout, Remember: a.CacheTTL, RememberBad: min(a.CacheTTL, 10*time.Second), CacheSize: a.CacheMax, MaxToken: int(a.MaxToken), Now: now})
 		}
 	default:
 		err = fmt.Errorf("kind %q", a.Kind) // the configuration has no other
 	}
-	for _, at := range [...]string{a.JWKSURL, a.URL} {
-		if u, err := url.Parse(at); err == nil && u.Scheme == "http" && !loopback(u.Hostname()) {
+	asked := []string{a.JWKSURL, a.URL}
+	if a.Discovers() {
+		asked = append(asked, a.Issuer[0])
+	}
+	for _, at := range asked {
+		if u, err := url.Parse(at); err == nil && u.Scheme == "http" && a.Upstream == "" && !loopback(u.Hostname()) {
 			p.plain = append(p.plain, at)
 		}
 	}
 	return p, err
+}
+
+// asker is what a provider asks by: an upstream, or a client of its own.
+func (b *builder) asker(p *provider, a *config.Auth, ca []byte) (auth.Doer, error) {
+	if p.via = b.through(a.Upstream); p.via != nil {
+		return p.via, nil
+	}
+	var err error
+	p.client, err = b.client(a.Via, ca)
+	return p.client, err
 }
 
 func loopback(host string) bool {
@@ -443,7 +462,8 @@ func (b *builder) external(at string, r *config.HTTPRoute) (*external, error) {
 	about := *a
 	about.Allow, about.Deny = nil, nil
 	return carry(b.old.policy.externals, b.next.policy.externals, r.Name, []any{about, string(ca)}, func() (*external, error) {
-		checker, end, err := b.checkerOf(a, ca)
+		via := b.through(a.Upstream)
+		checker, end, err := b.checkerOf(a, ca, via)
 		if err != nil {
 			return nil, err
 		}
@@ -452,15 +472,18 @@ func (b *builder) external(at string, r *config.HTTPRoute) (*external, error) {
 			end()
 			return nil, err
 		}
-		return &external{e, end}, nil
+		return &external{e, via, end}, nil
 	})
 }
 
 // checkerOf is who is asked, and what ends it.
-func (b *builder) checkerOf(a *config.RouteAuthz, ca []byte) (authz.Checker, func(), error) {
+func (b *builder) checkerOf(a *config.RouteAuthz, ca []byte, via *through) (authz.Checker, func(), error) {
 	u, err := url.Parse(a.External)
 	if err != nil {
 		return nil, nil, err
+	}
+	if via != nil {
+		return b.checkerThrough(a, u, via)
 	}
 	client, err := b.client(a.Via, ca)
 	if err != nil {
@@ -489,11 +512,32 @@ func (b *builder) checkerOf(a *config.RouteAuthz, ca []byte) (authz.Checker, fun
 	return nil, nil, fmt.Errorf("got %q, expected a URL with http, https, grpc or grpcs", a.External)
 }
 
+// checkerThrough is who is asked through an upstream, which is nobody's to end.
+func (b *builder) checkerThrough(a *config.RouteAuthz, u *url.URL, via *through) (authz.Checker, func(), error) {
+	none := func() {}
+	switch u.Scheme {
+	case "http", "https":
+		h, err := authz.NewHTTP(authz.HTTPConfig{URL: a.External, Doer: via, Copy: a.Copy, Answer: slices.Clone(a.Answer), Redirects: a.Redirects})
+		return h, none, err
+	case "grpc", "grpcs":
+		if u.Host == "" || u.Path != "" || u.RawQuery != "" || u.User != nil {
+			return nil, nil, fmt.Errorf("got %q, expected %s://HOST", a.External, u.Scheme)
+		}
+		g, err := authz.NewGRPC(authz.GRPCConfig{Target: u.Host, Doer: via, Now: b.g.o.Now})
+		return g, none, err
+	}
+	return nil, nil, fmt.Errorf("got %q, expected a URL with http, https, grpc or grpcs", a.External)
+}
+
 // startPolicies begins what runs for providers that are new, and reads files again of the
 // others. Prepare has found nothing wrong with them.
-func (g *Gateway) startPolicies(next, old *policies) {
+func (g *Gateway) startPolicies(next, old *policies, clusters map[string]*cluster) {
+	for _, c := range next.externals {
+		c.part.via.in(clusters)
+	}
 	for name, c := range next.auths {
 		p := c.part
+		p.via.in(clusters)
 		if old.auths[name] == c {
 			if r := p.reloader(); r != nil {
 				if err := r.Reload(); err != nil {

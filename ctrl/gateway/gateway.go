@@ -150,7 +150,7 @@ func (g *Gateway) Commit(n *Generation) {
 			g.o.Log.Error("endpoints not updated, those before stay", "upstream", name, "err", err)
 		}
 	}
-	g.startPolicies(&n.g.policy, &old.policy)
+	g.startPolicies(&n.g.policy, &old.policy, n.g.clusters)
 	g.gen.Store(n.g)
 	g.commits.Add(1)
 	g.past = append(g.past, old)

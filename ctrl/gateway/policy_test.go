@@ -2,8 +2,12 @@ package gateway
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -17,6 +21,7 @@ import (
 	"time"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	jose "github.com/go-jose/go-jose/v4"
 	"golang.org/x/crypto/bcrypt"
 	"google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
@@ -303,6 +308,123 @@ func TestExternalGRPC(t *testing.T) {
 	r.apply(t, load(t, text+"authz.external_fail_open = true\n"))
 	if status, _, _ := r.get(t, "/yes"); status != 200 {
 		t.Errorf("with the server down, open: %d", status)
+	}
+}
+
+// TestPoliciesThroughUpstream: who knows about tokens and permissions is asked through
+// upstreams, so that an endpoint that is down does no harm, and goes on through what a
+// reload puts in their place.
+func TestPoliciesThroughUpstream(t *testing.T) {
+	dead, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	down := dead.Addr().String()
+	_ = dead.Close()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const issuer = "http://issuer.test/t"
+	set, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: key.Public(), KeyID: "1", Algorithm: "ES256", Use: "sig"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var hosts sync.Map
+	authority := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		hosts.Store(r.Host, true)
+		w.Header().Set("Content-Type", "application/json")
+		switch r.URL.Path {
+		case "/t/.well-known/openid-configuration":
+			fmt.Fprintf(w, `{"issuer":%q,"jwks_uri":"http://issuer.test/keys"}`, issuer)
+		case "/keys":
+			_, _ = w.Write(set)
+		case "/check":
+			if strings.HasSuffix(r.Header.Get("X-Forwarded-Uri"), "/no") {
+				w.WriteHeader(403)
+			}
+		default:
+			fmt.Fprintf(w, `{"active":%v,"sub":"ann"}`, strings.HasPrefix(r.FormValue("token"), "opaque"))
+		}
+	}))
+	t.Cleanup(authority.Close)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := grpc.NewServer()
+	authv3.RegisterAuthorizationServer(s, verdicts{})
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = s.Serve(l) })
+	t.Cleanup(func() { s.Stop(); wg.Wait() })
+	live := strings.TrimPrefix(authority.URL, "http://")
+	const often = "retry.budget_per_second = 1000\n" // the test asks faster than others
+	text := func(balance string) string {
+		return "[[auth]]\nname = \"j\"\nkind = \"jwt\"\nany_audience = true\nissuer = \"" + issuer + "\"\nupstream = \"issuer\"\n" +
+			"[[auth]]\nname = \"o\"\nkind = \"introspection\"\nany_audience = true\nurl = \"http://issuer.test/ask\"\nupstream = \"issuer\"\n" +
+			upstreamOf("issuer", down, live) + often + "balance = \"" + balance + "\"\n" +
+			upstreamOf("judges", down, l.Addr().String()) + often + "protocol = \"h2c\"\nbalance = \"" + balance + "\"\n" + `
+[[route]]
+name = "j"
+path_prefix = "/j"
+body = "x"
+auth.providers = ["j"]
+[[route]]
+name = "o"
+path_prefix = "/o"
+body = "x"
+auth.providers = ["o"]
+[[route]]
+name = "h"
+path_prefix = "/h"
+body = "x"
+authz.external = "http://judge.test/check"
+authz.external_upstream = "issuer"
+[[route]]
+name = "g"
+path_prefix = "/g"
+body = "x"
+authz.external = "grpc://judge.test"
+authz.external_upstream = "judges"
+`
+	}
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: key}, (&jose.SignerOptions{}).WithHeader("kid", "1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed, err := signer.Sign([]byte(fmt.Sprintf(`{"iss":%q,"sub":"ann","exp":%d}`, issuer, time.Now().Add(time.Hour).Unix())))
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := signed.CompactSerialize()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newRig(t, text("round_robin"))
+	asked := 0
+	ask := func(when string) {
+		t.Helper()
+		for range 4 { // each endpoint's turn comes
+			for path, want := range map[string]int{"/j": 200, "/o": 200, "/h/yes": 200, "/h/no": 403, "/g/yes": 200, "/g/no": 403} {
+				asked++
+				bearer := map[string]string{"/j": token, "/o": fmt.Sprint("opaque", asked)}[path]
+				if status, body, _ := r.as(t, "", path, "Authorization", "Bearer "+bearer); status != want {
+					t.Errorf("%s: %s: %d %s", when, path, status, body)
+				}
+			}
+		}
+	}
+	ask("at first")
+	before := r.gen.Load()
+	r.apply(t, load(t, text("least_request")))
+	if after := r.gen.Load(); after.clusters["issuer"] == before.clusters["issuer"] || after.policy.auths["o"] != before.policy.auths["o"] {
+		t.Error("the upstream was not made again, or what goes through it was")
+	}
+	ask("after a reload")
+	for _, host := range []string{"issuer.test", "judge.test"} {
+		if _, ok := hosts.Load(host); !ok {
+			t.Errorf("nobody was asked as %s", host)
+		}
 	}
 }
 

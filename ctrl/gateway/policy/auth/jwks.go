@@ -21,10 +21,13 @@ import (
 	jose "github.com/go-jose/go-jose/v4"
 )
 
-// KeysConfig says where an issuer's keys are (JWK set, RFC 7517 §5): in a file, or at a URL.
+// KeysConfig says where an issuer's keys are (JWK set, RFC 7517 §5): in a file, at a URL, or
+// where the issuer says.
 type KeysConfig struct {
 	File       string
 	URL        string
+	Issuer     string        // its OpenID configuration has the URL
+	SameHost   bool          // which has to be at the issuer's own host
 	Doer       Doer          // of the URL
 	Refresh    time.Duration // how old keys get before they are fetched again; a shorter max-age counts; 0: 10 min
 	MinRefresh time.Duration // between fetches, whatever asks for one; 0: 30 s
@@ -66,6 +69,9 @@ type keys struct {
 
 	kick chan struct{} // somebody met a key ID that is not known
 
+	found   string // with Issuer: the URL; Run's alone
+	foundAt time.Time
+
 	mu       sync.Mutex
 	last     time.Time     // the last fetch began
 	fetching bool          // it has not ended
@@ -82,9 +88,15 @@ func newKeys(cfg KeysConfig) (*keys, error) {
 		cfg.Now = time.Now
 	}
 	k := &keys{cfg: cfg, kick: make(chan struct{}, 1), done: make(chan struct{})}
+	places := 0
+	for _, p := range [...]string{cfg.File, cfg.URL, cfg.Issuer} {
+		if p != "" {
+			places++
+		}
+	}
 	switch {
-	case (cfg.File == "") == (cfg.URL == ""):
-		return nil, errors.New("expected the issuer's keys either in a file or at a URL")
+	case places != 1:
+		return nil, errors.New("expected the issuer's keys in a file, at a URL, or where the issuer says")
 	case cfg.MinRefresh < 0 || cfg.Refresh < cfg.MinRefresh || cfg.Timeout < 0 || cfg.MaxStale < 0:
 		return nil, fmt.Errorf("refresh %s and at least %s apart, expected positive ones in this order", cfg.Refresh, cfg.MinRefresh)
 	case cfg.File != "":
@@ -96,7 +108,11 @@ func newKeys(cfg KeysConfig) (*keys, error) {
 	case cfg.Doer == nil:
 		return nil, errors.New("a URL of keys and nobody to fetch it")
 	}
-	if err := checkURL(cfg.URL); err != nil {
+	if cfg.Issuer != "" {
+		if err := checkIssuer(cfg.Issuer); err != nil {
+			return nil, fmt.Errorf("issuer whose keys are to be found: %w", err)
+		}
+	} else if err := checkURL(cfg.URL); err != nil {
 		return nil, fmt.Errorf("URL of keys: %w", err)
 	}
 	return k, nil
@@ -317,31 +333,45 @@ func (k *keys) fetch(ctx context.Context) (time.Duration, error) {
 	k.fetches.Add(1)
 	ctx, cancel := context.WithTimeout(ctx, k.cfg.Timeout)
 	defer cancel()
-	body, age, err := get(ctx, k.cfg.Doer, k.cfg.URL)
-	if err == nil {
-		var use func()
-		if use, err = k.load(body); err == nil {
-			use()
-		}
-	}
+	at, age, err := k.fetchSet(ctx)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.lastErr, k.fetching = "", false
 	if err != nil {
 		k.failures.Add(1)
-		k.lastErr = fmt.Sprintf("fetch %s: %v", k.cfg.URL, err)
+		k.found = "" // the issuer may have moved them
+		k.lastErr = err.Error()
+		if at != "" {
+			k.lastErr = fmt.Sprintf("fetch %s: %v", at, err)
+		}
 	}
 	close(k.done)
 	k.done = make(chan struct{})
 	return age, err
 }
 
-func get(ctx context.Context, d Doer, url string) ([]byte, time.Duration, error) {
+// fetchSet gets the set from where it is; at is empty where that is not known.
+func (k *keys) fetchSet(ctx context.Context) (at string, age time.Duration, err error) {
+	if at, err = k.keysURL(ctx); err != nil {
+		return "", 0, err
+	}
+	body, age, err := get(ctx, k.cfg.Doer, at, "application/jwk-set+json, application/json")
+	if err != nil {
+		return at, 0, err
+	}
+	use, err := k.load(body)
+	if err == nil {
+		use()
+	}
+	return at, age, err
+}
+
+func get(ctx context.Context, d Doer, url, accept string) ([]byte, time.Duration, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, 0, err
 	}
-	req.Header.Set("Accept", "application/jwk-set+json, application/json")
+	req.Header.Set("Accept", accept)
 	res, err := d.Do(req)
 	if err != nil {
 		return nil, 0, err

@@ -278,7 +278,22 @@ func option(name, value string, append bool) *corev3.HeaderValueOption {
 	return o
 }
 
+// TestGRPCExternal: over a connection of its own, and by requests to somebody who sends them.
 func TestGRPCExternal(t *testing.T) {
+	t.Run("connection", func(t *testing.T) {
+		testGRPCExternal(t, func(target string) GRPCConfig { return GRPCConfig{Target: target} })
+	})
+	t.Run("requests", func(t *testing.T) {
+		tr := &http.Transport{Protocols: new(http.Protocols)}
+		tr.Protocols.SetUnencryptedHTTP2(true)
+		t.Cleanup(tr.CloseIdleConnections)
+		testGRPCExternal(t, func(target string) GRPCConfig {
+			return GRPCConfig{Target: target, Doer: &http.Client{Transport: tr}}
+		})
+	})
+}
+
+func testGRPCExternal(t *testing.T, config func(target string) GRPCConfig) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -289,7 +304,7 @@ func TestGRPCExternal(t *testing.T) {
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = s.Serve(l) })
 	t.Cleanup(func() { s.Stop(); wg.Wait() })
-	c, err := NewGRPC(GRPCConfig{Target: l.Addr().String()})
+	c, err := NewGRPC(config(l.Addr().String()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -393,5 +408,45 @@ func TestOwnFields(t *testing.T) {
 		if got := passed.Header.Get("X-User"); got != want || len(passed.Header["X_user"]) > 0 || len(passed.Trailer) > 0 {
 			t.Errorf("%s: X-User %q, want %q; X_user %q, trailer %v", target, got, want, passed.Header["X_user"], passed.Trailer)
 		}
+	}
+}
+
+// TestUnaryAnswers: what is no answer of gRPC is none.
+func TestUnaryAnswers(t *testing.T) {
+	allow := "\x00\x00\x00\x00\x00"
+	for name, one := range map[string]struct {
+		status              int
+		kind, body, trailer string
+		want                string // "": it is taken
+	}{
+		"good":          {200, "application/grpc", allow, "0", ""},
+		"with a codec":  {200, "application/grpc+proto", allow, "0", ""},
+		"another kind":  {200, "text/html", allow, "0", "expected application/grpc"},
+		"status":        {503, "application/grpc", allow, "0", "status 503"},
+		"no status":     {200, "application/grpc", allow, "", "without a status"},
+		"odd status":    {200, "application/grpc", allow, "-1", "without a status"},
+		"an error":      {200, "application/grpc", "", "14", "Unavailable"},
+		"no message":    {200, "application/grpc", "", "0", "not one message"},
+		"cut off":       {200, "application/grpc", "\x00\x00\x00\x00\x05ab", "0", "not one message"},
+		"two messages":  {200, "application/grpc", allow + allow, "0", "not one message"},
+		"compressed":    {200, "application/grpc", "\x01\x00\x00\x00\x00", "0", "compressed"},
+		"not a message": {200, "application/grpc", "\x00\x00\x00\x00\x02\xff\xff", "0", "proto"},
+		"too long":      {200, "application/grpc", "\x00\x00\x10\x00\x00" + strings.Repeat("x", 1<<20), "0", "more than"},
+	} {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", one.kind)
+			if one.trailer != "" {
+				w.Header().Set(http.TrailerPrefix+"Grpc-Status", one.trailer)
+			}
+			w.WriteHeader(one.status)
+			_, _ = w.Write([]byte(one.body))
+			_ = http.NewResponseController(w).Flush()
+		}))
+		u := &unary{s.Client(), strings.TrimPrefix(s.URL, "http://")}
+		err := u.Invoke(t.Context(), "/a.B/C", &authv3.CheckRequest{}, &authv3.CheckResponse{})
+		if one.want == "" && err != nil || one.want != "" && (err == nil || !strings.Contains(err.Error(), one.want)) {
+			t.Errorf("%s: %v", name, err)
+		}
+		s.Close()
 	}
 }
