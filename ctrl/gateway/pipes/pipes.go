@@ -11,8 +11,8 @@ import (
 	"sync"
 )
 
-// Listener is a [net.Listener] that Dial connects to. Its connections are net.Pipe's: a
-// Write returns when all of it has been read, or a deadline is over.
+// Listener is a [net.Listener] that Dial connects to. Its connections hold 64 KiB each
+// way, as those of a kernel do, and have CloseWrite.
 type Listener struct {
 	conns  chan net.Conn
 	closed chan struct{}
@@ -33,10 +33,10 @@ func (l *Listener) Dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	l.port++
 	client := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: l.port}
 	l.mu.Unlock()
-	near, far := net.Pipe()
+	near, far := pair(client, l.Addr())
 	select {
-	case l.conns <- &conn{far, l.Addr(), client}:
-		return &conn{near, client, l.Addr()}, nil
+	case l.conns <- far:
+		return near, nil
 	case <-l.closed:
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: l.Addr(), Err: net.ErrClosed}
 	case <-ctx.Done():
@@ -62,15 +62,3 @@ func (l *Listener) Close() error {
 
 // Addr implements [net.Listener]. Nobody listens there outside of this process.
 func (l *Listener) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80} }
-
-// conn is one end, with the addresses that it would have over TCP.
-type conn struct {
-	net.Conn
-	local, remote net.Addr
-}
-
-// LocalAddr implements net.Conn.
-func (c *conn) LocalAddr() net.Addr { return c.local }
-
-// RemoteAddr implements net.Conn.
-func (c *conn) RemoteAddr() net.Addr { return c.remote }

@@ -9,7 +9,17 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/net/nettest"
 )
+
+// TestConn lets Go's own conformance test at the connections.
+func TestConn(t *testing.T) {
+	nettest.TestConn(t, func() (net.Conn, net.Conn, func(), error) {
+		near, far := pair(&net.TCPAddr{Port: 1}, &net.TCPAddr{Port: 2})
+		return near, far, func() { near.Close(); far.Close() }, nil
+	})
+}
 
 func TestListener(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -3,7 +3,6 @@ package server
 import (
 	"bufio"
 	"bytes"
-	"crypto/tls"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -16,8 +15,6 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
-
-	"github.com/np-appliance/np/ctrl/gateway/exchange"
 )
 
 // until waits for a condition.
@@ -50,92 +47,6 @@ func closed(t *testing.T, c net.Conn) []byte {
 	return b
 }
 
-func TestSlowHead(t *testing.T) {
-	r := newRig(t, Config{NoHTTP2: true, Limits: Limits{Head: 100 * time.Millisecond}})
-	for name, send := range map[string]string{
-		"nothing":  "",
-		"method":   "GE",
-		"fields":   "GET /a HTTP/1.1\r\nHost: a\r\nX: ",
-		"the next": "GET /a HTTP/1.1\r\nHost: a\r\n\r\nGET /b HT",
-	} {
-		c := r.dial()
-		_, _ = io.WriteString(c, send)
-		got := string(closed(t, c))
-		if n := strings.Count(got, "HTTP/1.1 408 "); n != 1 && send != "" || n != 0 && send == "" {
-			t.Errorf("%s: %q", name, got)
-		}
-	}
-	// A byte at a time keeps no connection open.
-	c := r.dial()
-	started := time.Now()
-	for _, b := range []byte("GET /" + strings.Repeat("a", 5000)) {
-		if _, err := c.Write([]byte{b}); err != nil {
-			break
-		}
-		if time.Since(started) > 5*time.Second {
-			t.Fatal("a head came in for five seconds")
-		}
-		time.Sleep(time.Millisecond)
-	}
-	if st := r.s.Stats(); st.Conns[CutHead] != 5 || st.Refusals[exchange.RequestTimeout] != 4 {
-		t.Errorf("%+v", st)
-	}
-	r.unharmed()
-}
-
-func TestSlowBody(t *testing.T) {
-	cert, pool := certificate(t, "one.test")
-	r := newRig(t, Config{TLS: &tls.Config{Certificates: []tls.Certificate{cert}}, Limits: Limits{BodyStall: 150 * time.Millisecond, BodyRate: 1000}})
-	for _, protocol := range []string{HTTP1, HTTP2} {
-		read, write := io.Pipe()
-		go func() {
-			for i := 0; ; i++ { // 100 bytes/s
-				if _, err := write.Write([]byte("x")); err != nil {
-					return
-				}
-				time.Sleep(10 * time.Millisecond)
-			}
-		}()
-		q, _ := http.NewRequest("POST", "https://"+r.addr+"/slow", read)
-		started := time.Now()
-		resp, err := client(t, pool, protocol).Do(q)
-		if err == nil {
-			resp.Body.Close()
-		}
-		_ = read.Close()
-		if d := time.Since(started); d > 3*time.Second {
-			t.Errorf("%s: %v, %v", protocol, d, err)
-		}
-		// 2,000 bytes/s are quick enough, for longer than the stall.
-		quick, feed := io.Pipe()
-		go func() {
-			for range 60 {
-				if _, err := feed.Write(bytes.Repeat([]byte("y"), 20)); err != nil {
-					t.Error(err)
-					return
-				}
-				time.Sleep(5 * time.Millisecond)
-			}
-			_ = feed.Close()
-		}()
-		if resp, text := get(t, client(t, pool, protocol), "POST", "https://"+r.addr+"/quick", quick); resp.StatusCode != 200 || text != "/quick 1200" {
-			t.Errorf("%s: %s %q", protocol, resp.Status, text)
-		}
-	}
-	got := r.requests()
-	if len(got) != 4 || got[0].err == nil || !isTimeout(got[0].err) || got[2].err == nil || !isTimeout(got[2].err) {
-		t.Errorf("%+v", got)
-	}
-	for _, s := range got {
-		if e, ok := s.err.(*BodyError); s.err != nil && (!ok || e.Reason() != exchange.RequestTimeout) {
-			t.Errorf("%v", s.err)
-		}
-	}
-	if st := r.s.Stats(); st.Conns[CutBody] != 2 {
-		t.Errorf("%+v", st)
-	}
-}
-
 // endless answers until the client or the server has had enough.
 func endless(t *testing.T) (http.Handler, chan error) {
 	ended := make(chan error, 16)
@@ -149,17 +60,6 @@ func endless(t *testing.T) (http.Handler, chan error) {
 		}
 		ended <- nil
 	}), ended
-}
-
-func TestSlowReader(t *testing.T) {
-	h, ended := endless(t)
-	r := newRig(t, Config{Handler: h, Limits: Limits{SendStall: 200 * time.Millisecond}})
-	c := r.dial()
-	_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n") // and reads nothing
-	if err := <-ended; err == nil {
-		t.Error("all of it was sent to somebody who reads nothing")
-	}
-	until(t, "the cut", func() bool { st := r.s.Stats(); return st.Conns[CutAnswer] == 1 && st.Open == 0 })
 }
 
 // frames is a client of HTTP/2 that sends what it likes.
@@ -348,15 +248,6 @@ func TestNoWindow(t *testing.T) {
 	if st := r.s.Stats(); st.Conns[CutAnswer] != 1 || st.Open != 1 {
 		t.Errorf("%+v", st)
 	}
-}
-
-// TestSlowHead2: a head whose CONTINUATION never comes ends the connection.
-func TestSlowHead2(t *testing.T) {
-	r := newRig(t, Config{Limits: Limits{Head: 100 * time.Millisecond}})
-	f := r.frames()
-	_ = f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: f.block(":method", "GET")})
-	f.over()
-	until(t, "the count", func() bool { return r.s.Stats().Conns[CutHead] == 1 })
 }
 
 // TestJudge2: what HTTP/2 can say and HTTP/1.1 would read otherwise is refused.

@@ -33,9 +33,9 @@ func (r *rig) packets() string {
 }
 
 func client3(t *testing.T, pool *x509.CertPool) *http.Client {
-	tr := &http3.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: "one.test"}, QUICConfig: &quic.Config{HandshakeIdleTimeout: 2 * time.Second}}
+	tr := &http3.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: "one.test"}, QUICConfig: &quic.Config{HandshakeIdleTimeout: time.Minute}}
 	t.Cleanup(func() { tr.Close() })
-	return &http.Client{Transport: tr, Timeout: 10 * time.Second}
+	return &http.Client{Transport: tr, Timeout: time.Minute}
 }
 
 // TestLimits3: the limits of HTTP/3, each attacked, with another client served after it.

@@ -93,7 +93,7 @@ func TestPlane(t *testing.T) {
 			return q.DialEarly(ctx, a, t, c)
 		}}
 		t.Cleanup(func() { h3.Close() })
-		if resp, text := get(t, &http.Client{Transport: h3, Timeout: 10 * time.Second}, "POST", "https://"+p.LocalAddr().String()+"/plane", strings.NewReader(body)); resp.StatusCode != 200 || text != "/plane 100000" {
+		if resp, text := get(t, &http.Client{Transport: h3, Timeout: time.Minute}, "POST", "https://"+p.LocalAddr().String()+"/plane", strings.NewReader(body)); resp.StatusCode != 200 || text != "/plane 100000" {
 			t.Errorf("HTTP/3: %s %q", resp.Status, text)
 		}
 	}

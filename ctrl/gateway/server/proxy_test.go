@@ -4,14 +4,12 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 )
 
 // v2 makes a binary header.
@@ -123,14 +121,6 @@ func TestProxyFrom(t *testing.T) {
 			t.Errorf("%d counted", n)
 		}
 	}
-}
-
-func TestProxyNeverComes(t *testing.T) {
-	r := newRig(t, Config{Proxy: ProxyRequire, ProxyFrom: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Limits: Limits{Handshake: 100 * time.Millisecond}})
-	c := r.dial()
-	_, _ = io.WriteString(c, "PROXY TCP4 ")
-	closed(t, c)
-	until(t, "the count", func() bool { return r.s.Stats().Conns[RefusedProxy] == 1 })
 }
 
 // FuzzProxy: what is taken for a header is one by both ways of reading, reads no byte

@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"github.com/quic-go/quic-go/http3"
+
+	"github.com/np-appliance/np/ctrl/gateway/pipes"
 )
 
 // seen is a request as the handler had it.
@@ -36,6 +38,8 @@ type rig struct {
 	addr string
 	mu   sync.Mutex
 	got  []seen
+
+	pipes *pipes.Listener // nil: connections are the kernel's
 }
 
 func (r *rig) handler() http.Handler {
@@ -96,7 +100,11 @@ func (r *rig) serve(run func(context.Context) error) {
 
 func (r *rig) dial() net.Conn {
 	r.t.Helper()
-	c, err := net.Dial("tcp", r.addr)
+	dial := (&net.Dialer{}).DialContext
+	if r.pipes != nil {
+		dial = r.pipes.Dial
+	}
+	c, err := dial(context.Background(), "tcp", r.addr)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -176,7 +184,7 @@ func client(t *testing.T, pool *x509.CertPool, protocols ...string) *http.Client
 	}
 	tr := &http.Transport{Protocols: &p, TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: "one.test"}}
 	t.Cleanup(tr.CloseIdleConnections)
-	return &http.Client{Transport: tr, Timeout: 10 * time.Second}
+	return &http.Client{Transport: tr, Timeout: time.Minute}
 }
 
 func TestProtocols(t *testing.T) {
@@ -217,7 +225,7 @@ func TestHTTP3(t *testing.T) {
 	r.serve(func(ctx context.Context) error { return r.s.ServePacket(ctx, p) })
 	tr := &http3.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: "one.test"}}
 	defer tr.Close()
-	resp, text := get(t, &http.Client{Transport: tr, Timeout: 10 * time.Second}, "POST", "https://"+p.LocalAddr().String()+"/three", bytes.NewReader(make([]byte, 300_000)))
+	resp, text := get(t, &http.Client{Transport: tr, Timeout: time.Minute}, "POST", "https://"+p.LocalAddr().String()+"/three", bytes.NewReader(make([]byte, 300_000)))
 	if resp.StatusCode != 200 || text != "/three 300000" || resp.Header.Get("Alt-Svc") != "" {
 		t.Errorf("%s %q %v", resp.Status, text, resp.Header)
 	}

@@ -10,7 +10,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"strings"
 	"testing"
 	"time"
 
@@ -50,9 +49,7 @@ func TestNames(t *testing.T) {
 
 func TestHandshakes(t *testing.T) {
 	cert, _ := certificate(t, "one.test")
-	r := newRig(t, Config{TLS: &tls.Config{Certificates: []tls.Certificate{cert}}, Limits: Limits{Handshake: 200 * time.Millisecond}})
-	c := r.dial() // says nothing
-	closed(t, c)
+	r := newRig(t, Config{TLS: &tls.Config{Certificates: []tls.Certificate{cert}}})
 	if got := r.exchange(r.dial(), "GET / HTTP/1.1\r\nHost: a\r\n\r\n"); len(got) != 1 || got[0] != 400 {
 		t.Errorf("HTTP on a port for HTTPS: %v", got)
 	}
@@ -61,7 +58,7 @@ func TestHandshakes(t *testing.T) {
 	}
 	until(t, "the counts", func() bool {
 		st := r.s.Stats()
-		return st.Conns[RefusedHandshakeLate] >= 1 && st.Conns[RefusedHandshake]+st.Conns[RefusedHandshakeLate] == 3 && st.Open == 0
+		return st.Conns[RefusedHandshake] == 2 && st.Open == 0
 	})
 }
 
@@ -233,9 +230,9 @@ func TestShutdown(t *testing.T) {
 	t.Cleanup(func() { p.Close() })
 	r.serve(func(ctx context.Context) error { return r.s.ServePacket(ctx, p) })
 	until(t, "HTTP/3", func() bool { r.s.h3.mu.Lock(); defer r.s.h3.mu.Unlock(); return len(r.s.h3.ends) == 1 })
-	h3tr := &http3.Transport{QUICConfig: &quic.Config{HandshakeIdleTimeout: 100 * time.Millisecond}, TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: "one.test"}}
+	h3tr := &http3.Transport{QUICConfig: &quic.Config{HandshakeIdleTimeout: time.Minute}, TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: "one.test"}}
 	t.Cleanup(func() { h3tr.Close() })
-	clients := map[string]*http.Client{"https://" + r.addr + "/1": client(t, pool, HTTP1), "https://" + r.addr + "/2": client(t, pool, HTTP2), "https://" + p.LocalAddr().String() + "/3": {Transport: h3tr, Timeout: 10 * time.Second}}
+	clients := map[string]*http.Client{"https://" + r.addr + "/1": client(t, pool, HTTP1), "https://" + r.addr + "/2": client(t, pool, HTTP2), "https://" + p.LocalAddr().String() + "/3": {Transport: h3tr, Timeout: time.Minute}}
 	type result struct {
 		url, text string
 		err       error
@@ -280,10 +277,13 @@ func TestShutdown(t *testing.T) {
 		t.Error(err)
 	}
 	for url, c := range clients {
-		if resp, err := c.Get(url); err == nil {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond) // nobody refuses over UDP
+		q, _ := http.NewRequestWithContext(ctx, "GET", url, nil)
+		if resp, err := c.Do(q); err == nil {
 			resp.Body.Close()
 			t.Errorf("%s: served after the end", url)
 		}
+		cancel()
 	}
 	if err := r.s.Serve(t.Context(), &feed{done: make(chan struct{})}); !errors.Is(err, ErrClosed) {
 		t.Error(err)
@@ -330,17 +330,19 @@ func TestUpgrade(t *testing.T) {
 		c := r.dial()
 		out := net.Conn(&pieces{c, piece})
 		early := "not HTTP\x00\r\n at all"
-		go func() { fmt.Fprintf(out, head+"%s", "yes", early) }()
+		sent := make(chan struct{})
+		go func() { defer close(sent); fmt.Fprintf(out, head+"%s", "yes", early) }()
 		br := bufio.NewReader(c)
 		resp, err := http.ReadResponse(br, nil)
 		if err != nil || resp.StatusCode != 101 {
 			t.Fatal(resp, err)
 		}
+		<-sent
 		if _, err := io.WriteString(c, "later"); err != nil {
 			t.Fatal(err)
 		}
 		b := make([]byte, len(early)+5)
-		if _, err := io.ReadFull(br, b); err != nil || !strings.Contains(string(b), "not HTTP\x00\r\n at all") {
+		if _, err := io.ReadFull(br, b); err != nil || string(b) != early+"later" {
 			t.Errorf("%q, %v", b, err)
 		}
 		c.Close()
@@ -457,41 +459,4 @@ func TestEarlyData(t *testing.T) {
 			t.Errorf("0-RTT used: %v, configured: %v", used, on)
 		}
 	}
-}
-
-// TestPassthroughIdle: a connection passed through on which nothing moves ends, one on
-// which something does stays.
-func TestPassthroughIdle(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	r := newRig(t, Config{NoHTTP1: true, NoHTTP2: true, Limits: Limits{PassIdle: 150 * time.Millisecond},
-		Passthrough: func(Hello) (func(context.Context) (net.Conn, error), bool) {
-			return func(context.Context) (net.Conn, error) { return net.Dial("tcp", l.Addr().String()) }, true
-		}})
-	hello := clientHello(t, &tls.Config{ServerName: "one.test"})
-	c := r.dial()
-	if _, err := c.Write(hello); err != nil {
-		t.Fatal(err)
-	}
-	behind, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer behind.Close()
-	if _, err := io.ReadFull(behind, make([]byte, len(hello))); err != nil {
-		t.Fatal(err)
-	}
-	for started := time.Now(); time.Since(started) < 400*time.Millisecond; time.Sleep(20 * time.Millisecond) {
-		if _, err := behind.Write([]byte("x")); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	closed(t, c)
-	until(t, "the count", func() bool { return r.s.Stats().Conns[CutIdle] == 1 })
 }
