@@ -14,7 +14,8 @@ void attack_draw(struct sim *s) {
   uint64_t at = s->now_ns + (uint64_t)np_rng_below(r, 5000) * SIM_MS;
   uint64_t lasts = (100 + np_rng_below(r, 5000)) * SIM_MS;
   a->every_ns = (1 + np_rng_below(r, 40)) * SIM_MS;
-  a->kinds = np_rng_below(r, 1u << K_COUNT) | 1u << np_rng_below(r, K_COUNT);
+  a->kinds = np_rng_below(r, 1u << K_COUNT);
+  a->kinds |= 1u << np_rng_below(r, K_COUNT);
   a->next_ns = sim_has(s, F_ATTACK) ? at : UINT64_MAX;
   a->until_ns = at + lasts;
   if (!sim_has(s, F_ATTACK) || !(a->kinds & 1u << K_SYN_FLOOD)) return;
@@ -65,9 +66,14 @@ static void send_forged(struct sim *s, uint32_t victim, const struct forged *g, 
   p[NP_TCP_FLAGS] = g->flags;
   np_store_be16(p + 14, g->wnd);
   uint8_t *o = p + NP_TCP_BYTES;
-  if (g->ts) o += np_tcp_opts_put_ts(o, np_rng_u32(r), np_rng_u32(r));
+  if (g->ts) {
+    uint32_t tsecr = np_rng_u32(r);
+    uint32_t tsval = np_rng_u32(r);
+    o += np_tcp_opts_put_ts(o, tsval, tsecr);
+  }
   struct np_tcp_block none = {{0}, {0}};
-  struct np_tcp_block lie = {np_seq_of(g->ack + np_rng_below(r, 5000)), np_seq_of(g->ack + 5000 + np_rng_below(r, 5000))};
+  struct np_tcp_block lie = {.start = np_seq_of(g->ack + np_rng_below(r, 5000))};
+  lie.end = np_seq_of(g->ack + 5000 + np_rng_below(r, 5000));
   if (g->sack) o += np_tcp_opts_put_sack(o, &none, &lie, 1, 12);
   for (uint32_t i = 0; i < g->len; i++) p[hdr + i] = (uint8_t)(i ^ 0x5a);
   np_store_16(p + NP_TCP_CKSUM, np_cksum_finish(np_cksum_add(np_cksum_pseudo(&g->flow.local, &g->flow.remote, 6, tcp), p, tcp)));
@@ -99,8 +105,11 @@ static void blind(struct sim *s, enum kind kind) {
   static const char *const comment[K_COUNT] = {
       [K_RST] = "forged RST", [K_SYN] = "forged SYN", [K_ACK] = "forged ACK", [K_TEXT] = "forged text"};
   struct np_rng *r = &s->attack.rng;
-  struct forged g = {.seq = np_rng_u32(r), .ack = np_rng_u32(r), .wnd = (uint16_t)np_rng_u32(r), .flags = flags[kind]};
+  struct forged g = {.flags = flags[kind]};
   uint32_t victim;
+  g.seq = np_rng_u32(r);
+  g.ack = np_rng_u32(r);
+  g.wnd = (uint16_t)np_rng_u32(r);
   g.len = kind == K_TEXT ? 1 + np_rng_below(r, 1400) : 0;
   g.ts = np_rng_below(r, 2) != 0;
   g.sack = np_rng_below(r, 4) == 0;
@@ -129,7 +138,9 @@ static void flood(struct sim *s, bool syn) {
     g.flags = (uint8_t)np_rng_below(r, 256);
     g.flags &= (uint8_t)~0x02u;
     g.ack = np_rng_u32(r);
-    g.len = np_rng_below(r, 2) * np_rng_below(r, 1400);
+    bool text = np_rng_below(r, 2) != 0;
+    uint32_t len = np_rng_below(r, 1400);
+    g.len = text ? len : 0;
   }
   if (who != victim) send_forged(s, victim, &g, syn ? "SYN of a flood" : "stray segment");
 }

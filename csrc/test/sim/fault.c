@@ -31,12 +31,21 @@ static void moment(struct sim *s, bool wanted, enum event_kind kind) {
   if (wanted) add(s, at, kind, host, arg);
 }
 
+/* A short spell or a long one. */
+static void spell_of(struct sim *s, enum feature f, enum event_kind begin, enum event_kind end, uint32_t short_ms, uint32_t long_ms) {
+  struct np_rng *r = &s->rng_fault;
+  uint32_t ms_max = np_rng_below(r, 2) ? short_ms : long_ms;
+  bool wanted = sim_once_in(s, f, r, 2);
+  spell(s, wanted, begin, end, ms_max);
+}
+
 void faults_draw(struct sim *s) {
   struct np_rng *r = &s->rng_fault;
+  const uint32_t long_ms = (uint32_t)(LONG_NS / SIM_MS);
   for (uint32_t i = 0; i < 4; i++) moment(s, sim_once_in(s, F_PHASES, r, 2), EV_PHASE);
-  for (uint32_t i = 0; i < 2; i++) spell(s, sim_once_in(s, F_CUT, r, 2), EV_CUT, EV_MENDED, np_rng_below(r, 2) ? 500 : (uint32_t)(LONG_NS / SIM_MS));
-  spell(s, sim_once_in(s, F_RESTART, r, 2), EV_OFF, EV_ON, np_rng_below(r, 2) ? 50 : 5000);
-  for (uint32_t i = 0; i < 2; i++) spell(s, sim_once_in(s, F_STALL, r, 2), EV_STALL, EV_RESUME, np_rng_below(r, 2) ? 300 : (uint32_t)(LONG_NS / SIM_MS));
+  for (uint32_t i = 0; i < 2; i++) spell_of(s, F_CUT, EV_CUT, EV_MENDED, 500, long_ms);
+  spell_of(s, F_RESTART, EV_OFF, EV_ON, 50, 5000);
+  for (uint32_t i = 0; i < 2; i++) spell_of(s, F_STALL, EV_STALL, EV_RESUME, 300, long_ms);
   moment(s, sim_once_in(s, F_JUMP, r, 2), EV_JUMP);
   for (uint32_t i = 0; i < 2; i++) spell(s, sim_once_in(s, F_POOL, r, 2), EV_STEAL, EV_GIVE_BACK, 3000);
   moment(s, sim_once_in(s, F_UNLISTEN, r, 2), EV_UNLISTEN);

@@ -49,7 +49,8 @@ static void draw_trouble(struct sim *s, struct np_rng *r, struct np_sim_params *
 
 void net_draw(struct sim *s, struct np_rng *r, struct np_sim_params *p, bool to_host) {
   memset(p, 0, sizeof *p);
-  p->delay_ns = sim_draw(s, F_DELAY, r, 15) * SIM_MS + sim_draw(s, F_DELAY, r, 1000000);
+  p->delay_ns = sim_draw(s, F_DELAY, r, 15) * SIM_MS;
+  p->delay_ns += sim_draw(s, F_DELAY, r, 1000000);
   if (sim_once_in(s, F_JITTER, r, 2)) p->jitter_ns = 1;
   p->jitter_ns *= np_rng_below(r, 5000000);
   if (sim_once_in(s, F_RATE, r, 2)) p->rate_bps = UINT64_C(1000000);
