@@ -191,7 +191,7 @@ test-san: ## C under ASan + UBSan and TSan, Go under -race
 	$(MAKE) stamp
 	go test -race ./...
 # Only what has more than one thread is worth TSan's time.
-test-tsan: $(filter %/test_ring %/test_plane %/test_core %/test_capture,$(UNIT_BIN))
+test-tsan: $(filter %/test_ring %/test_plane %/test_core %/test_core_claim %/test_capture,$(UNIT_BIN))
 	@set -e; for t in $^; do echo "tsan $$t"; $$t >/dev/null; done
 
 # A module of its own: see scripts/peers/README.md.

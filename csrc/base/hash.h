@@ -29,13 +29,17 @@ NP_INLINE uint64_t np_hash_addr(const struct np_addr *a, const struct np_hash_ke
   return np_mix64(h ^ key->k[1], UINT64_C(0x9e3779b97f4a7c15));
 }
 
-NP_INLINE uint32_t np_hash_flow(const struct np_flow *f, const struct np_hash_key *key) {
+NP_INLINE uint64_t np_hash_flow64(const struct np_flow *f, const struct np_hash_key *key) {
   uint64_t local = np_mix64(np_load_64(f->local.b) ^ key->k[0], np_load_64(f->local.b + 8) ^ key->k[1]);
   uint64_t remote = np_mix64(np_load_64(f->remote.b) ^ key->k[1] ^ UINT64_C(0xa0761d6478bd642f),
                              np_load_64(f->remote.b + 8) ^ key->k[0] ^ UINT64_C(0xe7037ed1a0b428db));
   uint64_t ports = (uint64_t)f->local_port << 16 | f->remote_port;
   uint64_t h = np_mix64(local ^ ports ^ UINT64_C(0x8ebc6af09c88c6e3), remote ^ key->k[0]);
-  h = np_mix64(h ^ key->k[1], UINT64_C(0x9e3779b97f4a7c15));
+  return np_mix64(h ^ key->k[1], UINT64_C(0x9e3779b97f4a7c15));
+}
+
+NP_INLINE uint32_t np_hash_flow(const struct np_flow *f, const struct np_hash_key *key) {
+  uint64_t h = np_hash_flow64(f, key);
   return (uint32_t)(h ^ h >> 32);
 }
 

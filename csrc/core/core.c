@@ -191,6 +191,18 @@ static enum np_tcp_stray tcp_stray(void *ctx, const struct np_pkt *pkt) {
   return core->peer_count > 1 ? np_mail_stray(core, pkt) : NP_TCP_STRAY_OURS;
 }
 
+static enum np_tcp_stray tcp_claim(void *ctx, const struct np_pkt *pkt, bool take) {
+  struct np_core *core = ctx;
+  if (core->peer_count <= 1) return NP_TCP_STRAY_OURS;
+  uint32_t owner = take ? np_claim_take(core, &pkt->flow) : np_claim_look(core, &pkt->flow);
+  return owner == core->index || owner == NP_CLAIM_NONE ? NP_TCP_STRAY_OURS : np_mail_give(core, pkt, owner);
+}
+
+static void tcp_unclaim(void *ctx, const struct np_flow *flow) {
+  struct np_core *core = ctx;
+  if (core->peer_count > 1 && !core->stopped) np_claim_drop(core, flow);
+}
+
 static void tcp_output(void *ctx, struct np_buf *seg, const struct np_flow *flow, uint8_t tos, struct np_tcp_path *path,
                        uint64_t now_ns) {
   struct np_core *core = ctx;
@@ -591,6 +603,8 @@ void np_core_join(struct np_core *core, const struct np_core_parts *parts, uint6
       .doubt = tcp_doubt,
       .accept = np_core_accept,
       .stray = tcp_stray,
+      .claim = tcp_claim,
+      .unclaim = tcp_unclaim,
       .ctx = core,
   };
   const struct np_sessions_env sessions = {
@@ -684,6 +698,7 @@ void np_core_stop(struct np_core *core, uint64_t now_ns) {
   core->now_ns = now_ns;
   core->turn++;
   core->draining = true;
+  core->stopped = true;
   np_tcp_abort_all(core->tcp, now_ns);
   np_core_carriers_stop(core);
   core->left = flush_streams(core);

@@ -12,6 +12,7 @@ struct layout {
   size_t pool_stack;
   size_t mail;
   size_t steer;
+  size_t claims;
   size_t crypto;
   size_t ip;
   size_t tcp;
@@ -118,6 +119,7 @@ static void lay_out(const struct np_plane_config *c, uint32_t index, struct layo
   l->pool_stack = take(&at, np_pool_stack_bytes(c->bufs_per_core));
   l->mail = take(&at, np_mail_bytes(c->cores));
   l->steer = take(&at, np_steer_bytes(c));
+  l->claims = take(&at, np_claim_bytes(c));
   l->crypto = take(&at, np_crypto_bytes(&l->crypto_config));
   l->ip = take(&at, np_ip_bytes(&l->ip_config));
   l->tcp = take(&at, np_tcp_bytes(&l->tcp_config));
@@ -189,6 +191,7 @@ enum np_err np_core_init(void *mem, void *pool_mem, const struct np_plane_config
   init_rings(core, base, config, &l);
   np_mail_init(core, base + l.mail, config->cores);
   np_steer_init(core, base + l.steer, config);
+  np_claim_init(core, base + l.claims, config);
   struct np_core_parts parts = {
       .ip_mem = base + l.ip,
       .tcp_mem = base + l.tcp,

@@ -169,6 +169,9 @@ struct np_core {
   uint32_t stray_hops;      /* of the segment in hand */
   struct np_ring **mail_in; /* from the core of that index; NULL for itself */
   struct np_ring **direct_in; /* struct np_stray, likewise: of connections opened here */
+  uint64_t *claims;           /* atomic words, this core's part of the plane's (claim.c); NULL: one core */
+  uint32_t claim_mask;
+  bool stopped;               /* claims, which may lie in memory of cores that are gone, are left as they are */
   struct np_ring **lane_in;   /* frames, likewise (steer.c); NULL: the plane was made without */
   uint32_t ports_up;          /* atomic: interfaces, a bit each, that a queue of ours sends by; for the lanes of others */
 };
@@ -295,6 +298,8 @@ void np_mail_send(struct np_core *core, const struct np_pkt *pkt);
 void np_mail_error(struct np_core *core, const struct np_mail_error *e);
 /* A segment that matched none: to the next core, which hands it on likewise. */
 enum np_tcp_stray np_mail_stray(struct np_core *core, const struct np_pkt *pkt);
+/* A segment of a flow that another core has: to that one. */
+enum np_tcp_stray np_mail_give(struct np_core *core, const struct np_pkt *pkt, uint32_t owner);
 /* Takes what others sent. Return: how much of it. */
 uint32_t np_mail_receive(struct np_core *core);
 /* A copy of a frame that somebody else received: the network layer learns from it and answers nothing. */
@@ -302,6 +307,19 @@ void np_mail_observe(struct np_core *core, uint16_t port, const void *frame, uin
 bool np_mail_waits(struct np_core *core);
 /* There is something in a ring of to's. */
 void np_mail_tell(struct np_core *to);
+
+/* claim.c */
+
+#define NP_CLAIM_NONE UINT32_MAX
+/* Bytes of a core's part, and its making; 0 where it is alone. */
+size_t np_claim_bytes(const struct np_plane_config *config);
+void np_claim_init(struct np_core *core, void *mem, const struct np_plane_config *config);
+/* The core that has the flow; NP_CLAIM_NONE: nobody is known to. */
+uint32_t np_claim_look(const struct np_core *core, const struct np_flow *flow);
+/* The same, and if nobody has it this core does from now on. */
+uint32_t np_claim_take(struct np_core *core, const struct np_flow *flow);
+/* Gives up what this core has; no effect on another's. */
+void np_claim_drop(struct np_core *core, const struct np_flow *flow);
 
 /* steer.c */
 

@@ -8,8 +8,9 @@
  * back at the first, it is nobody's, and that one answers. So a reset is sent only when no
  * core knows the connection, and there is one ring of frames per core.
  *
- * Those of connections that we opened go to their core at once: each core opens from ports of its own
- * (np/info.h), so that the port names it. Should it not know the connection either (somebody asked for
+ * Those of connections that peers opened go to the core that has the claim on their flow at once (claim.c), and so do
+ * those of connections that we opened: each core opens from ports of its own (np/info.h), so that the port names it.
+ * Should it not know the connection either (somebody asked for
  * that port on another core), it goes round from there. These rings, one for each pair, take frames of an
  * ordinary link; longer ones go round.
  *
@@ -145,8 +146,10 @@ enum np_tcp_stray np_mail_stray(struct np_core *core, const struct np_pkt *pkt) 
   uint32_t bytes = np_buf_chain_len(pkt->buf);
   uint32_t port = (uint32_t)pkt->flow.local_port - NP_PORT_EPHEMERAL_MIN; /* wraps below */
   uint32_t owner = port % core->peer_count;
+  uint32_t has = np_claim_look(core, &pkt->flow);
+  if (has != NP_CLAIM_NONE) owner = has;
   bool fresh = core->stray_hops == core->peer_count; /* from the network, not from another core */
-  if (fresh && port < NP_PORT_EPHEMERAL_COUNT && owner != core->index) {
+  if (fresh && (has != NP_CLAIM_NONE || port < NP_PORT_EPHEMERAL_COUNT) && owner != core->index) {
     struct np_core *to = core->peer[owner];
     /* from there on round all the others */
     if (hand(core, to, to->direct_in[core->index], pkt->buf, bytes, core->peer_count - 1)) return NP_TCP_STRAY_TAKEN;
@@ -155,6 +158,13 @@ enum np_tcp_stray np_mail_stray(struct np_core *core, const struct np_pkt *pkt) 
   /* A flood of segments for nobody must not end what is only elsewhere: no room, no answer. Nor is
    * there one for a frame longer than an item. */
   return hand(core, to, to->stray_in, pkt->buf, bytes, core->stray_hops - 1) ? NP_TCP_STRAY_TAKEN : NP_TCP_STRAY_LOST;
+}
+
+enum np_tcp_stray np_mail_give(struct np_core *core, const struct np_pkt *pkt, uint32_t owner) {
+  if (core->stray_hops == 0) return NP_TCP_STRAY_LOST; /* it went from one to the other, which have it no more: sent again */
+  struct np_core *to = core->peer[owner];
+  bool room = hand(core, to, to->direct_in[core->index], pkt->buf, np_buf_chain_len(pkt->buf), core->stray_hops - 1);
+  return room ? NP_TCP_STRAY_TAKEN : NP_TCP_STRAY_LOST;
 }
 
 void np_mail_observe(struct np_core *core, uint16_t port, const void *frame, uint32_t bytes) {

@@ -213,6 +213,7 @@ void np_tcp_let_go(struct np_tcp *tcp, struct np_tcp_conn *c) {
   if (c->state == NP_TCP_TIME_WAIT) np_tcp_time_wait_unlink(tcp, c);
   np_tcp_listener_left(tcp, c);
   np_tcp_table_del(tcp, c);
+  if (!(c->flags & NP_TF_OUTGOING)) np_tcp_unclaim(tcp, &c->flow);
   np_tcp_timers_cancel(tcp, c);
   np_tcp_pace_drop(tcp, c);
   np_tcp_sendq_free(c);

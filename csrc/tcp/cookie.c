@@ -132,20 +132,21 @@ static void recall(const struct np_tcp *tcp, const struct np_tcp_seg *seg, uint3
   opts->wscale = (uint8_t)(bits & 15u);
 }
 
-/* Nobody guesses at cookies while none are out. */
-static bool awaited(const struct np_tcp *tcp, const struct np_tcp_listener *l) {
+/* Nobody guesses at cookies while none are out; but for one that another core found good, and that is this core's to take. */
+static bool awaited(const struct np_tcp *tcp, const struct np_tcp_listener *l, const struct np_tcp_seg *seg) {
+  if (l->args.cookies && (seg->pkt->buf->flags & NP_BUF_COOKIE) != 0) return true;
   return l->args.cookies && tcp->cookie_ns != 0 && tcp->now_ns - tcp->cookie_ns < UINT64_C(2) << COOKIE_PERIOD_SHIFT;
 }
 
 uint32_t np_tcp_cookie_ahead(const struct np_tcp *tcp, const struct np_tcp_listener *l, const struct np_tcp_seg *seg) {
   uint32_t index = 0;
-  if (!awaited(tcp, l)) return UINT32_MAX;
+  if (!awaited(tcp, l, seg)) return UINT32_MAX;
   return check(tcp, &seg->pkt->flow, np_seq_sub(seg->seq, 1), np_seq_sub(seg->ack, 1), &index);
 }
 
 struct np_tcp_conn *np_tcp_cookie_accept(struct np_tcp *tcp, struct np_tcp_listener *l, struct np_tcp_seg *seg,
                                          enum np_drop *why) {
-  if (!awaited(tcp, l)) return NULL;
+  if (!awaited(tcp, l, seg)) return NULL;
   *why = NP_DROP_TCP_COOKIE;
   const struct np_flow *flow = &seg->pkt->flow;
   np_seq irs = np_seq_sub(seg->seq, 1);
@@ -157,10 +158,17 @@ struct np_tcp_conn *np_tcp_cookie_accept(struct np_tcp *tcp, struct np_tcp_liste
     return NULL;
   }
   if (np_tcp_listener_full(tcp, l, flow, why)) return NULL;
+  seg->pkt->buf->flags |= NP_BUF_COOKIE;
+  bool elsewhere = np_tcp_elsewhere(tcp, seg, true, why); /* half open, of another SYN */
+  seg->pkt->buf->flags &= (uint16_t)~NP_BUF_COOKIE;
+  if (elsewhere) return NULL;
   /* However short buffers are: it costs none, and without it what the peer sends next would be nobody's. */
   *why = NP_DROP_TCP_CONN_LIMIT;
   struct np_tcp_conn *c = np_tcp_conn_new(tcp, flow, seg->pkt->hash);
-  if (c == NULL) return NULL;
+  if (c == NULL) {
+    np_tcp_unclaim(tcp, flow);
+    return NULL;
+  }
   struct np_tcp_opts opts;
   recall(tcp, seg, index, &opts);
   c->listener = (uint32_t)(l - tcp->listeners);

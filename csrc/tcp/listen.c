@@ -98,9 +98,21 @@ void np_tcp_agree(struct np_tcp *tcp, struct np_tcp_conn *c, const struct np_tcp
   np_tcp_set_mss(tcp, c);
 }
 
+bool np_tcp_elsewhere(struct np_tcp *tcp, const struct np_tcp_seg *seg, bool take, enum np_drop *why) {
+  if (tcp->env.claim == NULL) return false;
+  enum np_tcp_stray what = tcp->env.claim(tcp->env.ctx, seg->pkt, take);
+  *why = what == NP_TCP_STRAY_TAKEN ? NP_TCP_OK : NP_DROP_STEER_FULL;
+  return what != NP_TCP_STRAY_OURS;
+}
+
 static enum np_drop open_passive(struct np_tcp *tcp, struct np_tcp_listener *l, struct np_tcp_seg *seg) {
+  enum np_drop why;
+  if (np_tcp_elsewhere(tcp, seg, true, &why)) return why;
   struct np_tcp_conn *c = np_tcp_conn_new(tcp, &seg->pkt->flow, seg->pkt->hash);
-  if (c == NULL) return NP_DROP_TCP_CONN_LIMIT;
+  if (c == NULL) {
+    np_tcp_unclaim(tcp, &seg->pkt->flow);
+    return NP_DROP_TCP_CONN_LIMIT;
+  }
   c->listener = (uint32_t)(l - tcp->listeners);
   l->conns++;
   l->backlog++;
@@ -145,6 +157,8 @@ static enum np_drop listen_syn(struct np_tcp *tcp, struct np_tcp_listener *l, st
   /* No connection with a group (RFC 9293 §3.9.2.3, MUST-57). */
   if (seg->pkt->link_dst != NP_LINK_UNICAST) return NP_DROP_TCP_NO_LISTENER;
   enum np_drop why;
+  /* A SYN sent again belongs where the first one is, whatever there is room for here. */
+  if (np_tcp_elsewhere(tcp, seg, false, &why)) return why;
   if (np_tcp_listener_full(tcp, l, &seg->pkt->flow, &why)) {
     np_tcp_reply_rst(tcp, seg); /* a quick no: who retries for minutes is served no better */
     return why;
@@ -171,5 +185,6 @@ enum np_drop np_tcp_listen_input(struct np_tcp *tcp, struct np_tcp_listener *l, 
     if (c->state == NP_TCP_SYN_RECEIVED) np_tcp_close(tcp, c, NP_ERR_PROTOCOL); /* it has no timer to end it */
     return why;
   }
-  return why == NP_DROP_TCP_CONN_LIMIT || why == NP_DROP_TCP_SOURCE_LIMIT ? why : np_tcp_stray(tcp, seg, why);
+  bool done = why == NP_TCP_OK || why == NP_DROP_STEER_FULL || why == NP_DROP_TCP_CONN_LIMIT || why == NP_DROP_TCP_SOURCE_LIMIT;
+  return done ? why : np_tcp_stray(tcp, seg, why);
 }

@@ -16,6 +16,8 @@ uint32_t np_tcp_flow_hash(const struct np_tcp *tcp, const struct np_flow *flow) 
   return h == 0 ? 1 : h; /* 0 in np_pkt means not yet computed */
 }
 
+uint64_t np_tcp_flow_hash64(const struct np_tcp *tcp, const struct np_flow *flow) { return np_hash_flow64(flow, &tcp->flow_key); }
+
 NP_INLINE uint16_t tag_of(uint32_t hash) {
   uint16_t t = (uint16_t)(hash >> 16);
   return t == 0 ? 1 : t;

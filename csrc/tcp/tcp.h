@@ -66,6 +66,11 @@ struct np_tcp_env {
   /* A segment other than a SYN found neither connection nor cookie. Where a host has several cores,
    * its connection may be another's. pkt is as np_tcp_input got it. NULL: always ours. */
   enum np_tcp_stray (*stray)(void *ctx, const struct np_pkt *pkt);
+  /* A peer opens a connection, and its flow may have one on another core, which gets a copy of pkt then (TAKEN,
+   * or LOST). take: the flow is this core's from now on if it is nobody's, until unclaim. NULL: always ours. */
+  enum np_tcp_stray (*claim)(void *ctx, const struct np_pkt *pkt, bool take);
+  /* A connection that a peer opened is gone, or did not come to be. With claim. */
+  void (*unclaim)(void *ctx, const struct np_flow *flow);
   void *ctx;
 };
 
@@ -122,6 +127,8 @@ struct np_tcp *np_tcp_init(void *mem, const struct np_tcp_config *config, const 
 void np_tcp_input(struct np_tcp *tcp, struct np_pkt *pkt, uint64_t now_ns);
 /* Keyed by the configuration's secret: the same on every core of a plane. Never 0. */
 uint32_t np_tcp_flow_hash(const struct np_tcp *tcp, const struct np_flow *flow);
+/* Longer, and 0 like any other. */
+uint64_t np_tcp_flow_hash64(const struct np_tcp *tcp, const struct np_flow *flow);
 /* Whether a SYN of flow would find a listener. */
 bool np_tcp_listens(struct np_tcp *tcp, const struct np_flow *flow);
 /* The same for each segment of a burst, in order, with memory asked for ahead (burst.c). */

@@ -912,6 +912,13 @@ void np_tcp_timers_cancel(struct np_tcp *tcp, struct np_tcp_conn *c);
 
 /* listen.c, cookie.c, isn.c */
 struct np_tcp_listener *np_tcp_listener_find(struct np_tcp *tcp, const struct np_flow *flow);
+/* Another core has the flow, and *why says what became of seg: NP_TCP_OK, that core has a copy. take: if nobody has
+ * it, this one does from now on. */
+bool np_tcp_elsewhere(struct np_tcp *tcp, const struct np_tcp_seg *seg, bool take, enum np_drop *why);
+/* No connection came of it, or it is gone. */
+NP_INLINE void np_tcp_unclaim(struct np_tcp *tcp, const struct np_flow *flow) {
+  if (tcp->env.unclaim != NULL) tcp->env.unclaim(tcp->env.ctx, flow);
+}
 enum np_drop np_tcp_listen_input(struct np_tcp *tcp, struct np_tcp_listener *l, struct np_tcp_seg *seg);
 /* No more connections for l, or none from flow's source; *why says which. */
 bool np_tcp_listener_full(struct np_tcp *tcp, const struct np_tcp_listener *l, const struct np_flow *flow, enum np_drop *why);

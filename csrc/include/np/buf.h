@@ -25,6 +25,7 @@ struct np_pool;
 #define NP_BUF_L4_CSUM_OK 0x0001u /* the port or the sender vouches for the L4 checksum */
 #define NP_BUF_JOINED 0x0004u     /* begins a segment that tcp/gro.c joined to the one before it */
 #define NP_BUF_NO_RESET 0x0080u   /* what belongs to no connection, but to a handshake perhaps: no reset answers it */
+#define NP_BUF_COOKIE 0x0040u /* another core found that it brings back a SYN cookie */
 /* Set for sending, in a packet's first piece: */
 #define NP_BUF_TX_CSUM 0x0008u  /* the port fills TCP's checksum: from l4_off on, the field holds the pseudo header's sum */
 #define NP_BUF_GSO 0x0010u      /* the port cuts TCP's payload into segments of gso_bytes; TX_CSUM is set too */

@@ -116,8 +116,6 @@ static void blind(struct sim *s, enum kind kind) {
   if (kind == K_RST && np_rng_below(r, 2)) g.flags |= 0x10;
   if (kind == K_TEXT && np_rng_below(r, 4) == 0) g.flags |= 0x01;
   if (!pick_flow(s, &g.flow, &victim)) return;
-  /* a SYN comes to one core while the connection may have moved to another, which it would shadow */
-  if (kind == K_SYN && s->host[victim].cores > 1) return;
   send_forged(s, victim, &g, comment[kind]);
 }
 

@@ -26,7 +26,7 @@ void host_draw(struct sim *s, uint32_t index) {
   h->index = index;
   h->mac = (struct np_mac){{2, 0, 0, 0, 0, (uint8_t)(1 + index)}};
   h->cores = index == 0 && sim_once_in(s, F_CORES, r, 1) ? 2 : 1;
-  h->salt = h->salt_syn = np_rng_u64(r);
+  h->salt = np_rng_u64(r);
   np_plane_config_default(c);
   c->cores = h->cores;
   c->cmd_ring = 16;

@@ -179,12 +179,12 @@ static bool is_syn(const uint8_t *f, uint32_t len) {
   return len >= l4 + NP_TCP_BYTES && f[NP_ETH_BYTES + (v4 ? NP_IP4_PROTO : NP_IP6_NEXT)] == 6 && (f[l4 + NP_TCP_FLAGS] & 0x12) == 0x02;
 }
 
-/* Which of a host's cores a frame goes to: the same for all frames of a flow until salt changes. */
+/* Which of a host's cores a frame goes to: the same for all frames of a flow until salt changes, but that with half
+ * of all salts each SYN goes anywhere, as that of a peer that was not answered soon. */
 static uint32_t steer(const struct host *h, const uint8_t *f, uint32_t len) {
   if (h->cores == 1) return 0;
-  /* A SYN always comes to the same core: two cores do not know each other's connections, and one
-   * that was sent again to another would make a second. */
-  uint64_t x = is_syn(f, len) ? h->salt_syn : h->salt;
+  uint64_t x = h->salt;
+  if ((h->salt & 1) != 0 && is_syn(f, len)) x ^= h->sim->now_ns << 20;
   uint32_t l4 = np_load_be16(f + NP_ETH_TYPE) == NP_ETHERTYPE_IP4 ? NP_ETH_BYTES + NP_IP4_BYTES : NP_ETH_BYTES + NP_IP6_BYTES;
   if (len >= l4 + 4) x ^= np_load_be32(f + l4); /* ports; any bytes of what has none */
   if (len >= l4) x ^= np_load_be32(f + l4 - 8) ^ f[l4 - 1];

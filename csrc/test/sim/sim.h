@@ -146,7 +146,6 @@ struct host {
   bool on, stalled, black_hole; /* black hole: nobody says that a packet was too long on its way here */
   uint64_t clock_ns; /* ahead of the simulation's */
   uint64_t salt;     /* which core a flow goes to */
-  uint64_t salt_syn; /* and its SYN */
   struct np_buf *stolen[SIM_STOLEN_MAX];
   uint32_t stolen_count;
   uint32_t lives;
