@@ -30,7 +30,7 @@ type HTTP struct {
 	MaxResets     int            `key:"max_resets" default:"100" min:"0" max:"1000000" doc:"streams that a client of HTTP/2 may reset, a second and connection, in a burst five times as many; 0 no limit"`
 	MaxControl    int            `key:"max_control" default:"100" min:"0" max:"1000000" doc:"pings, settings, priorities and empty frames of HTTP/2, likewise"`
 	ProxyProtocol string         `key:"proxy_protocol" default:"off" oneof:"off|accept|require" doc:"from trusted peers"`
-	Trusted       []netip.Prefix `key:"trusted" default:"" doc:"proxies in front, whose PROXY protocol, X-Forwarded-For and X-Request-Id are believed"`
+	Trusted       []netip.Prefix `key:"trusted" default:"" doc:"proxies in front, whose PROXY protocol, X-Forwarded-* and X-Request-Id are believed"`
 	EarlyData     bool           `key:"early_data" default:"false" doc:"HTTP/3 0-RTT: such requests can be replayed (RFC 8470)"`
 	CheckHost     bool           `key:"check_host" default:"true" doc:"with TLS: a request for a host that the certificate is not for is misdirected (421)"`
 	AltSvc        bool           `key:"alt_svc" default:"true" doc:"tell clients of HTTP/3"`

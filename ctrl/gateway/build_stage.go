@@ -19,6 +19,7 @@ type stage func(next http.Handler) http.Handler
 func (b *builder) handler(i int, r *config.HTTPRoute) http.Handler {
 	at := fmt.Sprintf("route[%d]", i)
 	stages := slices.Concat(
+		b.believing(r),
 		b.answers(at, r), // refusals below too
 		b.limits(at, r),  // before it is known who asks: what a flood meets first must cost least
 		b.cors(at, r),    // before credentials: a preflight request has none

@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/np-appliance/np/ctrl/config"
@@ -32,6 +33,7 @@ type cluster struct {
 	npro   *message.Cluster // of protocol npro
 	source upstream.Source  // nil: static
 	stop   context.CancelFunc
+	warms  atomic.Bool // also read where source says what there is
 }
 
 // upstreams makes the clusters, or carries them over from the generation before.
@@ -84,6 +86,7 @@ func (b *builder) endpoints(at string, u *config.Upstream) []upstream.Spec {
 
 func (b *builder) cluster(at string, u *config.Upstream, p config.Pool, specs []upstream.Spec) *cluster {
 	c := &cluster{name: u.Name, cfg: *u, pool: p, files: stampUpstream(u)}
+	c.warms.Store(p.WarmUp && p.Min > 0)
 	cfg := upstreamConfig(u)
 	cfg.Rand = b.g.o.Rand
 	tlsConfig := b.clientTLS(at, u)
@@ -368,7 +371,7 @@ func (c *cluster) set(specs []upstream.Spec) error {
 // warm opens the connections that are to be there before the first request.
 func (c *cluster) warm() {
 	switch {
-	case !c.pool.WarmUp || c.pool.Min == 0:
+	case !c.warms.Load():
 	case c.npro != nil:
 		c.npro.Warm()
 	default:
@@ -388,6 +391,7 @@ func (c *cluster) update(next *config.Config, specs []upstream.Spec) error {
 			return err
 		}
 		c.pool = p
+		c.warms.Store(p.WarmUp && p.Min > 0)
 	}
 	if c.source != nil {
 		return nil

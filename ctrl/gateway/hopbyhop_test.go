@@ -93,3 +93,40 @@ func TestOwnHop(t *testing.T) {
 		}
 	}
 }
+
+// TestNotBelieved: a client can't have endpoints believe of it what only a proxy in front may
+// say; a route and such a proxy can.
+func TestNotBelieved(t *testing.T) {
+	names := []string{"X-Forwarded-For", "X-Forwarded-Port", "X-Forwarded-Prefix", "X_forwarded_for", "X-Forwarded_proto", "X-Real-Ip", "X_real_ip", "X-Forward", "X-Rea"}
+	ask := func(r *rig, path string) string {
+		var b strings.Builder
+		for _, name := range names {
+			fmt.Fprintf(&b, "%s: 7\r\n", name)
+		}
+		_, body := r.raw(t, "GET "+path+" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"+b.String()+"\r\n")
+		return body
+	}
+	rest := `
+[[upstream]]
+name = "keeps"
+endpoints = ["` + echoFields(t, names...) + `"]
+forwarded = "keep"
+[[route]]
+name = "all"
+path_prefix = "/"
+upstream = "u"
+request_set = ["X-Forwarded-Prefix: /all"]
+[[route]]
+name = "kept"
+path_prefix = "/kept"
+upstream = "keeps"
+`
+	text := upstreamOf("u", echoFields(t, names...)) + rest
+	r := newRig(t, text)
+	if body, want := ask(r, "/"), `X-Forwarded-For=["127.0.0.1"] X-Forwarded-Port=[] X-Forwarded-Prefix=["/all"] X_forwarded_for=[] X-Forwarded_proto=[] X-Real-Ip=[] X_real_ip=[] X-Forward=["7"] X-Rea=["7"] `; body != want {
+		t.Errorf("%s\nwant %s", body, want)
+	}
+	if body, want := ask(r, "/kept"), `X-Forwarded-For=["7"] X-Forwarded-Port=["7"] X-Forwarded-Prefix=["7"] X_forwarded_for=["7"] X-Forwarded_proto=["7"] X-Real-Ip=["7"] X_real_ip=["7"] X-Forward=["7"] X-Rea=["7"] `; body != want {
+		t.Errorf("%s\nwant %s", body, want)
+	}
+}

@@ -1,11 +1,14 @@
 package gateway
 
 import (
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/np-appliance/np/ctrl/upstream"
 )
 
 const routeToU = "[[route]]\nname = \"all\"\npath_prefix = \"/\"\nupstream = \"u\"\n"
@@ -69,5 +72,40 @@ func TestTold(t *testing.T) {
 	}
 	if r.gen.Load().clusters["u"] != c {
 		t.Error("an upstream whose endpoints and connections are the same was made again")
+	}
+}
+
+// TestSourceBesideReload: what a source says of endpoints and what a reload says of the pool
+// may come at once.
+func TestSourceBesideReload(t *testing.T) {
+	address := backend(t, "a")
+	text := upstreamOf("a", address)
+	r := newRig(t, text)
+	c := r.gen.Load().clusters["a"]
+	specs, err := upstream.Parse("x", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if err := c.set(specs); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	for i := range 20 {
+		r.apply(t, load(t, text+fmt.Sprintf("pool.max = %d\npool.min = %d\npool.warm_up = true\n", 8+i, i%2)))
+	}
+	close(stop)
+	<-done
+	if r.gen.Load().clusters["a"] != c {
+		t.Error("the pool's change made another cluster")
 	}
 }

@@ -104,8 +104,10 @@ func match(r *config.HTTPRoute) string {
 		}
 	}
 	add("%s", r.Path)
-	if r.PathPrefix != "" {
-		add("%s", strings.TrimSuffix(r.PathPrefix, "/")+"/*")
+	if strings.HasSuffix(r.PathPrefix, "/") {
+		add("%s*", r.PathPrefix)
+	} else {
+		add("%s[/*]", r.PathPrefix) // itself as well
 	}
 	add("%s", r.PathPattern)
 	add("gRPC %s", strings.Trim(r.GRPCService+"/"+r.GRPCMethod, "/"))

@@ -195,7 +195,7 @@ func (c *compressor) serve(next http.Handler, w http.ResponseWriter, r *http.Req
 		next.ServeHTTP(w, r)
 		return
 	}
-	cw := &compressWriter{through: through{w}, c: c, coding: best}
+	cw := &compressWriter{through: through{w}, c: c, coding: best, have: r.Header["If-None-Match"]}
 	cw.never = r.Method == http.MethodHead || len(r.Header["Range"]) > 0 || hasToken(r.Header["Cache-Control"], "no-transform")
 	cw.force = best != identity && accept[identity] == 0
 	done := false
@@ -232,6 +232,7 @@ type compressWriter struct {
 	status int
 	begin  []byte
 	enc    encoder
+	have   []string // entity tags that the client has
 }
 
 // eligible says whether an answer of this head can be compressed, for some client.
@@ -263,6 +264,9 @@ func (w *compressWriter) WriteHeader(status int) {
 	}
 	w.status = status
 	h := w.Header()
+	if status == http.StatusNotModified {
+		w.confirm(h)
+	}
 	length := int64(-1)
 	if l := h["Content-Length"]; len(l) == 1 {
 		if n, err := strconv.ParseInt(l[0], 10, 64); err == nil {
@@ -281,6 +285,25 @@ func (w *compressWriter) WriteHeader(status int) {
 		w.encode()
 	default:
 		w.state = gathering
+	}
+}
+
+// confirm makes the head of a 304 that of the answer which it stands for (RFC 9110
+// §15.4.5): compressed that had Vary and, where the client shows so, a weak entity tag.
+func (w *compressWriter) confirm(h http.Header) {
+	addVary(h, "Accept-Encoding")
+	tag := h["Etag"]
+	if len(tag) != 1 || !strings.HasPrefix(tag[0], `"`) {
+		return
+	}
+	weak := "W/" + tag[0]
+	for _, line := range w.have {
+		for one := range strings.SplitSeq(line, ",") { // a tag with a comma in it stays as it is
+			if trim(one) == weak {
+				h["Etag"] = []string{weak}
+				return
+			}
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,9 +18,12 @@ const copySize = 32 << 10
 func (f *flight) pass(ctx context.Context, resp *http.Response) (upstream.Outcome, error) {
 	h := f.w.Header()
 	copyHeader(h, resp.Header)
-	announced := announce(h, resp)
-	if announced && f.out.Trailers && f.r.ProtoMajor == 1 {
+	if f.r.ProtoMajor == 1 && len(resp.Trailer) > 0 && f.out.Trailers {
 		h.Del("Content-Length") // which HTTP/2 has beside a trailer; HTTP/1.1 sends one after chunks alone
+	}
+	var announced []string
+	if f.r.ProtoMajor != 1 || h["Content-Length"] == nil {
+		announced = announce(h, resp)
 	}
 	f.started = true
 	f.w.WriteHeader(resp.StatusCode)
@@ -87,23 +91,23 @@ func additive(name string) bool {
 }
 
 // announce tells the client which trailer fields follow, as far as it is known.
-func announce(h http.Header, resp *http.Response) bool {
+func announce(h http.Header, resp *http.Response) []string {
 	if len(resp.Trailer) == 0 {
-		return false
+		return nil
 	}
 	names := make([]string, 0, len(resp.Trailer))
 	for name := range resp.Trailer {
 		names = append(names, name)
 	}
 	h["Trailer"] = append(h["Trailer"], strings.Join(names, ", "))
-	return true
+	return names
 }
 
 // passTrailer sends the trailer; fields that weren't announced have a prefix for that.
-func (f *flight) passTrailer(resp *http.Response, announced bool) {
+func (f *flight) passTrailer(resp *http.Response, announced []string) {
 	h := f.w.Header()
 	for name, values := range resp.Trailer {
-		if announced && strings.Contains(strings.Join(h["Trailer"], ","), name) {
+		if slices.Contains(announced, name) {
 			h[name] = values
 			continue
 		}

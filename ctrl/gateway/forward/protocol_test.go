@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -243,6 +244,29 @@ func TestAnyToAny(t *testing.T) {
 					}
 				}
 			})
+		}
+	}
+}
+
+// TestTrailerBesideLength: a client of HTTP/1.1 is told of a trailer where one will come,
+// which is after chunks alone.
+func TestTrailerBesideLength(t *testing.T) {
+	addr, change := backendOf(t, "h2c", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Trailer", "Sum")
+		w.Header().Set("Content-Length", "2")
+		io.WriteString(w, "hi")
+		w.Header().Set("Sum", "2")
+		w.Header().Set(http.TrailerPrefix+"Su", "1") // a part of one that was announced
+	})
+	s := front(t, handler(t, Options{Targets: []Target{{Cluster: cluster(t, change, addr)}}}))
+	for _, te := range []string{"", "trailers"} {
+		resp, body := fetch(t, request(t, "GET", s.URL, nil, "Te", te))
+		want, length, say := http.Header(nil), int64(2), "nothing"
+		if te != "" {
+			want, length, say = http.Header{"Sum": {"2"}, "Su": {"1"}}, -1, "Sum and Su"
+		}
+		if body != "hi" || resp.ContentLength != length || !reflect.DeepEqual(resp.Trailer, want) {
+			t.Errorf("TE %q: %q, length %d, trailer %v; want %s", te, body, resp.ContentLength, resp.Trailer, say)
 		}
 	}
 }

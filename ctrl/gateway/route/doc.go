@@ -36,10 +36,11 @@
 // # Methods
 //
 // A rule for GET matches HEAD too, unless [Options.StrictHead], and the extended CONNECT
-// of WebSocket over HTTP/2 and 3, which is a GET over HTTP/1.1. Where rules match but for
-// the method the outcome is [MethodNotAllowed] with what is allowed. Of rules with
-// Preflight the preflight request of CORS (OPTIONS with Origin and
-// Access-Control-Request-Method) is one of the method that it asks for, whatever its
+// of WebSocket over HTTP/2 and 3, which is a GET over HTTP/1.1. TRACE, whose answer shows all
+// that the gateway added, cookies and identities (RFC 9110 §9.3.8), is matched by rules that
+// name it alone. Where rules match but for the method the outcome is [MethodNotAllowed] with
+// what is allowed. Of rules with Preflight the preflight request of CORS (OPTIONS with Origin
+// and Access-Control-Request-Method) is one of the method that it asks for, whatever its
 // header fields: browsers send none of those that the request itself will have.
 //
 // # Header fields, parameters, names

@@ -195,14 +195,16 @@ func (w *walk) first(list []*entry) *entry {
 	for _, e := range list {
 		r := e.rule
 		preflight := w.asked != "" && r.preflight
-		method := len(r.methods) == 0 || slices.Contains(r.methods, w.q.Method) || preflight && slices.Contains(r.methods, w.asked)
-		if !method && w.missed && !w.collect || w.collect && len(r.methods) == 0 {
+		method := len(r.methods) == 0 && w.q.Method != http.MethodTrace || slices.Contains(r.methods, w.q.Method) || preflight && slices.Contains(r.methods, w.asked)
+		if !method && w.missed && !w.collect {
 			continue
 		}
 		if !w.others(r, preflight) {
 			continue
 		}
 		switch {
+		case w.collect && len(r.methods) == 0: // all but TRACE; these are what is common
+			w.allow = append(w.allow, "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 		case w.collect:
 			w.allow = append(w.allow, r.methods...)
 		case method:

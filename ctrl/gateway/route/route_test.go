@@ -189,6 +189,7 @@ func TestMethods(t *testing.T) {
 		{"small letters", "get", table, nil, -1, "GET, HEAD"},
 		{"preflight", "OPTIONS", table, preflight, 1, ""},
 		{"options", "OPTIONS", table, nil, -1, "GET, HEAD"},
+		{"trace", "TRACE", table, key, -1, "DELETE, GET, HEAD, PUT"},
 	} {
 		t.Run(one.name, func(t *testing.T) {
 			got := one.table.Match(&Request{Method: one.method, Path: "/a", Header: one.header}, nil)
@@ -199,6 +200,20 @@ func TestMethods(t *testing.T) {
 	}
 	if got := table.Match(&Request{Method: "GET", Path: "/b"}, nil); got.Outcome != NoRoute || got.Rule != -1 {
 		t.Errorf("%+v", got)
+	}
+}
+
+// TestTrace: an answer to TRACE shows all that the gateway added to a request, so that it
+// takes a rule that asks for it.
+func TestTrace(t *testing.T) {
+	table := must(t, []Rule{
+		{Name: "any", Paths: prefix("/")},
+		{Name: "debug", Paths: prefix("/debug"), Methods: []string{"TRACE"}},
+	}, Options{})
+	for path, want := range map[string]int{"/": -1, "/a": -1, "/debug": 1, "/debug/x": 1} {
+		if got := table.Match(&Request{Method: "TRACE", Path: path}, nil); got.Rule != want || (got.Outcome == Matched) != (want >= 0) || want < 0 && got.Allow != "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT" {
+			t.Errorf("%s: %+v", path, got)
+		}
 	}
 }
 

@@ -12,8 +12,8 @@ import (
 	"time"
 
 	"github.com/np-appliance/np/ctrl/gateway/exchange"
+	"github.com/np-appliance/np/ctrl/gateway/internal/fields"
 	"github.com/np-appliance/np/ctrl/gateway/policy/internal/cache"
-	"github.com/np-appliance/np/ctrl/gateway/policy/internal/fields"
 )
 
 // Provider vouches for one kind of credentials.

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/np-appliance/np/ctrl/gateway/exchange"
+	"github.com/np-appliance/np/ctrl/gateway/internal/fields"
 	"github.com/np-appliance/np/ctrl/gateway/policy/internal/claim"
-	"github.com/np-appliance/np/ctrl/gateway/policy/internal/fields"
 )
 
 // Forward says in which fields an identity is sent on; "" sends that part not. The fields

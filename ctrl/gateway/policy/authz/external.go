@@ -19,8 +19,8 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/np-appliance/np/ctrl/gateway/exchange"
+	"github.com/np-appliance/np/ctrl/gateway/internal/fields"
 	"github.com/np-appliance/np/ctrl/gateway/policy/internal/cache"
-	"github.com/np-appliance/np/ctrl/gateway/policy/internal/fields"
 )
 
 // Question is what is sent about a request.
