@@ -21,7 +21,7 @@ type kernel interface {
 	CloseWrite() error
 }
 
-// conn is a [dataplane.StreamConn] on a kernel socket. It hides the descriptor.
+// conn is a [dataplane.StreamConn] on a kernel socket.
 type conn struct {
 	k   kernel
 	tcp *net.TCPConn // nil: a Unix socket
@@ -45,6 +45,10 @@ func (c *conn) SetReadDeadline(t time.Time) error  { return c.k.SetReadDeadline(
 func (c *conn) SetWriteDeadline(t time.Time) error { return c.k.SetWriteDeadline(t) }
 func (c *conn) CloseRead() error                   { return c.k.CloseRead() }
 func (c *conn) CloseWrite() error                  { return c.k.CloseWrite() }
+
+// SyscallConn implements [syscall.Conn], for those who wait for many connections without a
+// buffer for each.
+func (c *conn) SyscallConn() (syscall.RawConn, error) { return c.k.SyscallConn() }
 
 // Abort implements [dataplane.StreamConn]. A Unix socket has no reset: its peer reads
 // io.EOF, or ECONNRESET where we left something unread.

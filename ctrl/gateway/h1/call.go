@@ -33,9 +33,6 @@ type call struct {
 	hook   cancel.Hook // of the context: it interrupts the connection
 	send   *sender     // nil: no body is streamed, or not yet
 
-	wrote int   // bytes of the head and the content
-	werr  error // of writing them
-
 	resp http.Response
 	end  int
 	left int64
@@ -48,11 +45,15 @@ type call struct {
 // run writes the request and reads the response's head. With an error it has ended the
 // connection and the sender.
 func (k *call) run(head []byte) (*http.Response, error) {
-	k.conn.in.buf = k.client.in.get()
-	k.conn.in.r, k.conn.in.w, k.conn.in.any = 0, 0, false
-	k.hook.Attach(k.ctx, k.conn.interrupt)
-	k.wrote, k.werr = k.conn.nc.Write(head)
-	if k.werr == nil && k.req.streams() && !k.req.Continue {
+	c := k.conn
+	c.head, c.wrote, c.werr = head, 0, nil
+	c.in.r, c.in.w, c.in.any = 0, 0, false
+	k.hook.Attach(k.ctx, c.interrupt)
+	if !k.ask() {
+		k.discard()
+		return nil, errEnded
+	}
+	if c.werr == nil && k.req.streams() && !k.req.Continue {
 		k.startSend()
 	}
 	// A server that refuses early may close before it has read all: what it said counts.
@@ -66,9 +67,37 @@ func (k *call) run(head []byte) (*http.Response, error) {
 	return &k.resp, nil
 }
 
+// errEnded is that a connection that was idle has ended, or got bytes that nobody asked
+// for. Nothing was sent.
+var errEnded = errors.New("the idle connection ended")
+
+// ask writes the request and waits for the answer's first bytes, if the connection can do
+// that in one. False: it was idle, and is of no use.
+func (k *call) ask() bool {
+	c := k.conn
+	if k.req.streams() || !c.sock.CanAsk() {
+		c.in.buf = k.client.in.Get()
+		c.write()
+		return true
+	}
+	var well bool
+	c.in.buf, c.in.w, well, c.in.err = c.sock.Ask(&k.client.in, c.write)
+	if well {
+		c.in.any = c.in.w > 0
+	} else if k.lease.Reused() && k.ctx.Err() == nil {
+		return false
+	} else if c.in.err == nil { // a server that speaks first
+		c.write()
+	}
+	if c.in.buf == nil {
+		c.in.buf = k.client.in.Get()
+	}
+	return true
+}
+
 // readHead reads heads up to the final one's, or a 101.
 func (k *call) readHead() (head, error) {
-	waiting := k.req.streams() && k.req.Continue && k.werr == nil
+	waiting := k.req.streams() && k.req.Continue && k.conn.werr == nil
 	if waiting {
 		k.conn.deadline(k.ctx, time.Now().Add(k.client.limits.ContinueTimeout))
 	}
@@ -131,7 +160,7 @@ func (k *call) take(h head) error {
 	}
 	r.Header, r.ContentLength = h.header, h.length
 	k.keep = h.minor == 1 && !h.close || h.minor == 0 && h.keep && !h.close
-	k.keep = k.keep && !k.req.Close && k.werr == nil && (!k.req.streams() || k.send != nil)
+	k.keep = k.keep && !k.req.Close && k.conn.werr == nil && (!k.req.streams() || k.send != nil)
 	r.Close = !k.keep
 	switch {
 	case h.status == http.StatusSwitchingProtocols:
@@ -214,8 +243,8 @@ func (k *call) fail(err error) error {
 		return &IOError{Op: "read response", Received: received, Err: context.Cause(k.ctx)}
 	case k.send != nil && k.send.body != nil:
 		return &IOError{Op: "read body", Received: received, Body: true, Err: k.send.body}
-	case k.werr != nil:
-		return &IOError{Op: "write request", Received: received, Err: k.werr}
+	case k.conn.werr != nil:
+		return &IOError{Op: "write request", Received: received, Err: k.conn.werr}
 	case k.send != nil && k.send.err != nil && !errors.Is(k.send.err, net.ErrClosed) && !errors.Is(k.send.err, ErrAborted):
 		return &IOError{Op: "write request", Received: received, Err: k.send.err}
 	}
@@ -232,7 +261,7 @@ func (k *call) unanswered(err error, repeat bool) bool {
 	if k.send != nil && k.send.read.Load() {
 		return false
 	}
-	return repeat || k.wrote == 0 && k.werr != nil
+	return repeat || k.conn.wrote == 0 && k.conn.werr != nil
 }
 
 // discard ends the connection, and waits for the sender.
@@ -270,7 +299,7 @@ func (k *call) finish() {
 
 func (k *call) release(keep bool) {
 	if keep { // else somebody who misuses the body may be reading still, and must not read another's
-		k.client.in.put(k.conn.in.buf)
+		k.client.in.Put(k.conn.in.buf)
 	}
 	k.conn.in.buf = nil
 	k.conn.in.r, k.conn.in.w = 0, 0

@@ -52,7 +52,7 @@ func New(o Options) (*Client, error) {
 		Name: o.Name,
 		Open: c.open,
 		Validate: func(_ context.Context, k *Conn) error {
-			if well, known := k.look(); known && !well {
+			if well, known := k.sock.Look(); known && !well {
 				return errors.New("the server ended the connection")
 			}
 			return nil
@@ -116,10 +116,11 @@ func (e *ConnectError) Error() string { return "connect: " + e.Err.Error() }
 // Unwrap returns the pool's or the dial's error.
 func (e *ConnectError) Unwrap() error { return e.Err }
 
-// borrow takes a connection. One that was used before is looked at: bytes that came since
-// would be taken for the response. again: one that can't be looked at won't do.
+// borrow takes a connection. One that was used before is looked at, unless that is done
+// when the request is sent (asks): bytes that came since would be taken for the response.
+// again: one that can't be looked at won't do.
 // bound: the pool's size, since each turn but the last ends a connection.
-func (c *Client) borrow(ctx context.Context, again bool) (k *Conn, l pool.Lease[*Conn], err error) {
+func (c *Client) borrow(ctx context.Context, again, asks bool) (k *Conn, l pool.Lease[*Conn], err error) {
 	if c.pool == nil {
 		if k, err = c.open(ctx); err != nil {
 			err = &ConnectError{err}
@@ -131,10 +132,10 @@ func (c *Client) borrow(ctx context.Context, again bool) (k *Conn, l pool.Lease[
 			return nil, l, &ConnectError{err}
 		}
 		k = l.Value()
-		if !l.Reused() {
+		if !l.Reused() || asks && k.sock.CanAsk() {
 			return k, l, nil
 		}
-		if well, known := k.look(); well || !known && !again {
+		if well, known := k.sock.Look(); well || !known && !again {
 			return k, l, nil
 		}
 		_ = l.Discard() // it is borrowed
@@ -168,8 +169,8 @@ func (c *Client) Do(ctx context.Context, q *Request) (*http.Response, error) {
 		return nil, err
 	}
 	repeat := q.Repeat && idempotent(q.Method)
-	for n := 1; ; n++ { // bound: maxTries
-		conn, lease, err := c.borrow(ctx, n > 1)
+	for n := 1; ; n++ { // bound: maxTries, and the pool's size
+		conn, lease, err := c.borrow(ctx, n > 1, !q.streams())
 		if err != nil {
 			return nil, err
 		}
@@ -177,6 +178,10 @@ func (c *Client) Do(ctx context.Context, q *Request) (*http.Response, error) {
 		resp, err := k.run(head)
 		if err == nil {
 			return resp, nil
+		}
+		if err == errEnded { // before anything was sent: it is as if it had not been in the pool
+			n--
+			continue
 		}
 		if n >= maxTries || !lease.Reused() || !k.unanswered(err, repeat) {
 			return nil, err

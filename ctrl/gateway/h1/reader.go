@@ -12,14 +12,16 @@ const readSize = 8 << 10 // bytes of a connection's buffer while a response is r
 // buffers are read buffers that no connection uses.
 type buffers struct{ pool sync.Pool }
 
-func (b *buffers) get() []byte {
+// Get lends one.
+func (b *buffers) Get() []byte {
 	if p, ok := b.pool.Get().(*[readSize]byte); ok {
 		return p[:]
 	}
 	return new([readSize]byte)[:]
 }
 
-func (b *buffers) put(buf []byte) {
+// Put takes one back.
+func (b *buffers) Put(buf []byte) {
 	if cap(buf) == readSize { // not one that had to grow
 		b.pool.Put((*[readSize]byte)(buf[:readSize]))
 	}
@@ -31,6 +33,7 @@ type reader struct {
 	buf  []byte // nil while there is nothing in it and no response is read
 	r, w int    // unread: buf[r:w]
 	any  bool   // something came since the last reset
+	err  error  // to be returned by the next read
 }
 
 func (r *reader) buffered() int { return r.w - r.r }
@@ -48,6 +51,10 @@ func (r *reader) fill(limit int) error {
 		grown := make([]byte, min(2*len(r.buf), max(limit, readSize)))
 		copy(grown, r.buf[:r.w])
 		r.buf = grown
+	}
+	if err := r.err; err != nil {
+		r.err = nil
+		return err
 	}
 	n, err := r.src.Read(r.buf[r.w:])
 	if n > 0 {
