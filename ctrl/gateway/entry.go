@@ -145,11 +145,12 @@ func (g *Gateway) run(gen *generation, e Entry, w http.ResponseWriter, r *http.R
 		knowPeer(x, peer)
 	}
 	h.open(gen, e, r)
-	ctx := exchange.With(r.Context(), x)
 	if r.Body != nil && r.Body != http.NoBody {
 		r.Body = &body{r.Body, &x.Received}
 	}
-	r = r.WithContext(ctx)
+	if ctx := exchange.With(r.Context(), x); ctx != r.Context() {
+		r = r.WithContext(ctx)
+	}
 	ended := false
 	defer func() {
 		if !ended { // a panic: net/http ends the connection, and nobody may be told more

@@ -53,14 +53,14 @@ type gatewayMetrics struct {
 	duration                           *prometheus.Desc
 	bounds                             []float64
 
-	conns, accepted, acceptErrors, broken, panics, parted metric
-	passed, passing, passedBytes, h2Errors                metric
-	upEndpoints, upHealth, upBreakers                     metric
-	upOutcomes, upRetries, upNoBudget, upTokens           metric
-	upRefused, upEjections, upChecks, upChecksFail        metric
-	upInFlight, upWaiting                                 metric
-	upDuration                                            *prometheus.Desc
-	upBounds                                              []float64
+	conns, accepted, acceptErrors, broken, panics  metric
+	passed, passing, passedBytes, h2Errors         metric
+	upEndpoints, upHealth, upBreakers              metric
+	upOutcomes, upRetries, upNoBudget, upTokens    metric
+	upRefused, upEjections, upChecks, upChecksFail metric
+	upInFlight, upWaiting                          metric
+	upDuration                                     *prometheus.Desc
+	upBounds                                       []float64
 
 	poolConns, poolWaiting, poolOpened, poolFailed, poolClosed, poolRefused, poolAcquired metric
 	poolWait                                                                              *prometheus.Desc
@@ -97,7 +97,6 @@ func newGatewayMetrics() *gatewayMetrics {
 	g.accepted = m("http_connections_accepted_total", "connections accepted, those refused at once included", "listener")
 	g.acceptErrors = m("http_accept_errors_total", "connections that could not be accepted, for want of room", "listener")
 	g.broken = m("http_connections_broken_off_total", "connections refused or broken off by the gateway, by reason", "listener", "reason")
-	g.parted = m("http_parted_total", "requests refused because two readings of a connection had parted: a fault of the gateway's own", "listener")
 	g.panics = m("http_panics_total", "requests that met a fault of the gateway's own", "listener")
 	g.passed = m("http_passthrough_connections_total", "connections whose TLS was not ended here", "listener")
 	g.passing = m("http_passthrough_connections", "of these, those open", "listener")
@@ -228,7 +227,6 @@ func (g *gatewayMetrics) collectListener(send put, name string, s *server.Stats)
 		send(g.broken, float64(n), name, why.String())
 	}
 	send(g.panics, float64(s.Panics), name)
-	send(g.parted, float64(s.Parted), name)
 	send(g.passed, float64(s.Passed), name)
 	send(g.passing, float64(s.Passing), name)
 	send(g.passedBytes, float64(s.PassedIn), name, "received")

@@ -87,8 +87,11 @@ func (x *Exchange) Fail(r Reason) {
 
 type key struct{}
 
-// With returns a context that carries x.
+// With returns a context that carries x: ctx itself, if it has room for it ([Slot]).
 func With(ctx context.Context, x *Exchange) context.Context {
+	if h, ok := ctx.(holder); ok && h.HoldExchange(x) {
+		return ctx
+	}
 	return context.WithValue(ctx, key{}, x)
 }
 

@@ -24,15 +24,27 @@ const benchHead = "GET /api/v1/things?page=2&per_page=50 HTTP/1.1\r\n" +
 	"Accept-Language: en-US,en;q=0.5\r\nAccept-Encoding: gzip, deflate, br, zstd\r\n" +
 	"Connection: keep-alive\r\nCookie: session=0123456789abcdef0123456789abcdef\r\n\r\n"
 
-func BenchmarkFramer(b *testing.B) {
-	f := framer{maxHead: 32 << 10, maxFields: 100, maxURI: 8 << 10}
+func BenchmarkHead(b *testing.B) {
+	s, err := New(Config{Handler: http.NotFoundHandler()})
+	if err != nil {
+		b.Fatal(err)
+	}
+	h := &h1conn{conn: &Conn{server: s}, s: s}
+	h.ctx.Init(b.Context())
 	q := []byte(benchHead)
 	b.SetBytes(int64(len(q)))
 	b.ReportAllocs()
 	for b.Loop() {
-		if n, no := f.scan(q); n != len(q) || no.set() {
+		h.h.reset()
+		n, no := h.h.scan(q, &s.heads)
+		if n != len(q) || no.set() {
 			b.Fatal(n, no)
 		}
+		x, no := h.newExchange(q)
+		if no.set() {
+			b.Fatal(no)
+		}
+		x.ctx.Cancel(nil)
 	}
 }
 

@@ -31,7 +31,8 @@ type Conn struct {
 	open     *group
 	counted  netip.Addr
 	wait     wait
-	guard    *guard                    // HTTP/1.1's
+	h1       atomic.Pointer[h1conn]    // HTTP/1.1's
+	born     int64                     // by the server's clock
 	quic     atomic.Pointer[quic.Conn] // HTTP/3's
 	named    atomic.Pointer[string]    // the last host that the certificate was found good for
 	early    func() bool
@@ -42,7 +43,7 @@ type Conn struct {
 	allDone  chan struct{} // HTTP/2's: no handler runs
 	running  atomic.Int64  // handlers
 	last     atomic.Int64  // when the last one ended
-	requests atomic.Uint64 // HTTP/2 and 3
+	requests atomic.Uint64
 }
 
 type connKey struct{}
@@ -89,6 +90,7 @@ func (c *Conn) Names(host string) bool {
 type wait struct {
 	readBy  atomic.Int64 // bytes of a body
 	headBy  atomic.Int64 // the rest of a head, the first bytes
+	restBy  atomic.Int64 // another request of HTTP/1.1; negative: it was waited for too long
 	writeBy atomic.Int64 // a piece of an answer to be sent
 	passBy  atomic.Int64 // anything to move on a connection passed through
 	cut     atomic.Uint32

@@ -2,15 +2,17 @@
 // HTTP/3, the PROXY protocol in front of them, and TLS passed through unopened by its
 // server name.
 //
-// Protocol engines are net/http, golang.org/x/net/http2 and quic-go. What is ours is
-// before and around them:
+// The engine of HTTP/1.1 is ours; those of HTTP/2 and HTTP/3 are golang.org/x/net/http2 and
+// quic-go, with what is ours before and around them:
 //
 //   - [Server] accepts, bounds connections in all and for each client, takes PROXY
 //     protocol headers from those that may send them, does the TLS handshake within its
 //     time and hands the connection to the engine that ALPN or the client's first bytes name.
-//   - A guard stands between the bytes of HTTP/1.1 and net/http. It follows the framing
-//     of requests (RFC 9112) by itself and lets only those through that have one reading:
-//     what net/http tolerates and another parser may read otherwise never reaches a handler.
+//   - HTTP/1.1 (h1*.go) takes only requests that have one reading (head.go, chunk.go, RFC
+//     9112): a head is judged where it was read, once, and what is judged is what the
+//     handler gets. A connection has one goroutine, and holds no buffer while it waits for a
+//     request. What it answers is written at once, head and body together where they are
+//     short. Only a request that takes long has its client watched.
 //   - A watch on the frames of HTTP/2 bounds what a client can make the engine do without
 //     asking for anything: resets, pings, settings, empty frames.
 //   - One goroutine for each server looks after all that waits: heads and bodies that
@@ -37,7 +39,8 @@
 // # Goroutines
 //
 // A Server is safe for concurrent use. Serve and ServePacket return when all their
-// connections are gone. Handlers run on goroutines of the engines.
+// connections are gone. Handlers run on the connection's goroutine with HTTP/1.1, on those
+// of the engines else.
 //
 // It must not know: configuration files, routes, what is below a net.Conn.
 package server

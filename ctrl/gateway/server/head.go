@@ -2,48 +2,79 @@ package server
 
 import (
 	"bytes"
+	"strings"
 
 	"github.com/np-appliance/np/ctrl/gateway/exchange"
 )
 
-// head is what is known of a head while it arrives.
+// head is what is known of a head while it arrives, and where its parts are once it is
+// whole: from what it was given, counted from the head's first byte.
 type head struct {
 	begun    int // bytes of lines that were judged
 	searched int // bytes in which a line's end was looked for
 	lines    int // lines that were judged
 
-	sum       uint64 // of the request line
-	version   byte   // '0' or '1': HTTP/1.x
-	connect   bool   // CONNECT
-	authority []byte
-	hosts     int
-	hasLength bool
-	length    int64
-	chunked   bool
-	upgrade   bool // an Upgrade other than h2c
+	method, target int    // ends of them
+	version        byte   // '0' or '1': HTTP/1.x
+	connect        bool   // CONNECT
+	absolute       bool   // the target has scheme and host
+	authority      string // of an absolute target
+	hosts          int
+	hasLength      bool
+	length         int64
+	chunked        bool
+	fields         []fieldAt
 }
+
+// fieldAt is where a field's name and its value, without white space around it, are.
+type fieldAt struct {
+	name, colon, value, end int32
+	what                    fieldKind
+}
+
+// fieldKind says what becomes of a field.
+type fieldKind uint8
+
+const (
+	fieldPlain fieldKind = iota
+	fieldHost
+	fieldCoding // Transfer-Encoding
+)
+
+// reset makes ready for another head.
+func (h *head) reset() { *h = head{fields: h.fields[:0]} }
+
+// fault is why a request is refused. The zero value means it is not.
+type fault struct {
+	why    exchange.Reason
+	detail string
+}
+
+func bad(detail string) fault { return fault{exchange.BadRequest, detail} }
+
+func (f fault) set() bool { return f.why != exchange.None }
+
+// headLimits are what a head may have at most.
+type headLimits struct{ bytes, fields, uri int }
 
 // maxMethod is the longest method that is taken; IANA's longest has 17 letters.
 const maxMethod = 32
 
 // scan judges b, which begins with the head's first byte. It returns the bytes of the whole
 // head, 0 while its end has not arrived.
-func (h *head) scan(b []byte, f *framer) (int, fault) {
+func (h *head) scan(b []byte, l *headLimits) (int, fault) {
 	for {
-		if h.lines == 0 && len(b) > 0 && b[0] == '\r' && !f.skipped {
-			return 0, fault{} // the guard's to remove, or to read more
-		}
 		i := bytes.IndexByte(b[h.searched:], '\n')
 		if i < 0 {
 			h.searched = len(b)
-			no := h.early(b[h.begun:], f)
-			if !no.set() && len(b) > f.maxHead {
+			no := h.early(b[h.begun:], l)
+			if !no.set() && len(b) > l.bytes {
 				no = fault{exchange.HeaderTooLarge, "head too long"}
 			}
 			return 0, no
 		}
 		end := h.searched + i
-		if end+1 > f.maxHead {
+		if end+1 > l.bytes {
 			return 0, fault{exchange.HeaderTooLarge, "head too long"}
 		}
 		line := b[h.begun:end]
@@ -51,14 +82,15 @@ func (h *head) scan(b []byte, f *framer) (int, fault) {
 			return 0, bad("line that ends in LF without CR")
 		}
 		line = line[:len(line)-1]
+		from := h.begun
 		h.begun, h.searched = end+1, end+1
 		if h.lines == 0 {
-			if no := h.request(line, f); no.set() {
+			if no := h.request(line, l); no.set() {
 				return 0, no
 			}
 		} else if len(line) == 0 {
 			return h.begun, h.whole()
-		} else if no := h.field(line, f); no.set() {
+		} else if no := h.field(line, from, l); no.set() {
 			return 0, no
 		}
 		h.lines++
@@ -67,18 +99,18 @@ func (h *head) scan(b []byte, f *framer) (int, fault) {
 
 // early refuses the beginning of a line that can't become one, so that what is no HTTP at
 // all is answered before a time limit.
-func (h *head) early(b []byte, f *framer) fault {
+func (h *head) early(b []byte, l *headLimits) fault {
 	if h.lines == 0 && len(b) > 0 && !tokenByte(b[0]) {
 		return bad("request line that begins with a character that can't be there")
 	}
-	if h.lines == 0 && len(b) > maxMethod+1+f.maxURI+len(" HTTP/1.1\r\n") {
+	if h.lines == 0 && len(b) > maxMethod+1+l.uri+len(" HTTP/1.1\r\n") {
 		return fault{exchange.URITooLong, ""}
 	}
 	return fault{}
 }
 
 // request judges a request line (RFC 9112 §3): its parts are parted by single spaces.
-func (h *head) request(line []byte, f *framer) fault {
+func (h *head) request(line []byte, l *headLimits) fault {
 	sp := bytes.IndexByte(line, ' ')
 	if sp <= 0 || sp > maxMethod {
 		return bad("request line without a method")
@@ -89,6 +121,7 @@ func (h *head) request(line []byte, f *framer) fault {
 		}
 	}
 	method := line[:sp]
+	h.method = sp
 	rest := line[sp+1:]
 	sp = bytes.IndexByte(rest, ' ')
 	if sp < 0 {
@@ -98,17 +131,17 @@ func (h *head) request(line []byte, f *framer) fault {
 		return bad("version other than HTTP/1.1 and HTTP/1.0")
 	}
 	h.version = rest[len(rest)-1]
-	h.sum = addSum(sumBasis, line)
+	h.target = h.method + 1 + sp
 	h.connect = string(method) == "CONNECT"
 	target := rest[:sp]
-	if len(target) > f.maxURI {
+	if len(target) > l.uri {
 		return fault{exchange.URITooLong, ""}
 	}
-	return h.target(method, target)
+	return h.judgeTarget(method, target)
 }
 
-// target judges a request's target: of the four forms (RFC 9112 §3.2) the one that its method has.
-func (h *head) target(method, target []byte) fault {
+// judgeTarget judges a request's target: of the four forms (RFC 9112 §3.2) the one that its method has.
+func (h *head) judgeTarget(method, target []byte) fault {
 	if len(target) == 0 {
 		return bad("request line without a target")
 	}
@@ -116,7 +149,6 @@ func (h *head) target(method, target []byte) fault {
 		return no
 	}
 	if h.connect {
-		h.authority = target
 		return hostFault(target, true)
 	}
 	if target[0] == '/' {
@@ -135,7 +167,7 @@ func (h *head) target(method, target []byte) fault {
 	if i := bytes.IndexAny(rest, "/?"); i >= 0 {
 		rest = rest[:i]
 	}
-	h.authority = rest
+	h.authority, h.absolute = string(rest), true
 	return hostFault(rest, false)
 }
 
@@ -148,57 +180,64 @@ func cutScheme(target []byte) ([]byte, bool) {
 	return nil, false
 }
 
-// field judges a line of the head after the first (RFC 9112 §5).
-func (h *head) field(line []byte, f *framer) fault {
-	if h.lines > f.maxFields {
+// field judges a line of the head after the first (RFC 9112 §5), which begins at from.
+func (h *head) field(line []byte, from int, l *headLimits) fault {
+	if h.lines > l.fields {
 		return fault{exchange.HeaderTooLarge, "too many fields"}
 	}
-	colon := -1
-	for i, c := range line {
-		if !tokenByte(c) {
-			colon = i
-			break
-		}
+	colon := 0
+	for colon < len(line) && tokenByte(line[colon]) {
+		colon++
 	}
-	if colon <= 0 || line[colon] != ':' {
+	if colon == 0 || colon == len(line) || line[colon] != ':' {
 		if line[0] == ' ' || line[0] == '\t' {
 			return bad("field that is continued on a second line")
 		}
 		return bad("field whose name is no token that a colon follows")
 	}
-	name, value := line[:colon], line[colon+1:]
+	value := line[colon+1:]
 	for _, c := range value {
 		if !valueByte(c) {
 			return bad("field with a control character")
 		}
 	}
+	begin, end := colon+1, len(line)
+	for begin < end && (line[begin] == ' ' || line[begin] == '\t') {
+		begin++
+	}
+	for begin < end && (line[end-1] == ' ' || line[end-1] == '\t') {
+		end--
+	}
+	what, no := h.known(line[:colon], value)
+	h.fields = append(h.fields, fieldAt{int32(from), int32(from + colon), int32(from + begin), int32(from + end), what}) // bound: l.fields
+	return no
+}
+
+// known looks at the fields by which the message is framed.
+func (h *head) known(name, value []byte) (fieldKind, fault) {
 	switch len(name) {
 	case 4:
 		if equalFold(name, "host") {
-			return h.host(value)
-		}
-	case 7:
-		if equalFold(name, "upgrade") {
-			h.upgrade = h.upgrade || !equalFold(trim(value), "h2c")
+			return fieldHost, h.hostField(value)
 		}
 	case 14:
 		if equalFold(name, "content-length") {
-			return h.contentLength(name, value)
+			return fieldPlain, h.contentLength(name, value)
 		}
 	case 17:
 		if equalFold(name, "transfer-encoding") {
-			return h.transferEncoding(name, value)
+			return fieldCoding, h.transferEncoding(name, value)
 		}
 	}
-	return fault{}
+	return fieldPlain, fault{}
 }
 
-func (h *head) host(value []byte) fault {
+func (h *head) hostField(value []byte) fault {
 	if h.hosts++; h.hosts > 1 {
 		return bad("more than one Host")
 	}
 	value = trim(value)
-	if len(h.authority) > 0 && !h.connect && !bytes.EqualFold(value, h.authority) {
+	if h.absolute && !strings.EqualFold(string(value), h.authority) {
 		return bad("Host other than the target's")
 	}
 	return hostFault(value, false)
@@ -264,17 +303,6 @@ func (h *head) whole() fault {
 	}
 	return fault{}
 }
-
-// addSum is FNV-1a, with which what net/http took for a request line is compared with what
-// the framer did.
-func addSum[T string | []byte](sum uint64, b T) uint64 {
-	for i := range len(b) {
-		sum = (sum ^ uint64(b[i])) * 1099511628211
-	}
-	return sum
-}
-
-const sumBasis = 14695981039346656037
 
 // hostFault judges the authority of a target or a Host: a name or an address, and a port
 // (RFC 9110 §7.2). User information is not for requests.
@@ -350,7 +378,11 @@ func tokenByte(c byte) bool { return classes[c]&1 != 0 }
 // ASCII are opaque.
 func valueByte(c byte) bool { return classes[c]&2 != 0 }
 
-// classes holds for each byte: 1, it may be in a token; 2, in a value.
+// plainByte says whether net/url leaves a character of a path as it is.
+func plainByte(c byte) bool { return classes[c]&4 != 0 }
+
+// classes holds for each byte: 1, it may be in a token; 2, in a value; 4, net/url leaves it
+// as it is in a path.
 var classes = func() (t [256]byte) {
 	for c := range 256 {
 		switch b := byte(c); {
@@ -359,6 +391,49 @@ var classes = func() (t [256]byte) {
 		case b == '\t' || b >= ' ' && b != 0x7f:
 			t[c] = 2
 		}
+		if b := byte(c); t[c] == 3 && bytes.IndexByte([]byte("!#%'*+^`|"), b) < 0 || bytes.IndexByte([]byte("$&+,/:;=@~"), b) >= 0 {
+			t[c] |= 4
+		}
 	}
 	return t
 }()
+
+// framing says whether a field may not come after the body, because parsers that merge it
+// into the head would read the message, or whom it is for, otherwise (RFC 9110 §6.5.1).
+func framing(name []byte) bool {
+	for _, f := range [...]string{"content-length", "transfer-encoding", "host", "trailer", "te", "connection", "upgrade", "expect"} {
+		if equalFold(name, f) {
+			return true
+		}
+	}
+	return false
+}
+
+func hexValue(c byte) int {
+	switch {
+	case c >= '0' && c <= '9':
+		return int(c - '0')
+	case c|0x20 >= 'a' && c|0x20 <= 'f':
+		return int(c|0x20-'a') + 10
+	}
+	return -1
+}
+
+// equalFold compares a field's name with one in small letters. An underscore is taken for
+// a hyphen: servers that hand fields on as variables of an environment do the same.
+func equalFold(b []byte, small string) bool {
+	if len(b) != len(small) {
+		return false
+	}
+	for i, c := range b {
+		if c >= 'A' && c <= 'Z' {
+			c |= 0x20
+		} else if c == '_' {
+			c = '-'
+		}
+		if c != small[i] {
+			return false
+		}
+	}
+	return true
+}

@@ -10,35 +10,6 @@ import (
 	"github.com/np-appliance/np/ctrl/gateway/exchange"
 )
 
-// serveH1 is net/http's handler.
-func (s *Server) serveH1(w http.ResponseWriter, r *http.Request) {
-	c := From(r.Context())
-	g := c.guard
-	g.served++
-	if g.refusedAt.Load() == g.served {
-		s.refuse(w, r, g.refused, g.line)
-		return
-	}
-	if !g.agrees(r) {
-		s.parted.Add(1)
-		s.c.Log.Error("request and framing have parted", "listener", s.c.Name, "client", c.Client.String())
-		g.torn.Store(true)
-		w.Header().Set("Connection", "close")
-		s.refuse(w, r, bad("request inside a body"), "")
-		return
-	}
-	r.TLS = c.TLS
-	if r.Body != http.NoBody {
-		b := &watchedBody{ReadCloser: r.Body, g: g, w: w}
-		r.Body, w = b, &duplexWriter{w, b}
-		defer b.handled()
-	}
-	if most := s.c.Limits.Requests; most > 0 && g.served >= uint64(most) {
-		w.Header().Set("Connection", "close")
-	}
-	s.handle(c, w, r, 0)
-}
-
 // serveH2Request is the handler of HTTP/2's engine.
 func (s *Server) serveH2Request(w http.ResponseWriter, r *http.Request) {
 	if no := s.judge(r); no.set() {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -29,10 +30,14 @@ type Server struct {
 	h3    *h3           // nil: no TLS
 
 	began                          time.Time
-	clock                          atomic.Int64 // milliseconds since began
-	headTime, bodyStall, sendStall int64        // milliseconds; bodyStall and sendStall 0: no limit
+	heads                          headLimits
+	idle                           int64                  // milliseconds; 0: no limit
+	date                           atomic.Pointer[[]byte] // the field, as it is now
+	ending                         atomic.Bool            // as closing
+	clock                          atomic.Int64           // milliseconds since began
+	headTime, bodyStall, sendStall int64                  // milliseconds; bodyStall and sendStall 0: no limit
 	altSvc                         string
-	buffers                        sync.Pool
+	buffers, big                   sync.Pool
 	mu                             sync.Mutex
 	conns                          map[*Conn]struct{}
 	clients                        map[netip.Addr]int
@@ -56,7 +61,10 @@ func New(c Config) (*Server, error) {
 		c: c, began: time.Now(), conns: map[*Conn]struct{}{}, clients: map[netip.Addr]int{}, listeners: map[io.Closer]struct{}{},
 		headTime: c.Limits.Head.Milliseconds(), bodyStall: max(0, c.Limits.BodyStall.Milliseconds()), sendStall: max(0, c.Limits.SendStall.Milliseconds()),
 	}
+	s.heads, s.idle = headLimits{c.Limits.HeadBytes, c.Limits.Fields, c.Limits.URIBytes}, max(0, c.Limits.Idle.Milliseconds())
 	s.buffers.New = func() any { return new([bufferBytes]byte) }
+	s.big.New = func() any { return new([bigBytes]byte) }
+	s.tellDate(time.Now())
 	if c.AltSvc != 0 {
 		age := c.AltSvcMaxAge
 		if age == 0 {
@@ -65,16 +73,8 @@ func New(c Config) (*Server, error) {
 		s.altSvc = fmt.Sprintf(`h3=":%d"; ma=%d`, c.AltSvc, int64(age.Seconds()))
 	}
 	s.h1 = &http.Server{
-		Handler: http.HandlerFunc(s.serveH1), DisableGeneralOptionsHandler: true, ReadHeaderTimeout: -1, IdleTimeout: c.Limits.Idle, MaxHeaderBytes: c.Limits.HeadBytes,
+		DisableGeneralOptionsHandler: true, ReadHeaderTimeout: -1, IdleTimeout: c.Limits.Idle, MaxHeaderBytes: c.Limits.HeadBytes,
 		ErrorLog: log.New(complaints{c.Log}, "", 0),
-		ConnState: func(c net.Conn, st http.ConnState) {
-			if g, ok := c.(*guard); ok {
-				g.state(st)
-			}
-		},
-		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, connKey{}, c.(*guard).conn)
-		},
 	}
 	if err := s.newH2(); err != nil {
 		return nil, fmt.Errorf("listener %q: %w", c.Name, err)
@@ -118,7 +118,7 @@ func withProtocols(t *tls.Config, p []string) *tls.Config {
 	return t
 }
 
-// bufferBytes is what a guard begins with to keep the beginning of a head.
+// bufferBytes is a buffer's size: what ordinary heads and short answers fit into.
 const bufferBytes = 4 << 10
 
 func (s *Server) buffer() []byte { return s.buffers.Get().(*[bufferBytes]byte)[:0] }
@@ -154,18 +154,16 @@ func (s *Server) begin(l io.Closer) error {
 	if s.serving++; s.serving > 1 {
 		return nil
 	}
-	r := &run{feed: newFeed(l), stop: make(chan struct{})}
+	r := &run{stop: make(chan struct{})}
 	s.run = r
-	r.work.Go(func() { _ = s.h1.Serve(r.feed) }) // it ends when the feed does
 	r.work.Go(func() { s.keep(r.stop) })
 	return nil
 }
 
 // run is what all calls of Serve at a time share.
 type run struct {
-	feed *feed // what net/http serves
 	stop chan struct{}
-	work sync.WaitGroup // of the keeper and of net/http's accept loop
+	work sync.WaitGroup // of the keeper
 }
 
 // finish is begin's other end.
@@ -181,7 +179,6 @@ func (s *Server) finish(l io.Closer) {
 	s.mu.Unlock()
 	if r != nil {
 		close(r.stop)
-		_ = r.feed.Close()
 		r.work.Wait()
 	}
 }
@@ -260,7 +257,7 @@ func (s *Server) isClosing() bool {
 // admit takes a connection or closes it.
 func (s *Server) admit(ctx context.Context, raw net.Conn, open *group) {
 	c := &Conn{Listener: s.c.Name, Local: raw.LocalAddr(), Peer: addrOf(raw.RemoteAddr()), server: s, raw: raw, open: open}
-	c.Client = c.Peer
+	c.Client, c.born = c.Peer, s.now()
 	s.accepted.Add(1)
 	s.mu.Lock()
 	full := s.c.Limits.Conns > 0 && len(s.conns) >= s.c.Limits.Conns
@@ -332,6 +329,7 @@ func (s *Server) cutAll(of *group) {
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	s.closing = true
+	s.ending.Store(true)
 	var list []io.Closer
 	for l := range s.listeners {
 		list = append(list, l)
@@ -362,6 +360,9 @@ func (s *Server) drained(ctx context.Context) error {
 		n := len(s.conns)
 		var quiet []*Conn
 		for c := range s.conns {
+			if c.h1.Load() != nil && (c.requests.Load() > 0 || s.now()-c.born > freshTime) {
+				c.atRest()
+			}
 			if c.Protocol == HTTP3 && c.running.Load() == 0 && c.quietFor() > quietBeforeClose {
 				quiet = append(quiet, c)
 			}
@@ -385,6 +386,10 @@ func (s *Server) drained(ctx context.Context) error {
 // without a request: clients are to close it themselves, and some never do.
 const quietBeforeClose = 500 * time.Millisecond
 
+// freshTime is how old a connection of HTTP/1.1 is, in milliseconds, before it is closed
+// without a request: the first one may be on its way.
+const freshTime = 1000
+
 // keep is the keeper: it moves the clock and breaks off what takes too long.
 func (s *Server) keep(stop chan struct{}) {
 	t := time.NewTicker(s.step())
@@ -397,7 +402,16 @@ func (s *Server) keep(stop chan struct{}) {
 		}
 		now := max(1, time.Since(s.began).Milliseconds())
 		s.clock.Store(now)
+		s.tellDate(time.Now())
 		s.look(now)
+	}
+}
+
+// tellDate makes the Date of answers (RFC 9110 §6.6.1), once for all of a second.
+func (s *Server) tellDate(now time.Time) {
+	b := append(now.UTC().AppendFormat([]byte("Date: "), http.TimeFormat), '\r', '\n')
+	if old := s.date.Load(); old == nil || !bytes.Equal(*old, b) {
+		s.date.Store(&b)
 	}
 }
 
@@ -412,6 +426,12 @@ func (s *Server) look(now int64) {
 			conns = append(conns, c)
 		}
 		late = c.streams.late(now, late)
+		if h := c.h1.Load(); h != nil {
+			h.glance()
+			if by := c.wait.restBy.Load(); by > 0 && now > by {
+				c.atRest()
+			}
+		}
 	}
 	s.mu.Unlock()
 	for _, c := range conns {
@@ -426,7 +446,7 @@ func (s *Server) look(now int64) {
 
 // step is the keeper's: an eighth of the shortest limit.
 func (s *Server) step() time.Duration {
-	d := 250 * time.Millisecond
+	d := 100 * time.Millisecond // in which a client that goes away should be noticed
 	for _, l := range [...]time.Duration{s.c.Limits.Head, s.c.Limits.BodyStall, s.c.Limits.SendStall, s.c.Limits.PassIdle} {
 		if l > 0 {
 			d = min(d, l/8)
@@ -443,51 +463,3 @@ func (c complaints) Write(b []byte) (int, error) {
 	c.log.Debug("http", "message", string(b))
 	return len(b), nil
 }
-
-// feed is a listener that gives net/http the connections that are its own.
-type feed struct {
-	addr  net.Addr
-	conns chan net.Conn
-	done  chan struct{}
-	once  sync.Once
-}
-
-func newFeed(l io.Closer) *feed {
-	f := &feed{conns: make(chan net.Conn), done: make(chan struct{})}
-	switch l := l.(type) {
-	case net.Listener:
-		f.addr = l.Addr()
-	case net.PacketConn:
-		f.addr = l.LocalAddr()
-	}
-	return f
-}
-
-// give hands a connection to net/http; false: it takes no more.
-func (f *feed) give(c net.Conn) bool {
-	select {
-	case f.conns <- c:
-		return true
-	case <-f.done:
-		return false
-	}
-}
-
-// Accept implements net.Listener.
-func (f *feed) Accept() (net.Conn, error) {
-	select {
-	case c := <-f.conns:
-		return c, nil
-	case <-f.done:
-		return nil, net.ErrClosed
-	}
-}
-
-// Close implements net.Listener.
-func (f *feed) Close() error {
-	f.once.Do(func() { close(f.done) })
-	return nil
-}
-
-// Addr implements net.Listener.
-func (f *feed) Addr() net.Addr { return f.addr }

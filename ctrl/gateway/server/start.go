@@ -59,7 +59,7 @@ func (s *Server) start(ctx context.Context, c *Conn) {
 	} else if s.c.NoHTTP1 {
 		s.drop(c, RefusedProtocol)
 	} else {
-		s.giveH1(c, newGuard(c, t, nil))
+		s.serveH1(ctx, c, t, nil)
 	}
 }
 
@@ -108,7 +108,7 @@ func looksLikeHTTP(b [5]byte) bool {
 // §3.3: it knows beforehand) or with HTTP/1.1.
 func (s *Server) startPlain(ctx context.Context, c *Conn, in net.Conn) {
 	if s.c.NoHTTP2 {
-		s.giveH1(c, newGuard(c, in, nil))
+		s.serveH1(ctx, c, in, nil)
 		return
 	}
 	b := s.buffer()
@@ -132,8 +132,7 @@ func (s *Server) startPlain(ctx context.Context, c *Conn, in net.Conn) {
 		s.free(b)
 		s.drop(c, RefusedProtocol)
 	default:
-		c.wait.headBy.Store(0) // the guard's to set
-		s.giveH1(c, newGuard(c, in, b))
+		s.serveH1(ctx, c, in, b)
 	}
 }
 
@@ -143,15 +142,4 @@ const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 func couldBePreface(b []byte) bool {
 	n := min(len(b), len(preface))
 	return strings.HasPrefix(preface, string(b[:n]))
-}
-
-// giveH1 hands a connection to net/http.
-func (s *Server) giveH1(c *Conn, g *guard) {
-	c.Protocol, c.guard = HTTP1, g
-	s.mu.Lock()
-	r := s.run
-	s.mu.Unlock()
-	if r == nil || !r.feed.give(g) {
-		_ = g.Close()
-	}
 }

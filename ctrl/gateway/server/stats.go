@@ -87,7 +87,7 @@ type counts struct {
 	refusals                    [exchange.NumReasons]atomic.Uint64
 	requests                    [3]atomic.Uint64
 	running                     atomic.Int64
-	panics, parted              atomic.Uint64
+	panics                      atomic.Uint64
 	passed, passedIn, passedOut atomic.Uint64
 	passing                     atomic.Int64
 
@@ -105,7 +105,6 @@ type Stats struct {
 	Refusals     map[exchange.Reason]uint64 // requests refused before the handler
 	Running      int64                      // handlers
 	Panics       uint64                     // of handlers
-	Parted       uint64                     // requests refused because net/http and the framer had parted: a fault of ours or its
 	Passed       uint64                     // connections passed through unopened
 	Passing      int64                      // of them open
 	PassedIn     uint64                     // bytes from clients on them
@@ -120,7 +119,6 @@ func (s *Stats) Add(o *Stats) {
 	s.AcceptErrors += o.AcceptErrors
 	s.Running += o.Running
 	s.Panics += o.Panics
-	s.Parted += o.Parted
 	s.Passed += o.Passed
 	s.Passing += o.Passing
 	s.PassedIn += o.PassedIn
@@ -158,7 +156,7 @@ func (s *Server) countH2(word string) {
 func (s *Server) Stats() Stats {
 	st := Stats{
 		Accepted: s.accepted.Load(), AcceptErrors: s.acceptErrors.Load(), Conns: map[Refused]uint64{}, Requests: map[string]uint64{},
-		Refusals: map[exchange.Reason]uint64{}, Running: s.running.Load(), Panics: s.panics.Load(), Parted: s.parted.Load(),
+		Refusals: map[exchange.Reason]uint64{}, Running: s.running.Load(), Panics: s.panics.Load(),
 		Passed: s.passed.Load(), Passing: s.passing.Load(), PassedIn: s.passedIn.Load(), PassedOut: s.passedOut.Load(),
 	}
 	s.mu.Lock()

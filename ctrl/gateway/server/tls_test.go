@@ -285,7 +285,11 @@ func TestShutdown(t *testing.T) {
 		}
 		cancel()
 	}
-	if err := r.s.Serve(t.Context(), &feed{done: make(chan struct{})}); !errors.Is(err, ErrClosed) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.s.Serve(t.Context(), l); !errors.Is(err, ErrClosed) {
 		t.Error(err)
 	}
 }

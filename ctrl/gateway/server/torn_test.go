@@ -80,7 +80,7 @@ func TestTornBody(t *testing.T) {
 		c.Close()
 		bodies.Store(0)
 	}
-	if st := r.s.Stats(); st.Conns[CutTorn] != 4 || st.Parted != 0 {
+	if st := r.s.Stats(); st.Conns[CutTorn] != 4 {
 		t.Errorf("%+v", st)
 	}
 	if n := others.Load(); n != 0 {
@@ -130,27 +130,5 @@ func TestEarlyAnswers(t *testing.T) {
 		if err != nil || string(got) != "early" || resp.Close {
 			t.Fatal(i, string(got), err, resp.Close)
 		}
-	}
-}
-
-// TestParted: a request that the framer did not let through as one is not served, however
-// net/http came by it.
-func TestParted(t *testing.T) {
-	served := 0
-	r := newRig(t, Config{Handler: http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) {
-		served++
-		g := From(q.Context()).guard
-		g.mu.Lock()
-		if len(g.sums) > 0 {
-			g.sums = g.sums[1:] // as if the next head had been part of this request's body
-		}
-		g.mu.Unlock()
-	})})
-	one := "GET /%d HTTP/1.1\r\nHost: a\r\n\r\n"
-	if got := r.exchange(r.dial(), fmt.Sprintf(one+one+one, 1, 2, 3)); len(got) != 2 || got[1] != 400 || served != 1 {
-		t.Errorf("%v, %d served", got, served)
-	}
-	if st := r.s.Stats(); st.Parted != 1 {
-		t.Errorf("%+v", st)
 	}
 }

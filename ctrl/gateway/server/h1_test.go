@@ -3,10 +3,13 @@ package server
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"io"
 	"net"
 	"net/http"
+	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -124,63 +127,77 @@ func (s *script) Read(p []byte) (int, error) {
 
 func (s *script) Close() error                    { return nil }
 func (s *script) SetReadDeadline(time.Time) error { return nil }
+func (s *script) RemoteAddr() net.Addr            { return nil }
 
-// FuzzGuard: whatever a client sends and however it is cut, what the guard lets through is
-// read by net/http as the framer reads it: as many requests, each with the body it said;
-// and what goes on is what was sent, but for empty lines, up to what is refused.
-func FuzzGuard(f *testing.F) {
+// deaf is a script whose client does not listen.
+type deaf struct{ script }
+
+func (d *deaf) Write(p []byte) (int, error)      { return len(p), nil }
+func (d *deaf) SetWriteDeadline(time.Time) error { return nil }
+
+// readBy is a request as somebody read it.
+type readBy struct {
+	q    http.Request
+	body string
+	err  error // of the body
+}
+
+// FuzzServe: whatever a client sends, however it is cut and however much of bodies the
+// handler reads, each request that is served net/http reads from the same bytes as well,
+// and in every respect as we do.
+func FuzzServe(f *testing.F) {
 	for _, q := range hostile.Requests() {
 		f.Add([]byte(q), 4096, 4096)
 		f.Add([]byte("GET / HTTP/1.1\r\nHost: a\r\n\r\n"+q), 3, 1)
 	}
-	f.Add([]byte("PUT /3 HTTP/1.1\r\nhost: [::1]:80\r\ntransfer-encoding: Chunked\r\n\r\n5;x=\"y\"\r\nhello\r\n006\r\n world\r\n0\r\nA: b\r\n\r\nGET / HTTP/1.0\r\n\r\n"), 5, 600)
-	s, err := New(Config{Handler: http.NotFoundHandler(), Limits: Limits{HeadBytes: 4 << 10, URIBytes: 1 << 10}})
-	if err != nil {
-		f.Fatal(err)
+	for _, q := range hostile.Right() {
+		f.Add([]byte(q+q), 4096, 1<<16)
+		f.Add([]byte(q+q), 100, 3)
 	}
+	f.Add([]byte("PUT /3 HTTP/1.1\r\nhost: [::1]:80\r\ntransfer-encoding: Chunked\r\n\r\n5;x=\"y\"\r\nhello\r\n006\r\n world\r\n0\r\nA: b\r\n\r\nGET / HTTP/1.0\r\n\r\n"), 5, 600)
 	f.Fuzz(func(t *testing.T, sent []byte, piece, room int) {
-		piece, room = min(max(piece, 1), 1<<16), min(max(room, 1), 1<<16)
+		piece, room = min(max(piece, 1), 1<<16), min(max(room, 0), 1<<20)
+		var got []readBy
+		s, err := New(Config{Limits: Limits{HeadBytes: 4 << 10, URIBytes: 1 << 10}, Handler: http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) {
+			b, err := io.ReadAll(io.LimitReader(q.Body, int64(room)))
+			got = append(got, readBy{*q, string(b), err})
+		})})
+		if err != nil {
+			t.Fatal(err)
+		}
 		c := &Conn{server: s}
-		g := newGuard(c, &script{b: bytes.Clone(sent), piece: piece}, nil)
-		g.answered.Store(1 << 60) // nobody takes the connection
-		var through []byte
-		p := make([]byte, room)
-		for {
-			n, err := g.Read(p)
-			if through = append(through, p[:n]...); err != nil {
-				break
+		s.serveH1(context.Background(), c, &deaf{script{b: bytes.Clone(sent), piece: piece}}, nil)
+		br := bufio.NewReader(bytes.NewReader(sent))
+		for i := range got {
+			if b, _ := br.Peek(2); string(b) == "\r\n" {
+				_, _ = br.Discard(2)
 			}
-			if n == 0 {
-				t.Fatal("nothing, and no error")
-			}
-		}
-		br := bufio.NewReader(bytes.NewReader(through))
-		var heads uint64
-		for {
-			q, err := http.ReadRequest(br)
+			theirs, err := http.ReadRequest(br)
 			if err != nil {
-				if err != io.EOF && g.end == io.EOF && !unfinished(g, err) {
-					t.Fatalf("net/http refuses what the guard lets through: %v\n%q\n%q", err, sent, through)
-				}
-				break
+				t.Fatalf("net/http refuses request %d: %v\n%q", i, err, sent)
 			}
-			heads++
-			if _, err = io.Copy(io.Discard, q.Body); err != nil {
-				if heads < g.heads {
-					t.Fatalf("net/http ends in a body before the guard does: %v\n%q", err, sent)
-				}
-				break
-			}
-		}
-		want := g.heads
-		if g.refusedAt.Load() != 0 {
-			want = g.refusedAt.Load()
-		}
-		if heads != want {
-			t.Fatalf("net/http sees %d requests, the guard %d\n%q\n%q", heads, want, sent, through)
+			body, berr := io.ReadAll(theirs.Body)
+			same(t, &got[i], theirs, string(body), berr, len(got[i].body) < room, sent)
 		}
 	})
 }
 
-// unfinished says whether the client broke off in a head of which the first byte has gone on.
-func unfinished(g *guard, err error) bool { return err == io.ErrUnexpectedEOF }
+// same compares a request with net/http's reading. whole: all of the body was read.
+func same(t *testing.T, ours *readBy, theirs *http.Request, body string, berr error, whole bool, sent []byte) {
+	t.Helper()
+	a, b := &ours.q, theirs
+	if _, ok := a.Header["Pragma"]; ok && a.Header["Cache-Control"] == nil {
+		delete(b.Header, "Cache-Control") // which net/http puts there
+	}
+	if a.Method != b.Method || a.RequestURI != b.RequestURI || a.Host != b.Host || a.Proto != b.Proto || a.ProtoMajor != b.ProtoMajor || a.ProtoMinor != b.ProtoMinor ||
+		a.ContentLength != b.ContentLength || a.Close != b.Close || !slices.Equal(a.TransferEncoding, b.TransferEncoding) || !reflect.DeepEqual(a.URL, b.URL) ||
+		len(a.Header)+len(b.Header) > 0 && !reflect.DeepEqual(a.Header, b.Header) {
+		t.Fatalf("ours %+v %v\ntheirs %+v %v\n%q", a, a.URL, b, b.URL, sent)
+	}
+	if !strings.HasPrefix(body, ours.body) && ours.err == nil || whole && ours.err == nil && (body != ours.body || berr != nil) {
+		t.Fatalf("bodies: ours %q, %v, theirs %q, %v\n%q", ours.body, ours.err, body, berr, sent)
+	}
+	if whole && ours.err == nil && len(a.Trailer)+len(b.Trailer) > 0 && !reflect.DeepEqual(a.Trailer, b.Trailer) {
+		t.Fatalf("trailers: ours %v, theirs %v\n%q", a.Trailer, b.Trailer, sent)
+	}
+}

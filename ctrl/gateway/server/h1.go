@@ -1,0 +1,405 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/np-appliance/np/ctrl/cancel"
+	"github.com/np-appliance/np/ctrl/gateway/exchange"
+	"github.com/np-appliance/np/ctrl/gateway/sock"
+)
+
+// h1conn serves HTTP/1.1 on one connection. Its goroutine reads a head, judges it, calls
+// the handler, sends what is left of the answer and reads what is left of the body, and so
+// on. While it waits for a request it holds no buffer.
+//
+// What is refused is answered in its turn, by the same handler of the gateway that sees all
+// else, and ends the connection.
+type h1conn struct {
+	conn   *Conn
+	s      *Server
+	in     net.Conn // TLS, or the connection itself
+	sock   *sock.Reader
+	ctx    cancel.Context // of all requests
+	remote string
+
+	// Of who reads: the connection's goroutine, and whoever reads a body.
+	buf  []byte // nil: none is lent
+	r, w int    // unread: buf[r:w]
+	h    head
+
+	readLimited, writeLimited bool // by a deadline of a handler's
+
+	mu       sync.Mutex
+	now      *h1exchange   // that is being handled; nil: none
+	seen     *h1exchange   // by the keeper when it looked last
+	watching chan struct{} // closed when the watch has ended; nil: there is none
+	ahead    int           // the byte that the watch read; -1: none
+	hijacked bool
+}
+
+// Sizes of buffers and writes.
+const (
+	writePiece  = 64 << 10 // is to be sent within Limits.SendStall
+	lingerBytes = 256 << 10
+	lingerTime  = 500 * time.Millisecond
+	maxLine     = 128 // of a refused request that is kept for logs
+)
+
+// h1buffers lends buffers for heads.
+type h1buffers Server
+
+// Get implements sock.Buffers.
+func (s *h1buffers) Get() []byte { return s.buffers.Get().(*[bufferBytes]byte)[:] }
+
+// Put implements sock.Buffers.
+func (s *h1buffers) Put(b []byte) { (*Server)(s).free(b) }
+
+// serveH1 serves HTTP/1.1 until the connection ends. early is what was read already, in a
+// buffer of the server's that is the connection's from now on.
+func (s *Server) serveH1(ctx context.Context, c *Conn, in net.Conn, early []byte) {
+	h := &h1conn{conn: c, s: s, in: in, sock: sock.New(in), ahead: -1}
+	h.ctx.Init(ctx)
+	defer h.ctx.Cancel(nil)
+	if a := in.RemoteAddr(); a != nil {
+		h.remote = a.String()
+	}
+	if cap(early) > 0 {
+		h.buf, h.w = early[:cap(early)], len(early)
+	}
+	c.Protocol = HTTP1
+	c.h1.Store(h)
+	if h.serve() {
+		return
+	}
+	h.release()
+	_ = h.in.Close() // it is over, whatever that says
+	c.done()
+}
+
+// serve serves requests until none can follow; true: somebody else has the connection.
+func (h *h1conn) serve() (taken bool) {
+	for { // bound: what the client sends
+		n, no := h.readHead()
+		if no.set() {
+			h.refuse(no)
+			return false
+		}
+		if n == 0 {
+			return false
+		}
+		x, no := h.newExchange(h.buf[h.r : h.r+n])
+		if no.set() {
+			x.ctx.Cancel(nil)
+			h.refuse(no)
+			return false
+		}
+		if h.r += n; h.r == h.w {
+			h.release()
+		}
+		h.conn.requests.Add(1)
+		keep := h.handle(x, fault{}, "")
+		if x.hijacked {
+			return true
+		}
+		if !keep {
+			if !x.body.over() {
+				h.linger()
+			}
+			return false
+		}
+	}
+}
+
+// handle has one request handled. True: another may follow.
+func (h *h1conn) handle(x *h1exchange, no fault, line string) (keep bool) {
+	h.begin(x)
+	ok := h.call(x, no, line)
+	h.end()
+	x.ctx.Cancel(nil)
+	if x.hijacked {
+		return false
+	}
+	if !ok {
+		if x.drop(); x.committed && !x.chunked && x.length < 0 {
+			h.conn.abort() // the connection's end would be taken for the answer's
+		}
+		return false
+	}
+	return x.finish()
+}
+
+// call calls the handler, or for a request that was refused what answers it. False: the
+// answer was broken off.
+func (h *h1conn) call(x *h1exchange, no fault, line string) (ok bool) {
+	defer func() {
+		if v := recover(); v != nil && v != http.ErrAbortHandler { // of a handler Server.handled told
+			h.s.c.Log.Error("answering a refused request failed", "listener", h.s.c.Name, "panic", v)
+		}
+	}()
+	s := h.s
+	if no.set() {
+		s.refuse(&x.h1answer, &x.req, no, line)
+		return true
+	}
+	if most := s.c.Limits.Requests; most > 0 && h.conn.requests.Load() >= uint64(most) {
+		x.header["Connection"] = []string{"close"}
+	}
+	if want := x.req.Header["Expect"]; len(want) > 0 && !hasToken(want[0], "100-continue") {
+		x.header["Connection"] = []string{"close"}
+		x.WriteHeader(http.StatusExpectationFailed)
+		return true
+	}
+	s.handle(h.conn, &x.h1answer, &x.req, 0)
+	return true
+}
+
+// readHead waits for a head and judges it. It returns its bytes in buf[r:]; 0 without a
+// fault: the connection is over.
+func (h *h1conn) readHead() (int, fault) {
+	h.h.reset()
+	w := &h.conn.wait
+	skipped := false // an empty line before the head (RFC 9112 §2.2)
+	for {            // bound: the head's limits
+		if h.r == h.w {
+			if h.release(); !h.rest() {
+				return 0, fault{}
+			}
+		}
+		if b := h.buf[h.r:h.w]; b[0] == '\r' && h.h.lines == 0 && !skipped {
+			if len(b) > 1 && b[1] != '\n' {
+				return 0, bad("CR that no LF follows")
+			}
+			if len(b) > 1 {
+				h.r += 2
+				skipped = true
+				continue
+			}
+		} else if n, no := h.h.scan(b, &h.s.heads); n > 0 || no.set() {
+			if w.headBy.Load() != 0 {
+				w.headBy.Store(0)
+			}
+			return n, no
+		}
+		if w.headBy.Load() == 0 {
+			w.headBy.Store(h.s.now() + h.s.headTime)
+		}
+		h.room(h.s.heads.bytes + 1)
+		n, err := h.in.Read(h.buf[h.w:])
+		if h.w += n; n > 0 || err == nil {
+			continue
+		}
+		if w.cut.Load() != 0 {
+			return 0, fault{exchange.RequestTimeout, "head that took too long"}
+		}
+		return 0, fault{}
+	}
+}
+
+// rest waits for the first bytes of the next head. False: none come.
+func (h *h1conn) rest() bool {
+	w := &h.conn.wait
+	switch idle := h.s.idle; {
+	case h.conn.requests.Load() == 0:
+		if w.headBy.Load() == 0 {
+			w.headBy.Store(h.s.now() + h.s.headTime)
+		}
+		w.restBy.Store(math.MaxInt64)
+	case idle > 0:
+		w.restBy.Store(h.s.now() + idle)
+	default:
+		w.restBy.Store(math.MaxInt64)
+	}
+	if h.s.ending.Load() && h.conn.requests.Load() > 0 { // else Shutdown sees restBy
+		return false
+	}
+	b, n, err := h.sock.Read((*h1buffers)(h.s))
+	if n > 0 {
+		h.buf, h.r, h.w = b, 0, n
+	}
+	if w.restBy.Swap(0) < 0 || err != nil {
+		return false
+	}
+	return true
+}
+
+// atRest ends the connection if it waits for a request, as the keeper or Shutdown has it.
+func (c *Conn) atRest() {
+	if by := c.wait.restBy.Load(); by > 0 && c.wait.restBy.CompareAndSwap(by, -1) {
+		_ = c.raw.SetReadDeadline(time.Unix(1, 0)) // its goroutine closes it
+	}
+}
+
+// room makes room for at least a byte behind buf[:w], in a buffer of at most so many bytes.
+func (h *h1conn) room(most int) {
+	switch {
+	case h.buf == nil:
+		h.buf, h.r, h.w = (*h1buffers)(h.s).Get(), 0, 0
+	case h.w < len(h.buf):
+	case h.r > 0:
+		h.w = copy(h.buf, h.buf[h.r:h.w])
+		h.r = 0
+	default:
+		b := make([]byte, min(2*len(h.buf), max(most, len(h.buf)+1)))
+		h.w = copy(b, h.buf)
+		h.s.free(h.buf)
+		h.buf = b
+	}
+}
+
+// release gives the buffer back, in which nothing is.
+func (h *h1conn) release() {
+	if h.buf != nil {
+		h.s.free(h.buf)
+		h.buf, h.r, h.w = nil, 0, 0
+	}
+}
+
+// refuse answers a request that no handler sees. What the client goes on sending is read
+// and thrown away: unread bytes would make the kernel reset the connection, and the client
+// lose the answer.
+func (h *h1conn) refuse(no fault) {
+	h.s.refusals[no.why].Add(1)
+	line := h.buf[h.r:min(h.w, h.r+maxLine)]
+	for i, c := range line {
+		if c == '\r' || c == '\n' {
+			line = line[:i]
+			break
+		}
+	}
+	text := strconv.QuoteToASCII(string(line))
+	h.release()
+	x := h.standIn()
+	if h.handle(x, no, text); x.hijacked {
+		return
+	}
+	h.linger()
+}
+
+// linger ends what is sent, and waits for the client to take it.
+func (h *h1conn) linger() {
+	if h.closeWrite() == nil {
+		h.conn.lingerOn(h.in)
+	}
+}
+
+// closeWrite ends what is sent, if the connection can.
+func (h *h1conn) closeWrite() error {
+	if c, ok := h.in.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
+// begin lets the keeper see what is being handled.
+func (h *h1conn) begin(x *h1exchange) {
+	h.mu.Lock()
+	h.now = x
+	h.mu.Unlock()
+}
+
+// end ends that, and the watch if there is one.
+func (h *h1conn) end() {
+	h.mu.Lock()
+	h.now = nil
+	h.mu.Unlock()
+	h.unwatch()
+}
+
+// glance is the keeper's look: a request that has been handled since the one before is
+// watched, whether its client goes away. Short ones, which are most, cost nothing for it.
+func (h *h1conn) glance() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	x := h.now
+	if x != nil && x == h.seen && h.watching == nil && h.ahead < 0 && !h.hijacked && x.body.over() {
+		h.watching = make(chan struct{})
+		go h.watch(x, h.watching)
+	}
+	h.seen = x
+}
+
+// watch reads a byte while a request is handled whose body is at its end. The end of the
+// connection ends the request; a byte of the next request is kept.
+func (h *h1conn) watch(x *h1exchange, over chan struct{}) {
+	defer close(over)
+	var b [1]byte
+	n, err := h.in.Read(b[:])
+	if n > 0 {
+		h.mu.Lock()
+		h.ahead = int(b[0])
+		h.mu.Unlock()
+		return
+	}
+	if err != nil && !isTimeout(err) {
+		x.ctx.Cancel(nil)
+	}
+}
+
+// unwatch ends the watch and takes the byte that it read.
+func (h *h1conn) unwatch() {
+	h.mu.Lock()
+	over := h.watching
+	h.mu.Unlock()
+	if over == nil {
+		return
+	}
+	_ = h.in.SetReadDeadline(time.Unix(1, 0))
+	<-over
+	_ = h.in.SetReadDeadline(time.Time{})
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.watching = nil
+	if h.ahead >= 0 {
+		h.room(len(h.buf) + 1)
+		h.buf[h.w] = byte(h.ahead)
+		h.w++
+		h.ahead = -1
+	}
+}
+
+// h1tunnel is a connection that a handler took.
+type h1tunnel struct {
+	net.Conn
+	c     *Conn
+	early []byte // read already
+}
+
+// Read implements net.Conn.
+func (t *h1tunnel) Read(p []byte) (int, error) {
+	if len(t.early) > 0 {
+		n := copy(p, t.early)
+		if t.early = t.early[n:]; len(t.early) == 0 {
+			t.early = nil
+		}
+		return n, nil
+	}
+	return t.Conn.Read(p)
+}
+
+// Write implements net.Conn.
+func (t *h1tunnel) Write(b []byte) (int, error) { return t.c.write(t.Conn, b) }
+
+// Close implements net.Conn.
+func (t *h1tunnel) Close() error {
+	err := t.Conn.Close()
+	t.c.done()
+	return err
+}
+
+// CloseWrite ends what is sent, if the connection can.
+func (t *h1tunnel) CloseWrite() error {
+	if c, ok := t.Conn.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
+var _ io.Reader = (*h1tunnel)(nil)
