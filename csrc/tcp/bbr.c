@@ -117,7 +117,7 @@ static void reset_short_term(struct np_tcp_bbr *b) {
 /* How long not to probe: 2 to 3 s, and as many rounds as Reno would take, less 0 or 1. Spread over
  * connections, so that those that share a path don't probe in step. */
 static void pick_wait(struct np_tcp *tcp, struct np_tcp_conn *c) {
-  uint64_t r = (tcp->now_ns ^ (uint64_t)c->hash << 32 ^ c->rate.delivered) * UINT64_C(0x9e3779b97f4a7c15);
+  uint64_t r = (tcp->now_ns ^ c->stream.handle << 32 ^ c->rate.delivered) * UINT64_C(0x9e3779b97f4a7c15);
   c->cc.bbr.rounds_since_up = (uint8_t)(r >> 63);
   c->cc.bbr.wait_ms = (uint16_t)(2000 + (r >> 40) % 1000);
 }

@@ -144,16 +144,14 @@ struct np_tcp_conn *np_tcp_conn_new(struct np_tcp *tcp, const struct np_flow *fl
   if (tcp->free_head == NP_TCP_NIL && !np_tcp_time_wait_evict(tcp) && !np_tcp_leaving_evict(tcp)) return NULL;
   uint32_t slot = tcp->free_head;
   struct np_tcp_conn *c = np_tcp_at(tcp, slot);
-  uint32_t generation = c->generation + 1;
+  uint32_t generation = (uint32_t)(c->stream.handle >> 32) + 1;
   tcp->free_head = c->tw_next;
   memset(c, 0, sizeof *c);
-  c->generation = generation == 0 ? 1 : generation;
   c->flow = *flow;
-  c->hash = hash;
   c->listener = NP_TCP_NIL;
   c->tw_prev = c->tw_next = c->dirty_next = NP_TCP_NIL;
   c->stream.ops = &np_tcp_stream_ops;
-  c->stream.handle = (uint64_t)c->generation << 32 | (uint64_t)tcp->config.core_index << NP_HANDLE_SLOT_BITS | slot;
+  c->stream.handle = (uint64_t)(generation == 0 ? 1 : generation) << 32 | (uint64_t)tcp->config.core_index << NP_HANDLE_SLOT_BITS | slot;
   c->csum_base = np_cksum_fold(np_cksum_pseudo(&flow->local, &flow->remote, NP_PROTO_TCP, 0));
   uint64_t secret = np_tcp_flow_secret(tcp, flow);
   c->iss = np_tcp_isn(tcp, secret);
@@ -170,7 +168,7 @@ struct np_tcp_conn *np_tcp_conn_new(struct np_tcp *tcp, const struct np_flow *fl
   c->keepalive_idle_ms = tcp->config.keepalive_idle_ms;
   c->nagle = tcp->config.nagle;
   np_tcp_tune_init(tcp, c);
-  np_tcp_table_add(tcp, c);
+  np_tcp_table_add(tcp, c, hash);
   tcp->conn_count++;
   tcp->env.counters->counter[NP_C_TCP_CONNS] = tcp->conn_count;
   return c;

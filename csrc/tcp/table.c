@@ -56,13 +56,13 @@ struct np_tcp_conn *np_tcp_find(struct np_tcp *tcp, const struct np_flow *flow, 
   return NULL;
 }
 
-void np_tcp_table_add(struct np_tcp *tcp, struct np_tcp_conn *c) {
-  uint32_t at = c->hash & tcp->bucket_mask;
+void np_tcp_table_add(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t hash) {
+  uint32_t at = hash & tcp->bucket_mask;
   for (uint32_t n = 0; n <= tcp->bucket_mask; n++, at = (at + 1) & tcp->bucket_mask) {
     struct np_tcp_bucket *b = &tcp->buckets[at];
     for (uint32_t i = 0; i < 8; i++) {
       if (b->tag[i] != 0) continue;
-      b->tag[i] = tag_of(c->hash);
+      b->tag[i] = tag_of(hash);
       b->slot[i] = np_tcp_slot(tcp, c);
       return;
     }
@@ -74,7 +74,7 @@ void np_tcp_table_add(struct np_tcp *tcp, struct np_tcp_conn *c) {
 
 void np_tcp_table_del(struct np_tcp *tcp, struct np_tcp_conn *c) {
   uint32_t slot = np_tcp_slot(tcp, c);
-  uint32_t at = c->hash & tcp->bucket_mask;
+  uint32_t at = np_tcp_flow_hash(tcp, &c->flow) & tcp->bucket_mask;
   for (uint32_t n = 0; n <= tcp->bucket_mask; n++, at = (at + 1) & tcp->bucket_mask) {
     struct np_tcp_bucket *b = &tcp->buckets[at];
     for (uint32_t i = 0; i < 8; i++) {

@@ -31,6 +31,7 @@
 #define NP_TCP_RTO_UNKNOWN_US 3000000u /* §5.7 */
 #define NP_TCP_BACKOFF_KEPT 2u     /* doublings that outlive progress of which nothing says that the path got slower */
 #define NP_TCP_SACK_WALK 1024u     /* segments one ACK may make us look at */
+#define NP_TCP_SEEN 3u             /* blocks of a peer's remembered: as many as an ACK with timestamps has */
 #define NP_TCP_TX_BUDGET 64u       /* segments a connection sends in one flush */
 #define NP_TCP_FLUSH_BUDGET 4096u  /* connections one flush serves */
 #define NP_TCP_GATHER_MAX 48u      /* pieces of a packet that the port cuts; of another: NP_PORT_PIECES_MAX */
@@ -375,13 +376,11 @@ struct np_tcp_conn {
   bool rcvq_due;            /* held back for a crowded session long enough (flush.c) */
   struct np_tcp_block sack[4]; /* what we report, latest first (RFC 2018 §4) */
   struct np_tcp_block dsack;   /* to report once (RFC 2883); empty when start == end */
-  struct np_tcp_block seen[2]; /* reported to us last: not walked again */
+  struct np_tcp_block seen[NP_TCP_SEEN]; /* reported to us last: not walked again */
   uint32_t challenge_ms;
-  uint32_t generation;
   uint32_t tw_prev;         /* np_tcp_list, TIME-WAIT list, out-of-order lists (mem.c), free list */
   uint32_t tw_next;
   uint32_t listener;        /* index, NP_TCP_NIL for outgoing */
-  uint32_t hash;
   uint8_t err;              /* enum np_err to tell */
   uint8_t soft_err;         /* enum np_err; forgotten when snd_una is no longer soft_una */
   uint16_t old_segs;        /* of handed, with NP_TCP_HANDED_OLD: those that are consumed when old_edge is */
@@ -581,7 +580,7 @@ struct np_tcp_conn *np_tcp_find(struct np_tcp *tcp, const struct np_flow *flow, 
 struct np_tcp_conn *np_tcp_expected(struct np_tcp *tcp, const struct np_pkt *pkt);
 /* The slot of the connection a hash most likely means, by its tag alone; NP_TCP_NIL: none. */
 uint32_t np_tcp_likely(const struct np_tcp *tcp, uint32_t hash);
-void np_tcp_table_add(struct np_tcp *tcp, struct np_tcp_conn *c);
+void np_tcp_table_add(struct np_tcp *tcp, struct np_tcp_conn *c, uint32_t hash);
 void np_tcp_table_del(struct np_tcp *tcp, struct np_tcp_conn *c);
 
 /* Asks for a connection's bytes [from, to), whole lines, to be written. */

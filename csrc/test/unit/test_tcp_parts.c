@@ -200,11 +200,11 @@ static void test_table(void **state) {
     }
     f.local_port = 60000;
     assert_null(np_tcp_conn_new(tcp, &f, 1));
-    for (uint32_t i = 0; i < N; i++) assert_ptr_equal(np_tcp_find(tcp, &c[i]->flow, c[i]->hash), c[i]);
+    for (uint32_t i = 0; i < N; i++) assert_ptr_equal(np_tcp_find(tcp, &c[i]->flow, np_tcp_flow_hash(tcp, &c[i]->flow)), c[i]);
     for (uint32_t i = 0; i < N; i++) {
       if (round < 3 && np_rng_below(&rng, 2) == 0) continue;
       struct np_flow gone = c[i]->flow;
-      uint32_t hash = c[i]->hash;
+      uint32_t hash = np_tcp_flow_hash(tcp, &gone);
       np_tcp_table_del(tcp, c[i]);
       np_tcp_conn_free(tcp, c[i]);
       c[i] = NULL;
