@@ -51,5 +51,11 @@ func (e *AcquireError) Error() string {
 	return b.String()
 }
 
+// Full says whether there was nothing because all that may be open were in use: no sign of
+// what they are connections to.
+func (e *AcquireError) Full() bool {
+	return (e.Cause == ErrQueueFull || e.Cause == ErrTimeout) && e.LastOpen == nil && e.Opening == 0
+}
+
 // Unwrap returns Cause.
 func (e *AcquireError) Unwrap() error { return e.Cause }

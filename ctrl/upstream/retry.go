@@ -155,7 +155,7 @@ type Call struct {
 
 	// Repeat says whether the request may be sent once more after this failure: the
 	// caller knows whether it is idempotent and its body can be sent again. nil: never.
-	// After ConnectFailed it isn't asked, nothing was sent.
+	// After ConnectFailed and Busy it isn't asked, nothing was sent.
 	Repeat func(o Outcome, err error) bool
 
 	// Try sends the request. An outcome other than Success needs an error. It must end
@@ -316,7 +316,7 @@ func (u *Upstream) again(ctx context.Context, c *Call, o Outcome, err error, n i
 	switch {
 	case o == Canceled:
 		return "canceled", false
-	case o != ConnectFailed && (c.Repeat == nil || !c.Repeat(o, err)):
+	case o != ConnectFailed && o != Busy && (c.Repeat == nil || !c.Repeat(o, err)):
 		return "", false
 	case n >= p.Attempts:
 		if n == 1 {

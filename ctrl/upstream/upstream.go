@@ -257,6 +257,7 @@ const (
 	Failure               // answered with what counts as one (HTTP 5xx), or broke off
 	Timeout               // Timeouts.Request passed
 	ConnectFailed         // no connection: nothing was sent
+	Busy                  // no connection was free for it: nothing was sent, and nothing is said of the endpoint
 	Canceled              // given up by the client: says nothing of the endpoint
 )
 
@@ -271,6 +272,8 @@ func (o Outcome) String() string {
 		return "timeout"
 	case ConnectFailed:
 		return "connect failed"
+	case Busy:
+		return "no connection free"
 	case Canceled:
 		return "canceled"
 	}
@@ -356,6 +359,9 @@ func (l *Lease) Done(o Outcome) {
 	}
 	u := e.up
 	l.e = nil
+	if o == Busy {
+		o = Canceled // which the pool counts
+	}
 	now := u.now()
 	e.stats.done(o, now-l.at)
 	e.brk.done(&u.cfg.Breaker, now, l.pass, o)

@@ -145,6 +145,9 @@ func outcomeOf(err error) upstream.Outcome {
 	case errors.As(err, &ours), errors.As(err, &request), errors.Is(err, errIdle), errors.As(err, &no), errors.As(err, &broken):
 		return upstream.Canceled // of its health it says nothing
 	case errors.As(err, &connect):
+		if a := (*pool.AcquireError)(nil); errors.As(err, &a) && a.Full() {
+			return upstream.Busy // our own limit
+		}
 		return upstream.ConnectFailed
 	case errors.Is(err, upstream.ErrTryTimeout), errors.Is(err, context.DeadlineExceeded):
 		return upstream.Timeout

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/np-appliance/np/ctrl/gateway/exchange"
+	"github.com/np-appliance/np/ctrl/pool"
 	"github.com/np-appliance/np/ctrl/upstream"
 )
 
@@ -375,5 +376,47 @@ func TestPrune(t *testing.T) {
 	ask()
 	if p := c.Pools(); len(p) != 1 || p[0].Endpoint != b {
 		t.Errorf("%+v", p)
+	}
+}
+
+// TestBusyPool: a pool whose connections are all in use says nothing of the endpoint: its
+// breaker stays closed.
+func TestBusyPool(t *testing.T) {
+	held, release := make(chan struct{}), make(chan struct{})
+	slow := backend(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/held" {
+			close(held)
+			<-release
+		}
+	})
+	c := cluster(t, func(u *upstream.Config, c *Config) {
+		u.Breaker = upstream.BreakerConfig{ConsecutiveFailures: 2}
+		u.Retry.Attempts = 1
+		c.Pool = pool.DefaultConfig()
+		c.Pool.Max, c.Pool.MaxWaiting = 1, 0
+	}, slow)
+	s := front(t, handler(t, Options{Targets: []Target{{Cluster: c}}}))
+	done := make(chan int, 1)
+	go func() {
+		resp, err := http.Get(s.URL + "/held")
+		if err != nil {
+			done <- 0
+			return
+		}
+		resp.Body.Close()
+		done <- resp.StatusCode
+	}()
+	<-held
+	for range 5 {
+		if resp, body := fetch(t, request(t, "GET", s.URL, nil)); resp.StatusCode != 503 || !strings.Contains(body, "upstream_full") {
+			t.Errorf("beside one that is held: %d %s", resp.StatusCode, body)
+		}
+	}
+	if got := c.up.Snapshot().Endpoints[0]; got.Breaker.State != "closed" || got.ConnectFailed != 0 || got.Canceled != 5 {
+		t.Errorf("%+v", got)
+	}
+	close(release)
+	if status := <-done; status != 200 {
+		t.Errorf("held: %d", status)
 	}
 }

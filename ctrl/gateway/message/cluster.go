@@ -326,6 +326,9 @@ func (c *Cluster) try(ctx context.Context, call *Call, send func(context.Context
 			for again := true; ; again = false {
 				k, err := x.acquire(ctx)
 				if err != nil {
+					if acquire := (*pool.AcquireError)(nil); errors.As(err, &acquire) && acquire.Full() {
+						return upstream.Busy, err
+					}
 					if ctx.Err() != nil {
 						err = context.Cause(ctx)
 					}

@@ -146,6 +146,8 @@ func outcomeOf(err error) upstream.Outcome {
 	switch {
 	case err == nil:
 		return upstream.Success
+	case errors.As(err, &acquire) && acquire.Full():
+		return upstream.Busy // our own limit
 	case errors.As(err, &acquire), errors.Is(err, client.ErrUnavailable), errors.Is(err, client.ErrClosed):
 		return upstream.ConnectFailed
 	case errors.Is(err, context.Canceled), errors.Is(err, client.ErrTooLarge):
