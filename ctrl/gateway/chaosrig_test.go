@@ -14,9 +14,11 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/np-appliance/np/ctrl/gateway/pipes"
 	"github.com/np-appliance/np/ctrl/secure"
 )
 
@@ -45,6 +47,7 @@ func (f fault) String() string { return faultNames[f] }
 type chaosBackend struct {
 	index   int
 	address string
+	listen  func(address string) (net.Listener, string, error)
 	fault   atomic.Int32
 	certs   [2]*tls.Certificate // good, expired; nil without TLS
 	served  atomic.Int64        // answered well
@@ -87,17 +90,11 @@ type rawConn struct{}
 
 func (b *chaosBackend) start(t *testing.T) {
 	t.Helper()
-	address := b.address
-	if address == "" {
-		address = "127.0.0.1:0"
-	}
-	l, err := net.Listen("tcp", address)
+	l, address, err := b.listen(b.address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if b.address == "" {
-		b.address = l.Addr().String()
-	}
+	b.address = address
 	s := &http.Server{
 		Handler:  http.HandlerFunc(b.serve),
 		ErrorLog: log.New(io.Discard, "", 0),
@@ -159,8 +156,7 @@ func (b *chaosBackend) cut() {
 		if t, ok := c.(*tls.Conn); ok {
 			raw = t.NetConn()
 		}
-		raw.(*net.TCPConn).SetLinger(0)
-		raw.Close()
+		reset(raw)
 	}
 }
 
@@ -195,7 +191,7 @@ func (b *chaosBackend) serve(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return
 	}
-	raw := r.Context().Value(rawConn{}).(*net.TCPConn)
+	raw := r.Context().Value(rawConn{}).(net.Conn)
 	switch f {
 	case faultStall, faultLost:
 		<-r.Context().Done()
@@ -210,12 +206,11 @@ func (b *chaosBackend) serve(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(raw, strings.Repeat("\x00garbage\xff\r\n", 1000))
 		panic(http.ErrAbortHandler)
 	case faultHalfClose:
-		raw.CloseWrite()
+		raw.(interface{ CloseWrite() error }).CloseWrite()
 		<-r.Context().Done()
 		return
 	case faultReset:
-		raw.SetLinger(0)
-		raw.Close()
+		reset(raw)
 		return
 	case faultStatus:
 		w.WriteHeader(http.StatusServiceUnavailable)
@@ -258,35 +253,61 @@ func chaosCerts(t *testing.T) (certs [2]*tls.Certificate, ca []byte) {
 	return certs, g.CA
 }
 
-// lagMeter is how long this process was kept from running: where that is a good part of a
-// time-out, the time-out says nothing.
-type lagMeter struct {
-	worst atomic.Int64
-	stop  chan struct{}
-	wg    sync.WaitGroup
+// chaosNet is a network in memory, whose listeners come and go.
+type chaosNet struct {
+	mu        sync.Mutex
+	listeners map[string]*pipes.Listener
 }
 
-func startLag(t *testing.T) *lagMeter {
-	m := &lagMeter{stop: make(chan struct{})}
-	m.wg.Go(func() {
-		for {
-			begun := time.Now()
-			select {
-			case <-time.After(2 * time.Millisecond):
-			case <-m.stop:
-				return
-			}
-			if d := int64(time.Since(begun)); d > m.worst.Load() {
-				m.worst.Store(d)
-			}
-		}
-	})
-	t.Cleanup(func() { close(m.stop); m.wg.Wait() })
-	return m
+// listen takes an address; "" is one that is free.
+func (n *chaosNet) listen(address string) (net.Listener, string, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if address == "" {
+		address = fmt.Sprintf("198.18.0.%d:80", len(n.listeners)+1)
+	}
+	l := pipes.Listen()
+	n.listeners[address] = l
+	return l, address, nil
 }
 
-// take returns the worst since the last call.
-func (m *lagMeter) take() time.Duration { return time.Duration(m.worst.Swap(0)) }
+// dial connects; nobody listens at an address whose listener was closed.
+func (n *chaosNet) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	n.mu.Lock()
+	l := n.listeners[address]
+	n.mu.Unlock()
+	if l == nil {
+		return nil, &net.OpError{Op: "dial", Net: network, Err: syscall.EHOSTUNREACH}
+	}
+	c, err := l.Dial(ctx, network, address)
+	if errors.Is(err, net.ErrClosed) {
+		err = &net.OpError{Op: "dial", Net: network, Addr: l.Addr(), Err: syscall.ECONNREFUSED}
+	}
+	return c, err
+}
+
+// listenNet listens on loopback.
+func listenNet(address string) (net.Listener, string, error) {
+	if address == "" {
+		address = "127.0.0.1:0"
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, "", err
+	}
+	return l, l.Addr().String(), nil
+}
+
+// reset breaks a connection off.
+func reset(c net.Conn) {
+	switch c := c.(type) {
+	case interface{ Reset() error }:
+		c.Reset()
+	case *net.TCPConn:
+		c.SetLinger(0)
+		c.Close()
+	}
+}
 
 // result is one request of the load.
 type result struct {
@@ -308,9 +329,9 @@ type chaosLoad struct {
 	wg      sync.WaitGroup
 }
 
-func startLoad(t *testing.T, url string, methods ...string) *chaosLoad {
-	tr := &http.Transport{MaxIdleConnsPerHost: 100}
-	l := &chaosLoad{url: url, client: &http.Client{Transport: tr, Timeout: 10 * time.Second}, stopped: make(chan struct{})}
+func startLoad(t *testing.T, dial func(ctx context.Context, network, address string) (net.Conn, error), url string, methods ...string) *chaosLoad {
+	tr := &http.Transport{MaxIdleConnsPerHost: 100, DialContext: dial}
+	l := &chaosLoad{url: url, client: &http.Client{Transport: tr, Timeout: time.Minute}, stopped: make(chan struct{})}
 	for i, m := range methods {
 		l.wg.Go(func() { l.send(fmt.Sprintf("%s/%s/%d", url, m, i), m) })
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/np-appliance/np/ctrl/config"
+	"github.com/np-appliance/np/ctrl/gateway/server"
 	"github.com/np-appliance/np/ctrl/gateway/server/servertest"
 )
 
@@ -50,6 +51,18 @@ func rigOf(t *testing.T, c *config.Config) *rig {
 
 func rigDial(t *testing.T, c *config.Config, dial func(ctx context.Context, via, network, address string) (net.Conn, error)) *rig {
 	t.Helper()
+	r, s := rigServer(t, c, dial)
+	addr, _ := servertest.Start(t, s, time.Minute)
+	tr := &http.Transport{}
+	t.Cleanup(tr.CloseIdleConnections) // before the server's end
+	r.url, r.client = "http://"+addr, &http.Client{Transport: tr, Timeout: time.Minute,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	return r
+}
+
+// rigServer is a rig whose server is not served yet.
+func rigServer(t *testing.T, c *config.Config, dial func(ctx context.Context, via, network, address string) (net.Conn, error)) (*rig, *server.Server) {
+	t.Helper()
 	g := New(Options{Dial: dial})
 	t.Cleanup(g.Close)
 	r := &rig{Gateway: g}
@@ -58,12 +71,7 @@ func rigDial(t *testing.T, c *config.Config, dial func(ctx context.Context, via,
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr, _ := servertest.Start(t, s, 5*time.Second)
-	tr := &http.Transport{}
-	t.Cleanup(tr.CloseIdleConnections) // before the server's end
-	r.url, r.client = "http://"+addr, &http.Client{Transport: tr, Timeout: 10 * time.Second,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	return r
+	return r, s
 }
 
 func (r *rig) apply(t *testing.T, c *config.Config) {

@@ -32,6 +32,7 @@ type bubble struct {
 // backend, in the clear.
 func inBubble(t *testing.T, h2 bool, h http.HandlerFunc, change func(*upstream.Config, *Options), run func(b *bubble)) {
 	synctest.Test(t, func(t *testing.T) {
+		t.Cleanup(func() { time.Sleep(time.Minute) }) // for what takes its time to end, when all else has
 		protocols := new(http.Protocols)
 		protocols.SetHTTP1(!h2)
 		protocols.SetUnencryptedHTTP2(h2)

@@ -20,6 +20,7 @@ type half struct {
 	buf   []byte
 	ended bool // nothing more is written
 	gone  bool // nothing more is read
+	reset bool // the writer broke off
 
 	read, write deadline
 }
@@ -85,6 +86,8 @@ func (c *conn) Read(p []byte) (int, error) {
 			return 0, c.fail("read", net.ErrClosed)
 		case h.read.over():
 			return 0, c.fail("read", os.ErrDeadlineExceeded)
+		case h.reset:
+			return 0, c.fail("read", syscall.ECONNRESET)
 		case len(h.buf) > 0 || len(p) == 0:
 			n := copy(p, h.buf)
 			h.buf = h.buf[n:]
@@ -150,6 +153,15 @@ func (c *conn) Close() error {
 	h.mu.Unlock()
 	// Timers that nobody waits for would keep a bubble's clock going.
 	return errors.Join(err, c.SetDeadline(time.Time{}))
+}
+
+// Reset breaks the connection off, as a RST does: what was not read is lost.
+func (c *conn) Reset() error {
+	h := c.out
+	h.mu.Lock()
+	h.reset, h.buf = true, nil
+	h.mu.Unlock()
+	return c.Close()
 }
 
 // LocalAddr implements [net.Conn].

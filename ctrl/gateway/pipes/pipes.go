@@ -12,7 +12,7 @@ import (
 )
 
 // Listener is a [net.Listener] that Dial connects to. Its connections hold 64 KiB each
-// way, as those of a kernel do, and have CloseWrite.
+// way, as those of a kernel do, and have CloseWrite and Reset.
 type Listener struct {
 	conns  chan net.Conn
 	closed chan struct{}

@@ -26,6 +26,7 @@ import (
 func inBubble(t *testing.T, configure func() Config, run func(r *rig)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
+		t.Cleanup(func() { time.Sleep(time.Minute) }) // for what takes its time to end, when all else has
 		c := configure()
 		r := &rig{t: t, pipes: pipes.Listen()}
 		if c.Handler == nil {
