@@ -148,7 +148,7 @@ demo: ## two namespaces, npd in one, load from the other, ten seconds (root)
 
 e2e: bin relay ## namespace tests against the kernel's TCP (root)
 	@[ "$$(id -u)" = 0 ] || { echo "make e2e: needs root (network namespaces, AF_XDP)" >&2; exit 1; }
-	NP_BIN=$(CURDIR)/build/bin NP_RELAY=$(CURDIR)/$(BUILD)/np-relay go test -tags e2e -count=1 -timeout 20m ./scripts/e2e/...
+	NP_BIN=$(CURDIR)/build/bin NP_RELAY=$(CURDIR)/$(BUILD)/np-relay go test -tags e2e -count=1 -parallel 3 -timeout 25m ./scripts/e2e/...
 
 interop: bin relay ## every cell of the matrix kernel to npd: hours, goes on where it stopped (root)
 	@[ "$$(id -u)" = 0 ] || { echo "make interop: needs root (network namespaces, AF_XDP)" >&2; exit 1; }

@@ -142,16 +142,16 @@ func TestException(t *testing.T) {
 				k.listen("0.0.0.0:22")
 				k.listen("[2001:db8::50]:22")
 				k.listen("198.18.0.50:7")
-				r.sh("ping -c 2 -i 0.2 -W 2 198.18.0.50")
-				r.sh("ping -6 -c 2 -i 0.2 -W 2 2001:db8::50")
-				r.sh("ping -c 2 -i 0.2 -W 2 198.18.0.1")
+				r.sh("ping -c 2 -i 0.2 -W 30 198.18.0.50")
+				r.sh("ping -6 -c 2 -i 0.2 -W 30 2001:db8::50")
+				r.sh("ping -c 2 -i 0.2 -W 30 198.18.0.1")
 				r.echo("198.18.0.1:7", 300_000)
 				r.echo("[2001:db8::1]:7", 300_000)
 				r.greeted("198.18.0.50:22")
 				r.greeted("[2001:db8::50]:22")
 				r.greeted("198.18.0.50:7") // the appliance's port on the kernel's address
 				r.greeted("198.18.0.1:22") // the kernel's port on the appliance's address
-				k.sh("ping -c 1 -W 2 -I 198.18.0.50 198.18.0.2")
+				k.sh("ping -c 1 -W 30 -I 198.18.0.50 198.18.0.2")
 				passed, sent := r.counter(dataplane.CounterPassedPkts), r.counter(dataplane.CounterKernelTX)
 				if passed < 20 || sent < 20 || r.counter(dataplane.CounterICMPEcho) != 2 {
 					t.Errorf("%d passed, %d sent, %d echoes of our own", passed, sent, r.counter(dataplane.CounterICMPEcho))
@@ -159,7 +159,12 @@ func TestException(t *testing.T) {
 				k.sh("ip link set npn0x down")
 				r.echo("198.18.0.1:7", 1000)
 				k.sh("ip link set npn0x up")
-				r.sh("ping -c 1 -W 3 198.18.0.50")
+				for end := time.Now().Add(time.Minute); exec.Command("ping", "-c", "1", "-W", "1", "198.18.0.50").Run() != nil; { // the TAP's carrier comes back in its time
+					if time.Now().After(end) {
+						t.Error("the kernel's address does not answer after its TAP was down")
+						runtime.Goexit()
+					}
+				}
 				r.balanced()
 				r.must(r.p.DetachInterface(t.Context(), r.id))
 				if err := exec.Command("ip", "-n", k.name, "link", "show", "npn0x").Run(); err == nil {
@@ -176,7 +181,7 @@ func TestExceptionRate(t *testing.T) {
 	inNamespaceWith(t, 1, func(cfg *dataplane.Config) { cfg.Exception.Rate = 100 }, func(r *rig) {
 		newKernelSide(r, dataplane.BackendAFPacket)
 		r.listen("0.0.0.0:7", dataplane.SessionEcho)
-		r.sh("ping -c 1 -W 2 198.18.0.50")
+		r.sh("ping -c 1 -W 30 198.18.0.50")
 		c, err := net.Dial("udp", "198.18.0.50:9")
 		r.must(err)
 		defer c.Close()

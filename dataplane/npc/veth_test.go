@@ -237,8 +237,8 @@ func TestVeth(t *testing.T) {
 	for _, cores := range []int{1, 2} {
 		inNamespace(t, cores, func(r *rig) {
 			r.add()
-			r.sh("ping -c 2 -i 0.2 -W 2 198.18.0.1")
-			r.sh("ping -6 -c 2 -i 0.2 -W 2 2001:db8::1")
+			r.sh("ping -c 2 -i 0.2 -W 30 198.18.0.1")
+			r.sh("ping -6 -c 2 -i 0.2 -W 30 2001:db8::1")
 			r.listen("0.0.0.0:7", dataplane.SessionEcho)
 			r.listen("[2001:db8::1]:7", dataplane.SessionEcho)
 			r.echo("198.18.0.1:7", 300_000)
@@ -379,7 +379,7 @@ func TestVethReturns(t *testing.T) {
 		r.must(err)
 		r.steer(qs)
 		r.echo("198.18.0.1:7", 1000)
-		r.sh("ping -6 -c 1 -W 2 2001:db8::1")
+		r.sh("ping -6 -c 1 -W 30 2001:db8::1")
 		if qs := r.p.QueueStats(r.id); len(qs) != 2 || qs[0].Down || qs[1].Down {
 			t.Errorf("%+v", qs)
 		}
@@ -406,7 +406,7 @@ func TestVethUndone(t *testing.T) {
 			t.Error("number of the interface that failed is not free:", id)
 		}
 		r.steer(qs)
-		r.sh("ping -c 1 -W 2 198.18.0.1")
+		r.sh("ping -c 1 -W 30 198.18.0.1")
 		if _, _, err := r.p.AddInterface(t.Context(), cfg); !errors.Is(err, dataplane.CodeExists) {
 			t.Error("the same interface twice:", err)
 		}
@@ -424,6 +424,6 @@ func TestVethUndone(t *testing.T) {
 		}
 		r.sh("ip addr add 198.18.7.2/24 dev npn1.7")
 		r.sh("ip link set npn1.7 up")
-		r.sh("ping -c 1 -W 2 198.18.7.1")
+		r.sh("ping -c 1 -W 30 198.18.7.1")
 	})
 }

@@ -30,6 +30,7 @@ func (w *world) backendIs(name, requested, actual string) {
 // TestBackends: one connection lives through every backend that this machine has, and
 // npctl tells the truth on each.
 func TestBackends(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, options{config: func(s string) string {
 		return s + "\n[[listener]]\nname = \"asked\"\naddress = \"127.0.0.1:17\"\nprotocol = \"echo\"\nbackend = \"epoll\"\n" +
 			"\n[[listener]]\nname = \"best\"\naddress = \"127.0.0.1:18\"\nprotocol = \"echo\"\n"
@@ -62,7 +63,7 @@ func TestBackends(t *testing.T) {
 		if len(list) != 1 || list[0].Backend != step.actual || !strings.HasPrefix(w.status().Backend, step.actual) {
 			t.Errorf("on %s: %+v", step.actual, list)
 		}
-		w.must(w.in("c", "ping", "-c", "1", "-W", "2", server6))
+		w.must(w.in("c", "ping", "-c", "1", "-W", "30", server6))
 	}
 	for _, bad := range [][]string{{"np0", "best"}, {"np0", "tap"}, {"np7", "auto"}, {"np0", "af_packet", "--device", "net_ring0"}} {
 		if out, code := w.npctl(append([]string{"backend", "set"}, bad...)...); code != 2 && code != 4 {
@@ -77,6 +78,7 @@ func TestBackends(t *testing.T) {
 // TestBackendByEnvironment: AF_PACKET and a TAP from the start, and a device that goes away
 // and comes back on the backend it had.
 func TestBackendByEnvironment(t *testing.T) {
+	t.Parallel()
 	for _, backend := range []string{"af_packet", "tap"} {
 		t.Run(backend, func(t *testing.T) {
 			w := newWorld(t, options{env: []string{"NP_DATAPLANE_BACKEND=" + backend}, config: func(s string) string {
@@ -104,7 +106,7 @@ func TestBackendByEnvironment(t *testing.T) {
 				return
 			}
 			w.must(w.in("s", "ip", "link", "del", name))
-			w.eventually(10*time.Second, "the TAP is made again", func() error {
+			w.eventually(time.Minute, "the TAP is made again", func() error {
 				if out, err := w.in("s", "ip", "addr", "add", "198.18.0.9/24", "dev", name).CombinedOutput(); err != nil && !strings.Contains(string(out), "exists") {
 					return fmt.Errorf("%w: %s", err, out)
 				}
@@ -118,6 +120,7 @@ func TestBackendByEnvironment(t *testing.T) {
 // TestFewCapabilities: without the capability to load XDP programs an interface runs on
 // AF_PACKET and npctl says why; where falling is forbidden npd says what is missing.
 func TestFewCapabilities(t *testing.T) {
+	t.Parallel()
 	few := []string{"setpriv", "--bounding-set", "-all,+net_raw", "--inh-caps", "-all,+net_raw"}
 	w := newWorld(t, options{wrap: few})
 	w.backendIs("np0", "auto", "af_packet")

@@ -3,6 +3,8 @@
 package e2e
 
 import (
+	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -12,22 +14,37 @@ import (
 
 // npctl capture shows what the bypass path received, sent and dropped; tcpdump reads it.
 func TestCapture(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, options{})
 	file := w.path("x.pcapng")
 	cmd := exec.Command(w.bin+"/npctl", "-s", w.path("np.sock"), "capture", "-f", "tcp or icmp", "-w", file)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(500 * time.Millisecond) // until it runs; nothing below depends on it but what it shows
+	runs := func(file string) { // its header is written when it does
+		t.Helper()
+		w.eventually(time.Minute, "capture runs", func() error {
+			if i, err := os.Stat(file); err != nil || i.Size() == 0 {
+				return fmt.Errorf("%s is empty: %v", file, err)
+			}
+			return nil
+		})
+	}
+	runs(file)
 	if err := echo(w.mustDial(addr4(7)), 100); err != nil {
 		t.Fatal(err)
 	}
-	w.must(w.in("c", "ping", "-c", "2", "-i", "0.1", "-W", "2", server4))
+	w.must(w.in("c", "ping", "-c", "2", "-i", "0.1", "-W", "30", server4))
 	r := newWire(w)
 	bad := r.tcp4(5555, 7, 1, 0, 2, nil, nil)
 	bad[50] ^= 0x55
 	r.send(bad)
-	time.Sleep(500 * time.Millisecond)
+	w.eventually(time.Minute, "the last packet", func() error {
+		if b, err := os.ReadFile(file); err != nil || !bytes.Contains(b, []byte("tcp_bad_checksum")) {
+			return fmt.Errorf("%d bytes without it: %v", len(b), err)
+		}
+		return nil
+	})
 	_ = cmd.Process.Signal(os.Interrupt)
 	if err := cmd.Wait(); err != nil {
 		t.Fatalf("npctl capture: %v", err)
@@ -52,8 +69,8 @@ func TestCapture(t *testing.T) {
 	if err := done.Start(); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(300 * time.Millisecond)
-	w.must(w.in("c", "ping", "-c", "5", "-i", "0.1", "-W", "2", server4))
+	runs(w.path("y.pcapng"))
+	w.must(w.in("c", "ping", "-c", "5", "-i", "0.1", "-W", "30", server4))
 	if err := done.Wait(); err != nil {
 		t.Fatal(err)
 	}

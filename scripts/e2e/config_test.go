@@ -11,6 +11,7 @@ import (
 
 // Each mistake in a configuration is one clear line with its place.
 func TestConfigMistakes(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, options{noNpd: true})
 	example := w.must(exec.Command(w.bin+"/npd", "config", "example"))
 	for _, c := range []struct{ name, text, want string }{
@@ -37,6 +38,7 @@ func TestConfigMistakes(t *testing.T) {
 }
 
 func TestUnknownInterface(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, options{noNpd: true, config: func(s string) string { return strings.Replace(s, `name = "np0"`, `name = "nope0"`, 1) }})
 	out, err := w.in("s", w.bin+"/npd", "-c", w.path("np.toml")).CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "nope0") || !strings.Contains(string(out), "np.toml:") {
@@ -45,6 +47,7 @@ func TestUnknownInterface(t *testing.T) {
 }
 
 func TestPortInUse(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, options{noNpd: true, config: func(s string) string {
 		return s + "\n[[listener]]\nname = \"again\"\naddress = \":7700\"\nprotocol = \"echo\"\n"
 	}})
@@ -55,6 +58,7 @@ func TestPortInUse(t *testing.T) {
 }
 
 func TestNotRoot(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, options{noNpd: true})
 	w.must(exec.Command("chmod", "-R", "a+rX", filepath.Dir(w.dir)))
 	out, err := w.in("s", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all",

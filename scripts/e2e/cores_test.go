@@ -149,7 +149,7 @@ func sessionsEcho(w *world, conns int) (clients []*client.Client) {
 
 // talk has a word of its own echoed some times.
 func talk(c net.Conn, i int) error {
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	want := bytes.Repeat([]byte(fmt.Sprintf("connection %d ", i)), 40)
 	got := make([]byte, len(want))
 	for range 5 {
@@ -217,7 +217,7 @@ func fetch(t *testing.T, us *planeEnd, want []byte) error {
 		return err
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: np\r\nConnection: close\r\n\r\n"); err != nil {
 		return err
 	}

@@ -20,7 +20,7 @@ func (e *planeEnd) dialEcho(n int) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	if err := echo(c, n); err != nil {
 		_ = c.Close()
 		return nil, err
@@ -52,7 +52,7 @@ func TestMemif(t *testing.T) {
 		_ = w.npd.Process.Signal(syscall.SIGKILL)
 		<-w.exited
 		w.npd = nil
-		w.eventually(5*time.Second, "the link goes down", func() error {
+		w.eventually(time.Minute, "the link goes down", func() error {
 			if q := us.plane.QueueStats(0); !q[0].Down {
 				return fmt.Errorf("%+v", q)
 			}

@@ -92,6 +92,7 @@ func serve(t *testing.T, l net.Listener, cert *tls.Certificate) {
 
 // net/http on our own TCP over AF_XDP, as it is: curl on the kernel's TCP is the client.
 func TestHTTPServer(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, options{noNpd: true})
 	us := xdpEnd(t, w, "s", "np0", server4, server6, 1)
 	cert, _ := transporttest.Certificate(t, server4, server6)
@@ -138,7 +139,7 @@ func TestHTTPServer(t *testing.T) {
 		cmd := w.in("c", "curl", "-sS", "--max-time", "0.05", "-o", "/dev/null", "--limit-rate", "100k", "http://198.18.0.1:8080/bytes/60000000")
 		_ = cmd.Run()
 	}
-	w.eventually(20*time.Second, "connections over", func() error {
+	w.eventually(time.Minute, "connections over", func() error {
 		conns, err := us.plane.Connections(t.Context())
 		for _, c := range conns {
 			if c.State != "time-wait" {
@@ -151,6 +152,7 @@ func TestHTTPServer(t *testing.T) {
 
 // And the other way: net/http's client on our TCP, a server on the kernel's.
 func TestHTTPClient(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, options{noNpd: true})
 	us := xdpEnd(t, w, "s", "np0", server4, server6, 1)
 	them := kernelEnd(w)

@@ -172,6 +172,7 @@ func firstLine(s string) string { line, _, _ := strings.Cut(s, "\n"); return lin
 // TestInteropPairs runs cells that cover every pair of values of any two dimensions twice, against npd and, for the yardstick,
 // kernel to kernel.
 func TestInteropPairs(t *testing.T) {
+	t.Parallel()
 	ds := usableDims(t)
 	cells := unique(append(covering(ds, 1), covering(ds, 2)...))
 	size := func(c cell) int64 { return c.size(ds, 2*time.Second) }
@@ -188,6 +189,7 @@ func TestInteropPairs(t *testing.T) {
 
 // TestInteropCorner runs every combination of what the kernel can offer over a perfect wire.
 func TestInteropCorner(t *testing.T) {
+	t.Parallel()
 	ds := usableDims(t)
 	var ours []outcome
 	runCells(t, ds, corner(ds), false, func(cell) int64 { return 16 << 20 }, func(c cell, o outcome) {

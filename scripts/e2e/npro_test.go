@@ -61,6 +61,7 @@ func (w *world) mustConnect(cfg client.Config) *client.Client {
 
 // TestPatterns speaks every handshake pattern, hybrid and not, with both AEADs, over IPv4 and IPv6.
 func TestPatterns(t *testing.T) {
+	t.Parallel()
 	psk := [32]byte{1, 2, 3}
 	for _, hybrid := range []bool{true, false} {
 		t.Run(fmt.Sprintf("hybrid=%v", hybrid), func(t *testing.T) {
@@ -107,6 +108,7 @@ func TestPatterns(t *testing.T) {
 }
 
 func TestHandlers(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, options{})
 	free := w.status().BuffersFree
 	c := w.mustConnect(client.Config{Name: "e2e"})
@@ -162,6 +164,7 @@ func TestManyInFlight(t *testing.T) {
 
 // Only listed peers connect, and each calls only what it may.
 func TestPeers(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, options{noNpd: true})
 	key, err := handshake.GenerateKey(rand.Reader)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -96,6 +97,7 @@ func (r *wire) tcp4(src, dst uint16, seq, ack uint32, flags byte, options, paylo
 
 // TestBadPackets sends what no stack should send: each is counted for its reason, an open connection does not notice.
 func TestBadPackets(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, options{})
 	free := w.status().BuffersFree
 	c := w.mustDial(addr4(7))
@@ -123,7 +125,7 @@ func TestBadPackets(t *testing.T) {
 	wild := func(seq uint32) []byte { return r.tcp4(port, 7, seq, 1, 16, nil, []byte("wild")) }
 	// Options that are neither malformed nor a source route change nothing (RFC 1122 §3.2.1.8).
 	r.send(withOptions(r.tcp4(port, 9999, 1, 0, 2, nil, nil), 148, 4, 0, 0))
-	w.eventually(3e9, "SYN with a router alert", func() error {
+	w.eventually(time.Minute, "SYN with a router alert", func() error {
 		if w.drop("tcp_no_listener") == 0 {
 			return errors.New("not taken as one without")
 		}
@@ -153,7 +155,7 @@ func TestBadPackets(t *testing.T) {
 	} {
 		n := w.drop(k.reason)
 		r.send(k.frame)
-		w.eventually(3e9, k.name, func() error {
+		w.eventually(time.Minute, k.name, func() error {
 			if got := w.drop(k.reason); got != n+1 {
 				return fmt.Errorf("%s went from %d to %d", k.reason, n, got)
 			}

@@ -67,6 +67,7 @@ func quicEcho(ctx context.Context, conn *quic.Conn, data []byte) error {
 
 // QUIC as Go programs have it, on our UDP over AF_XDP, with one end on the kernel's: each side serves once.
 func TestQUIC(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, options{noNpd: true})
 	us, them := xdpEnd(t, w, "s", "np0", server4, server6, 1).end, kernelEnd(w)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)

@@ -20,6 +20,7 @@ import (
 // Byte streams through npd's ECHO handler: more than the window, several at a
 // time, and one whose client leaves in the middle.
 func TestByteStreams(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, options{})
 	free := w.status().BuffersFree
 	c := w.mustConnect(client.Config{})
@@ -54,7 +55,7 @@ func echoStream(c *client.Client, data []byte) error {
 	if err != nil {
 		return err
 	}
-	s.SetReadDeadline(time.Now().Add(30 * time.Second))
+	s.SetReadDeadline(time.Now().Add(time.Minute))
 	s.SetWriteDeadline(time.Now().Add(30 * time.Second))
 	sent := make(chan error, 1)
 	go func() {
@@ -74,6 +75,7 @@ func echoStream(c *client.Client, data []byte) error {
 // Both compressions, both ways, through the core's ECHO and through Go, with
 // text that shrinks and bytes that do not.
 func TestCompression(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, options{noNpd: true})
 	w.env = append(w.env, "NP_TRANSPORT_COMPRESSION_ENABLED=true")
 	w.start()

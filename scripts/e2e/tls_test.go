@@ -18,6 +18,7 @@ import (
 // TestTLS terminates TLS on our own TCP over AF_XDP, for clients of the kernel's: versions, names,
 // client certificates, a reload under load.
 func TestTLS(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, options{noNpd: true})
 	generate := func(args ...string) {
 		t.Helper()
@@ -59,7 +60,7 @@ func TestTLS(t *testing.T) {
 		}
 		c := tls.Client(raw, cfg)
 		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(time.Minute))
 		if err := c.Handshake(); err != nil {
 			return tls.ConnectionState{}, err
 		}

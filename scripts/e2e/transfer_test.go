@@ -77,6 +77,7 @@ func TestGigabyteUnderLoss(t *testing.T) {
 }
 
 func TestTransferWithoutLossIPv6(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, options{})
 	free := w.status().BuffersFree
 	if err := through(w.mustDial(addr6(7)), min(transferBytes(t), 256<<20), 2); err != nil {

@@ -13,6 +13,7 @@ import (
 
 // RFC 9293 MUST-49: what TCP sends has the configured TTL and hop limit, segments of connections as well as resets.
 func TestTTL(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, options{env: []string{"NP_TCP_TTL=77"}})
 	var fd int
 	err := w.inClient(func() (err error) {

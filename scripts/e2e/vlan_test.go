@@ -179,7 +179,7 @@ func (s *vlanSwitch) echoes(n int) {
 	s.w.t.Helper()
 	for name, list := range vlanAddresses {
 		for _, a := range list {
-			s.w.eventually(10*time.Second, name+" "+a, func() error {
+			s.w.eventually(time.Minute, name+" "+a, func() error {
 				c, err := s.w.dial("tcp", net.JoinHostPort(a, "7"))
 				if err != nil {
 					return err
@@ -216,10 +216,16 @@ func (w *world) from(src, dst string) (net.Conn, error) {
 
 // The kernel's TCP on two VLANs and untagged, at once, by one device: each interface has its own addresses, routes and
 // neighbors; the device's new MAC, and the device itself gone and back, bring all of them back.
-func TestVLANs(t *testing.T) { testVLANs(t, 1) }
+func TestVLANs(t *testing.T) {
+	t.Parallel()
+	testVLANs(t, 1)
+}
 
 // The same with two queues, each on a core of its own: a flow's packets may come by another queue than its connection's.
-func TestVLANsTwoCores(t *testing.T) { testVLANs(t, 2) }
+func TestVLANsTwoCores(t *testing.T) {
+	t.Parallel()
+	testVLANs(t, 2)
+}
 
 func testVLANs(t *testing.T, queues int) {
 	w := newWorld(t, options{queues: queues, env: []string{fmt.Sprintf("NP_DATAPLANE_CORES=%d", queues)}, config: vlanConfig(usual100, usual200)})
@@ -274,7 +280,7 @@ func testVLANs(t *testing.T, queues int) {
 	}
 	defer open.Close()
 	w.must(w.in("s", "ip", "link", "set", "np0", "address", "02:00:00:00:88:02"))
-	w.eventually(10*time.Second, "another MAC on all", func() error {
+	w.eventually(time.Minute, "another MAC on all", func() error {
 		for _, i := range query[api.Interfaces](w, "interface", "list").Interfaces {
 			if i.MAC != "02:00:00:00:88:02" || i.State != "up" {
 				return fmt.Errorf("%s has %s, is %s", i.Name, i.MAC, i.State)
@@ -288,7 +294,7 @@ func testVLANs(t *testing.T, queues int) {
 	s.echoes(10_000)
 
 	w.must(w.in("s", "ip", "link", "del", "np0"))
-	w.eventually(5*time.Second, "all interfaces down", func() error {
+	w.eventually(time.Minute, "all interfaces down", func() error {
 		for _, i := range query[api.Interfaces](w, "interface", "list").Interfaces {
 			if i.State != "down" {
 				return errors.New(i.Name + " is " + i.State)
@@ -324,7 +330,7 @@ func (w *world) reload(text, want string) {
 	if err := w.npd.Process.Signal(syscall.SIGHUP); err != nil {
 		w.t.Fatal(err)
 	}
-	w.eventually(10*time.Second, want, func() error {
+	w.eventually(time.Minute, want, func() error {
 		if strings.Count(w.logTail(100000), want) == seen {
 			return errors.New("not said")
 		}
@@ -334,6 +340,7 @@ func (w *world) reload(text, want string) {
 
 // HUP changes addresses of VLANs, all that it asks for or nothing.
 func TestVLANReload(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, options{config: vlanConfig(usual100, usual200)})
 	s := newVLANSwitch(w, 100, 200)
 	example := w.must(exec.Command(w.bin+"/npd", "config", "example"))
@@ -371,7 +378,7 @@ func TestVLANReload(t *testing.T) {
 	}
 	w.reload(vlanConfig(usual100+`, "198.18.200.7/32"`, `"2001:db8:200::1/64"`)(example), done)
 	w.must(w.in("c", "ip", "route", "add", "198.18.200.7/32", "dev", "v100a"))
-	w.eventually(10*time.Second, "the moved address", func() error {
+	w.eventually(time.Minute, "the moved address", func() error {
 		c, err := w.dial("tcp", "198.18.200.7:7")
 		if err != nil {
 			return err

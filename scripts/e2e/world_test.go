@@ -153,8 +153,8 @@ func (w *world) stop() {
 	_ = w.npd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-w.exited:
-	case <-time.After(15 * time.Second):
-		w.t.Errorf("npd did not end within 15 s of SIGTERM")
+	case <-time.After(time.Minute):
+		w.t.Errorf("npd did not end within a minute of SIGTERM")
 		_ = w.npd.Process.Kill()
 		<-w.exited
 	}
@@ -173,7 +173,7 @@ func (w *world) logTail(lines int) string {
 // ready waits until npd reports ready.
 func (w *world) ready() {
 	w.t.Helper()
-	w.eventually(20*time.Second, "npd ready", func() error {
+	w.eventually(time.Minute, "npd ready", func() error {
 		select {
 		case err := <-w.exited:
 			w.npd = nil
@@ -264,7 +264,7 @@ func (w *world) stat(name string) uint64 {
 // hold, and checks that the ledger sums.
 func (w *world) restful(free uint64) {
 	w.t.Helper()
-	w.eventually(20*time.Second, "all given back", func() error {
+	w.eventually(time.Minute, "all given back", func() error {
 		s := w.status()
 		open := w.stat("tcp_connections") - w.stat("tcp_timewait_connections")
 		held := w.stat("ip_fragments_held") // for a minute, where the rest doesn't come
@@ -283,7 +283,7 @@ func (w *world) restful(free uint64) {
 func (w *world) dial(network, addr string) (net.Conn, error) {
 	var conn net.Conn
 	err := w.inClient(func() error {
-		d := net.Dialer{Timeout: 10 * time.Second, FallbackDelay: -1}
+		d := net.Dialer{Timeout: 30 * time.Second, FallbackDelay: -1}
 		var err error
 		conn, err = d.DialContext(context.Background(), network, addr)
 		return err
@@ -340,7 +340,7 @@ func echo(c net.Conn, n int) error {
 	for i := range out {
 		out[i] = byte(i*7 + n)
 	}
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	go func() { _, _ = c.Write(out) }()
 	in := make([]byte, n)
 	if _, err := io.ReadFull(c, in); err != nil {
