@@ -40,6 +40,7 @@ import (
 	"github.com/np-appliance/np/ctrl/gateway/message/bhttp"
 	"github.com/np-appliance/np/ctrl/gateway/message/wstest"
 	"github.com/np-appliance/np/ctrl/gateway/server/servertest"
+	_ "github.com/np-appliance/np/ctrl/gateway/server/xconnect" // extended CONNECT in net/http, for the backend
 	"github.com/np-appliance/np/ctrl/handshake"
 	"github.com/np-appliance/np/ctrl/npro"
 )

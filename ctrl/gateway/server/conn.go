@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/np-appliance/np/ctrl/gateway/exchange"
+	"github.com/np-appliance/np/ctrl/gateway/h2"
 	"github.com/quic-go/quic-go"
 )
 
@@ -40,9 +41,9 @@ type Conn struct {
 	admitted atomic.Bool // and need not be asked again
 	ended    atomic.Bool
 	streams  streams
-	allDone  chan struct{} // HTTP/2's: no handler runs
-	running  atomic.Int64  // handlers
-	last     atomic.Int64  // when the last one ended
+	h2       atomic.Pointer[h2.Conn] // HTTP/2's
+	running  atomic.Int64            // handlers
+	last     atomic.Int64            // when the last one ended
 	requests atomic.Uint64
 }
 

@@ -2,8 +2,8 @@
 // HTTP/3, the PROXY protocol in front of them, and TLS passed through unopened by its
 // server name.
 //
-// The engine of HTTP/1.1 is ours; those of HTTP/2 and HTTP/3 are golang.org/x/net/http2 and
-// quic-go, with what is ours before and around them:
+// The engines of HTTP/1.1 and of HTTP/2 ([h2]) are ours; that of HTTP/3 is quic-go, with what
+// is ours before and around it:
 //
 //   - [Server] accepts, bounds connections in all and for each client, takes PROXY
 //     protocol headers from those that may send them, does the TLS handshake within its
@@ -13,8 +13,6 @@
 //     handler gets. A connection has one goroutine, and holds no buffer while it waits for a
 //     request. What it answers is written at once, head and body together where they are
 //     short. Only a request that takes long has its client watched.
-//   - A watch on the frames of HTTP/2 bounds what a client can make the engine do without
-//     asking for anything: resets, pings, settings, empty frames.
 //   - One goroutine for each server looks after all that waits: heads and bodies that
 //     arrive too slowly, answers that nobody reads. No operation pays for a timer of its own.
 //
@@ -34,7 +32,7 @@
 //   - the handler's return ends the answer, and the request's body is not waited for;
 //   - a panic with http.ErrAbortHandler resets the stream;
 //   - a writer with a method CloseWrite() error, there or below Unwrap, ends the answer
-//     with it while the body goes on. No engine has one yet.
+//     with it while the body goes on. HTTP/3's has none yet.
 //
 // # Goroutines
 //

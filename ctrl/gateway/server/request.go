@@ -10,22 +10,6 @@ import (
 	"github.com/np-appliance/np/ctrl/gateway/exchange"
 )
 
-// serveH2Request is the handler of HTTP/2's engine.
-func (s *Server) serveH2Request(w http.ResponseWriter, r *http.Request) {
-	if no := s.judge(r); no.set() {
-		s.refusals[no.why].Add(1)
-		s.refuse(w, r, no, "")
-		return
-	}
-	c := From(r.Context())
-	if most := s.c.Limits.Requests; most > 0 && c.requests.Add(1) >= uint64(most) {
-		w.Header().Set("Connection", "close") // the engine sends GOAWAY for it
-	}
-	st := newStream(c, w, r)
-	defer st.finish()
-	s.handle(c, st, r, 1)
-}
-
 // refuse answers a request that no handler sees.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, no fault, line string) {
 	if s.c.Refuse != nil {
@@ -52,12 +36,7 @@ func (s *Server) handle(c *Conn, w http.ResponseWriter, r *http.Request, protoco
 func (s *Server) handled(c *Conn) {
 	s.running.Add(-1)
 	c.last.Store(s.now())
-	if c.running.Add(-1) == 0 && c.allDone != nil {
-		select {
-		case c.allDone <- struct{}{}:
-		default:
-		}
-	}
+	c.running.Add(-1)
 	v := recover()
 	if v == nil {
 		return

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -17,7 +16,7 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/net/http2"
+	"github.com/np-appliance/np/ctrl/gateway/h2"
 )
 
 // Server serves listeners with one set of settings.
@@ -25,9 +24,8 @@ type Server struct {
 	c     Config
 	shake *tls.Config // Config.TLS with what Config.Admit says of handshakes; nil: none
 	tls   *tls.Config // shake with the protocols of TCP's listeners
-	h1    *http.Server
-	h2    *http2.Server //lint:ignore SA1019 see h2.go
-	h3    *h3           // nil: no TLS
+	h2    *h2.Engine
+	h3    *h3 // nil: no TLS
 
 	began                          time.Time
 	heads                          headLimits
@@ -71,10 +69,6 @@ func New(c Config) (*Server, error) {
 			age = 24 * time.Hour
 		}
 		s.altSvc = fmt.Sprintf(`h3=":%d"; ma=%d`, c.AltSvc, int64(age.Seconds()))
-	}
-	s.h1 = &http.Server{
-		DisableGeneralOptionsHandler: true, ReadHeaderTimeout: -1, IdleTimeout: c.Limits.Idle, MaxHeaderBytes: c.Limits.HeadBytes,
-		ErrorLog: log.New(complaints{c.Log}, "", 0),
 	}
 	if err := s.newH2(); err != nil {
 		return nil, fmt.Errorf("listener %q: %w", c.Name, err)
@@ -180,6 +174,7 @@ func (s *Server) finish(l io.Closer) {
 	if r != nil {
 		close(r.stop)
 		r.work.Wait()
+		s.h2.End()
 	}
 }
 
@@ -344,7 +339,9 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	if s.h3 != nil {
 		wg.Go(func() { s.h3.shutdown(ctx) })
 	}
-	_ = s.h1.Shutdown(ctx) // HTTP/2 is told by it; its error is ctx's
+	for _, c := range s.h2Conns() {
+		c.Shutdown()
+	}
 	err := s.drained(ctx)
 	s.cutAll(nil)
 	wg.Wait()
@@ -394,6 +391,7 @@ const freshTime = 1000
 func (s *Server) keep(stop chan struct{}) {
 	t := time.NewTicker(s.step())
 	defer t.Stop()
+	trimmed := time.Now()
 	for {
 		select {
 		case <-stop:
@@ -404,6 +402,10 @@ func (s *Server) keep(stop chan struct{}) {
 		s.clock.Store(now)
 		s.tellDate(time.Now())
 		s.look(now)
+		if time.Since(trimmed) > trimEvery {
+			s.h2.Trim()
+			trimmed = time.Now()
+		}
 	}
 }
 
@@ -442,7 +444,26 @@ func (s *Server) look(now int64) {
 	for _, st := range late {
 		st.cutOff(now)
 	}
+	for _, c := range s.h2Conns() {
+		c.Look()
+	}
 }
+
+// h2Conns are the connections of HTTP/2.
+func (s *Server) h2Conns() []*h2.Conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := make([]*h2.Conn, 0, len(s.conns))
+	for c := range s.conns { // bound: Limits.Conns
+		if e := c.h2.Load(); e != nil {
+			list = append(list, e)
+		}
+	}
+	return list
+}
+
+// trimEvery is how long HTTP/2's goroutines that nobody needs are kept.
+const trimEvery = 10 * time.Second
 
 // step is the keeper's: an eighth of the shortest limit.
 func (s *Server) step() time.Duration {
@@ -453,13 +474,4 @@ func (s *Server) step() time.Duration {
 		}
 	}
 	return max(d, 5*time.Millisecond)
-}
-
-// complaints is a log of what the engines complain of.
-type complaints struct{ log *slog.Logger }
-
-// Write implements io.Writer.
-func (c complaints) Write(b []byte) (int, error) {
-	c.log.Debug("http", "message", string(b))
-	return len(b), nil
 }

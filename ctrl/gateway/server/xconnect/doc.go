@@ -4,8 +4,11 @@
 // be told otherwise by an environment variable alone, which they read when the program
 // is initialized.
 //
+// The gateway's own servers don't need it, they have an engine of ours. Tests do, for
+// backends that are net/http's.
+//
 // That is why this package works in its init, as no other here does: packages are
 // initialized in the order of their paths as soon as what they import is, this one
-// imports nothing but os and strings, and its path is before the other two's. A test of
-// the server's sees whether it still holds. An operator's own setting stands.
+// imports nothing but os and strings, and its path is before the other two's. Tests of
+// forwarding see whether it still holds. An operator's own setting stands.
 package xconnect

@@ -1,1 +1,0 @@
-// A function without a body needs a file of this kind in its package.
