@@ -11,19 +11,21 @@ import (
 type RouteGRPC struct {
 	Web            bool          `key:"web" default:"false" doc:"take gRPC-Web too"`
 	Descriptors    string        `key:"descriptors" default:"" doc:"a FileDescriptorSet with imports, or \"reflection\" to ask the upstream: JSON over HTTP becomes gRPC by its google.api.http rules"`
+	REST           bool          `key:"rest" default:"false" doc:"the upstream speaks JSON over HTTP: gRPC becomes such requests by the rules of the descriptors, which a file has; requests that are no gRPC pass as they are"`
+	RESTPrefix     string        `key:"rest_prefix" default:"" doc:"rest: goes before the paths of the rules, such as \"/api\""`
 	Refresh        time.Duration `key:"refresh" default:"0" max:"24h" doc:"how often reflection is asked again, 1s at least; 0: until it answered once"`
 	Services       []string      `key:"services" default:"" doc:"package.Service of the descriptors that are reached and shown; none: all"`
 	AutoBind       bool          `key:"auto_bind" default:"false" doc:"methods without google.api.http are POST /package.Service/Method"`
 	PassUnmatched  bool          `key:"pass_unmatched" default:"false" doc:"requests that no rule of the descriptors matches go on as they are; false: 404"`
 	Stream         string        `key:"stream" default:"lines" oneof:"lines|events|array" doc:"how streams of JSON look where the client takes anything: application/x-ndjson, text/event-stream, or one array"`
-	IgnoreUnknown  bool          `key:"ignore_unknown" default:"false" doc:"skip fields of JSON that the message lacks, instead of refusing them"`
+	IgnoreUnknown  bool          `key:"ignore_unknown" default:"false" doc:"skip fields of JSON that the message lacks, instead of refusing them; with rest, of the upstream's answers"`
 	IgnoreQuery    []string      `key:"ignore_query" default:"" doc:"parameters of the query that are skipped; \"*\": all that name no field"`
 	EmitDefaults   bool          `key:"emit_defaults" default:"false" doc:"write fields that have no value too"`
 	ProtoNames     bool          `key:"proto_names" default:"false" doc:"fields are called as in the .proto"`
 	EnumNumbers    bool          `key:"enum_numbers" default:"false" doc:"enums are written as numbers"`
 	Reflection     bool          `key:"reflection" default:"false" doc:"the gateway answers grpc.reflection by its descriptors; false: the upstream does"`
 	Health         bool          `key:"health" default:"false" doc:"the gateway answers grpc.health.v1 by the upstream's state; false: the upstream does"`
-	MaxMessage     Size          `key:"max_message" default:"4MiB" min:"1KiB" max:"1GiB" doc:"of one message, both ways"`
+	MaxMessage     Size          `key:"max_message" default:"4MiB" min:"1KiB" max:"1GiB" doc:"of one message, both ways; with rest, of its JSON"`
 	DefaultTimeout time.Duration `key:"default_timeout" default:"0" max:"24h" doc:"of calls that bring no grpc-timeout; 0: max_timeout"`
 	MaxTimeout     time.Duration `key:"max_timeout" default:"0" max:"24h" doc:"longer ones are lowered to it; 0 no bound"`
 }

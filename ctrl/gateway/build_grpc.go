@@ -21,7 +21,7 @@ func (b *builder) grpc(at string, r *config.HTTPRoute) []stage {
 	g := &r.GRPC
 	o := grpcgw.Options{
 		Limits: grpcgw.Limits{RequestMessage: int(g.MaxMessage), ResponseMessage: int(g.MaxMessage), DefaultTimeout: g.DefaultTimeout, MaxTimeout: g.MaxTimeout},
-		Web:    g.Web, Refresh: g.Refresh, Services: g.Services, AutoBind: g.AutoBind, PassUnmatched: g.PassUnmatched, Reflection: g.Reflection,
+		Web:    g.Web, Refresh: g.Refresh, Services: g.Services, AutoBind: g.AutoBind, PassUnmatched: g.PassUnmatched, Reflection: g.Reflection, REST: g.REST, RESTPrefix: g.RESTPrefix,
 		JSONOptions: grpcgw.JSONOptions{IgnoreUnknown: g.IgnoreUnknown, IgnoreQuery: g.IgnoreQuery, EmitDefaults: g.EmitDefaults, ProtoNames: g.ProtoNames, EnumNumbers: g.EnumNumbers},
 		Note:        func(err error) { b.g.o.Log.Warn("descriptors not read", "route", r.Name, "err", err) },
 	}
@@ -62,6 +62,10 @@ func (b *builder) descriptors(at string, r *config.HTTPRoute, c *cluster, o *grp
 			return false
 		}
 		o.JSON, o.Reflect = true, c.fwd
+		if o.REST {
+			b.failf(at+".grpc.descriptors", "route.grpc.descriptors: an upstream that speaks JSON (rest) has no reflection, expected a file")
+			return false
+		}
 	default:
 		raw, err := os.ReadFile(name)
 		if err == nil {
@@ -71,7 +75,7 @@ func (b *builder) descriptors(at string, r *config.HTTPRoute, c *cluster, o *grp
 			b.failf(at+".grpc.descriptors", "route.grpc.descriptors: %w", err)
 			return false
 		}
-		o.JSON = true
+		o.JSON = !o.REST
 	}
 	return true
 }

@@ -259,6 +259,90 @@ func TestRESTToGRPC(t *testing.T) {
 	}
 }
 
+// TestGRPCToREST drives grpc-rest.toml with a service that knows no gRPC.
+func TestGRPCToREST(t *testing.T) {
+	s := newShop(t) // of which only the descriptors are used
+	path, err := filepath.Abs(shopDescriptors)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shop := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		switch r.Method + " " + r.RequestURI {
+		case "GET /api/health":
+		case "GET /api/v1/shelves/1/items/2?mask=title":
+			_, _ = fmt.Fprintf(w, `{"name":"shelves/1/items/2","title":"for %s","stock":7}`, r.Header.Get("X-User"))
+		case "POST /api/v1/shelves/1/items?requestId=r1":
+			_, _ = io.Copy(w, r.Body)
+		case "GET /api/v1/shelves/1/items:watch?pageSize=2":
+			w.Header().Set("Content-Type", "application/x-ndjson")
+			_, _ = io.WriteString(w, "{\"name\":\"0\"}\n{\"name\":\"1\"}\n")
+		default:
+			w.WriteHeader(404)
+			_, _ = io.WriteString(w, `{"message":"no such thing"}`)
+		}
+	}))
+	defer shop.Close()
+	url, _ := start(t, "grpc-rest.toml", map[string]string{"127.0.0.1:9001": strings.TrimPrefix(shop.URL, "http://")}, "/etc/np/shop.pb", path)
+	cc, err := grpc.NewClient("passthrough:///"+strings.TrimPrefix(url, "http://"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cc.Close() }()
+	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(t.Context(), "x-user", "ann"), time.Minute)
+	defer cancel()
+	message := func(name, text string) *dynamicpb.Message {
+		m := s.message(name)
+		if err := protojson.Unmarshal([]byte(text), m); err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	for _, one := range []struct{ method, in, req, out, want string }{
+		{"GetItem", "GetItemRequest", `{"name":"shelves/1/items/2","mask":"title"}`, "Item", `{"name":"shelves/1/items/2","title":"for ann"}`},
+		{"CreateItem", "CreateItemRequest", `{"parent":"shelves/1","requestId":"r1","item":{"title":"new","kind":"KIND_TOY"}}`, "Item", `{"title":"new","kind":"KIND_TOY"}`},
+	} {
+		got, want := s.message(one.out), message(one.out, one.want)
+		if err := cc.Invoke(ctx, "/np.shop.v1.Shop/"+one.method, message(one.in, one.req), got); err != nil || !proto.Equal(got, want) {
+			t.Errorf("%s: %v, %v", one.method, got, err)
+		}
+	}
+	if err := cc.Invoke(ctx, "/np.shop.v1.Shop/GetItem", message("GetItemRequest", `{"name":"none"}`), s.message("Item")); status.Code(err) != codes.NotFound || status.Convert(err).Message() != "no such thing" {
+		t.Errorf("%v", err)
+	}
+	watch, err := cc.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, "/np.shop.v1.Shop/WatchItems")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := watch.SendMsg(message("ListItemsRequest", `{"parent":"shelves/1","pageSize":2}`)); err != nil {
+		t.Fatal(err)
+	}
+	_ = watch.CloseSend()
+	for i := range 2 {
+		got := s.message("Item")
+		if err := watch.RecvMsg(got); err != nil || !proto.Equal(got, message("Item", fmt.Sprintf(`{"name":"%d"}`, i))) {
+			t.Errorf("%v, %v", got, err)
+		}
+	}
+	if err := watch.RecvMsg(s.message("Item")); err != io.EOF {
+		t.Error(err)
+	}
+	if resp, body := askFor(t, "GET", url+"/api/v1/shelves/1/items/2?mask=title", ""); resp.StatusCode != 200 || !strings.Contains(body, `"stock":7`) {
+		t.Errorf("%d, %s", resp.StatusCode, body)
+	}
+	r, err := reflectionpb.NewServerReflectionClient(cc).ServerReflectionInfo(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Send(&reflectionpb.ServerReflectionRequest{MessageRequest: &reflectionpb.ServerReflectionRequest_ListServices{}}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := r.Recv(); err != nil || len(got.GetListServicesResponse().GetService()) != 3 { // with reflection's own two
+		t.Errorf("%v, %v", got, err)
+	}
+	_ = r.CloseSend()
+}
+
 func TestAggregation(t *testing.T) {
 	broken := make(chan bool, 100)
 	users := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -28,6 +28,8 @@ type Exchange struct {
 	Endpoint string // address of the last one asked
 	Tries    int    // requests sent to endpoints
 
+	Streams bool // the answer may go on for as long as both sides like, whatever it looks like
+
 	TraceID [16]byte // W3C trace context; zero: none
 	SpanID  [8]byte  // of the gateway's own span
 	Sampled bool

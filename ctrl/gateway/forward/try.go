@@ -66,7 +66,7 @@ func (f *flight) blame(ctx context.Context, err error) error {
 
 // streams says whether an answer may go on for as long as both sides like.
 func (f *flight) streams(resp *http.Response) bool {
-	return f.grpc || strings.HasPrefix(resp.Header.Get("Content-Type"), "text/event-stream")
+	return f.grpc || f.x.Streams || strings.HasPrefix(resp.Header.Get("Content-Type"), "text/event-stream")
 }
 
 // waitFor waits as long as an endpoint asked for, if it is to be tried again.

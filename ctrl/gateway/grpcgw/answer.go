@@ -206,11 +206,11 @@ func (c *codec) value(raw []byte) (value []byte, kind string, err error) {
 		}
 		return target.Get(fields.ByName("data")).Bytes(), kind, nil
 	}
-	opts := protojson.MarshalOptions{Resolver: c.schema.types, EmitUnpopulated: c.opts.EmitDefaults, UseProtoNames: c.opts.ProtoNames, UseEnumNumbers: c.opts.EnumNumbers}
+	opts := c.opts.marshal(c.schema)
 	if single {
 		value, err = opts.Marshal(target.Interface())
 	} else {
-		value, err = c.only(m, opts)
+		value, err = fieldJSON(m, c.b.response, opts)
 	}
 	if err != nil {
 		return nil, "", fmt.Errorf("make JSON of %s: %w", m.Descriptor().FullName(), err)
@@ -222,9 +222,8 @@ func (c *codec) value(raw []byte) (value []byte, kind string, err error) {
 	return b.Bytes(), "", nil
 }
 
-// only makes JSON of a scalar, list or map field alone.
-func (c *codec) only(m *dynamicpb.Message, opts protojson.MarshalOptions) ([]byte, error) {
-	f := c.b.response
+// fieldJSON makes JSON of a scalar, list or map field alone.
+func fieldJSON(m *dynamicpb.Message, f protoreflect.FieldDescriptor, opts protojson.MarshalOptions) ([]byte, error) {
 	alone := dynamicpb.NewMessage(m.Descriptor())
 	if m.Has(f) {
 		alone.Set(f, m.Get(f))

@@ -1,5 +1,6 @@
 // Package grpcgw is what the gateway does for gRPC beyond forwarding it: it takes
-// gRPC-Web and plain HTTP with JSON and makes gRPC of them, holds deadlines and message
+// gRPC-Web and plain HTTP with JSON and makes gRPC of them, makes HTTP with JSON of gRPC for
+// upstreams that speak none, holds deadlines and message
 // sizes within bounds, and answers reflection and health in the place of backends.
 //
 // Each part is a stage in front of a handler that forwards to a cluster speaking HTTP/2;
@@ -9,6 +10,7 @@
 //	Transcoder JSON over HTTP by google.api.http → gRPC
 //	Guard      grpc-timeout read strictly and lowered, messages' lengths checked
 //	Local      grpc.reflection and grpc.health, when asked for
+//	REST       gRPC → JSON over HTTP by google.api.http, in the place of the Transcoder
 //
 // # JSON
 //
@@ -27,6 +29,16 @@
 // Once a stream has begun its error is a last value {"error": status} (an event named
 // error in server-sent events), and the fields Grpc-Status and Grpc-Message of the
 // trailer.
+//
+// # REST
+//
+// A call becomes the request of its rule, or of the first additional binding whose path its
+// fields fill: path, body and query are made as google/api/http.proto says that clients
+// make them. Segments of dots, which lead elsewhere, are refused. Answers are JSON, or
+// data where the message is a google.api.HttpBody; streams may be any of the three that the
+// Transcoder writes, and may end with the same error. What an upstream answers is bounded: a
+// message by the limits, an error's body by 16 KiB, of which 1 KiB of text and 4 KiB of
+// details are passed on. A method that takes a stream has no request that is made of it.
 //
 // # Reflection
 //

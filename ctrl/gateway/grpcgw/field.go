@@ -169,6 +169,19 @@ func parseBase64(text string) ([]byte, error) {
 	return b, nil
 }
 
+func base64URL(b []byte) string { return base64.URLEncoding.EncodeToString(b) }
+
+// floatText writes a number as parseFloat reads it.
+func floatText(x float64, bits int) string {
+	switch {
+	case math.IsInf(x, 1):
+		return "Infinity"
+	case math.IsInf(x, -1):
+		return "-Infinity"
+	}
+	return strconv.FormatFloat(x, 'g', -1, bits)
+}
+
 // clip shortens what a client sent for an error.
 func clip(s string) string {
 	const most = 64

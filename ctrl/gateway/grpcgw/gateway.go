@@ -37,6 +37,13 @@ type Options struct {
 	// PassUnmatched sends on as they are requests that no binding matches.
 	PassUnmatched bool
 
+	// REST: the upstream speaks HTTP with JSON, and gRPC calls become such requests by the
+	// rules of google.api.http. It needs Schema, and excludes JSON: requests that are no gRPC
+	// pass as they are.
+	REST bool
+	// RESTPrefix goes before the paths of the rules.
+	RESTPrefix string
+
 	// Reflection: the gateway answers grpc.reflection.v1 and v1alpha. It needs Schema or Reflect.
 	Reflection bool
 	// Health: the gateway answers grpc.health.v1 by what this says of a service; "" is the
@@ -51,6 +58,7 @@ type Options struct {
 type Gateway struct {
 	opts  Options
 	bound holder
+	rest  map[string][]*binding // nil: the upstream speaks gRPC
 	local *local
 
 	mu      sync.Mutex
@@ -73,6 +81,21 @@ func New(o Options) (*Gateway, error) {
 		errs = append(errs, fmt.Errorf("refresh is %v, expected 0 or at least 1s", o.Refresh))
 	}
 	g := &Gateway{opts: o}
+	if o.REST {
+		errs = append(errs, restPrefix(o.RESTPrefix))
+		switch {
+		case o.JSON:
+			errs = append(errs, errors.New("the upstream can't speak JSON and gRPC, expected one of them"))
+		case o.Schema == nil:
+			errs = append(errs, errors.New("an upstream that speaks JSON needs descriptors of a file: it has no reflection"))
+		default:
+			var err error
+			g.rest, err = o.Schema.restMethods(o.Services, o.AutoBind)
+			errs = append(errs, err)
+		}
+	} else if o.RESTPrefix != "" {
+		errs = append(errs, errors.New("rest_prefix is for an upstream that speaks JSON, expected rest = true with it"))
+	}
 	if o.Schema != nil && o.JSON {
 		b, err := g.compile(o.Schema)
 		if err == nil && b.count == 0 {
@@ -103,6 +126,9 @@ func (g *Gateway) compile(s *Schema) (*bound, error) {
 
 // Handler puts the stages in front of next, which sends requests on.
 func (g *Gateway) Handler(next http.Handler) http.Handler {
+	if g.rest != nil {
+		next = &rest{methods: g.rest, schema: g.opts.Schema, opts: g.opts.JSONOptions, limits: g.opts.Limits, prefix: g.opts.RESTPrefix, next: next}
+	}
 	var h http.Handler = &guard{limits: g.opts.Limits, next: next}
 	if g.local != nil {
 		h = g.local.handler(h)
