@@ -46,9 +46,6 @@ func Changes(old, next *Config) []ValueChange {
 // needsRestart looks a key up in what Diff says: paths, or "interface np0" and "interface np0 mtu".
 func needsRestart(restart []string, key string) bool {
 	return slices.ContainsFunc(restart, func(r string) bool {
-		if r == certRestart {
-			return key == "certificate" || strings.HasPrefix(key, "certificate[")
-		}
 		rest, ok := strings.CutPrefix(r, "interface ")
 		if !ok {
 			return r == key

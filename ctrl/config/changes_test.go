@@ -68,7 +68,7 @@ upstream = "users"
 	}
 	a, b := load(base), load(changed)
 	for _, c := range Changes(a, load(base+"[[certificate]]\ncert_file = \"a\"\nkey_file = \"b\"\n")) {
-		if !c.Restart || !strings.HasPrefix(c.Key, "certificate") {
+		if c.Restart || !strings.HasPrefix(c.Key, "certificate") {
 			t.Errorf("the first certificate: %+v", c)
 		}
 	}

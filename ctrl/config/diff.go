@@ -36,9 +36,6 @@ type InterfaceAddress struct {
 var live = [...]string{"logging.log_level", "server.shutdown_timeout", "protocol.allow_any_peer", "protocol.any_peer_allow",
 	"protocol.psk_allow", "limits.log_lines", "handshake.max_in_flight", "handshake.clock_skew"}
 
-// certRestart is what only a restart does to certificates.
-const certRestart = "the first or the last [[certificate]]"
-
 // tlsLive says which of [tls] a store of certificates takes over.
 const tlsLive = "tls.strict_names"
 
@@ -59,7 +56,7 @@ func Diff(old, next *Config) Change {
 		case slices.Contains(policies[:], path):
 			ch.PeersOrPolicies = true
 			ch.Live = append(ch.Live, path)
-		case path == tlsLive:
+		case path == tlsLive || strings.HasPrefix(path, "tls.") && (len(old.Certs) == 0 || len(next.Certs) == 0): // nobody ends TLS by both
 			ch.Certificates = true
 			ch.Live = append(ch.Live, path)
 		case slices.Contains(live[:], path):
@@ -80,9 +77,6 @@ func Diff(old, next *Config) Change {
 	}
 	if !reflect.DeepEqual(old.Certs, next.Certs) {
 		ch.Certificates = true
-	}
-	if (len(old.Certs) == 0) != (len(next.Certs) == 0) {
-		ch.Restart = append(ch.Restart, certRestart)
 	}
 	ch.Gateway = !reflect.DeepEqual(old.HTTPRoutes, next.HTTPRoutes) || !reflect.DeepEqual(old.Auths, next.Auths) ||
 		!reflect.DeepEqual(old.Rates, next.Rates) || !reflect.DeepEqual(old.Shedders, next.Shedders) || !reflect.DeepEqual(listenerRules(old), listenerRules(next)) ||

@@ -107,7 +107,8 @@ func TestAdmitPlain(t *testing.T) {
 			t.Fatal(err)
 		}
 		g.Commit(gen)
-		d := &Daemon{gateway: g, tls: tc}
+		d := &Daemon{gateway: g}
+		d.ending.Store(&ending{store, tc})
 		if service, err = d.newService(c, &c.Listeners[0]); err != nil {
 			t.Fatal(err)
 		}

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"time"
@@ -23,23 +24,42 @@ func certFiles(c *config.Config) []secure.Files {
 	return out
 }
 
-// loadCerts makes the store; nil when the configuration has no certificate.
-func (d *Daemon) loadCerts(c *config.Config) error {
+// ending is what listeners end TLS with.
+type ending struct {
+	certs *secure.Store // nil: no certificates
+	tls   *tls.Config   // nil: likewise
+}
+
+// newEnding makes it of a configuration; empty when that has no certificate.
+func (d *Daemon) newEnding(c *config.Config) (*ending, error) {
 	if len(c.Certs) == 0 {
-		return nil
+		return &ending{}, nil
 	}
 	s, err := secure.Load(certFiles(c), c.TLS.StrictNames, d.o.Now)
 	if err != nil {
-		return fmt.Errorf("%s: %w", c.Pos("certificate[0]"), err)
+		return nil, fmt.Errorf("%s: %w", c.Pos("certificate[0]"), err)
 	}
-	d.certs = s
+	t, err := d.tlsConfig(c, s)
+	return &ending{s, t}, err
+}
+
+// loadCerts loads the certificates at the start.
+func (d *Daemon) loadCerts(c *config.Config) error {
+	e, err := d.newEnding(c)
+	if err != nil {
+		return err
+	}
+	d.ending.Store(e)
 	d.sayCerts()
 	return nil
 }
 
+// tls is what listeners are served with; nil without certificates.
+func (d *Daemon) tls() *tls.Config { return d.ending.Load().tls }
+
 // sayCerts tells the operator what is in force and what ends soon.
 func (d *Daemon) sayCerts() {
-	for _, c := range d.certs.Certificates() {
+	for _, c := range d.Certificates() {
 		left := c.NotAfter.Sub(d.o.Now())
 		if left < expirySoon {
 			d.o.Log.Warn("certificate ends soon", "file", c.Files.Cert, "names", c.Names, "not_after", c.NotAfter.UTC(), "left", left.Round(time.Minute))
@@ -50,20 +70,29 @@ func (d *Daemon) sayCerts() {
 }
 
 // ReloadCertificates reads the files in force again; on an error the old ones stay.
-func (d *Daemon) ReloadCertificates() error { return d.takeCerts(d.Config()) }
-
-// takeCerts puts another configuration's certificates in force, or none of them.
-func (d *Daemon) takeCerts(c *config.Config) error {
-	switch {
-	case d.certs == nil && len(c.Certs) == 0:
+func (d *Daemon) ReloadCertificates() error {
+	if d.ending.Load().certs == nil {
 		return errNoCertificates
-	case d.certs == nil:
-		return errors.New("the first [[certificate]] needs a restart")
-	case len(c.Certs) == 0:
-		return errors.New("taking away the last [[certificate]] needs a restart")
 	}
-	if err := d.certs.Reload(certFiles(c), c.TLS.StrictNames); err != nil {
-		return err
+	return d.takeCerts(d.Config())
+}
+
+// takeCerts puts another configuration's certificates in force, or none of them. The first
+// come before listeners that need them, the last go after those that did: their
+// connections go on with what they have.
+func (d *Daemon) takeCerts(c *config.Config) error {
+	now := d.ending.Load()
+	switch {
+	case now.certs == nil || len(c.Certs) == 0:
+		e, err := d.newEnding(c)
+		if err != nil {
+			return err
+		}
+		d.ending.Store(e)
+	default:
+		if err := now.certs.Reload(certFiles(c), c.TLS.StrictNames); err != nil {
+			return err
+		}
 	}
 	d.sayCerts()
 	return nil
@@ -71,8 +100,9 @@ func (d *Daemon) takeCerts(c *config.Config) error {
 
 // Certificates lists what is in force.
 func (d *Daemon) Certificates() []secure.Certificate {
-	if d.certs == nil {
+	e := d.ending.Load()
+	if e == nil || e.certs == nil {
 		return nil
 	}
-	return d.certs.Certificates()
+	return e.certs.Certificates()
 }

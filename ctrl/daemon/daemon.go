@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -25,7 +25,6 @@ import (
 	"github.com/np-appliance/np/ctrl/mgmt/api"
 	"github.com/np-appliance/np/ctrl/ports"
 	"github.com/np-appliance/np/ctrl/rdma"
-	"github.com/np-appliance/np/ctrl/secure"
 	"github.com/np-appliance/np/ctrl/session"
 	"github.com/np-appliance/np/dataplane"
 	"github.com/np-appliance/np/dataplane/events"
@@ -61,10 +60,9 @@ type Daemon struct {
 	plane   dataplane.Plane
 	ports   *ports.Manager
 	session *session.Manager
-	limiter *logs.Limiter // of what peers of NPRO do
-	clients *logs.Limiter // and clients of listeners
-	certs   *secure.Store // nil: none
-	tls     *tls.Config   // of listeners; nil: none
+	limiter *logs.Limiter          // of what peers of NPRO do
+	clients *logs.Limiter          // and clients of listeners
+	ending  atomic.Pointer[ending] // of TLS
 	gateway *gateway.Gateway
 	opcodes *dispatch.Registry
 	reader  *events.Reader
@@ -84,7 +82,7 @@ type Daemon struct {
 	listeners    []mgmt.Listener
 	files        map[dataplane.ListenerID]*ksock.Unix
 	goListeners  map[dataplane.ListenerID]*goListener
-	netListeners uint64   // opened so far on Go's own sockets
+	netListeners uint32   // opened so far on Go's own sockets
 	undo         []func() // takes down what start made, last first
 	wg           sync.WaitGroup
 	failed       chan error // a part that ended by itself

@@ -9,6 +9,7 @@ import (
 
 	"github.com/np-appliance/np/ctrl/config"
 	"github.com/np-appliance/np/ctrl/gateway/server"
+	"github.com/np-appliance/np/ctrl/mgmt"
 )
 
 // handover is a listener that one service after the other accepts from, while it stays
@@ -19,6 +20,7 @@ type handover struct {
 	mu     sync.Mutex
 	tap    *tap
 	closed bool
+	end    func() error // closes Listener, once: who accepts from the tap closes as well
 }
 
 // tap is a service's end of a handover.
@@ -35,7 +37,7 @@ type accepted struct {
 }
 
 func newHandover(l net.Listener) *handover {
-	h := &handover{Listener: l}
+	h := &handover{Listener: l, end: sync.OnceValue(l.Close)}
 	h.tap = h.newTap()
 	return h
 }
@@ -95,7 +97,7 @@ func (h *handover) Close() error {
 	t := h.tap
 	h.mu.Unlock()
 	t.end()
-	return h.Listener.Close()
+	return h.end()
 }
 
 func (t *tap) end() { t.once.Do(func() { close(t.gone) }) }
@@ -126,13 +128,16 @@ func (t *tap) Close() error {
 }
 
 // swappable says whether a listener of protocol http can go from one configuration to
-// another while it is open: they differ in [listener.http] alone. One of HTTP/3 can't, as its
-// connections are not accepted from a socket but share it.
-func swappable(old, next *config.Listener) bool {
-	if old.Protocol != "http" || slices.Contains(old.HTTP.Versions, "3") || slices.Contains(next.HTTP.Versions, "3") {
+// another while it is open: they differ in [listener.http] alone, and in how many connections
+// there may be where no plane counts them. One that gives HTTP/3 up closes that socket.
+func swappable(old, next *config.Listener, byNet bool) bool {
+	if old.Protocol != "http" || slices.Contains(old.HTTP.Versions, "3") && !slices.Contains(next.HTTP.Versions, "3") {
 		return false
 	}
 	o, n := *old, *next
+	if byNet {
+		o.MaxConnections, n.MaxConnections = 0, 0
+	}
 	o.HTTP, n.HTTP = config.HTTP{}, config.HTTP{}
 	o.Authz, n.Authz = config.ListenerAuthz{}, config.ListenerAuthz{} // the gateway's matter
 	return reflect.DeepEqual(o, n)
@@ -158,10 +163,18 @@ func (d *Daemon) swap(c *config.Config, l *config.Listener) error {
 	if !ok || !ok2 || g.handover == nil {
 		panic("daemon: a listener that is none of protocol http")
 	}
+	if err := d.swapPackets(c, l, g, next.Server); err != nil {
+		return err
+	}
 	next.inherit(h)
 	tap := g.handover.next()
 	d.mu.Lock()
 	g.service = next
+	for i := range d.listeners {
+		if d.listeners[i].Name == l.Name {
+			d.listeners[i].MaxConns = c.ListenerLimit(l)
+		}
+	}
 	d.mu.Unlock()
 	d.wg.Go(func() {
 		if err := next.Serve(d.serving, tap); err != nil {
@@ -169,6 +182,35 @@ func (d *Daemon) swap(c *config.Config, l *config.Listener) error {
 		}
 	})
 	return nil
+}
+
+// swapPackets gives the socket of HTTP/3 to a new service, or opens it. One that the new
+// service does not have was opened by a change that is being taken back.
+func (d *Daemon) swapPackets(c *config.Config, l *config.Listener, g *goListener, next *server.Server) error {
+	has := slices.Contains(l.HTTP.Versions, "3")
+	switch {
+	case has && g.packets == nil:
+		p, err := d.listenPackets(context.Background(), c, l, next)
+		if err != nil {
+			return err
+		}
+		g.packets = p
+	case !has && g.packets != nil:
+		err := g.packets.Close()
+		g.packets = nil
+		return err
+	}
+	if has {
+		d.servePackets(l, next, g.packets)
+	}
+	return nil
+}
+
+// byNet says whether the listener of a name runs on Go's own sockets.
+func (d *Daemon) byNet(name string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.ContainsFunc(d.listeners, func(o mgmt.Listener) bool { return o.Name == name && o.ID&netListenerBit != 0 })
 }
 
 // httpService is the gateway's side of a listener.
@@ -218,22 +260,35 @@ func (h *httpService) Shutdown(ctx context.Context) error {
 	return nil
 }
 
-// pairs takes the listeners that are swapped out of what is to be closed and opened.
-func pairs(del, add []config.Listener) (restDel, restAdd []config.Listener, swaps [][2]config.Listener) {
+// pairs takes the listeners that are swapped out of what is to be closed and opened, and
+// those that move: their new address is opened before the old one is closed.
+func pairs(del, add []config.Listener, byNet func(name string) bool) (restDel, restAdd []config.Listener, swaps, moves [][2]config.Listener) {
 	taken := map[string]bool{}
 	for _, n := range add {
-		i := slices.IndexFunc(del, func(o config.Listener) bool { return o.Name == n.Name && swappable(&o, &n) })
-		if i < 0 {
+		i := slices.IndexFunc(del, func(o config.Listener) bool { return o.Name == n.Name })
+		switch {
+		case i >= 0 && swappable(&del[i], &n, byNet(n.Name)):
+			swaps = append(swaps, [2]config.Listener{del[i], n})
+		case i >= 0 && !slices.ContainsFunc(del, func(o config.Listener) bool { return samePlace(&o, &n) }):
+			moves = append(moves, [2]config.Listener{del[i], n})
+		default:
 			restAdd = append(restAdd, n)
 			continue
 		}
 		taken[n.Name] = true
-		swaps = append(swaps, [2]config.Listener{del[i], n})
 	}
 	for _, o := range del {
 		if !taken[o.Name] {
 			restDel = append(restDel, o)
 		}
 	}
-	return restDel, restAdd, swaps
+	return restDel, restAdd, swaps, moves
+}
+
+// samePlace says whether two listeners can't be open at the same time.
+func samePlace(a, b *config.Listener) bool {
+	if a.Address.Path() != "" || b.Address.Path() != "" {
+		return a.Address.Path() == b.Address.Path()
+	}
+	return a.Address.AddrPort().Port() == b.Address.AddrPort().Port()
 }

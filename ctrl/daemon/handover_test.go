@@ -79,18 +79,33 @@ func TestSwappable(t *testing.T) {
 		next *config.Listener
 		want bool
 	}{
-		"limits":  {with(func(l *config.Listener) { l.HTTP.MaxFields = 9 }), true},
-		"address": {with(func(l *config.Listener) { l.Address = ":81" }), false},
-		"TLS":     {with(func(l *config.Listener) { l.TLS = true }), false},
-		"HTTP/3":  {with(func(l *config.Listener) { l.HTTP.Versions = []string{"1.1", "3"} }), false},
+		"limits":      {with(func(l *config.Listener) { l.HTTP.MaxFields = 9 }), true},
+		"address":     {with(func(l *config.Listener) { l.Address = ":81" }), false},
+		"TLS":         {with(func(l *config.Listener) { l.TLS = true }), false},
+		"HTTP/3":      {with(func(l *config.Listener) { l.HTTP.Versions = []string{"1.1", "3"} }), true},
+		"connections": {with(func(l *config.Listener) { l.MaxConnections = 7 }), true},
 	} {
-		if got := swappable(&base, one.next); got != one.want {
+		if got := swappable(&base, one.next, true); got != one.want {
 			t.Errorf("%s: %v", name, got)
 		}
 	}
-	echo := config.Listener{Name: "e", Protocol: "echo"}
-	del, add, swaps := pairs([]config.Listener{base, echo}, []config.Listener{*with(func(l *config.Listener) { l.HTTP.MaxFields = 9 }), echo})
-	if len(del) != 1 || len(add) != 1 || len(swaps) != 1 || del[0].Name != "e" || swaps[0][1].HTTP.MaxFields != 9 {
-		t.Errorf("%v\n%v\n%v", del, add, swaps)
+	if swappable(&base, with(func(l *config.Listener) { l.MaxConnections = 7 }), false) {
+		t.Error("connections that a plane counts")
+	}
+	if swappable(with(func(l *config.Listener) { l.HTTP.Versions = []string{"3"} }), &base, true) {
+		t.Error("without HTTP/3 any more")
+	}
+	echo := config.Listener{Name: "e", Address: ":7", Protocol: "echo"}
+	moved := *with(func(l *config.Listener) { l.Name, l.Address = "m", ":90" })
+	there := moved
+	there.Address = ":91"
+	byNet := func(string) bool { return true }
+	del, add, swaps, moves := pairs([]config.Listener{base, echo, moved}, []config.Listener{*with(func(l *config.Listener) { l.HTTP.MaxFields = 9 }), echo, there}, byNet)
+	if len(del) != 1 || len(add) != 1 || len(swaps) != 1 || len(moves) != 1 || del[0].Name != "e" || swaps[0][1].HTTP.MaxFields != 9 || moves[0][1].Address != ":91" {
+		t.Errorf("%v\n%v\n%v\n%v", del, add, swaps, moves)
+	}
+	there.Address = "127.0.0.1:80" // which is base's until it is closed
+	if del, add, _, moves = pairs([]config.Listener{base, moved}, []config.Listener{there}, byNet); len(del) != 2 || len(add) != 1 || len(moves) != 0 {
+		t.Errorf("%v\n%v\n%v", del, add, moves)
 	}
 }

@@ -39,7 +39,7 @@ func (d *Daemon) Reload(ctx context.Context) error {
 func (d *Daemon) take(ctx context.Context, next *config.Config) error {
 	old := d.Config()
 	ch := config.Diff(old, next)
-	if d.certs != nil && len(ch.Restart) == 0 {
+	if d.ending.Load().certs != nil && len(ch.Restart) == 0 {
 		ch.Certificates = true // the files may have changed where their names did not
 	}
 	if len(next.HTTPRoutes) > 0 && len(ch.Restart) == 0 {
@@ -127,7 +127,15 @@ func (d *Daemon) steps(ctx context.Context, old, next *config.Config, ch *config
 	for _, a := range ch.AddAddresses {
 		both(add(a), del(a))
 	}
-	closed, opened, swaps := pairs(ch.DelListeners, ch.AddListeners)
+	certs := func() {
+		if ch.Certificates {
+			both(func() error { return d.takeCerts(next) }, func() error { return d.takeCerts(old) })
+		}
+	}
+	if len(old.Certs) == 0 { // the first come before who needs them
+		certs()
+	}
+	closed, opened, swaps, moved := pairs(ch.DelListeners, ch.AddListeners, d.byNet)
 	for _, l := range closed {
 		both(func() error { return d.unlisten(ctx, &l) }, func() error { return d.listen(ctx, old, &l) })
 	}
@@ -140,8 +148,14 @@ func (d *Daemon) steps(ctx context.Context, old, next *config.Config, ch *config
 	for _, l := range opened {
 		both(func() error { return d.listen(ctx, next, &l) }, func() error { return d.unlisten(ctx, &l) })
 	}
-	if ch.Certificates {
-		both(func() error { return d.takeCerts(next) }, func() error { return d.takeCerts(old) })
+	for _, m := range moved {
+		both(func() error { return d.listen(ctx, next, &m[1]) }, func() error { return d.unlisten(ctx, &m[1]) })
+	}
+	for _, m := range moved { // once nothing of them can fail
+		both(func() error { return d.unlisten(ctx, &m[0]) }, func() error { return d.listen(ctx, old, &m[0]) })
+	}
+	if len(old.Certs) > 0 {
+		certs()
 	}
 	for _, r := range ch.DelRoutes {
 		both(func() error { return d.ports.DelRoute(ctx, r.Prefix, r.Via, r.Interface) },

@@ -35,9 +35,20 @@ type service interface {
 // goListener is a listener whose service is in Go.
 type goListener struct {
 	net.Listener
-	handover *handover      // of protocol http; it is Listener then
-	packets  net.PacketConn // of HTTP/3, nil: none
+	handover *handover // of protocol http; it is Listener then
+	packets  *packets  // of HTTP/3, nil: none
 	service  service
+}
+
+// packets is the socket of HTTP/3 beside a listener.
+type packets struct {
+	net.PacketConn
+	*server.Packets
+}
+
+// Close ends its connections and closes the socket.
+func (p *packets) Close() error {
+	return errors.Join(p.Packets.Close(), p.PacketConn.Close())
 }
 
 func (l *goListener) Close() error {
@@ -54,7 +65,7 @@ func inGo(l *config.Listener) bool { return l.TLS || l.Protocol == "http" }
 // newService makes what answers on a listener.
 func (d *Daemon) newService(c *config.Config, l *config.Listener) (service, error) {
 	if l.Protocol == "http" {
-		s, err := d.gateway.Server(c, l, d.tls)
+		s, err := d.gateway.Server(c, l, d.tls())
 		if err != nil {
 			return nil, err
 		}
@@ -84,7 +95,7 @@ type overTLS struct {
 }
 
 func (o *overTLS) Serve(ctx context.Context, l net.Listener) error {
-	t := secure.Authorize(o.d.tls, func(hello *tls.ClientHelloInfo) (func(tls.ConnectionState) error, error) {
+	t := secure.Authorize(o.d.tls(), func(hello *tls.ClientHelloInfo) (func(tls.ConnectionState) error, error) {
 		later, err := o.d.admit(o.name, hello.Conn, &tls.ConnectionState{ServerName: hello.ServerName}, authz.ALPN|authz.Cert)
 		if err != nil || !later {
 			return nil, err
@@ -230,11 +241,37 @@ func (d *Daemon) listenNet(ctx context.Context, c *config.Config, l *config.List
 }
 
 // netListenerBit marks the IDs of listeners that no plane knows.
-const netListenerBit = 1 << 63
+const netListenerBit = 1 << 31
 
-// packetServer is a service that answers on datagrams too.
-type packetServer interface {
-	ServePacket(ctx context.Context, c net.PacketConn) error
+// listenPackets opens the socket of HTTP/3 beside a listener.
+func (d *Daemon) listenPackets(ctx context.Context, c *config.Config, l *config.Listener, first *server.Server) (*packets, error) {
+	var socket net.PacketConn
+	var err error
+	if c.OnKernel(l) {
+		socket, err = new(net.ListenConfig).ListenPacket(ctx, "udp", string(l.Address))
+	} else {
+		socket, err = d.conns.ListenPacket(ctx, "udp", string(l.Address))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("HTTP/3: %w", err)
+	}
+	p, err := server.NewPackets(socket, first)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("HTTP/3: %w", err), socket.Close())
+	}
+	return &packets{socket, p}, nil
+}
+
+// servePackets has a service answer on datagrams, in the place of the one before.
+func (d *Daemon) servePackets(l *config.Listener, s *server.Server, p *packets) {
+	d.wg.Go(func() {
+		if err := s.ServePackets(d.serving, p.Packets); err != nil {
+			d.o.Log.Error("listener of HTTP/3 ended", "component", "listener", "listener", l.Name, "err", err)
+		}
+		if d.serving.Err() != nil {
+			_ = p.Close() // the end of all
+		}
+	})
 }
 
 // serve1 begins to serve a listener that is open; with an error it is closed.
@@ -245,22 +282,12 @@ func (d *Daemon) serve1(ctx context.Context, c *config.Config, l *config.Listene
 		g.handover = newHandover(g.Listener)
 		g.Listener, accept = g.handover, g.handover.tap
 	}
-	p, ok := g.service.(packetServer)
-	if ok && slices.Contains(l.HTTP.Versions, "3") {
+	if h, ok := g.service.(*httpService); ok && slices.Contains(l.HTTP.Versions, "3") {
 		var err error
-		if c.OnKernel(l) {
-			g.packets, err = new(net.ListenConfig).ListenPacket(ctx, "udp", string(l.Address))
-		} else {
-			g.packets, err = d.conns.ListenPacket(ctx, "udp", string(l.Address))
+		if g.packets, err = d.listenPackets(ctx, c, l, h.Server); err != nil {
+			return errors.Join(err, g.Close())
 		}
-		if err != nil {
-			return errors.Join(fmt.Errorf("HTTP/3: %w", err), g.Close())
-		}
-		d.wg.Go(func() {
-			if err := p.ServePacket(d.serving, g.packets); err != nil {
-				log.Error("listener of HTTP/3 ended", "err", err)
-			}
-		})
+		d.servePackets(l, h.Server, g.packets)
 	}
 	d.mu.Lock()
 	d.goListeners[id] = g

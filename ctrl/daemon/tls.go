@@ -13,12 +13,9 @@ import (
 	"github.com/np-appliance/np/dataplane/nettransport"
 )
 
-// tlsConfig makes what [tls] says of servers; nil without certificates.
-func (d *Daemon) tlsConfig(c *config.Config) (*tls.Config, error) {
-	if d.certs == nil {
-		return nil, nil
-	}
-	s := secure.Server{Store: d.certs, NoSessionTickets: !c.TLS.SessionTickets,
+// tlsConfig makes what [tls] says of servers.
+func (d *Daemon) tlsConfig(c *config.Config, certs *secure.Store) (*tls.Config, error) {
+	s := secure.Server{Store: certs, NoSessionTickets: !c.TLS.SessionTickets,
 		Common: secure.Common{MinVersion: tls.VersionTLS12, ALPN: c.TLS.ALPN, Pins: c.TLS.ClientPins, Now: d.o.Now}}
 	if c.TLS.MinVersion == "1.3" {
 		s.MinVersion = tls.VersionTLS13
@@ -60,9 +57,6 @@ func (d *Daemon) makeConns(c *config.Config) error {
 	var stop context.CancelFunc
 	d.serving, stop = context.WithCancel(context.Background())
 	d.later(stop)
-	if d.tls, err = d.tlsConfig(c); err != nil {
-		return err
-	}
 	return d.makeGateway(c)
 }
 

@@ -36,6 +36,8 @@ type Conn struct {
 	born     int64                     // by the server's clock
 	quic     atomic.Pointer[quic.Conn] // HTTP/3's
 	named    atomic.Pointer[string]    // the last host that the certificate was found good for
+	taker    *taker                    // whose it is
+	land     func()                    // it has come to the engine
 	early    func() bool
 	unwanted atomic.Bool // Config.Admit refused it
 	admitted atomic.Bool // and need not be asked again

@@ -36,9 +36,9 @@
 //
 // # Goroutines
 //
-// A Server is safe for concurrent use. Serve and ServePacket return when all their
-// connections are gone. Handlers run on the connection's goroutine with HTTP/1.1, on those
-// of the engines else.
+// A Server is safe for concurrent use. Serve, ServePacket and ServePackets return when all
+// their connections are gone. Handlers run on the connection's goroutine with HTTP/1.1, on
+// those of the engines else.
 //
 // It must not know: configuration files, routes, what is below a net.Conn.
 package server

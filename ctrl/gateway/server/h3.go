@@ -3,11 +3,9 @@ package server
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"sync"
-	"time"
 
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
@@ -17,7 +15,7 @@ import (
 type h3 struct {
 	server *http3.Server
 	mu     sync.Mutex
-	ends   map[net.PacketConn]func() // of what serves each
+	ends   map[*taker]func() // of what serves each socket
 }
 
 // Codes of HTTP/3 (RFC 9114 §8.1).
@@ -28,7 +26,7 @@ const (
 
 // newH3 sets up the engine.
 func (s *Server) newH3() {
-	s.h3 = &h3{ends: map[net.PacketConn]func(){}, server: &http3.Server{
+	s.h3 = &h3{ends: map[*taker]func(){}, server: &http3.Server{
 		Handler: http.HandlerFunc(s.serveH3Request), MaxHeaderBytes: s.c.Limits.HeadBytes, IdleTimeout: max(0, s.c.Limits.Idle),
 		Logger: s.c.Log,
 		ConnContext: func(ctx context.Context, q *quic.Conn) context.Context {
@@ -38,58 +36,6 @@ func (s *Server) newH3() {
 			return ctx
 		},
 	}}
-}
-
-// ServePacket serves HTTP/3 on p until ctx ends, Shutdown is called or p fails, and returns
-// when all its connections are gone. It does not close p. Config.TLS has to be set.
-func (s *Server) ServePacket(ctx context.Context, p net.PacketConn) error {
-	if s.h3 == nil {
-		return fmt.Errorf("listener %q: HTTP/3 without TLS", s.c.Name)
-	}
-	if err := s.begin(p); err != nil {
-		return err
-	}
-	defer s.finish(p)
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var open group
-	l := &s.c.Limits
-	t := &quic.Transport{
-		Conn: p, VerifySourceAddress: func(net.Addr) bool { return s.busy() },
-		ConnContext: func(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
-			return s.admitQUIC(ctx, p, info, &open)
-		},
-	}
-	listener, err := t.ListenEarly(http3.ConfigureTLSConfig(s.shake), &quic.Config{
-		Allow0RTT: s.c.EarlyData, HandshakeIdleTimeout: l.Handshake / 2, MaxIdleTimeout: max(0, l.Idle) + time.Second,
-		MaxIncomingStreams: int64(l.Streams), MaxIncomingUniStreams: maxUniStreams,
-		InitialStreamReceiveWindow: uint64(min(l.StreamBytes, 512<<10)), MaxStreamReceiveWindow: uint64(l.StreamBytes),
-		InitialConnectionReceiveWindow: uint64(min(l.ConnBytes, 512<<10)), MaxConnectionReceiveWindow: uint64(l.ConnBytes),
-	})
-	if err != nil {
-		return fmt.Errorf("listener %q: QUIC: %w", s.c.Name, err)
-	}
-	stop := context.AfterFunc(ctx, func() {
-		s.cutAll(&open)
-		_ = listener.Close()
-	})
-	defer stop()
-	s.h3.mu.Lock()
-	s.h3.ends[p] = cancel
-	s.h3.mu.Unlock()
-	err = s.h3.server.ServeListener(listener)
-	if errors.Is(err, http.ErrServerClosed) || ctx.Err() != nil {
-		err = nil
-	} else {
-		cancel()
-	}
-	open.Wait()
-	_ = listener.Close()
-	_ = t.Close()
-	s.h3.mu.Lock()
-	delete(s.h3.ends, p)
-	s.h3.mu.Unlock()
-	return err
 }
 
 // maxUniStreams is what HTTP/3 needs of streams that only the client sends on: control,
@@ -105,9 +51,9 @@ func (s *Server) busy() bool {
 }
 
 // admitQUIC counts a connection at its first packet.
-func (s *Server) admitQUIC(ctx context.Context, p net.PacketConn, info *quic.ClientInfo, open *group) (context.Context, error) {
+func (s *Server) admitQUIC(ctx context.Context, p net.PacketConn, info *quic.ClientInfo, t *taker) (context.Context, error) {
 	s.accepted.Add(1)
-	c := &Conn{Listener: s.c.Name, Protocol: HTTP3, Local: p.LocalAddr(), Peer: addrOf(info.RemoteAddr), server: s, open: open}
+	c := &Conn{Listener: s.c.Name, Protocol: HTTP3, Local: p.LocalAddr(), Peer: addrOf(info.RemoteAddr), server: s, open: &t.open, taker: t, land: sync.OnceFunc(t.landed)}
 	c.Client = c.Peer
 	c.over = func() {
 		if q := c.quic.Load(); q != nil {
@@ -134,7 +80,7 @@ func (s *Server) admitQUIC(ctx context.Context, p net.PacketConn, info *quic.Cli
 	full := s.closing || s.c.Limits.Conns > 0 && len(s.conns) >= s.c.Limits.Conns
 	if !full {
 		s.conns[c] = struct{}{}
-		open.Add(1)
+		t.open.Add(1)
 	}
 	s.mu.Unlock()
 	if full {
@@ -146,7 +92,10 @@ func (s *Server) admitQUIC(ctx context.Context, p net.PacketConn, info *quic.Cli
 		c.done()
 		return nil, errors.New("too many connections from one address")
 	}
-	context.AfterFunc(ctx, c.done) // the connection's own context: it ends with it
+	context.AfterFunc(ctx, func() { // the connection's own context: it ends with it
+		c.land()
+		c.done()
+	})
 	return context.WithValue(ctx, connKey{}, c), nil
 }
 
