@@ -490,3 +490,25 @@ func TestConfigErrors(t *testing.T) {
 		}
 	}
 }
+
+// TestNoHost: of HTTP/1.0, whose requests need no Host, no X-Forwarded-Host is made up.
+func TestNoHost(t *testing.T) {
+	var got http.Header
+	b := backend(t, func(_ http.ResponseWriter, r *http.Request) { got = r.Header.Clone() })
+	h := handler(t, Options{Targets: []Target{{Cluster: cluster(t, nil, b)}}})
+	for _, trusted := range []bool{false, true} {
+		s := front(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			x := exchange.From(r.Context())
+			x.Host, r.Host, x.Trusted = "", "", trusted
+			h.ServeHTTP(w, r)
+		}))
+		fetch(t, request(t, "GET", s.URL, nil))
+		if _, has := got["X-Forwarded-Host"]; has || got.Get("X-Forwarded-Proto") != "http" {
+			t.Errorf("trusted %v: %v", trusted, got)
+		}
+		fetch(t, request(t, "GET", s.URL, nil, "X-Forwarded-Host", "sent"))
+		if trusted != (got.Get("X-Forwarded-Host") == "sent") {
+			t.Errorf("trusted %v: %v", trusted, got)
+		}
+	}
+}

@@ -83,8 +83,12 @@ func (f *flight) sayXForwarded(trusted bool) {
 	if !keep || len(in["X-Forwarded-Proto"]) == 0 {
 		f.set("X-Forwarded-Proto", f.proto())
 	}
-	if !keep || len(in["X-Forwarded-Host"]) == 0 {
-		f.set("X-Forwarded-Host", f.askedHost())
+	switch host := f.askedHost(); {
+	case keep && len(in["X-Forwarded-Host"]) != 0:
+	case host == "": // of HTTP/1.0
+		f.dropped = append(f.dropped, "X-Forwarded-Host")
+	default:
+		f.set("X-Forwarded-Host", host)
 	}
 }
 

@@ -39,7 +39,7 @@ const (
 	errParameters = Error("it has parameters")
 	errDouble     = Error("it has an empty segment")
 	errOpaque     = Error("the target is a URI without a path")
-	errConnect    = Error("CONNECT needs a path here")
+	errConnect    = Error("CONNECT without one is for proxies, which this is not")
 )
 
 // classes of the bytes of a path.
