@@ -201,7 +201,11 @@ func endpointTable(a *app, list []api.Endpoint) *table {
 	t := newTable(cols...)
 	for i := range list {
 		e := &list[i]
-		t.row(e.Address, e.Priority, e.Weight, map[bool]string{true: "yes", false: "no"}[e.Takes], stateOf(e), e.InFlight, e.Requests, e.Failures, e.Timeouts, e.ConnectFailed, took(e.MeanSeconds), e.LastError,
+		weight := strconv.Itoa(e.Weight)
+		if e.ListedWeight != 0 && e.ListedWeight != e.Weight { // an operator's
+			weight += fmt.Sprintf(" (list %d)", e.ListedWeight)
+		}
+		t.row(e.Address, e.Priority, weight, map[bool]string{true: "yes", false: "no"}[e.Takes], stateOf(e), e.InFlight, e.Requests, e.Failures, e.Timeouts, e.ConnectFailed, took(e.MeanSeconds), e.LastError,
 			e.Locality, e.Breaker, e.BreakerTrips, e.Checks, e.ChecksFailed, e.Ejections, e.Canceled)
 	}
 	return t

@@ -40,7 +40,7 @@ func TestUpstreams(t *testing.T) {
 	since := time.Now().Add(-2*time.Minute - time.Second/2)
 	list := []api.Endpoint{
 		{Address: "198.18.0.1:80", Weight: 2, Takes: true, Mode: "enabled", Operator: "list", Health: "healthy", HealthSince: &since, SlowStart: 100, Breaker: "closed", Requests: 7, MeanSeconds: 0.25},
-		{Address: "198.18.0.2:80", Weight: 1, Mode: "drain", Operator: "drain", Health: "healthy", SlowStart: 100, Breaker: "closed"},
+		{Address: "198.18.0.2:80", Weight: 1, ListedWeight: 5, Mode: "drain", Operator: "drain", Health: "healthy", SlowStart: 100, Breaker: "closed"},
 		{Address: "198.18.0.3:80", Weight: 1, Mode: "enabled", Operator: "list", Health: "unhealthy", LastError: "connection refused", SlowStart: 100, Breaker: "closed"},
 		{Address: "198.18.0.4:80", Weight: 1, Mode: "enabled", Operator: "list", Health: "healthy", SlowStart: 100, Breaker: "open", BreakerSeconds: 3},
 		{Address: "198.18.0.5:80", Weight: 1, Mode: "enabled", Operator: "list", Health: "healthy", SlowStart: 30, Breaker: "closed"},
@@ -63,7 +63,7 @@ func TestUpstreams(t *testing.T) {
 			_ = json.NewEncoder(w).Encode(api.Done{Schema: api.Schema, Done: true})
 		}})
 	out, _, code := npctl("-s", sock, "upstream", "show", "users", "--no-headers")
-	for _, want := range []string{"users  h2c  maglev  2/5", "healthy            0  7", "drain (operator)", "unhealthy", "connection refused", "breaker open 3.0s", "slow start 30%", "unhealthy  4", "dns:///users.example:80 2m00s SERVFAIL"} {
+	for _, want := range []string{"users  h2c  maglev  2/5", "healthy            0  7", "1 (list 5) no drain (operator)", "unhealthy", "connection refused", "breaker open 3.0s", "slow start 30%", "unhealthy  4", "dns:///users.example:80 2m00s SERVFAIL"} {
 		if !strings.Contains(strings.Join(strings.Fields(out), " "), strings.Join(strings.Fields(want), " ")) || code != exitDone {
 			t.Errorf("code %d, %q is missing in\n%s", code, want, out)
 		}

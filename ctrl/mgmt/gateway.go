@@ -219,7 +219,7 @@ func (s *Server) upstream(r *http.Request) (any, error) {
 }
 
 func endpointView(e *upstream.EndpointSnapshot) api.Endpoint {
-	return api.Endpoint{Address: e.Address, Priority: e.Priority, Weight: e.Weight, Locality: e.Locality, Takes: e.Takes, Mode: e.Mode, Operator: e.Operator, Health: e.Health,
+	return api.Endpoint{Address: e.Address, Priority: e.Priority, Weight: e.Weight, ListedWeight: e.Listed, Locality: e.Locality, Takes: e.Takes, Mode: e.Mode, Operator: e.Operator, Health: e.Health,
 		HealthSince: known(e.Since), LastCheckAt: known(e.LastCheck), LastError: e.LastError, EjectedSeconds: e.EjectedFor.Seconds(), SlowStart: e.SlowStart,
 		Breaker: e.Breaker.State, BreakerTrips: e.Breaker.Trips, BreakerSeconds: e.Breaker.ProbesIn.Seconds(),
 		InFlight: e.InFlight, Requests: e.Requests, Successes: e.Successes, Failures: e.Failures, Timeouts: e.Timeouts, ConnectFailed: e.ConnectFailed, Canceled: e.Canceled,

@@ -58,8 +58,9 @@ type EndpointSnapshot struct {
 	Locality string `json:"locality,omitempty"`
 	Priority int    `json:"priority"`
 	Weight   int    `json:"weight"`
-	Mode     string `json:"mode"`     // what holds: enabled, drain, disabled
-	Operator string `json:"operator"` // what the operator set: list is nothing
+	Listed   int    `json:"listed_weight"` // what its list says, whatever an operator set
+	Mode     string `json:"mode"`          // what holds: enabled, drain, disabled
+	Operator string `json:"operator"`      // what the operator set: list is nothing
 
 	Health     string          `json:"health"`
 	Since      time.Time       `json:"since"` // the state of health
@@ -193,7 +194,7 @@ func (u *Upstream) Snapshot() Snapshot {
 func (e *Endpoint) snapshot(now int64) EndpointSnapshot {
 	c := e.stats
 	s := EndpointSnapshot{
-		Address: e.address, Locality: e.spec.Locality, Priority: e.spec.Priority, Weight: e.effectiveWeight(),
+		Address: e.address, Locality: e.spec.Locality, Priority: e.spec.Priority, Weight: e.effectiveWeight(), Listed: e.spec.Weight,
 		Mode: e.effectiveMode().String(), Operator: e.mode.String(),
 		Health: e.health.state.String(), Since: e.health.since, LastCheck: e.health.at, LastError: e.health.err,
 		EjectedFor: e.ejectedFor(now), SlowStart: int(e.ramp(now) * 100 / 1024), Breaker: e.brk.snapshot(&e.up.cfg.Breaker, now),

@@ -121,6 +121,7 @@ type Endpoint struct {
 	Operator string `json:"operator"` // what an operator set; list: nothing
 	Health   string `json:"health"`   // healthy, unhealthy, unknown (not checked)
 
+	ListedWeight   int        `json:"listed_weight"` // whatever an operator set
 	HealthSince    *time.Time `json:"health_since,omitempty"`
 	LastCheckAt    *time.Time `json:"last_check_at,omitempty"`
 	LastError      string     `json:"last_error,omitempty"`
