@@ -63,7 +63,9 @@ func copyHeader(to, from http.Header) {
 	if c, ok := from["Connection"]; ok {
 		for _, v := range c {
 			for option := range strings.SplitSeq(v, ",") {
-				dropped = append(dropped, http.CanonicalHeaderKey(strings.Trim(option, " \t")))
+				if option = strings.Trim(option, " \t"); !strings.EqualFold(option, "keep-alive") && !strings.EqualFold(option, "close") { // nearly always
+					dropped = append(dropped, http.CanonicalHeaderKey(option))
+				}
 			}
 		}
 	}

@@ -23,6 +23,8 @@ type h1answer struct {
 	header http.Header
 	status int
 
+	head      bool // of HEAD: it has no body. The handler may make another method of it
+	old       bool // HTTP/1.0
 	wrote     bool // WriteHeader was called
 	committed bool // the head is complete, in out or sent
 	hijacked  bool
@@ -52,6 +54,7 @@ const (
 
 func (a *h1answer) init(x *h1exchange) {
 	a.x, a.length = x, -1
+	a.head, a.old = x.req.Method == http.MethodHead, x.req.ProtoMinor == 0
 	a.header = make(http.Header, 8)
 	a.close = !x.keep
 }
@@ -118,7 +121,7 @@ func (a *h1answer) WriteHeader(status int) {
 func (a *h1answer) lend() []byte { return (*h1buffers)(a.x.c.s).Get()[:0] }
 
 func (a *h1answer) appendStatus(b []byte, status int) []byte {
-	if a.x.req.ProtoMinor == 0 {
+	if a.old {
 		b = append(b, "HTTP/1.0 "...)
 	} else {
 		b = append(b, "HTTP/1.1 "...)
@@ -188,7 +191,7 @@ func (a *h1answer) declare(values []string) {
 
 // inform sends a head before the last (RFC 9110 §15.2), at once.
 func (a *h1answer) inform(status int) {
-	if a.x.req.ProtoMinor == 0 {
+	if a.old {
 		return // which HTTP/1.0 does not know
 	}
 	if status == http.StatusContinue {
@@ -220,7 +223,7 @@ func (a *h1answer) sendContinue() {
 func (a *h1answer) commit(p []byte, done bool) {
 	a.committed = true
 	x, s := a.x, a.x.c.s
-	head, none := x.req.Method == http.MethodHead, bodyless(a.status)
+	none := bodyless(a.status)
 	if !none {
 		a.sayType(p)
 	}
@@ -228,7 +231,7 @@ func (a *h1answer) commit(p []byte, done bool) {
 	if !a.dated {
 		b = append(b, *s.date.Load()...)
 	}
-	if done && a.length < 0 && (!head || a.written > 0) && !a.hasTrailer() {
+	if done && a.length < 0 && (!a.head || a.written > 0) && !a.hasTrailer() {
 		a.length = a.written
 	}
 	known := true
@@ -237,8 +240,8 @@ func (a *h1answer) commit(p []byte, done bool) {
 	case a.length >= 0:
 		b = strconv.AppendInt(append(b, "Content-Length: "...), a.length, 10)
 		b = append(b, '\r', '\n')
-	case head:
-	case x.req.ProtoMinor == 1:
+	case a.head:
+	case !a.old:
 		a.chunked = true
 		b = append(b, "Transfer-Encoding: chunked\r\n"...)
 	default:
@@ -246,12 +249,12 @@ func (a *h1answer) commit(p []byte, done bool) {
 	}
 	a.close = a.close || !known || a.status == http.StatusSwitchingProtocols || s.ending.Load() || !x.body.over() && x.body.unlikely()
 	switch named, ok := a.header["Connection"]; {
-	case a.close && (ok || x.req.ProtoMinor == 1):
+	case a.close && (ok || !a.old):
 		b = append(b, "Connection: close\r\n"...)
 	case a.close: // as HTTP/1.0 has it anyway
 	case ok:
 		b = appendFields(b, "Connection", named)
-	case x.req.ProtoMinor == 0:
+	case a.old:
 		b = append(b, "Connection: keep-alive\r\n"...)
 	}
 	a.out = append(b, '\r', '\n')
@@ -302,7 +305,7 @@ func (a *h1answer) Write(p []byte) (int, error) {
 	if a.length >= 0 && a.written > a.length {
 		return 0, http.ErrContentLength
 	}
-	if a.x.req.Method == http.MethodHead {
+	if a.head {
 		if !a.committed {
 			a.sayType(p)
 		}
@@ -455,7 +458,7 @@ func (x *h1exchange) finish() bool {
 	}
 	a.flushOut()
 	x.drop()
-	if a.length >= 0 && a.written != a.length && x.req.Method != http.MethodHead && !bodyless(a.status) {
+	if a.length >= 0 && a.written != a.length && !a.head && !bodyless(a.status) {
 		a.close = true // less than was said
 	}
 	keep := x.body.ended(!a.close && a.err == nil, a.duplex) && !a.close && a.err == nil
