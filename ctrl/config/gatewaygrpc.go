@@ -44,7 +44,7 @@ type RouteWebSocket struct {
 // RouteNPRO is [route.npro].
 type RouteNPRO struct {
 	Payload       string `key:"payload" default:"body" oneof:"body|http|grpc" doc:"what requests and responses of NPRO hold: the body alone, the whole message as RFC 9292 has it, or (with opcode) a message of gRPC"`
-	Stream        string `key:"stream" default:"off" oneof:"off|bytes|events" doc:"with npro_opcode: a byte stream for each request; events: its messages become server-sent events"`
+	Stream        string `key:"stream" default:"off" oneof:"off|bytes|events" doc:"with npro_opcode: a byte stream for each request, of gRPC's messages where it is gRPC; events: its messages become server-sent events"`
 	TenantHeader  string `key:"tenant_header" default:"" doc:"field of HTTP that is the context's tenant"`
 	SessionHeader string `key:"session_header" default:"" doc:"field of HTTP that is the context's session"`
 	Priority      int    `key:"priority" default:"0" min:"0" max:"7" doc:"with npro_opcode: of its messages"`

@@ -483,6 +483,33 @@ func TestNPRO(t *testing.T) {
 	if resp, body := askFor(t, "POST", url+"/entries", string(events)); resp.StatusCode != 200 || body != "data: one\n\n" {
 		t.Errorf("%d, %q", resp.StatusCode, body)
 	}
+	cc, err := grpc.NewClient("passthrough:///"+strings.TrimPrefix(url, "http://"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cc.Close() }()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	feed, err := cc.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, "/np.ledger.v1.Feed/Follow")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		note, back := s.message("Note"), s.message("Note")
+		if err := protojson.Unmarshal(fmt.Appendf(nil, `{"number":%d}`, i+1), note); err != nil {
+			t.Fatal(err)
+		}
+		if err := feed.SendMsg(note); err != nil {
+			t.Fatal(err)
+		}
+		if err := feed.RecvMsg(back); err != nil || !proto.Equal(note, back) {
+			t.Fatalf("%v, %v", back, err)
+		}
+	}
+	_ = feed.CloseSend()
+	if err := feed.RecvMsg(s.message("Note")); err != io.EOF {
+		t.Error(err)
+	}
 
 	// The other way: what the gateway registers answers a client of NPRO.
 	reg, err := dispatch.New(slog.New(slog.DiscardHandler), g.Opcodes()...)

@@ -24,6 +24,11 @@
 // with kind 1 text in UTF-8, 2 bytes, 8 the end: u16 close code of WebSocket (RFC 6455
 // §7.4) and a reason in UTF-8, nothing after it.
 //
+// With it a call of gRPC of any kind, unary, streaming either way or both, is one byte
+// stream, whatever its method: context 44 says which. Its good end is the stream's END, any
+// other a RESET, whose code stands for gRPC's as codes.go has it: there is no room for a
+// message or details, nor for metadata of an answer. Messages go uncompressed.
+//
 // # Context
 //
 // The context block of WIRE's REQUEST and RESPONSE carries:

@@ -33,7 +33,7 @@ type Mode uint8
 // Modes.
 const (
 	StreamOff    Mode = iota // one REQUEST, one RESPONSE
-	StreamBytes              // bytes both ways, of the payload's kind
+	StreamBytes              // bytes both ways, of the payload's kind; of gRPC, messages
 	StreamEvents             // the answer's messages become server-sent events
 )
 
@@ -55,7 +55,8 @@ type NorthOptions struct {
 
 const mebibyte = 1 << 20
 
-// North is a handler that answers requests of HTTP, and unary ones of gRPC, by NPRO.
+// North is a handler that answers requests of HTTP and gRPC by NPRO: a unary call by a
+// REQUEST, or with StreamBytes any call by a byte stream.
 // Immutable; safe for concurrent use.
 type North struct{ o NorthOptions }
 
@@ -94,6 +95,8 @@ func (n *North) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := exchange.From(r.Context())
 	x.Upstream = n.o.Cluster.Name()
 	switch {
+	case exchange.IsGRPC(r) && n.o.Stream == StreamBytes:
+		n.grpcStream(w, r, x)
 	case exchange.IsGRPC(r):
 		n.grpc(w, r, x)
 	case n.o.Stream == StreamOff:
@@ -271,18 +274,7 @@ func (n *North) stream(w http.ResponseWriter, r *http.Request, x *exchange.Excha
 	go func() { sent <- n.upload(st, r) }()
 	err = n.download(w, r, st)
 	st.Close(err) // ends upload's writes
-	var up error
-	grace := time.NewTimer(uploadGrace)
-	defer grace.Stop()
-	select {
-	case up = <-sent:
-	case <-grace.C: // it reads what the client has not sent yet, and nobody wants
-		bound := http.NewResponseController(w).SetReadDeadline(aLongTimeAgo)
-		_ = r.Body.Close()
-		if !errors.Is(bound, http.ErrNotSupported) {
-			up = <-sent
-		} // else the request is NPRO's, whose streams end for their readers when the handler returns
-	}
+	up := endUpload(w, r, sent)
 	var began *brokenAnswer
 	switch {
 	case err == nil:
@@ -296,9 +288,35 @@ func (n *North) stream(w http.ResponseWriter, r *http.Request, x *exchange.Excha
 	}
 }
 
-// uploadGrace is how long a request's body may take to end after its answer did. Only then
-// is reading ended by a deadline: net/http takes one that passes once a body has ended for
-// the end of the connection, and cancels the requests that follow on it.
+// endUpload waits for the goroutine that sends a request's body, whose writes have been
+// ended.
+func endUpload(w http.ResponseWriter, r *http.Request, sent <-chan error) error {
+	if r.ProtoMajor < 2 {
+		grace := time.NewTimer(uploadGrace)
+		defer grace.Stop()
+		select {
+		case err := <-sent:
+			return err
+		case <-grace.C: // it reads what the client has not sent yet, and nobody wants
+		}
+	}
+	bound := http.NewResponseController(w).SetReadDeadline(aLongTimeAgo)
+	_ = r.Body.Close()
+	if !errors.Is(bound, http.ErrNotSupported) {
+		return <-sent
+	}
+	select {
+	case err := <-sent:
+		return err
+	default: // the request is NPRO's, whose streams end for their readers when the handler returns
+		return nil
+	}
+}
+
+// uploadGrace is how long a request's body may take to end after its answer did, over
+// HTTP/1.1. Only then is reading ended by a deadline: net/http takes one that passes once a
+// body has ended for the end of the connection, and cancels the requests that follow on it.
+// A stream of HTTP/2 or 3 has no such thing behind it.
 const uploadGrace = 250 * time.Millisecond
 
 // upload sends the request's body.
