@@ -1,12 +1,15 @@
 package gateway
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -138,5 +141,46 @@ websocket.max_message = "100000"
 				t.Run(strings.Join([]string{in, "HTTP/" + version, name}, " "), func(t *testing.T) { wstest.Run(t, open, only...) })
 			}
 		}
+	}
+}
+
+// TestTunnelHalfClosed: over HTTP/2 the endpoint's end of an upgraded connection is the
+// client's, who may go on for as long as it likes to say something, within reason.
+func TestTunnelHalfClosed(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	got := make(chan string, 1)
+	go func() {
+		defer close(got)
+		nc, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer nc.Close()
+		r := bufio.NewReader(nc)
+		if _, err := http.ReadRequest(r); err != nil {
+			return
+		}
+		_, _ = io.WriteString(nc, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: foo\r\n\r\nbye")
+		_ = nc.(*net.TCPConn).CloseWrite()
+		rest, _ := io.ReadAll(r)
+		got <- string(rest)
+	}()
+	r := newRig(t, upstreamOf("foo", l.Addr().String())+"[[route]]\nname = \"foo\"\npath = \"/\"\nupstream = \"foo\"\nupgrades = [\"foo\"]\n")
+	w := wstest.Connect2(t, strings.TrimPrefix(r.url, "http://"), "/", "foo")
+	if b, err := io.ReadAll(w); err != nil || string(b) != "bye" {
+		t.Fatalf("%q, %v", b, err)
+	}
+	if _, err := io.WriteString(w, "and more"); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if text := <-got; text != "and more" {
+		t.Errorf("the endpoint got %q", text)
 	}
 }

@@ -32,7 +32,7 @@ func Open3(t *testing.T, address, path string, client *tls.Config) func(*testing
 			t.Fatalf("%d, %v", resp.StatusCode, resp.Header)
 		}
 		c := &stream3{s}
-		return &Conn{&tunnel{in: c, out: c}, bufio.NewReader(c)}
+		return &Conn{&Tunnel{in: c, out: c}, bufio.NewReader(c)}
 	}
 }
 

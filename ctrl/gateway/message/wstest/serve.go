@@ -18,7 +18,7 @@ func Echo() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		extra := http.Header{"X-Extra": {strings.Join(append(r.Header.Values("Sec-Websocket-Key"), r.Proto), " ")}}
 		if r.Method == http.MethodConnect {
-			w, r = Tunnel(w, r)
+			w, r = asUpgrade(w, r)
 		}
 		c, err := up.Upgrade(w, r, extra)
 		if err != nil {
@@ -38,9 +38,9 @@ func Echo() http.Handler {
 	})
 }
 
-// Tunnel makes an extended CONNECT look like the upgrade that it stands for: a request
+// asUpgrade makes an extended CONNECT look like the upgrade that it stands for: a request
 // whose connection can be taken, and then is the stream.
-func Tunnel(w http.ResponseWriter, r *http.Request) (http.ResponseWriter, *http.Request) {
+func asUpgrade(w http.ResponseWriter, r *http.Request) (http.ResponseWriter, *http.Request) {
 	inner := r.Clone(r.Context())
 	inner.Method = http.MethodGet
 	inner.Header.Set("Connection", "Upgrade")
