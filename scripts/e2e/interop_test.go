@@ -169,8 +169,8 @@ func table(ds []dim, ours, kernels []outcome) string {
 
 func firstLine(s string) string { line, _, _ := strings.Cut(s, "\n"); return line }
 
-// TestInteropPairs runs cells that cover every pair of values of any two dimensions twice, against npd and, for the yardstick,
-// kernel to kernel.
+// TestInteropPairs runs cells that cover every pair of values of any two dimensions twice, against npd and, for the yardstick
+// where the table is shown (-v), kernel to kernel.
 func TestInteropPairs(t *testing.T) {
 	t.Parallel()
 	ds := usableDims(t)
@@ -183,7 +183,9 @@ func TestInteropPairs(t *testing.T) {
 			t.Errorf("%s (make interop NP_INTEROP_CELL=%s):\n%s", o.Cell, o.Cell, o.Error)
 		}
 	})
-	runCells(t, ds, cells, true, size, func(c cell, o outcome) { kernels = append(kernels, o) })
+	if testing.Verbose() { // else nobody sees the table
+		runCells(t, ds, cells, true, size, func(c cell, o outcome) { kernels = append(kernels, o) })
+	}
 	t.Logf("kernel and npd through a relay:\n%s", table(ds, ours, kernels))
 }
 
