@@ -94,7 +94,9 @@ func (b *chaosBackend) start(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.address = address
+	if b.address == "" {
+		b.address = address
+	}
 	s := &http.Server{
 		Handler:  http.HandlerFunc(b.serve),
 		ErrorLog: log.New(io.Discard, "", 0),
@@ -353,7 +355,7 @@ func (l *chaosLoad) send(prefix, method string) {
 		select {
 		case <-l.stopped:
 			return
-		case <-time.After(12 * time.Millisecond):
+		case <-time.After(25 * time.Millisecond):
 		}
 		r := result{id: fmt.Sprint(prefix, "/", i), method: method, begin: time.Now()}
 		r.err = l.one(r.id, method)

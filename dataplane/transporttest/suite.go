@@ -53,7 +53,7 @@ type Options struct {
 	Conns   int           // of the test with many; 0: NP_TRANSPORT_CONNS, else 1,000
 	NoTLS   bool          // not under TLS
 	NoPlain bool          // only under TLS
-	Settle  time.Duration // for buffers and goroutines to come back; 0: 10 s
+	Settle  time.Duration // for buffers and goroutines to come back; 0: a minute
 	Only    []string      // the tests of these names and no others; nil: all
 }
 
@@ -79,7 +79,7 @@ func Run(t *testing.T, b Backend, o Options) {
 		o.Conns = int(fromEnv("NP_TRANSPORT_CONNS", 1000))
 	}
 	if o.Settle == 0 {
-		o.Settle = 10 * time.Second
+		o.Settle = time.Minute
 	}
 	t.Run(b.Name, func(t *testing.T) {
 		// What a transport makes once it has made with the first connection.

@@ -150,6 +150,12 @@ func (w *world) stop() {
 	if w.npd == nil {
 		return
 	}
+	if w.t.Failed() {
+		for _, what := range []string{"drops", "stats"} {
+			out, _ := exec.Command(w.bin+"/npctl", "-s", w.path("np.sock"), what).CombinedOutput()
+			w.t.Logf("npctl %s:\n%s", what, out)
+		}
+	}
 	_ = w.npd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-w.exited:
