@@ -97,11 +97,14 @@ func upstreamCmd(a *app) *cobra.Command {
 	show := getNamed(a, "show NAME", "One upstream and its endpoints", api.PathUpstream, func(v *api.UpstreamAnswer) error {
 		tables := []*table{upstreamTable(a, []api.Upstream{v.Upstream}), endpointTable(a, v.Endpoints)}
 		if d := v.Discovery; d != nil {
-			t, age := newTable("discovered by", ">confirmed", "error"), ""
+			t, age, last := newTable("discovered by", ">confirmed", ">of the last run", "error"), "", ""
 			if d.GoodAt != nil {
 				age = ago(time.Since(*d.GoodAt))
 			}
-			t.row(d.Source, age, d.Error)
+			if d.LastKnownAt != nil {
+				last = ago(time.Since(*d.LastKnownAt))
+			}
+			t.row(d.Source, age, last, d.Error)
 			tables = append(tables, t)
 		}
 		if len(v.Levels) > 1 {

@@ -48,7 +48,7 @@ func TestUpstreams(t *testing.T) {
 	var got []api.UpstreamSet
 	sock := daemon(t, map[string]any{
 		api.PathUpstream + "{name}": api.UpstreamAnswer{Schema: api.Schema, Upstream: api.Upstream{Name: "users", Protocol: "h2c", Balance: "maglev", Endpoints: 5, Taking: 2}, Endpoints: list, Refusals: map[string]uint64{"unhealthy": 4},
-			Discovery: &api.Discovery{Source: "dns:///users.example:80", GoodAt: &since, Error: "SERVFAIL"}},
+			Discovery: &api.Discovery{Source: "dns:///users.example:80", LastKnownAt: &since, Error: "SERVFAIL"}},
 		"POST " + api.PathUpstreamSet: func(w http.ResponseWriter, r *http.Request) {
 			var in api.UpstreamSet
 			if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
@@ -63,7 +63,7 @@ func TestUpstreams(t *testing.T) {
 			_ = json.NewEncoder(w).Encode(api.Done{Schema: api.Schema, Done: true})
 		}})
 	out, _, code := npctl("-s", sock, "upstream", "show", "users", "--no-headers")
-	for _, want := range []string{"users  h2c  maglev  2/5", "healthy            0  7", "1 (list 5) no drain (operator)", "unhealthy", "connection refused", "breaker open 3.0s", "slow start 30%", "unhealthy  4", "dns:///users.example:80 2m00s SERVFAIL"} {
+	for _, want := range []string{"users  h2c  maglev  2/5", "healthy            0  7", "1 (list 5) no drain (operator)", "unhealthy", "connection refused", "breaker open 3.0s", "slow start 30%", "unhealthy  4", "dns:///users.example:80 - 2m00s SERVFAIL"} {
 		if !strings.Contains(strings.Join(strings.Fields(out), " "), strings.Join(strings.Fields(want), " ")) || code != exitDone {
 			t.Errorf("code %d, %q is missing in\n%s", code, want, out)
 		}

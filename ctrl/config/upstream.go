@@ -7,12 +7,16 @@ type Upstream struct {
 	Name      string   `key:"name" need:"a name such as \"users\"" doc:"what routes call it"`
 	Endpoints []string `key:"endpoints" default:"" doc:"host:port, [IPv6]:port or unix:PATH, each with weight=N, priority=N, locality=NAME, drain or disabled behind it"`
 	Discover  string   `key:"discover" default:"" doc:"where endpoints come from instead, see Discovery above"`
-	Protocol  string   `key:"protocol" default:"auto" oneof:"auto|http1|h2|h2c|h3|npro|tcp" doc:"auto: HTTP/1.1, or what TLS agrees on; h2c: HTTP/2 without TLS, as gRPC mostly is; tcp: for passthrough"`
-	Via       string   `key:"via" default:"auto" oneof:"auto|stack|kernel" doc:"who connects: auto takes the appliance's stack for endpoints in a network of an [[interface]], else the kernel"`
-	Host      string   `key:"host" default:"preserve" doc:"the Host that endpoints see: preserve (the client's), endpoint (its address), or a fixed one"`
-	Balance   string   `key:"balance" default:"round_robin" oneof:"round_robin|least_request|ring_hash|maglev" doc:"how an endpoint is chosen; the last two keep a key at its endpoint"`
-	HashKey   string   `key:"hash_key" default:"client_ip" doc:"of ring_hash, maglev and sticky splits: client_ip, path, header:NAME, cookie:NAME or query:NAME"`
-	HashLoad  int      `key:"hash_load_percent" default:"0" min:"0" max:"10000" doc:"ring_hash: an endpoint over this percentage of the mean passes keys on; 0 no bound"`
+
+	LastKnown    string        `key:"last_known" default:"auto" doc:"of discover: a file in which the list is kept, for a start while the source does not answer; auto: endpoints/NAME.json beside [protocol] private_key_file, /var/lib/np/endpoints; off: none"`
+	LastKnownAge time.Duration `key:"last_known_max_age" default:"24h" min:"1s" max:"8760h" doc:"an older list is not used"`
+
+	Protocol string `key:"protocol" default:"auto" oneof:"auto|http1|h2|h2c|h3|npro|tcp" doc:"auto: HTTP/1.1, or what TLS agrees on; h2c: HTTP/2 without TLS, as gRPC mostly is; tcp: for passthrough"`
+	Via      string `key:"via" default:"auto" oneof:"auto|stack|kernel" doc:"who connects: auto takes the appliance's stack for endpoints in a network of an [[interface]], else the kernel"`
+	Host     string `key:"host" default:"preserve" doc:"the Host that endpoints see: preserve (the client's), endpoint (its address), or a fixed one"`
+	Balance  string `key:"balance" default:"round_robin" oneof:"round_robin|least_request|ring_hash|maglev" doc:"how an endpoint is chosen; the last two keep a key at its endpoint"`
+	HashKey  string `key:"hash_key" default:"client_ip" doc:"of ring_hash, maglev and sticky splits: client_ip, path, header:NAME, cookie:NAME or query:NAME"`
+	HashLoad int    `key:"hash_load_percent" default:"0" min:"0" max:"10000" doc:"ring_hash: an endpoint over this percentage of the mean passes keys on; 0 no bound"`
 
 	SlowStart     time.Duration `key:"slow_start" default:"0" max:"1h" doc:"over which an endpoint that came back gets its full share"`
 	PanicPercent  int           `key:"panic_percent" default:"50" min:"0" max:"100" doc:"with fewer healthy endpoints than this all are used; 0 never"`

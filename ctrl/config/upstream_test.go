@@ -7,6 +7,8 @@ import (
 
 func TestUpstreamErrors(t *testing.T) {
 	for _, one := range []struct{ name, text, want string }{
+		{"last known", "last_known = \"here\"\n", `np.toml:4:1: upstream.last_known: got "here", expected auto, off or the path of a file`},
+		{"last known of a list", "last_known_max_age = \"1h\"\n", `np.toml:4:1: upstream.last_known_max_age: the endpoints are in the configuration`},
 		{"both", "discover = \"file:/x\"\n", `np.toml:1:1: [[upstream]] "u" has both, expected one of endpoints and discover`},
 		{"h3 without TLS", "protocol = \"h3\"\n", `np.toml:4:1: upstream.protocol: h3 without TLS, expected tls.enabled = true`},
 		{"h2 without TLS", "protocol = \"h2\"\n", `np.toml:4:1: upstream.protocol: h2 without TLS, expected tls.enabled = true, or h2c`},

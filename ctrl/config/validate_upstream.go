@@ -16,6 +16,12 @@ func (l *loader) upstreams() {
 		if (len(u.Endpoints) == 0) == (u.Discover == "") {
 			l.fail(l.cfg.Pos(at), "[[upstream]] %q has %s, expected one of endpoints and discover", u.Name, either(u.Discover != "", "both", "neither"))
 		}
+		if k := u.LastKnown; k != "auto" && k != "off" && !strings.HasPrefix(k, "/") {
+			l.bad(at, "last_known", "got %q, expected auto, off or the path of a file", k)
+		}
+		if u.Discover == "" && (u.LastKnown != "auto" || u.LastKnownAge != 24*time.Hour) {
+			l.bad(at, either(u.LastKnown != "auto", "last_known", "last_known_max_age"), "the endpoints are in the configuration, expected it only with discover")
+		}
 		l.spoken(u, at)
 		l.upstreamNPRO(u, at)
 		l.upstreamTLS(u, at)

@@ -15,6 +15,7 @@ import (
 	"github.com/np-appliance/np/ctrl/gateway"
 	"github.com/np-appliance/np/ctrl/mgmt"
 	"github.com/np-appliance/np/ctrl/mgmt/api"
+	"github.com/np-appliance/np/ctrl/wholefile"
 )
 
 // Origin is where the configuration comes from.
@@ -106,7 +107,7 @@ func (d *Daemon) apply(ctx context.Context, c *mgmt.Candidate, reason string) (o
 		return mgmt.Applied{}, err
 	}
 	if !c.Temporary {
-		if err := commitFile(staged, file); err != nil {
+		if err := wholefile.Commit(staged, file); err != nil {
 			d.o.Log.Error("configuration applied and not saved", "file", file, "err", err)
 			out.Warnings = append(out.Warnings, fmt.Sprintf("applied, but not saved: %v", err))
 		} else {
@@ -141,7 +142,7 @@ func stageLike(path string, data []byte) (string, error) {
 	if err == nil {
 		mode = info.Mode().Perm()
 	}
-	tmp, err := stageFile(path, data, mode)
+	tmp, err := wholefile.Stage(path, data, mode)
 	if err != nil {
 		return "", err
 	}

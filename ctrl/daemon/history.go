@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/np-appliance/np/ctrl/wholefile"
 )
 
 // history keeps the main files that were in force, in a folder: one file each, named by
@@ -98,7 +100,7 @@ func (h *history) add(data []byte, reason string, at time.Time) (int, error) {
 		return 0, fmt.Errorf("history of configurations: %w", err)
 	}
 	path := filepath.Join(h.dir, fmt.Sprintf("%06d-%s%s", next, reason, historySuffix))
-	if err := replaceFile(path, data, 0o600); err != nil {
+	if err := wholefile.Replace(path, data, 0o600); err != nil {
 		return 0, fmt.Errorf("history of configurations: %w", err)
 	}
 	_ = os.Chtimes(path, at, at) // only shown
@@ -109,44 +111,4 @@ func (h *history) add(data []byte, reason string, at time.Time) (int, error) {
 		list = list[1:]
 	}
 	return next, nil
-}
-
-// replaceFile writes a file as a whole: whoever opens it sees the old one or the new.
-func replaceFile(path string, data []byte, mode fs.FileMode) error {
-	tmp, err := stageFile(path, data, mode)
-	if err != nil {
-		return err
-	}
-	return commitFile(tmp, path)
-}
-
-// stageFile writes data, down to the disk, beside path.
-func stageFile(path string, data []byte, mode fs.FileMode) (string, error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return "", err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Chmod(mode)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return "", errors.Join(err, os.Remove(f.Name()))
-	}
-	return f.Name(), nil
-}
-
-// commitFile gives a staged file its name.
-func commitFile(tmp, path string) error {
-	if err := os.Rename(tmp, path); err != nil {
-		return errors.Join(err, os.Remove(tmp))
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"path/filepath"
 
 	"github.com/np-appliance/np/ctrl/config"
 	"github.com/np-appliance/np/ctrl/gateway"
@@ -64,7 +65,7 @@ func (d *Daemon) makeConns(c *config.Config) error {
 func (d *Daemon) makeGateway(c *config.Config) error {
 	by := d.makeDialer(nettransport.New(nettransport.Options{}))
 	d.clients = logs.NewLimiter(d.o.Log.With("component", "listener"), c.Limits.LogLines, d.o.Now)
-	g := gateway.New(gateway.Options{Dial: by.dial, Packet: by.packet, Log: d.o.Log.With("component", "gateway"), Peer: d.clients.Log, Now: d.o.Now, Version: d.o.Version.Version})
+	g := gateway.New(gateway.Options{Dial: by.dial, Packet: by.packet, Log: d.o.Log.With("component", "gateway"), Peer: d.clients.Log, State: filepath.Dir(c.Protocol.PrivateKeyFile), Now: d.o.Now, Version: d.o.Version.Version})
 	gen, err := g.Prepare(c)
 	if err != nil {
 		return err

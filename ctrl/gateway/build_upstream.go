@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/np-appliance/np/ctrl/config"
+	"github.com/np-appliance/np/ctrl/discovery"
 	"github.com/np-appliance/np/ctrl/gateway/forward"
 	"github.com/np-appliance/np/ctrl/gateway/grpchealth"
 	"github.com/np-appliance/np/ctrl/gateway/message"
@@ -32,6 +33,8 @@ type cluster struct {
 	fwd    *forward.Cluster
 	npro   *message.Cluster // of protocol npro
 	source upstream.Source  // nil: static
+	kept   *discovery.Kept  // source, where its list is kept in a file; nil: it is not
+	last   time.Time        // of the list of the last run that it begins with; zero: it does not
 	stop   context.CancelFunc
 	warms  atomic.Bool // also read where source says what there is
 }
@@ -348,6 +351,9 @@ func (g *Gateway) start(c *cluster) {
 	c.warm()
 	if c.source == nil {
 		return
+	}
+	if !c.last.IsZero() {
+		g.o.Log.Warn("endpoints of the last run are used until their source answers", "upstream", c.name, "endpoints", len(c.up.Specs()), "age", g.o.Now().Sub(c.last).Round(time.Second))
 	}
 	g.wg.Go(func() {
 		err := c.source.Run(ctx, c.set, func(err error) {

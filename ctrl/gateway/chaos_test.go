@@ -554,7 +554,7 @@ func TestChaosDNS(t *testing.T) {
 		name.set(rcode, "")
 		time.Sleep(150 * time.Millisecond)
 		serves(backends[0])
-		until("no error is told", func() bool { _, st, _ := r.Discovery("u"); return st.Err != nil && !st.Good.IsZero() })
+		until("no error is told", func() bool { d, _ := r.Discovery("u"); return d.Status.Err != nil && !d.Status.Good.IsZero() })
 	}
 	name.set(dns.RcodeSuccess, "127.0.0.2")
 	until("did not move", at("127.0.0.2"))

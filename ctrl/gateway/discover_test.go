@@ -2,12 +2,14 @@ package gateway
 
 import (
 	"crypto/tls"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -50,8 +52,8 @@ func TestDiscover(t *testing.T) {
 		t.Fatal(err)
 	}
 	answers("b")
-	if text, st, ok := r.Discovery("u"); !ok || !strings.HasPrefix(text, "file:") || st.Err != nil {
-		t.Errorf("%q %+v %v", text, st, ok)
+	if d, ok := r.Discovery("u"); !ok || !strings.HasPrefix(d.Source, "file:") || d.Status.Err != nil {
+		t.Errorf("%+v %v", d, ok)
 	}
 	err := Check(load(t, "[[upstream]]\nname = \"u\"\ndiscover = \"dns:///api.example\"\n"))
 	if want := `np.toml:7:1: upstream.discover: source "dns:///api.example": "api.example": expected NAME:PORT`; err == nil || !strings.Contains(err.Error(), want) {
@@ -117,4 +119,94 @@ func TestChecks(t *testing.T) {
 	becomes("grpc", "unhealthy")
 	h.SetServingStatus("", grpc_health_v1.HealthCheckResponse_SERVING)
 	becomes("grpc", "healthy")
+}
+
+// TestLastKnown: an upstream whose source does not answer at the start has the endpoints
+// of the last run until it does, says so, and takes them for nothing when they are too old
+// or another source's.
+func TestLastKnown(t *testing.T) {
+	state := t.TempDir()
+	a, b := backend(t, "a"), backend(t, "b")
+	var mu sync.Mutex
+	instance, up := a, true
+	changed := make(chan struct{})
+	consul := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Get("index") == "1" {
+			<-changed // for good: nothing changes while it is up
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if !up {
+			w.WriteHeader(503)
+			return
+		}
+		host, port, _ := net.SplitHostPort(instance)
+		w.Header().Set("X-Consul-Index", "1")
+		fmt.Fprintf(w, `[{"Service":{"Address":%q,"Port":%s}}]`, host, port)
+	}))
+	t.Cleanup(consul.Close)
+	t.Cleanup(func() { close(changed) })
+	set := func(address string, is bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		instance, up = address, is
+	}
+	address := strings.TrimPrefix(consul.URL, "http://")
+	text := func(service, more string) string {
+		return "[[upstream]]\nname = \"u/1\"\ndiscover = \"consul://" + address + "/" + service + "\"\n" + more + "[[route]]\nname = \"all\"\npath_prefix = \"/\"\nupstream = \"u/1\"\n"
+	}
+	run := func(text string) (*Gateway, func() (int, string)) {
+		g := New(Options{Dial: dialNet, State: state})
+		t.Cleanup(g.Close)
+		(&rig{Gateway: g}).apply(t, load(t, text))
+		h := g.Handler(Entry{Listener: "web"})
+		return g, func() (int, string) {
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, httptest.NewRequest("GET", "http://a/x", nil))
+			return w.Code, w.Body.String()
+		}
+	}
+	becomes := func(ask func() (int, string), want string) {
+		t.Helper()
+		for end := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
+			status, body := ask()
+			if status == 200 && strings.HasPrefix(body, want) {
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%d %s, want %s", status, body, want)
+			}
+		}
+	}
+	g, ask := run(text("s", ""))
+	becomes(ask, "a ")
+	if d, _ := g.Discovery("u/1"); !d.LastKnown.IsZero() {
+		t.Errorf("%+v", d)
+	}
+	g.Close()
+	if _, err := os.Stat(filepath.Join(state, "endpoints", "u%2F1.json")); err != nil {
+		t.Fatal(err)
+	}
+	set(b, false)
+	g, ask = run(text("s", ""))
+	if status, body := ask(); status != 200 || !strings.HasPrefix(body, "a ") {
+		t.Errorf("while the source is down: %d %s", status, body)
+	}
+	if d, ok := g.Discovery("u/1"); !ok || d.LastKnown.IsZero() || time.Since(d.LastKnown) > time.Hour {
+		t.Errorf("%+v", d)
+	}
+	set(b, true)
+	becomes(ask, "b ")
+	if d, _ := g.Discovery("u/1"); !d.LastKnown.IsZero() {
+		t.Errorf("after its answer: %+v", d)
+	}
+	g.Close()
+	set(b, false)
+	for name, one := range map[string]string{"another service": text("other", ""), "off": text("s", "last_known = \"off\"\n"), "another file": text("s", "last_known = \""+filepath.Join(t.TempDir(), "f")+"\"\n")} {
+		g, ask := run(one)
+		if status, body := ask(); status != 503 {
+			t.Errorf("%s: %d %s", name, status, body)
+		}
+		g.Close()
+	}
 }

@@ -33,6 +33,7 @@ type Options struct {
 	Peer    func(level slog.Level, reason, msg string, args ...any)
 	Now     func() time.Time
 	Version string        // of np, for traces
+	State   string        // folder of what is kept from one run to the next; "": nothing is
 	Rand    func() uint64 // random bits, safe for concurrent use; nil: math/rand/v2
 }
 

@@ -206,10 +206,10 @@ func (s *Server) upstream(r *http.Request) (any, error) {
 	for i := range u.Endpoints {
 		out.Endpoints = append(out.Endpoints, endpointView(&u.Endpoints[i]))
 	}
-	if text, st, ok := s.cfg.Gateway.Discovery(name); ok {
-		out.Discovery = &api.Discovery{Source: text, GoodAt: known(st.Good)}
-		if st.Err != nil {
-			out.Discovery.Error = st.Err.Error()
+	if d, ok := s.cfg.Gateway.Discovery(name); ok {
+		out.Discovery = &api.Discovery{Source: d.Source, GoodAt: known(d.Status.Good), LastKnownAt: known(d.LastKnown)}
+		if d.Status.Err != nil {
+			out.Discovery.Error = d.Status.Err.Error()
 		}
 	}
 	for _, l := range u.Levels {

@@ -27,6 +27,9 @@ type Spec struct {
 	Disabled bool   // takes no requests and is not checked
 }
 
+// CheckSpec tells what is wrong with an endpoint.
+func CheckSpec(s Spec) error { return s.check() }
+
 // check tells what is wrong with s, and sets what 0 stands for.
 func (s *Spec) check() error {
 	if err := CheckAddress(s.Address); err != nil {

@@ -99,6 +99,8 @@ type Discovery struct {
 	Source string     `json:"source"`
 	GoodAt *time.Time `json:"good_at,omitempty"` // when all of the list was last confirmed; of DNS, etcd, Consul and Kubernetes
 	Error  string     `json:"error,omitempty"`   // what is wrong now
+
+	LastKnownAt *time.Time `json:"last_known_at,omitempty"` // the endpoints are those of the last run, good at this time: the source has not answered since
 }
 
 // UpstreamLevel is a priority.
