@@ -300,7 +300,9 @@ func (st *stream) finish(failed bool) {
 	if !st.gone {
 		st.finishStream(failed)
 	}
-	st.over = true
+	if st.over = true; st.halved {
+		delete(c.tails, st)
+	}
 	st.shutBody()
 	st.lateIn.stop()
 	st.lateOut.stop()
@@ -335,6 +337,7 @@ func (st *stream) CloseWrite() error {
 	defer c.mu.Unlock()
 	err := errEnded
 	if !st.over && !st.sent {
+		st.halved = true
 		st.finishSending(trailers)
 		err = st.sendEnd
 	}

@@ -152,13 +152,15 @@ type Conn struct {
 	enc     *hpack.Encoder
 	block   blockBuffer // what enc writes
 	window  int64       // for what is sent
-	first   int64       // window of new streams
-	frame   int         // longest that the client takes, at most maxFrame
-	fresh   int         // bytes for which the client is owed a window of the connection
-	recv    int         // window of the client's
-	credit  int         // frames of control that the connection's use paid for
-	aware   bool        // the client has shown that it knows priorities
-	between bool        // it is a proxy that mixes requests of many: no priorities among them
+	moved   int         // bytes of all answers since movedAt was set
+	movedAt int64
+	first   int64 // window of new streams
+	frame   int   // longest that the client takes, at most maxFrame
+	fresh   int   // bytes for which the client is owed a window of the connection
+	recv    int   // window of the client's
+	credit  int   // frames of control that the connection's use paid for
+	aware   bool  // the client has shown that it knows priorities
+	between bool  // it is a proxy that mixes requests of many: no priorities among them
 
 	out      []byte // to be sent
 	spare    []byte // being sent, or empty
@@ -167,7 +169,8 @@ type Conn struct {
 	room     sync.Cond
 	sendErr  error
 
-	own       ring // streams that we reset: what is still on its way is ignored
+	tails     map[*stream]struct{} // that have ended both ways while their handlers go on
+	own       ring                 // streams that we reset: what is still on its way is ignored
 	accepted  uint32
 	stage     stage
 	stageAt   int64 // when it began
@@ -188,24 +191,38 @@ const (
 	stageLast       // GOAWAY with the last stream
 )
 
-// ring remembers a few streams.
+// ring remembers the streams that were added last.
 type ring struct {
-	ids  [256]uint32
-	next int
+	ids  []uint32
+	next int // of ids that is forgotten
+	set  map[uint32]struct{}
 }
 
-func (r *ring) add(id uint32) {
-	r.ids[r.next%len(r.ids)] = id
-	r.next++
+// ownResets is how many streams of ours that were reset are remembered. A client that has
+// as many streams as it may can't have opened more than those before it sees a reset, and
+// knows of it when it sends what comes after.
+func (e *Engine) ownResets() int { return max(256, 2*e.c.Streams) }
+
+func (r *ring) add(id uint32, most int) {
+	if r.has(id) {
+		return
+	}
+	if r.set == nil {
+		r.set = map[uint32]struct{}{}
+	}
+	r.set[id] = struct{}{}
+	if len(r.ids) < most {
+		r.ids = append(r.ids, id)
+		return
+	}
+	delete(r.set, r.ids[r.next])
+	r.ids[r.next] = id
+	r.next = (r.next + 1) % most
 }
 
 func (r *ring) has(id uint32) bool {
-	for _, i := range r.ids {
-		if i == id {
-			return true
-		}
-	}
-	return false
+	_, ok := r.set[id]
+	return ok
 }
 
 // NewConn makes a connection of what was accepted, whose preface was not read yet. ctx
@@ -224,6 +241,11 @@ func (e *Engine) NewConn(ctx context.Context, nc net.Conn, state *tls.Connection
 	c.dec.SetMaxStringLength(e.maxBlock())
 	c.enc = hpack.NewEncoder(&c.block)
 	c.flushed.L, c.room.L, c.quiet.L = &c.mu, &c.mu, &c.mu
+	now := e.now()
+	c.headSince.Store(now)
+	c.lastRead.Store(now)
+	c.idleSince, c.unsettled = now, now
+	c.write(e.settings) // before all that Shutdown or Look may say, which need not wait for Serve
 	return c
 }
 
@@ -233,12 +255,7 @@ const tableBytes = 4096
 // Serve serves the connection until it ends, and closes it. All handlers have ended when
 // it returns.
 func (c *Conn) Serve() {
-	now := c.e.now()
-	c.headSince.Store(now)
-	c.lastRead.Store(now)
 	c.mu.Lock()
-	c.idleSince, c.unsettled = now, now
-	c.write(c.e.settings)
 	c.kick()
 	c.mu.Unlock()
 	err := c.secure()
@@ -334,6 +351,9 @@ func (c *Conn) kill(err error) {
 	c.dead, c.over = true, true
 	for _, st := range c.streams { // bound: Config.Streams
 		c.drop(st, err)
+	}
+	for st := range c.tails { // bound: twice Config.Streams
+		st.cancel()
 	}
 	c.room.Broadcast()
 }

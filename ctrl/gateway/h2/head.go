@@ -56,6 +56,7 @@ const (
 	maxContinuations = 16 // it has HeadBytes at most, and frames take 16 KiB
 	leastBlock       = 64 << 10
 	maxLine          = 128 // of a refused head that is kept for logs
+	maxListKept      = 128 // fields for which there is room while a connection rests
 )
 
 // maxBlock is the longest block of fields that is decoded: one that says more than
@@ -150,7 +151,12 @@ func (c *Conn) takeBlock(f frame, p []byte) error {
 	}
 	err := c.headed()
 	h.id = 0
-	clear(h.list) // what it holds is the request's now
+	if clear(h.list); cap(h.list) > maxListKept { // what it holds is the request's now
+		h.list = nil
+	}
+	if c.headSince.Load() != 0 { // the next has its own time
+		c.headSince.Store(0)
+	}
 	return err
 }
 

@@ -184,7 +184,7 @@ func (c *Conn) refuse(id uint32, code Code, why string) error {
 // reset sends RST_STREAM. c.mu is held.
 func (c *Conn) reset(id uint32, code Code) {
 	c.out = appendReset(c.outBuffer(), id, code)
-	c.own.add(id)
+	c.own.add(id, c.e.ownResets())
 }
 
 func (c *Conn) takeData(f frame, p []byte) error {

@@ -34,6 +34,7 @@ type stream struct {
 	received  bool // the client has ended the stream
 	sent      bool // we have
 	gone      bool // it is not open any more
+	halved    bool // by CloseWrite
 	malformed bool // the body is: the stream is to be reset after the answer
 
 	// What is received.
@@ -122,6 +123,12 @@ func (c *Conn) close(st *stream) {
 	st.gone = true
 	c.ready.remove(st)
 	delete(c.streams, st.id)
+	if st.halved && !st.over {
+		if c.tails == nil {
+			c.tails = map[*stream]struct{}{}
+		}
+		c.tails[st] = struct{}{}
+	}
 	if len(c.streams) == 0 {
 		c.idleSince = c.e.now()
 	}

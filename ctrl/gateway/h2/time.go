@@ -46,6 +46,10 @@ func (c *Conn) lookStream(st *stream, now int64) {
 		st.endRead(err)
 	}
 	if e.sendStall > 0 && st.sendBy != 0 && now > st.sendBy {
+		if st.give > 0 && now-c.movedAt <= e.sendStall { // it is others' turn, which is our doing
+			st.sendBy = now + e.sendStall
+			return
+		}
 		st.sendBy = 0
 		e.c.Cut(CutAnswer)
 		c.reset(st.id, Cancel)

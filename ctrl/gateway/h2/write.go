@@ -76,7 +76,9 @@ func (c *Conn) flushAll(once bool) {
 		if err != nil {
 			c.sendErr = err
 			c.kill(err)
-			_ = c.nc.Close()
+			c.mu.Unlock()
+			_ = c.nc.Close() // TLS waits here to say so, for seconds
+			c.mu.Lock()
 			break
 		}
 		if once && len(c.out) > 0 {
@@ -222,6 +224,9 @@ func (c *Conn) pump() {
 		st.pending = st.pending[n:]
 		c.window -= int64(n)
 		st.give -= int64(n)
+		if c.moved += n; c.moved >= maxFrame {
+			c.moved, c.movedAt = 0, c.e.now()
+		}
 		c.pay(3)
 		st.progress(n)
 		switch {
