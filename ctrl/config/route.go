@@ -57,6 +57,9 @@ type HTTPRoute struct {
 	CompressMin Size          `key:"compress_min" default:"1KiB" min:"1" max:"1MiB" doc:"shorter answers are not"`
 	CompressLev int           `key:"compress_level" default:"1" min:"1" max:"3" doc:"1 fast to 3 small"`
 	CompressTyp []string      `key:"compress_types" default:"" doc:"media types, \"text/*\" or \"*/*+json\"; none: those that get smaller"`
+	Decompress  []string      `key:"decompress" default:"" oneof:"gzip|zstd" doc:"bodies of requests with these encodings go on plain, others with an encoding are refused (415); none: as they are"`
+	DecompMax   Size          `key:"decompress_max" default:"8MiB" min:"1" max:"1GiB" doc:"of a body when it is decompressed; max_body is of what is sent"`
+	DecompRatio int           `key:"decompress_ratio" default:"100" min:"1" max:"100000" doc:"bytes that may come of one, after the first 64 KiB"`
 	Upgrades    []string      `key:"upgrades" default:"" doc:"protocols other than websocket that clients may switch to, by Upgrade or extended CONNECT; their bytes are passed on"`
 	EarlyData   bool          `key:"early_data" default:"false" doc:"takes HTTP/3 0-RTT requests"`
 

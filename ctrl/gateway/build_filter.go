@@ -178,6 +178,21 @@ func (b *builder) compression(at string, r *config.HTTPRoute) []stage {
 	return stageList(s, err)
 }
 
+// decompression makes requests' bodies plain.
+func (b *builder) decompression(at string, r *config.HTTPRoute) []stage {
+	if len(r.Decompress) == 0 {
+		return nil
+	}
+	s, err := filter.NewDecompress(filter.DecompressOptions{Encodings: r.Decompress, Max: int64(r.DecompMax), Ratio: r.DecompRatio})
+	b.filterFailed(at, r, err, func(field string, i int) string {
+		if field == "encodings" {
+			return indexed("decompress", i)
+		}
+		return indexed("decompress_"+field, i)
+	})
+	return stageList(s, err)
+}
+
 // bodyLimit is the route's, or the one of the listener that a request came by.
 func (b *builder) bodyLimit(at string, r *config.HTTPRoute) []stage {
 	if r.MaxBody > 0 {

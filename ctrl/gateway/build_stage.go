@@ -29,6 +29,7 @@ func (b *builder) handler(i int, r *config.HTTPRoute) http.Handler {
 		b.edits(at, r),
 		b.compression(at, r),
 		b.bodyLimit(at, r),
+		b.decompression(at, r),
 		b.grpc(at, r),
 	)
 	h := b.action(at, r)

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/np-appliance/np/ctrl/config"
@@ -100,6 +102,19 @@ func (r *rig) ask(t *testing.T, method, path, body string, header ...string) (*h
 	return res, string(b)
 }
 
+// gzipped is a body of n bytes, compressed.
+func gzipped(t *testing.T, n int) string {
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	if _, err := z.Write(make([]byte, n)); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
 func TestExampleWeb(t *testing.T) {
 	r := site(t)
 	host := strings.TrimPrefix(r.url, "http://")
@@ -126,6 +141,10 @@ func TestExampleWeb(t *testing.T) {
 		{"refusals have the fields too", "GET", "/api/x", "", []string{"Accept-Encoding", "*;q=0"}, 406, "", "Strict-Transport-Security: max-age=31536000"},
 		{"larger than the listener takes", "POST", "/api/x", strings.Repeat("x", 1<<20+1), nil, 413, "", ""},
 		{"as large as the listener takes", "POST", "/api/x", strings.Repeat("x", 1<<20), nil, 200, "api POST /v1/x ", ""},
+		{"plain for the backend", "POST", "/api/x", gzipped(t, 5000), []string{"Content-Encoding", "gzip"}, 200,
+			"api POST /v1/x host=" + host + " fwd=" + host + " client=127.0.0.1 original=/api/x user= internal= body=5000 <nil>", ""},
+		{"larger than it may become", "POST", "/api/x", gzipped(t, 10<<20), []string{"Content-Encoding", "gzip"}, 413, "", ""},
+		{"an encoding that is not taken", "POST", "/api/x", "x", []string{"Content-Encoding", "br"}, 415, "", "Accept-Encoding: gzip, zstd"},
 		{"moved", "GET", "/old/a%20b?q", "", nil, 308, "", "Location: /api/a%20b?q"},
 		{"moved, not open", "GET", "/old//evil.example/", "", nil, 308, "", "Location: /api/evil.example/"},
 		{"bare", "GET", "/x?y", "", []string{"Host", "Site.Example:8080"}, 307, "", "Location: https://www.site.example/x?y"},

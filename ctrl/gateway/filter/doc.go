@@ -1,7 +1,7 @@
 // Package filter is what a route does around forwarding, or instead of it: paths and
 // hosts written anew ([NewRewrite]), header fields edited ([NewHeaders]), CORS
-// ([NewCORS]), answers compressed ([NewCompress]), bodies bounded ([NewBodyLimit]); and
-// redirects ([NewRedirect]), fixed answers ([NewRespond]) and files ([NewFiles]).
+// ([NewCORS]), answers compressed ([NewCompress]), bodies bounded ([NewBodyLimit]) and
+// decompressed ([NewDecompress]); and redirects ([NewRedirect]), fixed answers ([NewRespond]) and files ([NewFiles]).
 //
 // A filter is a [Stage] around the next handler, or a handler by itself. It is made once
 // of its options, which tell everything that is wrong with them as joined [OptionError]s,
@@ -14,8 +14,8 @@
 // and hands bodies that it does not change to the server's own ReadFrom. A stage that
 // changes a request hands a copy on; its caller still has the request as it came.
 //
-// Bodies of requests are never decompressed: they go to the backend as they came, and
-// limits count them so.
+// Bodies of requests go to the backend as they came unless a route asks for plain ones.
+// NewBodyLimit counts what was sent, NewDecompress what came of it.
 //
 // # Texts with variables
 //
