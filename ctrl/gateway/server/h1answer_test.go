@@ -281,7 +281,7 @@ func TestLeaveToSend(t *testing.T) {
 // client has sent the next does not, and the next is then served.
 func TestClientGone(t *testing.T) {
 	begun, ended := make(chan struct{}), make(chan error)
-	r := newRig(t, Config{Limits: Limits{Head: 40 * time.Millisecond}, Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+	r := newRig(t, Config{Limits: Limits{PassIdle: 40 * time.Millisecond}, Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { // so that the keeper looks often
 		if q.URL.Path == "/next" {
 			return
 		}
