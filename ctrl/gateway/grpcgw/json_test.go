@@ -85,6 +85,12 @@ func TestJSONUnsupportedMedia(t *testing.T) {
 	if resp, body := r.do("GET", "/v1/shelves/1/items:watch", "", "Accept", "text/html, application/json;q=0"); resp.StatusCode != 406 {
 		t.Errorf("%d, %s", resp.StatusCode, body)
 	}
+	if resp, body := r.do("POST", "/v1/notes:send", "\x1f\x8b", "Content-Type", "application/json", "Content-Encoding", "gzip"); resp.StatusCode != 415 || resp.Header.Get("Accept-Encoding") != "identity" {
+		t.Errorf("encoded: %d %s", resp.StatusCode, body)
+	}
+	if resp, body := r.do("POST", "/v1/notes:send", "{}", "Content-Type", "application/json", "Content-Encoding", "Identity"); resp.StatusCode != 200 {
+		t.Errorf("identity: %d %s", resp.StatusCode, body)
+	}
 }
 
 func TestJSONErrors(t *testing.T) {

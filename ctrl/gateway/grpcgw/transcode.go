@@ -102,6 +102,11 @@ func (t *transcoder) serve(w http.ResponseWriter, r *http.Request, c *codec) {
 		exchange.Refuse(w, r, exchange.UnsupportedMedia, "expected application/json")
 		return
 	}
+	if e := strings.Join(r.Header["Content-Encoding"], ","); e != "" && !strings.EqualFold(e, "identity") {
+		w.Header().Set("Accept-Encoding", "identity") // RFC 9110 §12.5.3
+		exchange.Refuse(w, r, exchange.UnsupportedMedia, "expected a body without Content-Encoding")
+		return
+	}
 	if m.IsStreamingServer() {
 		if !out.negotiate(t.opts.Stream) {
 			exchange.Refuse(w, r, exchange.NotAcceptable, "a stream is application/x-ndjson, text/event-stream or application/json")
