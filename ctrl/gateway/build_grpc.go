@@ -18,12 +18,12 @@ func (b *builder) grpc(at string, r *config.HTTPRoute) []stage {
 	if r.Upstream == "" && len(r.Split) == 0 {
 		return nil // the gateway's own answers, none of which is gRPC
 	}
-	g := &r.GRPC
+	g, log, name := &r.GRPC, b.g.o.Log, r.Name
 	o := grpcgw.Options{
 		Limits: grpcgw.Limits{RequestMessage: int(g.MaxMessage), ResponseMessage: int(g.MaxMessage), DefaultTimeout: g.DefaultTimeout, MaxTimeout: g.MaxTimeout},
 		Web:    g.Web, Refresh: g.Refresh, Services: g.Services, AutoBind: g.AutoBind, PassUnmatched: g.PassUnmatched, Reflection: g.Reflection, REST: g.REST, RESTPrefix: g.RESTPrefix,
 		JSONOptions: grpcgw.JSONOptions{IgnoreUnknown: g.IgnoreUnknown, IgnoreQuery: g.IgnoreQuery, EmitDefaults: g.EmitDefaults, ProtoNames: g.ProtoNames, EnumNumbers: g.EnumNumbers},
-		Note:        func(err error) { b.g.o.Log.Warn("descriptors not read", "route", r.Name, "err", err) },
+		Note:        func(err error) { log.Warn("descriptors not read", "route", name, "err", err) },
 	}
 	o.JSONOptions.Stream = map[string]grpcgw.Stream{"lines": grpcgw.StreamLines, "events": grpcgw.StreamEvents, "array": grpcgw.StreamArray}[g.Stream]
 	c := b.next.clusters[r.Upstream]

@@ -134,8 +134,9 @@ func (b *builder) forwardConfig(u *config.Upstream, p config.Pool, up *upstream.
 		c.Protocol = forward.H2C
 	case "h3":
 		c.Protocol = forward.H3
+		packet, via := b.g.o.Packet, u.Via
 		c.Packet = func(ctx context.Context, address string) (net.PacketConn, net.Addr, error) {
-			return b.g.o.Packet(ctx, u.Via, address)
+			return packet(ctx, via, address)
 		}
 	}
 	switch u.Host {

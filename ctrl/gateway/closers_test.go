@@ -6,10 +6,12 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
 	"time"
+	"weak"
 )
 
 // TestManyClosers: a reload beside a request that goes on costs a few goroutines, however
@@ -94,5 +96,87 @@ func TestChecksSayProxy(t *testing.T) {
 				t.Fatalf("%s: %s, %s", version, e.Health, e.LastError)
 			}
 		}
+	}
+}
+
+// TestGenerationsGo: nothing holds a configuration that is no longer in force, neither what is
+// carried over from it nor what took its place.
+func TestGenerationsGo(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "users")
+	users(t, file, "ann")
+	address := backend(t, "a")
+	text := func(i int) string {
+		return fmt.Sprintf("[access_log]\nfile = %q\n[tracing]\nendpoint = \"http://%s\"\nqueue = %d\n"+basicAuth, filepath.Join(dir, "log"), address, 512+i, file) +
+			upstreamOf("same", address) + upstreamOf("quic", "127.0.0.1:1") + "protocol = \"h3\"\ntls.enabled = true\n" +
+			upstreamOf("other", address) + fmt.Sprintf("timeouts.connect = \"%ds\"\nhealth.kind = \"http\"\n", i+1) + fmt.Sprintf(`
+[[rate_limit]]
+name = "few"
+requests = %d
+per = "1s"
+key = ["client"]
+[[load_shedding]]
+name = "shed"
+target = "1s"
+[[route]]
+name = "a"
+path_prefix = "/a"
+upstream = "same"
+mirror = ["other"]
+compress = ["gzip"]
+cors.origins = ["https://a.example"]
+rate_limit.use = ["few"]
+load_shedding.use = "shed"
+websocket.mode = "proxy"
+request_set = ["X-A: %d"]
+[[route]]
+name = "b"
+path_prefix = "/b"
+split = ["other=1", "quic=0"]
+auth.providers = ["users"]
+authz.external = "http://127.0.0.1:1/"
+authz.external_fail_open = true
+concurrency.max = 5
+[[route]]
+name = "c"
+path = "/c"
+aggregate.merge = ["a=a"]
+[[route.part]]
+name = "a"
+upstream = "other"
+path = "/"
+optional = true
+[[route]]
+name = "d"
+path_prefix = "/d"
+static_dir = %q
+[[route]]
+name = "e"
+opcode = "e"
+upstream = "same"
+`, i+1, i, dir)
+	}
+	r := newRig(t, text(0))
+	var all []weak.Pointer[generation]
+	for i := range 8 {
+		r.apply(t, load(t, text(i)))
+		all = append(all, weak.Make(r.gen.Load()))
+		for _, path := range []string{"/a", "/b", "/c", "/d/x"} {
+			r.get(t, path)
+		}
+	}
+	left := func() (n int) {
+		for _, p := range all {
+			if p.Value() != nil {
+				n++
+			}
+		}
+		return n
+	}
+	for end := time.Now().Add(time.Minute); left() > 1 && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		runtime.GC()
+	}
+	if n := left(); n > 1 {
+		t.Errorf("%d of %d configurations are left", n, len(all))
 	}
 }

@@ -122,15 +122,21 @@ func (t *Totals) add(c *counters) {
 	}
 }
 
-// totals sums up under mu. Endpoints that left are forgotten once their last request ended.
-func (u *Upstream) totals() Totals {
+// forget leaves of endpoints that left no more than what they counted, of those that may be
+// forgotten and whose last request ended; under mu.
+func (u *Upstream) forget(may func(*Endpoint) bool) {
 	u.gone = slices.DeleteFunc(u.gone, func(e *Endpoint) bool {
-		if e.inflight.Load() > 0 {
+		if e.inflight.Load() > 0 || !may(e) {
 			return false
 		}
 		u.past.add(e.stats)
 		return true
 	})
+}
+
+// totals sums up under mu. Endpoints that left are forgotten once their last request ended.
+func (u *Upstream) totals() Totals {
+	u.forget(func(*Endpoint) bool { return true })
 	t := u.past
 	t.Latency = slices.Clone(t.Latency)
 	for _, list := range [...][]*Endpoint{u.gone, u.list} {

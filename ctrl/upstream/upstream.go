@@ -209,6 +209,8 @@ func (u *Upstream) Inherit(old *Upstream) {
 			u.inheritOne(e, o)
 		}
 	}
+	old.gone, old.heirs = nil, nil // else each would keep all before it
+	u.forget(func(e *Endpoint) bool { return u.heirs[e.address] != e })
 	u.changed()
 }
 

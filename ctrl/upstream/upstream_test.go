@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 )
 
 func (u *Upstream) at(t *testing.T, address string) EndpointSnapshot {
@@ -140,6 +142,35 @@ func TestInherit(t *testing.T) {
 	}
 	if err := next.Drain("198.18.0.99:1"); !errors.Is(err, ErrNoEndpoint) {
 		t.Error(err)
+	}
+}
+
+// TestInheritForgets: an upstream that is made again and again, each time with another
+// list, keeps nothing of those long before but what they counted.
+func TestInheritForgets(t *testing.T) {
+	var all []weak.Pointer[Upstream]
+	var u *Upstream
+	for i := range 20 {
+		next := newUpstream(t, Config{}, []Spec{{Address: fmt.Sprintf("198.18.1.%d:1", i)}})
+		if u != nil {
+			next.Inherit(u)
+		}
+		u = next
+		l := mustAcquire(t, u)
+		l.Done(Success)
+		all = append(all, weak.Make(u))
+	}
+	for end := time.Now().Add(time.Minute); all[len(all)-4].Value() != nil && time.Now().Before(end); {
+		runtime.GC()
+	}
+	left := 0
+	for _, p := range all {
+		if p.Value() != nil {
+			left++
+		}
+	}
+	if n := u.Snapshot().Totals; left > 3 || n.Requests != 20 || n.Successes != 20 {
+		t.Errorf("%d of %d upstreams are left; %+v", left, len(all), n)
 	}
 }
 
