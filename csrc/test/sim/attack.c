@@ -18,12 +18,15 @@ void attack_draw(struct sim *s) {
   a->kinds |= 1u << np_rng_below(r, K_COUNT);
   a->next_ns = sim_has(s, F_ATTACK) ? at : UINT64_MAX;
   a->until_ns = at + lasts;
-  if (!sim_has(s, F_ATTACK) || !(a->kinds & 1u << K_SYN_FLOOD)) return;
+  if (!sim_has(s, F_ATTACK)) return;
   /* a flood fills the backlog of whoever has a small one: without cookies SYNs are lost until it
-   * has passed; with them, who waits for the other to speak first may wait in vain (RFC 4987 §3.6) */
+   * has passed; with them, who waits for the other to speak first may wait in vain (RFC 4987 §3.6).
+   * Short of buffers a host has an eighth of it, which without cookies each new SYN takes from the one before */
+  bool flood = (a->kinds & 1u << K_SYN_FLOOD) != 0;
   for (uint32_t i = 0; i < s->pairs; i++) {
     struct pair *p = &s->pair[i];
-    if (s->host[p->end[1].host].backlog < 128) p->may_fail = true;
+    const struct host *h = &s->host[p->end[1].host];
+    if (h->backlog < 128 && (flood || (sim_has(s, F_POOL) && !h->cookies))) p->may_fail = true;
   }
 }
 
