@@ -63,7 +63,7 @@ func TestBackends(t *testing.T) {
 		if len(list) != 1 || list[0].Backend != step.actual || !strings.HasPrefix(w.status().Backend, step.actual) {
 			t.Errorf("on %s: %+v", step.actual, list)
 		}
-		w.must(w.in("c", "ping", "-c", "1", "-W", "30", server6))
+		w.pings("c", "-c", "1", "-W", "30", server6)
 	}
 	for _, bad := range [][]string{{"np0", "best"}, {"np0", "tap"}, {"np7", "auto"}, {"np0", "af_packet", "--device", "net_ring0"}} {
 		if out, code := w.npctl(append([]string{"backend", "set"}, bad...)...); code != 2 && code != 4 {

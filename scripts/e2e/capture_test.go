@@ -34,7 +34,7 @@ func TestCapture(t *testing.T) {
 	if err := echo(w.mustDial(addr4(7)), 100); err != nil {
 		t.Fatal(err)
 	}
-	w.must(w.in("c", "ping", "-c", "2", "-i", "0.1", "-W", "30", server4))
+	w.pings("c", "-c", "2", "-i", "0.1", "-W", "30", server4)
 	r := newWire(w)
 	bad := r.tcp4(5555, 7, 1, 0, 2, nil, nil)
 	bad[50] ^= 0x55
@@ -70,7 +70,7 @@ func TestCapture(t *testing.T) {
 		t.Fatal(err)
 	}
 	runs(w.path("y.pcapng"))
-	w.must(w.in("c", "ping", "-c", "5", "-i", "0.1", "-W", "30", server4))
+	w.pings("c", "-c", "5", "-i", "0.1", "-W", "30", server4)
 	if err := done.Wait(); err != nil {
 		t.Fatal(err)
 	}

@@ -56,7 +56,7 @@ func TestLargePings(t *testing.T) {
 			}
 			for _, size := range sizes {
 				for _, to := range []string{server4, server6} {
-					out := w.must(w.in("c", "ping", "-n", "-c", "3", "-i", "0.2", "-W", "30", "-s", size, to))
+					out := w.pings("c", "-n", "-c", "3", "-i", "0.2", "-W", "30", "-s", size, to)
 					if !strings.Contains(out, " 0% packet loss") || strings.Contains(out, "wrong data") {
 						t.Errorf("ping -s %s %s:\n%s", size, to, out)
 					}
@@ -64,7 +64,7 @@ func TestLargePings(t *testing.T) {
 			}
 			if mtu == 9000 { // in so many small fragments that no port takes the answer in as many pieces
 				w.must(w.in("c", "ip", "route", "add", server4+"/32", "dev", "c0", "mtu", "lock", "300"))
-				out := w.must(w.in("c", "ping", "-n", "-c", "3", "-i", "0.2", "-W", "30", "-M", "dont", "-s", "7000", server4))
+				out := w.pings("c", "-n", "-c", "3", "-i", "0.2", "-W", "30", "-M", "dont", "-s", "7000", server4)
 				if !strings.Contains(out, " 0% packet loss") || strings.Contains(out, "wrong data") || w.stat("ip_reassembled_total") != 3 {
 					t.Errorf("ping in small fragments, %d reassembled:\n%s", w.stat("ip_reassembled_total"), out)
 				}

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -124,6 +125,23 @@ func (w *world) in(side, name string, args ...string) *exec.Cmd {
 	cmd := exec.Command("ip", append([]string{"netns", "exec", w.name + "-" + side, name}, args...)...)
 	cmd.Env = w.env
 	return cmd
+}
+
+// pings runs ping as often as -c says, for one answer each: where one has come, ping waits for
+// the last only twice as long as that took.
+func (w *world) pings(side string, args ...string) (out string) {
+	w.t.Helper()
+	args = slices.Clone(args)
+	i := slices.Index(args, "-c") + 1
+	n, err := strconv.Atoi(args[i])
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	args[i] = "1"
+	for range n {
+		out += w.must(w.in(side, "ping", args...))
+	}
+	return out
 }
 
 // start starts npd in the background; its log goes to a file.
