@@ -134,8 +134,9 @@ bin: stamp ## npd, npctl, nppktgen into build/bin
 	go build $(GOFLAGS_BUILD) -o build/bin/ ./cmd/...
 
 test: test-c test-go ## everything that needs no root, NIC or huge pages
-test-c: $(UNIT_BIN) $(RELAY_TEST) $(if $(SIM_OBJ),$(BUILD)/np-sim) $(if $(SCRIPT_OBJ),$(BUILD)/np-script)
+test-c: test-c-bin
 	@scripts/test-c.sh $(BUILD)
+test-c-bin: $(UNIT_BIN) $(RELAY_TEST) $(if $(SIM_OBJ),$(BUILD)/np-sim) $(if $(SCRIPT_OBJ),$(BUILD)/np-script)
 test-go: stamp
 	CGO_ENABLED=0 go build ./...
 	go test ./...
@@ -191,8 +192,17 @@ test-san: ## C under ASan + UBSan and TSan, Go under -race
 	$(MAKE) stamp
 	go test -race ./...
 # Only what has more than one thread is worth TSan's time.
-test-tsan: $(filter %/test_ring %/test_plane %/test_core %/test_core_claim %/test_capture,$(UNIT_BIN))
+TSAN_BIN := $(filter %/test_ring %/test_plane %/test_core %/test_core_claim %/test_capture,$(UNIT_BIN))
+test-tsan: $(TSAN_BIN)
 	@set -e; for t in $^; do echo "tsan $$t"; $$t >/dev/null; done
+test-tsan-bin: $(TSAN_BIN)
+# What test-san and fuzz compile, and nothing run: CI has it done while other tests wait.
+san-fuzz-bin: stamp
+	$(MAKE) V=san test-c-bin
+	$(MAKE) V=tsan test-tsan-bin
+	$(MAKE) V=fuzz fuzz-bin
+	go test -race -exec true ./... >/dev/null
+	@scripts/fuzz.sh build
 
 # A module of its own: see scripts/peers/README.md.
 PEERS ?= $(patsubst scripts/peers/%/main.go,%,$(wildcard scripts/peers/*/main.go))
@@ -221,7 +231,7 @@ bench: bin $(BENCH_BIN) ## print the figures of perf/ (root for the veth part)
 	@perf/run.sh
 bench-bin: $(BENCH_BIN)
 
-.PHONY: test-tsan fuzz-bin bench-bin
+.PHONY: test-c-bin test-tsan test-tsan-bin san-fuzz-bin fuzz-bin bench-bin
 
 -include $(LIB_OBJ:.o=.d) $(DPDK_OBJ:.o=.d) $(UNIT_HELPER_OBJ:.o=.d) $(SIM_OBJ:.o=.d) $(SCRIPT_OBJ:.o=.d) $(UNIT_BIN:%=%.d) $(FUZZ_BIN:%=%.d) $(BENCH_BIN:%=%.d) $(RELAY_OBJ:.o=.d) $(RELAY_TEST:%=%.d)
 
