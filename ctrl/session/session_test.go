@@ -933,8 +933,9 @@ func TestChurn(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 	})
-	time.Sleep(10 * time.Millisecond)
-	if n := runtime.NumGoroutine(); n > before+1 {
-		t.Errorf("%d goroutines before, %d after", before, n)
+	for end := time.Now().Add(time.Minute); runtime.NumGoroutine() > before+1; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d goroutines before, %d after", before, runtime.NumGoroutine())
+		}
 	}
 }
