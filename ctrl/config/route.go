@@ -21,7 +21,7 @@ type HTTPRoute struct {
 	Opcode      string   `key:"opcode" default:"" doc:"of NPRO requests, on every listener of protocol npro; see [route.npro]"`
 
 	Upstream    string   `key:"upstream" default:"" doc:"where requests go"`
-	Split       []string `key:"split" default:"" doc:"instead: \"api=90\", \"api-next=10\""`
+	Split       []string `key:"split" default:"" doc:"instead: \"api=90\", \"api-next=10\"; a request goes the way its upstream says, retries and fields included"`
 	SplitSticky bool     `key:"split_sticky" default:"false" doc:"one client stays with one part, by the first upstream's hash_key"`
 	Mirror      []string `key:"mirror" default:"" doc:"upstreams that get a copy, \"shadow\" or \"shadow=10\" percent; their answers are thrown away"`
 	Redirect    string   `key:"redirect" default:"" doc:"instead: a URL such as \"https://{host}{path}\", or a path; the query is kept"`

@@ -42,14 +42,14 @@ func indexed(key string, index int) string {
 	return key + "[" + strconv.Itoa(index) + "]"
 }
 
-func (b *builder) cors(at string, r *config.HTTPRoute) []stage {
+func (b *builder) cors(at string, r *config.HTTPRoute) (mark, preflight []stage) {
 	c := &r.CORS
 	if len(c.Origins) == 0 {
-		return nil
+		return nil, nil
 	}
-	s, err := filter.NewCORS(filter.CORSOptions{Origins: c.Origins, Methods: c.Methods, Headers: c.Headers, Expose: c.Expose, Credentials: c.Credentials, MaxAge: c.MaxAge})
+	m, p, err := filter.SplitCORS(filter.CORSOptions{Origins: c.Origins, Methods: c.Methods, Headers: c.Headers, Expose: c.Expose, Credentials: c.Credentials, MaxAge: c.MaxAge})
 	b.filterFailed(at, r, err, func(field string, i int) string { return indexed("cors."+field, i) })
-	return stageList(s, err)
+	return stageList(m, err), stageList(p, err)
 }
 
 func stageList(s filter.Stage, err error) []stage {

@@ -18,11 +18,13 @@ type stage func(next http.Handler) http.Handler
 // handler is what becomes of a route's requests: the stages, outermost first, and the action.
 func (b *builder) handler(i int, r *config.HTTPRoute) http.Handler {
 	at := fmt.Sprintf("route[%d]", i)
+	corsMark, corsPreflight := b.cors(at, r)
 	stages := slices.Concat(
 		b.believing(r),
 		b.answers(at, r), // refusals below too
+		corsMark,         // these too: a page can't read them without
 		b.limits(at, r),  // before it is known who asks: what a flood meets first must cost least
-		b.cors(at, r),    // before credentials: a preflight request has none
+		corsPreflight,    // before credentials: such a request has none
 		b.auth(at, r),
 		b.limitsByIdentity(at, r),
 		b.authz(at, r),
@@ -61,7 +63,7 @@ func (b *builder) forward(at string, r *config.HTTPRoute) http.Handler {
 	first := r.Upstream
 	b.speaksHTTP(at+".upstream", r.Upstream)
 	if c := b.next.clusters[r.Upstream]; c != nil {
-		o.Targets = []forward.Target{{Cluster: c.fwd}}
+		o.Targets = []forward.Target{{Cluster: c.fwd, Own: b.manner(r.Upstream)}}
 	}
 	for i, s := range r.Split {
 		name, weight, ok := strings.Cut(s, "=")
@@ -75,20 +77,14 @@ func (b *builder) forward(at string, r *config.HTTPRoute) http.Handler {
 		}
 		b.speaksHTTP(fmt.Sprintf("%s.split[%d]", at, i), name)
 		if c := b.next.clusters[name]; c != nil {
-			o.Targets = append(o.Targets, forward.Target{Cluster: c.fwd, Weight: n})
+			o.Targets = append(o.Targets, forward.Target{Cluster: c.fwd, Weight: n, Own: b.manner(name)})
 		}
 	}
 	if len(o.Targets) == 0 {
 		return http.NotFoundHandler() // its upstreams are wrong, which was said
 	}
-	if u := b.cfg.UpstreamNamed(first); u != nil {
-		forwardOptions(&o, u)
-		if r.SplitSticky {
-			o.Hash = hashKey(u)
-		}
-	}
-	for _, t := range o.Targets {
-		o.TargetHash = append(o.TargetHash, b.hashing(t.Cluster.Name()))
+	if u := b.cfg.UpstreamNamed(first); u != nil && r.SplitSticky {
+		o.Hash = hashKey(u) // which of them, before there is one
 	}
 	if r.WebSocket.Mode == "proxy" {
 		o.Upgrades = []string{"websocket"}
@@ -126,6 +122,13 @@ func upgradeOK(p string) bool {
 		}
 	}
 	return true
+}
+
+// manner is how requests are forwarded to an upstream, as it says itself.
+func (b *builder) manner(name string) *forward.Options {
+	o := &forward.Options{Hash: b.hashing(name)}
+	forwardOptions(o, b.cfg.UpstreamNamed(name))
+	return o
 }
 
 // mirror is where a route's requests are copied to.

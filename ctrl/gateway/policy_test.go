@@ -528,3 +528,84 @@ func TestPolicyCheck(t *testing.T) {
 		})
 	}
 }
+
+// TestRefusalsForPages: what limits and providers refuse a page can read, and preflight
+// requests are limited and need no credentials.
+func TestRefusalsForPages(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "users")
+	users(t, file, "ann")
+	r := newRig(t, fmt.Sprintf(basicAuth, file)+upstreamOf("u", whoami(t))+`
+[[route]]
+name = "limited"
+path = "/limited"
+upstream = "u"
+cors.origins = ["https://page.example"]
+rate_limit.requests = 2
+rate_limit.per = "1h"
+[[route]]
+name = "private"
+path = "/private"
+upstream = "u"
+cors.origins = ["https://page.example"]
+cors.methods = ["PUT"]
+auth.providers = ["users"]
+authz.allow = ["subject:bob"]
+`)
+	const page = "https://page.example"
+	for _, one := range []struct {
+		method, path, user, asked string
+		status                    int
+		readable                  bool
+	}{
+		{"GET", "/limited", "", "", 200, true},
+		{"OPTIONS", "/limited", "", "GET", 204, true},
+		{"GET", "/limited", "", "", 429, true},
+		{"OPTIONS", "/limited", "", "GET", 429, false},
+		{"GET", "/private", "", "", 401, true},
+		{"GET", "/private", "ann", "", 403, true},
+		{"OPTIONS", "/private", "", "PUT", 204, true},
+	} {
+		q, err := http.NewRequestWithContext(t.Context(), one.method, r.url+one.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		q.Header.Set("Origin", page)
+		if one.asked != "" {
+			q.Header.Set("Access-Control-Request-Method", one.asked)
+		}
+		if one.user != "" {
+			q.SetBasicAuth(one.user, "secret")
+		}
+		res, err := r.client.Do(q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode != one.status || (res.Header.Get("Access-Control-Allow-Origin") == page) != one.readable {
+			t.Errorf("%s %s of %q: %d %v", one.method, one.path, one.user, res.StatusCode, res.Header)
+		}
+	}
+}
+
+// TestSplitManners: of a route with several upstreams each gets requests as it says itself.
+func TestSplitManners(t *testing.T) {
+	told := func(name string) string {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprintf(w, "%s xff=%v forwarded=%v via=%q", name, r.Header.Get("X-Forwarded-For") != "", r.Header.Get("Forwarded") != "", r.Header.Get("Via"))
+		}))
+		t.Cleanup(s.Close)
+		return strings.TrimPrefix(s.URL, "http://")
+	}
+	r := newRig(t, upstreamOf("a", told("a"))+"forwarded = \"rfc7239\"\nvia_name = \"edge\"\n"+upstreamOf("b", told("b"))+
+		"[[route]]\nname = \"s\"\npath_prefix = \"/\"\nsplit = [\"a=1\", \"b=1\"]\n")
+	got := map[string]bool{}
+	for range 1000 { // half of them each, at random
+		_, body, _ := r.get(t, "/")
+		if got[body] = true; len(got) == 2 {
+			break
+		}
+	}
+	if !got[`a xff=false forwarded=true via="1.1 edge"`] || !got[`b xff=true forwarded=false via=""`] || len(got) != 2 {
+		t.Errorf("%v", got)
+	}
+}

@@ -43,6 +43,17 @@ type wildOrigin struct{ begin, end string }
 // NewCORS makes the stage that answers preflight requests and marks answers. What a
 // backend says of CORS by itself is taken out: two answers are none to a browser.
 func NewCORS(o CORSOptions) (Stage, error) {
+	mark, preflight, err := SplitCORS(o)
+	if err != nil {
+		return nil, err
+	}
+	return func(next http.Handler) http.Handler { return mark(preflight(next)) }, nil
+}
+
+// SplitCORS makes NewCORS's stage in two parts: mark marks answers, those of whoever refuses
+// between the two as well, since a page can't read a refusal without that; preflight answers
+// preflight requests, behind whoever may refuse them.
+func SplitCORS(o CORSOptions) (mark, preflight Stage, err error) {
 	var c checker
 	s := &cors{credentials: o.Credentials}
 	c.origins(s, o.Origins)
@@ -66,11 +77,32 @@ func NewCORS(o CORSOptions) (Stage, error) {
 	}
 	s.allow = strings.Join(s.methods, ", ")
 	if err := c.err(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	return func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.serve(next, w, r) })
-	}, nil
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.mark(next, w, r) })
+		}, func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if origin := originOf(r); asksPermission(r, origin) {
+					s.preflight(w, r, origin, r.Header["Access-Control-Request-Method"])
+					return
+				}
+				next.ServeHTTP(w, r)
+			})
+		}, nil
+}
+
+// originOf is the page's that asks; empty: none says so, or several do.
+func originOf(r *http.Request) string {
+	if o := r.Header["Origin"]; len(o) == 1 {
+		return o[0]
+	}
+	return ""
+}
+
+// asksPermission says whether it is a preflight request.
+func asksPermission(r *http.Request, origin string) bool {
+	return r.Method == http.MethodOptions && origin != "" && len(r.Header["Access-Control-Request-Method"]) > 0
 }
 
 func (c *checker) origins(s *cors, list []string) {
@@ -122,14 +154,10 @@ func (c *checker) starList(field string, list []string, credentials bool) (out [
 	return out, false
 }
 
-func (s *cors) serve(next http.Handler, w http.ResponseWriter, r *http.Request) {
-	origin := ""
-	if o := r.Header["Origin"]; len(o) == 1 {
-		origin = o[0]
-	}
-	asked := r.Header["Access-Control-Request-Method"]
-	if r.Method == http.MethodOptions && origin != "" && len(asked) > 0 {
-		s.preflight(w, r, origin, asked)
+func (s *cors) mark(next http.Handler, w http.ResponseWriter, r *http.Request) {
+	origin := originOf(r)
+	if asksPermission(r, origin) {
+		next.ServeHTTP(w, r)
 		return
 	}
 	serve(next, w, r, func(h http.Header, status int) {

@@ -150,7 +150,7 @@ func (f *flight) takeBody() error {
 		return nil
 	}
 	q.Continue = len(r.Header["Expect"]) > 0
-	if n := r.ContentLength; n > 0 && n <= f.h.opts.BufferBody && !q.Continue && len(r.Trailer) == 0 {
+	if n := r.ContentLength; n > 0 && n <= f.o.BufferBody && !q.Continue && len(r.Trailer) == 0 {
 		content := make([]byte, n)
 		if _, err := io.ReadFull(r.Body, content); err != nil {
 			if err == io.EOF {

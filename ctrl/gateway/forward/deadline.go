@@ -22,7 +22,7 @@ func (f *flight) deadline() context.CancelFunc {
 	if f.grpc {
 		take(parseGRPCTimeout(f.r.Header.Get("Grpc-Timeout")))
 	}
-	for _, k := range f.h.opts.Deadlines {
+	for _, k := range f.o.Deadlines {
 		if v := f.r.Header.Get(k.Name); v != "" {
 			take(parseTimeout(v, k.Unit))
 		}
@@ -40,7 +40,7 @@ func (f *flight) deadline() context.CancelFunc {
 func (f *flight) tellDeadline(try time.Duration) {
 	q := &f.out
 	grpc := f.grpc && f.r.Header.Get("Grpc-Timeout") != ""
-	if !grpc && len(f.h.opts.Deadlines) == 0 {
+	if !grpc && len(f.o.Deadlines) == 0 {
 		return
 	}
 	left := try
@@ -54,7 +54,7 @@ func (f *flight) tellDeadline(try time.Duration) {
 	if grpc {
 		f.replace("Grpc-Timeout", formatGRPCTimeout(left))
 	}
-	for _, k := range f.h.opts.Deadlines {
+	for _, k := range f.o.Deadlines {
 		if len(q.Header[k.Name]) == 0 {
 			continue
 		}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,6 +18,7 @@ import (
 // Handler forwards requests. It is safe for concurrent use.
 type Handler struct {
 	opts    Options
+	targets []Options // how requests are forwarded to each
 	weights atomic.Pointer[[]int]
 	buffers sync.Pool // *[copySize]byte
 	mirror  *mirror   // nil: none
@@ -28,10 +28,6 @@ type Handler struct {
 // New makes a handler. Its owner ends it with Close.
 func New(o Options) (*Handler, error) {
 	o.Hash = append([]HashKey(nil), o.Hash...)
-	o.TargetHash = slices.Clone(o.TargetHash)
-	for i := range o.TargetHash {
-		o.TargetHash[i] = slices.Clone(o.TargetHash[i])
-	}
 	o.Deadlines = append([]DeadlineField(nil), o.Deadlines...)
 	if err := o.check(); err != nil {
 		return nil, fmt.Errorf("forward: %w", err)
@@ -43,6 +39,13 @@ func New(o Options) (*Handler, error) {
 		o.Now = time.Now
 	}
 	h := &Handler{opts: o, upgrade: map[string]bool{}}
+	for i, t := range o.Targets {
+		one := o.of(t)
+		if err := one.check(); err != nil {
+			return nil, fmt.Errorf("forward: target %d: %w", i+1, err)
+		}
+		h.targets = append(h.targets, one)
+	}
 	for _, u := range o.Upgrades {
 		h.upgrade[u] = true
 	}
@@ -94,7 +97,7 @@ type flight struct {
 	r *http.Request
 	x *exchange.Exchange
 
-	target  int // index in Options.Targets
+	o       *Options // how it is forwarded to its target
 	cluster *Cluster
 	ctx     context.Context // of the request, with its own deadline
 	out     h1.Request
@@ -145,8 +148,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // prepare makes of the request what is sent.
 func (f *flight) prepare() (cancel context.CancelFunc, err error) {
 	h, r := f.h, f.r
-	f.target = h.choose(f)
-	f.cluster = h.opts.Targets[f.target].Cluster
+	target := h.choose(f)
+	f.o, f.cluster = &h.targets[target], h.opts.Targets[target].Cluster
 	f.x.Upstream = f.cluster.Name()
 	f.grpc = exchange.IsGRPC(r)
 	q := &f.out
@@ -234,7 +237,7 @@ func (f *flight) repeat(_ upstream.Outcome, err error) bool {
 	if outcomeOf(err) == upstream.Canceled {
 		return false
 	}
-	return f.h.opts.RetryUnsafe || safeToRepeat(f.out.Method) // of an extended CONNECT: GET
+	return f.o.RetryUnsafe || safeToRepeat(f.out.Method) // of an extended CONNECT: GET
 }
 
 // safeToRepeat: idempotent methods (RFC 9110 §9.2.2).

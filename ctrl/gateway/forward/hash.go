@@ -37,12 +37,7 @@ func (h *Handler) choose(f *flight) int {
 func (f *flight) hash() uint64 { return hashOf(f.h.opts.Hash, f.r, f.x) }
 
 // balance is the key by which the target's endpoint is chosen; 0 if there is none.
-func (f *flight) balance() uint64 {
-	if own := f.h.opts.TargetHash; len(own) > 0 {
-		return hashOf(own[f.target], f.r, f.x)
-	}
-	return f.hash()
-}
+func (f *flight) balance() uint64 { return hashOf(f.o.Hash, f.r, f.x) }
 
 // Hasher returns a function that gives a request's key: of the first source that has one; 0
 // if none has.

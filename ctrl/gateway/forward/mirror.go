@@ -46,7 +46,7 @@ func newMirror(o *Mirror) *mirror {
 
 // send copies a request that is about to be forwarded, and sends the copy on a goroutine.
 func (m *mirror) send(f *flight) {
-	if m.o.Percent < 100 && float64(f.h.opts.Rand()>>11)/(1<<53)*100 >= m.o.Percent {
+	if m.o.Percent < 100 && float64(f.o.Rand()>>11)/(1<<53)*100 >= m.o.Percent {
 		return
 	}
 	if f.body != nil || f.out.Upgrade != "" || int64(len(f.out.Content)) > m.o.MaxBody {

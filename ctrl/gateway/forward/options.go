@@ -13,6 +13,10 @@ import (
 type Target struct {
 	Cluster *Cluster
 	Weight  int // 0 to 1,000,000; with one target it says nothing
+	// Own is how requests are forwarded to it, for what is the upstream's matter: Hash (by
+	// which its endpoint is chosen), BufferBody, the Retry fields, StreamIdle, Deadlines,
+	// XForwarded, Forwarded, ForwardedOn and Via. nil: as the handler's options say.
+	Own *Options
 }
 
 // HashFrom is where a part of a hash key comes from.
@@ -65,10 +69,7 @@ type Options struct {
 	Targets []Target
 	Sticky  bool // the target goes by the hash key too, where there is one
 	Hash    []HashKey
-	// TargetHash are the keys by which each target's endpoint is chosen, in the order of
-	// Targets; none: Hash, for all.
-	TargetHash [][]HashKey
-	Mirror     *Mirror
+	Mirror  *Mirror
 
 	// BufferBody bounds bodies of known length that are read before they are sent, so
 	// that they can be sent again; 0: 32 KiB, negative: none.
@@ -129,18 +130,13 @@ func (o *Options) check() error {
 	if len(o.Targets) > 1 && sum <= 0 {
 		bad("all targets have weight 0, expected one with more")
 	}
-	if n := len(o.TargetHash); n != 0 && n != len(o.Targets) {
-		bad("hash keys of %d targets, expected none or of %d", n, len(o.Targets))
-	}
-	for _, keys := range append([][]HashKey{o.Hash}, o.TargetHash...) {
-		for i, k := range keys {
-			named := k.From == HashHeader || k.From == HashCookie || k.From == HashQuery
-			if k.From > HashPath || named == (k.Name == "") {
-				bad("hash key %d: expected client or path, or header, cookie or query with a name", i+1)
-			}
-			if k.From == HashHeader {
-				keys[i].Name = http.CanonicalHeaderKey(k.Name)
-			}
+	for i, k := range o.Hash {
+		named := k.From == HashHeader || k.From == HashCookie || k.From == HashQuery
+		if k.From > HashPath || named == (k.Name == "") {
+			bad("hash key %d: expected client or path, or header, cookie or query with a name", i+1)
+		}
+		if k.From == HashHeader {
+			o.Hash[i].Name = http.CanonicalHeaderKey(k.Name)
 		}
 	}
 	if o.Sticky && len(o.Hash) == 0 {
@@ -173,6 +169,19 @@ func (o *Options) check() error {
 	}
 	o.defaults()
 	return errors.Join(errs...)
+}
+
+// of is how requests are forwarded to one of the targets.
+func (o *Options) of(t Target) Options {
+	out := *o
+	out.Hash, out.Deadlines = slices.Clone(o.Hash), slices.Clone(o.Deadlines)
+	if own := t.Own; own != nil {
+		out.Hash, out.BufferBody, out.StreamIdle = slices.Clone(own.Hash), own.BufferBody, own.StreamIdle
+		out.RetryStatus, out.RetryAfterMax, out.RetryUnsafe = own.RetryStatus, own.RetryAfterMax, own.RetryUnsafe
+		out.Deadlines, out.XForwarded, out.Forwarded, out.ForwardedOn, out.Via = slices.Clone(own.Deadlines), own.XForwarded, own.Forwarded, own.ForwardedOn, own.Via
+		out.Sticky = false // what is chosen already, by the handler's own key
+	}
+	return out
 }
 
 func (o *Options) defaults() {

@@ -139,8 +139,8 @@ func (f *flight) copy(ctx context.Context, resp *http.Response) error {
 		}
 	}
 	var watch *watchdog
-	if stream && f.h.opts.StreamIdle > 0 {
-		watch = newWatchdog(f.h.opts.StreamIdle, f.now.Cut)
+	if stream && f.o.StreamIdle > 0 {
+		watch = newWatchdog(f.o.StreamIdle, f.now.Cut)
 		defer watch.stop()
 		if f.body != nil {
 			f.body.watch(watch)

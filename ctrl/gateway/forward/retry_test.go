@@ -202,7 +202,7 @@ func TestTimeoutForms(t *testing.T) {
 
 func TestSplit(t *testing.T) {
 	a, b := cluster(t, nil, backend(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "a") })), cluster(t, nil, backend(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "b") }))
-	h := handler(t, Options{Targets: []Target{{a, 3}, {b, 1}}})
+	h := handler(t, Options{Targets: []Target{{Cluster: a, Weight: 3}, {Cluster: b, Weight: 1}}})
 	ask := func(h http.Handler, n int, change func(int, *http.Request)) (got [2]int) {
 		for i := range n {
 			w, r := httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil)
@@ -228,7 +228,7 @@ func TestSplit(t *testing.T) {
 			t.Errorf("%v was taken", w)
 		}
 	}
-	sticky := handler(t, Options{Targets: []Target{{a, 1}, {b, 1}}, Sticky: true, Hash: []HashKey{{From: HashCookie, Name: "s"}}})
+	sticky := handler(t, Options{Targets: []Target{{Cluster: a, Weight: 1}, {Cluster: b, Weight: 1}}, Sticky: true, Hash: []HashKey{{From: HashCookie, Name: "s"}}})
 	for user := range 20 {
 		got := ask(sticky, 5, func(_ int, r *http.Request) { r.AddCookie(&http.Cookie{Name: "s", Value: fmt.Sprint(user)}) })
 		if got[0] != 0 && got[1] != 0 {
@@ -266,7 +266,7 @@ func TestTargetHash(t *testing.T) {
 	}
 	first := cluster(t, nil, name("first"))
 	ring := cluster(t, func(u *upstream.Config, _ *Config) { u.Balance.Policy = upstream.RingHash }, name("0"), name("1"), name("2"))
-	s := front(t, handler(t, Options{Targets: []Target{{first, 1}, {ring, 3}}, TargetHash: [][]HashKey{nil, {{HashHeader, "x-tenant"}}}}))
+	s := front(t, handler(t, Options{Targets: []Target{{Cluster: first, Weight: 1}, {Cluster: ring, Weight: 3, Own: &Options{Hash: []HashKey{{HashHeader, "x-tenant"}}}}}}))
 	all := map[string]bool{}
 	for tenant := range 20 {
 		met := map[string]bool{}
@@ -282,8 +282,8 @@ func TestTargetHash(t *testing.T) {
 	if len(all) < 2 {
 		t.Errorf("20 tenants met %v", all)
 	}
-	if _, err := New(Options{Targets: []Target{{first, 1}, {ring, 1}}, TargetHash: [][]HashKey{nil}}); err == nil {
-		t.Error("keys for one of two targets are taken")
+	if _, err := New(Options{Targets: []Target{{Cluster: first, Weight: 1}, {Cluster: ring, Weight: 1, Own: &Options{Hash: []HashKey{{HashHeader, ""}}}}}}); err == nil {
+		t.Error("a key without a name is taken")
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 
 // say adds what the endpoint is told by the gateway itself.
 func (f *flight) say() {
-	o, q := &f.h.opts, &f.out
+	o, q := f.o, &f.out
 	q.Set = append(f.xff[:0], q.Set...)
 	f.sayXForwarded(f.x.Trusted)
 	f.sayForwarded(f.x.Trusted)
@@ -61,7 +61,7 @@ func (f *flight) askedHost() string {
 }
 
 func (f *flight) sayXForwarded(trusted bool) {
-	how := f.h.opts.XForwarded
+	how := f.o.XForwarded
 	switch how {
 	case SpokenKeep:
 		return
@@ -95,10 +95,10 @@ func (f *flight) sayXForwarded(trusted bool) {
 // sayForwarded sets Forwarded (RFC 7239).
 func (f *flight) sayForwarded(trusted bool) {
 	in := f.r.Header["Forwarded"]
-	switch how := f.h.opts.Forwarded; {
+	switch how := f.o.Forwarded; {
 	case how == SpokenKeep:
 		return
-	case how == SpokenRemove, !f.h.opts.ForwardedOn && (len(in) == 0 || !trusted):
+	case how == SpokenRemove, !f.o.ForwardedOn && (len(in) == 0 || !trusted):
 		if len(in) > 0 { // nobody's word that could be believed
 			f.dropped = append(f.dropped, "Forwarded")
 		}

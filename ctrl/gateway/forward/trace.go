@@ -31,7 +31,7 @@ func (f *flight) traced(ctx context.Context, t upstream.Try) (upstream.Outcome, 
 	if f.x.Spans == nil {
 		return f.try(ctx, t)
 	}
-	parent, span := f.x.Spans.Try(f.h.opts.Now())
+	parent, span := f.x.Spans.Try(f.o.Now())
 	f.out.Set[f.trace].Value = parent
 	if span == nil {
 		return f.try(ctx, t)
@@ -42,7 +42,7 @@ func (f *flight) traced(ctx context.Context, t upstream.Try) (upstream.Outcome, 
 		if !over { // a panic
 			tried.Err = errBroken
 		}
-		span.End(f.h.opts.Now(), tried)
+		span.End(f.o.Now(), tried)
 	}()
 	outcome, err := f.try(ctx, t)
 	over = true

@@ -38,7 +38,7 @@ func (f *flight) try(ctx context.Context, t upstream.Try) (upstream.Outcome, err
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		return f.switchProtocols(ctx, t, resp)
 	}
-	if slices.Contains(f.h.opts.RetryStatus, resp.StatusCode) && f.repeat(upstream.Failure, nil) {
+	if slices.Contains(f.o.RetryStatus, resp.StatusCode) && f.repeat(upstream.Failure, nil) {
 		if k := f.keep(resp); k != nil {
 			f.kept = k
 			f.x.Note(&statusError{status: resp.StatusCode})
@@ -74,7 +74,7 @@ func (f *flight) waitFor(ctx context.Context, e *upstream.Endpoint) error {
 	if f.last != e || f.notYet.IsZero() {
 		return nil
 	}
-	d := f.notYet.Sub(f.h.opts.Now())
+	d := f.notYet.Sub(f.o.Now())
 	f.notYet = time.Time{}
 	if d <= 0 {
 		return nil
@@ -103,11 +103,11 @@ const keepBody = 64 << 10
 // keep reads an answer that may be tried again; nil if it has to be passed on as it is.
 func (f *flight) keep(resp *http.Response) *kept {
 	if s := resp.Header.Get("Retry-After"); s != "" {
-		d, ok := retryAfter(s, f.h.opts.Now())
-		if !ok || d > f.h.opts.RetryAfterMax {
+		d, ok := retryAfter(s, f.o.Now())
+		if !ok || d > f.o.RetryAfterMax {
 			return nil
 		}
-		f.notYet = f.h.opts.Now().Add(d)
+		f.notYet = f.o.Now().Add(d)
 	}
 	if resp.ContentLength > keepBody {
 		return nil

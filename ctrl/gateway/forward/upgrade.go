@@ -92,7 +92,7 @@ func (f *flight) switchProtocols(ctx context.Context, t upstream.Try, resp *http
 		return upstream.Canceled, &clientError{err}
 	}
 	defer func() { _ = down.close() }() // the stream is over: errors were met before
-	watch := newWatchdog(f.h.opts.StreamIdle, t.Cut)
+	watch := newWatchdog(f.o.StreamIdle, t.Cut)
 	defer watch.stop()
 	err = f.splice(ctx, up, down, watch)
 	if err != nil && f.tunnel { // a stream has a way to say so, by its reset
