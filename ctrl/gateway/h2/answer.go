@@ -240,7 +240,7 @@ func (st *stream) begin(end bool) error {
 	c.e.recycle(st.head)
 	st.head = nil
 	if st.last {
-		c.last(c.e.now())
+		c.leave(c.e.now())
 	}
 	return nil
 }
@@ -322,7 +322,7 @@ func (st *stream) finish(failed bool) {
 	if trailers != nil {
 		c.e.recycle(trailers)
 	}
-	st.cancel()
+	st.ctx.Cancel(nil)
 }
 
 // CloseWrite ends the answer while the handler goes on with the request's body.

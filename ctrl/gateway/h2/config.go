@@ -8,7 +8,7 @@ import (
 
 // Config is what all connections of an engine share. What has no default has to be set.
 type Config struct {
-	Handler http.Handler
+	Handler http.Handler // a panic of its ends the stream; who wants it logged recovers it first
 
 	// Refuse answers a request that Handler is not to see; nil: 400 or 431 without a body.
 	// The request is made up but for its context: method, target and fields say nothing.

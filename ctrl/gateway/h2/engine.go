@@ -155,7 +155,6 @@ type Conn struct {
 	moved   int         // bytes of all answers since movedAt was set
 	movedAt int64
 	first   int64 // window of new streams
-	frame   int   // longest that the client takes, at most maxFrame
 	fresh   int   // bytes for which the client is owed a window of the connection
 	recv    int   // window of the client's
 	credit  int   // frames of control that the connection's use paid for
@@ -230,7 +229,7 @@ func (r *ring) has(id uint32) bool {
 // connection, close what was accepted. state: of TLS; nil: none.
 func (e *Engine) NewConn(ctx context.Context, nc net.Conn, state *tls.ConnectionState) *Conn {
 	c := &Conn{
-		e: e, nc: nc, ctx: context.WithoutCancel(ctx), tls: state, streams: map[uint32]*stream{}, window: minWindow, first: minWindow, frame: maxFrame,
+		e: e, nc: nc, ctx: context.WithoutCancel(ctx), tls: state, streams: map[uint32]*stream{}, window: minWindow, first: minWindow,
 		recv: e.c.ConnBytes,
 	}
 	if a := nc.RemoteAddr(); a != nil {
@@ -353,7 +352,7 @@ func (c *Conn) kill(err error) {
 		c.drop(st, err)
 	}
 	for st := range c.tails { // bound: twice Config.Streams
-		st.cancel()
+		st.ctx.Cancel(nil)
 	}
 	c.room.Broadcast()
 }
@@ -363,14 +362,18 @@ func (c *Conn) kill(err error) {
 func (c *Conn) Shutdown() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.leave(c.e.now())
+}
+
+// leave begins the end in good order. c.mu is held.
+func (c *Conn) leave(now int64) {
 	if c.stage != stageOpen || c.dead {
 		return
 	}
-	c.stage, c.stageAt = stageTold, c.e.now()
+	c.stage, c.stageAt = stageTold, now
 	c.write(appendGoAway(nil, maxWindow, NoError, ""))
 	c.write(append(appendFrame(nil, 8, typePing, 0, 0), goAwayPing...))
 	c.kick()
-	c.ended()
 }
 
 // Pings of ours: the payload says which.

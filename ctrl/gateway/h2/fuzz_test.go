@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -97,8 +98,9 @@ func FuzzConn(f *testing.F) {
 		if !bytes.HasPrefix(sent, []byte(http2.ClientPreface)) {
 			sent = append([]byte(http2.ClientPreface), sent...)
 		}
+		var wrong atomic.Pointer[string]
 		e, err := New(Config{
-			Handler: http.HandlerFunc(fuzzHandler), HeadBytes: 1 << 10, Streams: 8, StreamBytes: 1 << 10, ConnBytes: minWindow, Requests: 50, Resets: 10, Control: 50,
+			Handler: fuzzHandler(&wrong), HeadBytes: 1 << 10, Streams: 8, StreamBytes: 1 << 10, ConnBytes: minWindow, Requests: 50, Resets: 10, Control: 50,
 			Head: time.Second, Idle: time.Second, BodyStall: time.Second, SendStall: time.Second, Now: func() int64 { return 1 },
 		})
 		if err != nil {
@@ -111,23 +113,31 @@ func FuzzConn(f *testing.F) {
 		if len(c.streams) != 0 || c.running != 0 || c.flushing || c.out != nil || c.spare != nil {
 			t.Fatalf("%d streams, %d handlers, flushing %v", len(c.streams), c.running, c.flushing)
 		}
+		if name := wrong.Load(); name != nil {
+			t.Fatalf("a handler got what can't be: %q", *name)
+		}
 		checkSent(t, &s.sent)
 	})
 }
 
-func fuzzHandler(w http.ResponseWriter, r *http.Request) {
-	for name, values := range r.Header {
-		if name != ":protocol" && (strings.ContainsAny(name, ": \r\n") || strings.ContainsAny(strings.Join(values, ""), "\r\n\x00")) {
-			panic("a field that can't be: " + name)
+func fuzzHandler(wrong *atomic.Pointer[string]) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		for name, values := range r.Header {
+			if name != ":protocol" && (strings.ContainsAny(name, ": \r\n") || strings.ContainsAny(strings.Join(values, ""), "\r\n\x00")) {
+				wrong.Store(&name)
+			}
 		}
+		if r.Method == "" || r.RequestURI == "" || strings.ContainsAny(r.Method+r.RequestURI+r.Host, "\r\n\x00") {
+			wrong.Store(&r.RequestURI)
+		}
+		if r.URL.Path == "/large" {
+			_, _ = w.Write(make([]byte, 40_000))
+			return
+		}
+		w.Header().Set("Trailer", "X")
+		_, _ = io.Copy(w, r.Body)
+		w.Header().Set("X", "y")
 	}
-	if r.URL.Path == "/large" {
-		_, _ = w.Write(make([]byte, 40_000))
-		return
-	}
-	w.Header().Set("Trailer", "X")
-	_, _ = io.Copy(w, r.Body)
-	w.Header().Set("X", "y")
 }
 
 // checkSent reads what the client was sent as a strict client would.

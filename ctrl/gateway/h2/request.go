@@ -1,7 +1,6 @@
 package h2
 
 import (
-	"context"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -14,8 +13,7 @@ func (c *Conn) request() error {
 	st := &stream{c: c, id: h.id, declared: -1}
 	st.length = -1
 	st.canRead.L, st.canSend.L = &c.mu, &c.mu
-	ctx, cancel := context.WithCancel(c.ctx)
-	st.cancel = cancel
+	st.ctx.Init(c.ctx)
 	if h.tooLarge {
 		st.refusal, st.detail = TooLarge, "head that is too large"
 	} else if st.detail = c.build(st); st.detail != "" {
@@ -34,7 +32,7 @@ func (c *Conn) request() error {
 	if !h.end {
 		r.Body = (*body)(st)
 	}
-	*r = *r.WithContext(ctx)
+	*r = *r.WithContext(&st.ctx)
 	return c.start(st)
 }
 
@@ -45,7 +43,7 @@ func (c *Conn) start(st *stream) error {
 	c.mu.Lock()
 	if c.dead {
 		c.mu.Unlock()
-		st.cancel()
+		st.ctx.Cancel(nil)
 		return nil
 	}
 	st.received = h.end
@@ -69,7 +67,7 @@ func (c *Conn) start(st *stream) error {
 		err = c.mistake()
 	}
 	if c.requests++; c.e.c.Requests > 0 && c.requests >= c.e.c.Requests {
-		c.last(now)
+		c.leave(now)
 	}
 	c.mu.Unlock()
 	c.e.workers.run(task{c, st})

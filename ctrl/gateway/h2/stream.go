@@ -1,7 +1,6 @@
 package h2
 
 import (
-	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -9,6 +8,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/np-appliance/np/ctrl/cancel"
 )
 
 // stream is a request and its answer. It is the handler's http.ResponseWriter, and as a
@@ -20,7 +21,7 @@ type stream struct {
 	// Fixed when the handler begins.
 	req      http.Request
 	url      url.URL
-	cancel   context.CancelFunc
+	ctx      cancel.Context
 	declared int64 // Content-Length; -1: none
 	refusal  Refusal
 	detail   string
@@ -112,7 +113,7 @@ func (c *Conn) drop(st *stream, err error) {
 	c.close(st)
 	st.pending = nil
 	st.canSend.Broadcast()
-	st.cancel()
+	st.ctx.Cancel(nil) // before the handler sees anything else; what hangs on it does not wait
 }
 
 // close takes a stream off the books. c.mu is held.

@@ -42,23 +42,18 @@ func (c *Conn) kick() {
 func (c *Conn) flushTask() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.flushAll(false)
+	c.flushAll()
 }
 
-// flush sends. c.mu is held, and released while it sends.
+// flush sends. c.mu is held, and released while it sends. Handlers leave it to workers until
+// they have ended: who writes to the connection can't be woken.
 func (c *Conn) flush() {
 	c.flushing = true
-	c.flushAll(false)
-}
-
-// flushOnce sends what there is and leaves what has come since to a worker.
-func (c *Conn) flushOnce() {
-	c.flushing = true
-	c.flushAll(true)
+	c.flushAll()
 }
 
 // flushAll lets run who is ready to, so that what they have to say goes with it, and sends.
-func (c *Conn) flushAll(once bool) {
+func (c *Conn) flushAll() {
 	c.mu.Unlock()
 	runtime.Gosched()
 	c.mu.Lock()
@@ -80,10 +75,6 @@ func (c *Conn) flushAll(once bool) {
 			_ = c.nc.Close() // TLS waits here to say so, for seconds
 			c.mu.Lock()
 			break
-		}
-		if once && len(c.out) > 0 {
-			c.e.workers.run(task{c, nil})
-			return
 		}
 	}
 	c.flushing = false
@@ -121,7 +112,7 @@ func (c *Conn) writeHead(st *stream, h *fields, end bool) {
 	}
 	out := c.outBuffer()
 	for {
-		n := min(len(b), c.frame)
+		n := min(len(b), maxFrame)
 		if n == len(b) {
 			flags |= flagEndHeaders
 		}
@@ -152,10 +143,7 @@ func (c *Conn) awaitRoom(st *stream) error {
 			st.sendEnd = os.ErrDeadlineExceeded
 			break
 		}
-		if !c.flushing {
-			c.flushOnce()
-			continue
-		}
+		c.kick()
 		c.room.Wait()
 	}
 	return st.sendEnd
@@ -198,10 +186,7 @@ func (c *Conn) await(st *stream) {
 			st.sendEnd = os.ErrDeadlineExceeded
 			break
 		}
-		if len(c.out) > 0 && !c.flushing {
-			c.flushOnce()
-			continue
-		}
+		c.kick()
 		st.canSend.Wait()
 	}
 	st.pending, st.sendBy = nil, 0
@@ -215,7 +200,7 @@ func (c *Conn) pump() {
 		if st == nil {
 			return
 		}
-		n := int(min(int64(len(st.pending)), int64(c.frame), c.window, st.give))
+		n := int(min(int64(len(st.pending)), maxFrame, c.window, st.give))
 		flags := byte(0)
 		if n == len(st.pending) && st.ending {
 			flags = flagEndStream
