@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -32,6 +33,7 @@ type Conn struct {
 	open     *group
 	counted  netip.Addr
 	wait     wait
+	resting  sync.Mutex                // between atRest and rested
 	h1       atomic.Pointer[h1conn]    // HTTP/1.1's
 	born     int64                     // by the server's clock
 	quic     atomic.Pointer[quic.Conn] // HTTP/3's
@@ -93,7 +95,7 @@ func (c *Conn) Names(host string) bool {
 type wait struct {
 	readBy  atomic.Int64 // bytes of a body
 	headBy  atomic.Int64 // the rest of a head, the first bytes
-	restBy  atomic.Int64 // another request of HTTP/1.1; negative: it was waited for too long
+	restBy  atomic.Int64 // another request of HTTP/1.1, or the first bytes without TLS; negative: no longer
 	writeBy atomic.Int64 // a piece of an answer to be sent
 	passBy  atomic.Int64 // anything to move on a connection passed through
 	cut     atomic.Uint32

@@ -36,12 +36,13 @@ type h1conn struct {
 	h    head
 
 	readLimited, writeLimited bool // by a deadline of a handler's
+	last                      bool // no further request is waited for
 
 	mu       sync.Mutex
 	now      *h1exchange   // that is being handled; nil: none
 	seen     *h1exchange   // by the keeper when it looked last
 	watching chan struct{} // closed when the watch has ended; nil: there is none
-	ahead    int           // the byte that the watch read; -1: none
+	ahead    []byte        // what the watch read, in a buffer of the server's
 	hijacked bool
 }
 
@@ -65,7 +66,7 @@ func (s *h1buffers) Put(b []byte) { (*Server)(s).free(b) }
 // serveH1 serves HTTP/1.1 until the connection ends. early is what was read already, in a
 // buffer of the server's that is the connection's from now on.
 func (s *Server) serveH1(ctx context.Context, c *Conn, in net.Conn, early []byte) {
-	h := &h1conn{conn: c, s: s, in: in, sock: sock.New(in), ahead: -1}
+	h := &h1conn{conn: c, s: s, in: in, sock: sock.New(in)}
 	h.ctx.Init(ctx)
 	defer h.ctx.Cancel(nil)
 	if a := in.RemoteAddr(); a != nil {
@@ -110,7 +111,7 @@ func (h *h1conn) serve() (taken bool) {
 			return true
 		}
 		if !keep {
-			if !x.body.over() {
+			if !x.body.over() || h.more() {
 				h.linger()
 			}
 			return false
@@ -128,6 +129,8 @@ func (h *h1conn) handle(x *h1exchange, no fault, line string) (keep bool) {
 		return false
 	}
 	if !ok {
+		x.body.breakOff()
+		x.err = errEnded
 		if x.drop(); x.committed && !x.chunked && x.length < 0 {
 			h.conn.abort() // the connection's end would be taken for the answer's
 		}
@@ -149,6 +152,7 @@ func (h *h1conn) call(x *h1exchange, no fault, line string) (ok bool) {
 		s.refuse(&x.h1answer, &x.req, no, line)
 		return true
 	}
+	x.close = x.close || h.last
 	if most := s.c.Limits.Requests; most > 0 && h.conn.requests.Load() >= uint64(most) {
 		x.header["Connection"] = []string{"close"}
 	}
@@ -217,24 +221,49 @@ func (h *h1conn) rest() bool {
 	default:
 		w.restBy.Store(math.MaxInt64)
 	}
-	if h.s.ending.Load() && h.conn.requests.Load() > 0 { // else Shutdown sees restBy
-		return false
-	}
-	b, n, err := h.sock.Read((*h1buffers)(h.s))
+	h.last = h.s.ending.Load() && h.conn.requests.Load() > 0 // else Shutdown sees restBy
+	came := !h.last && h.first()
+	ended, ok := h.conn.rested()
+	h.last = h.last || ended
+	return ok && (came || h.last && h.late())
+}
+
+// first reads the first bytes of a head.
+func (h *h1conn) first() bool {
+	b, n, _ := h.sock.Read((*h1buffers)(h.s))
 	if n > 0 {
 		h.buf, h.r, h.w = b, 0, n
 	}
-	if w.restBy.Swap(0) < 0 || err != nil {
+	return n > 0
+}
+
+// late reads the first bytes of a request that came when the connection was about to be
+// closed: it is answered yet, and is the last.
+func (h *h1conn) late() bool {
+	if well, known := h.sock.Look(); well || !known || h.in.SetReadDeadline(time.Now().Add(lingerTime)) != nil {
 		return false
 	}
-	return true
+	return h.first() && h.in.SetReadDeadline(time.Time{}) == nil
 }
 
 // atRest ends the connection if it waits for a request, as the keeper or Shutdown has it.
 func (c *Conn) atRest() {
+	c.resting.Lock()
+	defer c.resting.Unlock()
 	if by := c.wait.restBy.Load(); by > 0 && c.wait.restBy.CompareAndSwap(by, -1) {
 		_ = c.raw.SetReadDeadline(time.Unix(1, 0)) // its goroutine closes it
 	}
+}
+
+// rested ends the wait for a request. ended: atRest would have the connection end. False:
+// it can't go on.
+func (c *Conn) rested() (ended, ok bool) {
+	if c.wait.restBy.Swap(0) >= 0 {
+		return false, true
+	}
+	c.resting.Lock() // atRest has set its deadline
+	defer c.resting.Unlock()
+	return true, c.raw.SetReadDeadline(time.Time{}) == nil
 }
 
 // room makes room for at least a byte behind buf[:w], in a buffer of at most so many bytes.
@@ -283,6 +312,17 @@ func (h *h1conn) refuse(no fault) {
 	h.linger()
 }
 
+// more says whether the client has sent something behind the last request that is
+// answered: with bytes that nobody reads the kernel resets the connection, and throws away
+// what it has not sent yet of the answer (RFC 9112 §9.6).
+func (h *h1conn) more() bool {
+	if h.r < h.w {
+		return true
+	}
+	well, known := h.sock.Look()
+	return known && !well
+}
+
 // linger ends what is sent, and waits for the client to take it.
 func (h *h1conn) linger() {
 	if h.closeWrite() == nil {
@@ -319,31 +359,38 @@ func (h *h1conn) glance() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	x := h.now
-	if x != nil && x == h.seen && h.watching == nil && h.ahead < 0 && !h.hijacked && x.body.over() {
+	if x != nil && x == h.seen && h.watching == nil && len(h.ahead) == 0 && !h.hijacked && x.body.over() {
 		h.watching = make(chan struct{})
 		go h.watch(x, h.watching)
 	}
 	h.seen = x
 }
 
-// watch reads a byte while a request is handled whose body is at its end. The end of the
-// connection ends the request; a byte of the next request is kept.
+// watch reads while a request is handled whose body is at its end. The connection's end
+// ends the request; what comes before, of the next requests, is kept, a buffer of it. A
+// client that has sent more than that is not watched any more.
 func (h *h1conn) watch(x *h1exchange, over chan struct{}) {
 	defer close(over)
-	var b [1]byte
-	n, err := h.in.Read(b[:])
-	if n > 0 {
-		h.mu.Lock()
-		h.ahead = int(b[0])
-		h.mu.Unlock()
-		return
+	b, n, err := h.sock.Read((*h1buffers)(h.s))
+	for b = b[:cap(b)]; ; { // bound: the buffer
+		if n > 0 {
+			h.mu.Lock()
+			h.ahead = b[:n]
+			h.mu.Unlock()
+		}
+		if err != nil || n == len(b) {
+			break
+		}
+		var got int
+		got, err = h.in.Read(b[n:])
+		n += got
 	}
 	if err != nil && !isTimeout(err) {
 		x.ctx.Cancel(nil)
 	}
 }
 
-// unwatch ends the watch and takes the byte that it read.
+// unwatch ends the watch and takes what it read.
 func (h *h1conn) unwatch() {
 	h.mu.Lock()
 	over := h.watching
@@ -357,12 +404,20 @@ func (h *h1conn) unwatch() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.watching = nil
-	if h.ahead >= 0 {
-		h.room(len(h.buf) + 1)
-		h.buf[h.w] = byte(h.ahead)
-		h.w++
-		h.ahead = -1
+	if len(h.ahead) == 0 {
+		return
 	}
+	if h.buf == nil {
+		h.buf, h.r, h.w = h.ahead[:cap(h.ahead)], 0, len(h.ahead)
+	} else {
+		b := make([]byte, max(len(h.buf), h.w-h.r+len(h.ahead)))
+		n := copy(b, h.buf[h.r:h.w])
+		n += copy(b[n:], h.ahead)
+		h.s.free(h.ahead)
+		h.release()
+		h.buf, h.w = b, n
+	}
+	h.ahead = nil
 }
 
 // h1tunnel is a connection that a handler took.

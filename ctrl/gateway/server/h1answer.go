@@ -205,7 +205,9 @@ func (a *h1answer) inform(status int) {
 		}
 	}
 	b = append(b, '\r', '\n')
+	a.mu.Lock()
 	a.send(b)
+	a.mu.Unlock()
 	a.x.c.s.free(b)
 }
 
@@ -470,6 +472,7 @@ func (x *h1exchange) finish() bool {
 		keep = h.in.SetWriteDeadline(time.Time{}) == nil
 	}
 	h.readLimited, h.writeLimited = false, false
+	a.err = errEnded
 	return keep
 }
 
@@ -504,6 +507,9 @@ func (a *h1answer) EnableFullDuplex() error {
 
 // SetReadDeadline is what http.ResponseController asks for.
 func (a *h1answer) SetReadDeadline(t time.Time) error {
+	if a.err == errEnded {
+		return a.err
+	}
 	h := a.x.c
 	h.readLimited = !t.IsZero()
 	return h.in.SetReadDeadline(t)
@@ -511,6 +517,9 @@ func (a *h1answer) SetReadDeadline(t time.Time) error {
 
 // SetWriteDeadline is what http.ResponseController asks for.
 func (a *h1answer) SetWriteDeadline(t time.Time) error {
+	if a.err == errEnded {
+		return a.err
+	}
 	h := a.x.c
 	h.writeLimited = !t.IsZero()
 	return h.in.SetWriteDeadline(t)
@@ -541,6 +550,9 @@ func (a *h1answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	h.release()
 	a.x.drop()
 	a.hijacked = true
+	if a.x.body.err == nil {
+		a.x.body.err = http.ErrHijacked // what is left of it is in early
+	}
 	n := len(t.early)
 	rw := bufio.NewReadWriter(bufio.NewReaderSize(t, max(n, bufferBytes)), bufio.NewWriter(t))
 	if n > 0 {

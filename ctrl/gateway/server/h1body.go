@@ -1,6 +1,7 @@
 package server
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -211,14 +212,42 @@ func (b *h1body) unlikely() bool {
 	return !b.asked || b.err != nil || !b.chunked && b.left > restBytes
 }
 
+// errEnded is what a handler gets that goes on after it has returned.
+var errEnded = errors.New("the request's handler has ended")
+
+// breakOff ends reading for good, also that of a reader whom the handler left behind. The
+// connection carries no further request.
+func (b *h1body) breakOff() {
+	if b.over() {
+		return
+	}
+	if !b.mu.TryLock() {
+		_ = b.x.c.in.SetReadDeadline(time.Unix(1, 0))
+		b.mu.Lock()
+	}
+	defer b.mu.Unlock()
+	if b.err == nil {
+		b.err = errEnded
+	}
+}
+
 // ended reads what is left, and says whether it came to the end. keep: another request may
 // follow, else nothing is read.
 func (b *h1body) ended(keep, duplex bool) bool {
 	if b.over() {
 		return true
 	}
+	if !keep {
+		b.breakOff()
+		return b.over()
+	}
 	b.mu.Lock() // a reader that the handler left behind ends first
 	defer b.mu.Unlock()
+	defer func() {
+		if b.err == nil && !b.eof.Load() {
+			b.err = errEnded
+		}
+	}()
 	h := b.x.c
 	torn := func() bool {
 		h.s.refusedConns[CutTorn].Add(1)
@@ -227,7 +256,7 @@ func (b *h1body) ended(keep, duplex bool) bool {
 	switch {
 	case b.eof.Load():
 		return true
-	case !keep || !b.asked: // a client that waits for leave may send it or not
+	case !b.asked: // a client that waits for leave may send it or not
 		return false
 	case b.err != nil || h.readLimited:
 		return torn()

@@ -357,7 +357,7 @@ func (s *Server) drained(ctx context.Context) error {
 		n := len(s.conns)
 		var quiet []*Conn
 		for c := range s.conns {
-			if c.h1.Load() != nil && (c.requests.Load() > 0 || s.now()-c.born > freshTime) {
+			if c.requests.Load() > 0 || s.now()-c.born > freshTime {
 				c.atRest()
 			}
 			if c.Protocol == HTTP3 && c.running.Load() == 0 && c.quietFor() > quietBeforeClose {
@@ -430,9 +430,9 @@ func (s *Server) look(now int64) {
 		late = c.streams.late(now, late)
 		if h := c.h1.Load(); h != nil {
 			h.glance()
-			if by := c.wait.restBy.Load(); by > 0 && now > by {
-				c.atRest()
-			}
+		}
+		if by := c.wait.restBy.Load(); by > 0 && now > by {
+			c.atRest()
 		}
 	}
 	s.mu.Unlock()

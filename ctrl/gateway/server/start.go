@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"strings"
 	"time"
@@ -113,9 +114,11 @@ func (s *Server) startPlain(ctx context.Context, c *Conn, in net.Conn) {
 	}
 	b := s.buffer()
 	c.wait.headBy.Store(s.now() + s.headTime)
+	c.wait.restBy.Store(math.MaxInt64)
 	for couldBePreface(b) && len(b) < len(preface) {
 		n, err := in.Read(b[len(b):cap(b)])
-		if b = b[:len(b)+n]; n == 0 && err != nil {
+		b = b[:len(b)+n]
+		if _, ok := c.rested(); n == 0 && err != nil || !ok {
 			s.free(b)
 			_ = c.raw.Close()
 			c.done()
