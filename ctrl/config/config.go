@@ -195,6 +195,8 @@ type Listener struct {
 	Owner             string `key:"owner" default:"" doc:"of a Unix socket: a user; none: whom npd runs as"`
 	Group             string `key:"group" default:"" doc:"of a Unix socket"`
 
+	IdleTimeout time.Duration `key:"idle_timeout" default:"0" max:"24h" doc:"of echo, discard and chargen with TLS: a connection on which nothing moves so long is ended; 0 never"`
+
 	HTTP  HTTP          `key:"http" doc:"of protocol http"`
 	Authz ListenerAuthz `key:"authz" doc:"which connections are let in; of protocol http, npro, or with TLS"`
 

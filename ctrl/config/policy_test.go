@@ -47,6 +47,8 @@ func TestPolicyErrors(t *testing.T) {
 		{"copy over gRPC", route + "authz.external = \"grpc://h:1\"\nauthz.external_copy = [\"X\"]\n", `np.toml:14:1: route.authz.external_copy: over gRPC the answer itself says that`},
 		{"cache of nothing", route + "authz.external = \"http://h/\"\nauthz.external_cache_entries = 100\n", `np.toml:14:1: route.authz.external_cache_entries: nothing is remembered`},
 		{"passthrough", route + "passthrough = true\nsni = [\"a\"]\nauthz.allow = [\"*\"]\n", `np.toml:15:1: route.authz: the route passes connections on unopened`},
+		{"idle of HTTP", strings.Replace(gatewayBase, "\"http\"\n", "\"http\"\nidle_timeout = \"5s\"\n", 1), `listener.idle_timeout: expected it only with echo, discard or chargen and tls = true (of protocol http it is http.idle_timeout)`},
+		{"idle of plain echo", strings.Replace(gatewayBase, "\"http\"\n", "\"echo\"\nidle_timeout = \"5s\"\n", 1), `listener.idle_timeout: expected it only with echo, discard or chargen and tls = true`},
 		{"connection rules of echo", strings.Replace(gatewayBase, "\"http\"\n", "\"echo\"\nauthz.allow = [\"*\"]\n", 1), `listener.authz: connections of echo without TLS stay on the poll cores`},
 	} {
 		t.Run(one.name, func(t *testing.T) {

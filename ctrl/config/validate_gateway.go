@@ -137,6 +137,9 @@ func (l *loader) httpListeners() {
 		if li.Backend == "net" && li.Protocol != "http" {
 			l.fail(c.Pos(at+".backend"), "listener.backend: net is for what is served in Go, expected auto, io_uring or epoll with protocol %s", li.Protocol)
 		}
+		if plain := li.Protocol == "echo" || li.Protocol == "discard" || li.Protocol == "chargen"; li.IdleTimeout != 0 && (!plain || !li.TLS) {
+			l.fail(c.Pos(at+".idle_timeout"), "listener.idle_timeout: expected it only with echo, discard or chargen and tls = true%s", either(li.Protocol == "http", " (of protocol http it is http.idle_timeout)", ""))
+		}
 		if li.Protocol != "http" {
 			var d HTTP
 			setDefaults(reflect.ValueOf(&d).Elem())

@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"strings"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/np-appliance/np/ctrl/config"
 	"github.com/np-appliance/np/ctrl/gateway"
+	"github.com/np-appliance/np/ctrl/logs"
 	"github.com/np-appliance/np/ctrl/npro"
 	"github.com/np-appliance/np/ctrl/secure"
 	"github.com/np-appliance/np/dataplane/fake"
@@ -95,8 +98,8 @@ func TestAdmitPlain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	serve := func(rules string) (addr string, service service) {
-		c, err := config.Load(config.Input{Files: []config.Source{{Name: "np.toml", Data: []byte("[tls]\nclient_auth = \"request\"\nclient_ca_file = \"" + dir + "/ca.pem\"\n[[certificate]]\ncert_file = \"c\"\nkey_file = \"k\"\n[[listener]]\nname = \"echo\"\naddress = \"127.0.0.1:8443\"\nprotocol = \"echo\"\ntls = true\n[listener.authz]\n" + rules)}}})
+	serve := func(rules, keys string) (addr string, service service) {
+		c, err := config.Load(config.Input{Files: []config.Source{{Name: "np.toml", Data: []byte("[tls]\nclient_auth = \"request\"\nclient_ca_file = \"" + dir + "/ca.pem\"\n[[certificate]]\ncert_file = \"c\"\nkey_file = \"k\"\n[[listener]]\nname = \"echo\"\naddress = \"127.0.0.1:8443\"\nprotocol = \"echo\"\ntls = true\n" + keys + "[listener.authz]\n" + rules)}}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -107,7 +110,7 @@ func TestAdmitPlain(t *testing.T) {
 			t.Fatal(err)
 		}
 		g.Commit(gen)
-		d := &Daemon{gateway: g}
+		d := &Daemon{gateway: g, limiter: logs.NewLimiter(slog.New(slog.DiscardHandler), 1, time.Now)}
 		d.ending.Store(&ending{store, tc})
 		if service, err = d.newService(c, &c.Listeners[0]); err != nil {
 			t.Fatal(err)
@@ -141,7 +144,7 @@ func TestAdmitPlain(t *testing.T) {
 		_, err = io.ReadFull(c, b)
 		return err == nil
 	}
-	addr, s := serve("allow = [\"client:127.0.0.0/8 sni:a.test cert:worker.test\"]\n")
+	addr, s := serve("allow = [\"client:127.0.0.0/8 sni:a.test cert:worker.test\"]\n", "")
 	if !echoes(addr, "a.test", pair) {
 		t.Error("who may was refused")
 	}
@@ -153,8 +156,27 @@ func TestAdmitPlain(t *testing.T) {
 			t.Fatalf("%+v", s.Stats())
 		}
 	}
-	addr, s = serve("allow = [\"client:10.0.0.0/8\"]\n")
+	addr, s = serve("allow = [\"client:10.0.0.0/8\"]\n", "")
 	if echoes(addr, "a.test", pair) || s.Stats().Refused != 1 || s.Stats().Failed != 0 {
 		t.Errorf("by address: %+v", s.Stats())
+	}
+	addr, _ = serve("allow = [\"*\"]\n", "idle_timeout = \"200ms\"\n")
+	idle(t, addr, &tls.Config{RootCAs: roots, ServerName: "a.test", Certificates: []tls.Certificate{pair}})
+}
+
+// idle wants a connection on which nothing moves to be ended.
+func idle(t *testing.T, addr string, cfg *tls.Config) {
+	t.Helper()
+	raw, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	_ = raw.SetDeadline(time.Now().Add(time.Minute))
+	c := tls.Client(raw, cfg)
+	_, _ = c.Write([]byte("x")) // on a machine that is slow even the handshake is too late
+	var timeout net.Error
+	if _, err := io.Copy(io.Discard, c); errors.As(err, &timeout) && timeout.Timeout() {
+		t.Error("an idle connection is not ended")
 	}
 }

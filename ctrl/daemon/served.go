@@ -75,7 +75,7 @@ func (d *Daemon) newService(c *config.Config, l *config.Listener) (service, erro
 	if err != nil {
 		return nil, err
 	}
-	s.MaxConns = c.ListenerLimit(l)
+	s.MaxConns, s.Idle = c.ListenerLimit(l), l.IdleTimeout
 	s.Failed = func(remote net.Addr, err error) {
 		d.limiter.Log(slog.LevelInfo, "tls_failed", "connection ended", "listener", l.Name, "remote", remote.String(), "reason", secure.Explain(err))
 	}

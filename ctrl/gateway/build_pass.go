@@ -40,7 +40,7 @@ func (b *builder) passthrough() {
 	if len(rules) == 0 {
 		return
 	}
-	table, err := route.Compile(rules, route.Options{})
+	table, err := route.Compile(rules)
 	each(err, func(err error) {
 		var re *route.RuleError
 		if !errors.As(err, &re) {

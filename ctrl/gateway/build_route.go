@@ -25,7 +25,7 @@ func (b *builder) routes() {
 		rules, at = append(rules, b.rule(i, r)), append(at, i)
 		b.next.routes = append(b.next.routes, action{r.Name, r.EarlyData, b.handler(i, r)})
 	}
-	table, err := route.Compile(rules, route.Options{})
+	table, err := route.Compile(rules)
 	b.next.table = table
 	each(err, func(err error) {
 		var re *route.RuleError

@@ -93,7 +93,7 @@ func New(o Options) *Gateway {
 		o.Peer = func(slog.Level, string, string, ...any) {}
 	}
 	g := &Gateway{o: o, meter: meter.New(), closing: make(chan struct{})}
-	table, err := route.Compile(nil, route.Options{})
+	table, err := route.Compile(nil)
 	if err != nil {
 		panic(err) // nothing is wrong with nothing
 	}

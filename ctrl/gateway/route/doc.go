@@ -35,7 +35,7 @@
 //
 // # Methods
 //
-// A rule for GET matches HEAD too, unless [Options.StrictHead], and the extended CONNECT
+// A rule for GET matches HEAD too (RFC 9110 §9.3.2), and the extended CONNECT
 // of WebSocket over HTTP/2 and 3, which is a GET over HTTP/1.1. TRACE, whose answer shows all
 // that the gateway added, cookies and identities (RFC 9110 §9.3.8), is matched by rules that
 // name it alone. Where rules match but for the method the outcome is [MethodNotAllowed] with

@@ -291,15 +291,15 @@ func FuzzMatch(f *testing.F) {
 		r, rules := &reader{a}, []Rule{}
 		for range 1 + r.pick(6) {
 			one := r.rule()
-			if _, err := Compile([]Rule{one}, Options{}); err != nil {
+			if _, err := Compile([]Rule{one}); err != nil {
 				continue // e.g. without a condition
 			}
-			if _, err := Compile(append(slices.Clone(rules), one), Options{}); err != nil {
+			if _, err := Compile(append(slices.Clone(rules), one)); err != nil {
 				continue // shadowed
 			}
 			rules = append(rules, one)
 		}
-		table, err := Compile(rules, Options{})
+		table, err := Compile(rules)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -319,7 +319,7 @@ func FuzzRequest(f *testing.F) {
 	table := must(f, []Rule{
 		{Hosts: []string{"a.example", "*.example", "[::1]"}, Paths: []Path{{Pattern, "/{a}/{b}/{c...}"}, {Exact, "/a/"}, {Prefix, "/p"}}},
 		{Paths: prefix("/"), SNI: []string{"*.example"}, Headers: []Field{{"X", Matches, "a*b?"}}, Query: []Field{{"q", Matches, ".*x"}, {"p q", Equal, "é"}}},
-	}, Options{})
+	})
 	f.Add("a.example:1", "/a/b/c/d", "q=x&p%20q=%c3%a9", "b.example", "ab")
 	f.Add("[::1", "*", "%&%&=%", "[", "")
 	f.Add("[::1%25x]:", "", "q=%zz;x", ".", "\x00")

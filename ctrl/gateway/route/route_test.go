@@ -13,9 +13,9 @@ import (
 	"github.com/np-appliance/np/ctrl/gateway/exchange"
 )
 
-func must(t testing.TB, rules []Rule, o Options) *Table {
+func must(t testing.TB, rules []Rule) *Table {
 	t.Helper()
-	table, err := Compile(rules, o)
+	table, err := Compile(rules)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,7 +42,7 @@ func TestMatch(t *testing.T) {
 		{Name: "dir", Hosts: []string{"a.example.com"}, Paths: exact("/dir/")},
 		{Name: "utf8", Hosts: []string{"a.example.com"}, Paths: exact("/größe/%40x/a b")},
 		{Name: "two", Hosts: []string{"m.example"}, Paths: []Path{{Exact, "/one"}, {Pattern, "/two/{v}"}}},
-	}, Options{})
+	})
 	for _, one := range []struct{ host, path, want, vars string }{
 		{"other", "/x", "any", ""},
 		{"", "/x", "any", ""},
@@ -114,7 +114,7 @@ func TestConditions(t *testing.T) {
 		{Name: "service", GRPC: &GRPC{"p.S", ""}},
 		{Name: "grpc", GRPC: &GRPC{}},
 		{Name: "server", Methods: []string{"OPTIONS"}, Hosts: []string{"*"}},
-	}, Options{})
+	})
 	h := func(kv ...string) http.Header {
 		out := http.Header{}
 		for i := 0; i < len(kv); i += 2 {
@@ -170,7 +170,7 @@ func TestMethods(t *testing.T) {
 		{Name: "write", Paths: exact("/a"), Methods: []string{"PUT", "DELETE"}, Headers: []Field{{"X-Key", Present, ""}}, Preflight: true},
 		{Name: "other", Paths: exact("/a"), Methods: []string{"PATCH"}, Listeners: []string{"l"}},
 	}
-	table, strict := must(t, rules, Options{}), must(t, rules, Options{StrictHead: true})
+	table := must(t, rules)
 	key := http.Header{"X-Key": {"1"}}
 	preflight := http.Header{"Origin": {"https://o.example"}, "Access-Control-Request-Method": {"PUT"}}
 	for _, one := range []struct {
@@ -182,7 +182,6 @@ func TestMethods(t *testing.T) {
 	}{
 		{"get", "GET", table, nil, 0, ""},
 		{"head", "HEAD", table, nil, 0, ""},
-		{"strict head", "HEAD", strict, nil, -1, "GET"},
 		{"put", "PUT", table, key, 1, ""},
 		{"put without key", "PUT", table, nil, -1, "GET, HEAD"},
 		{"post", "POST", table, key, -1, "DELETE, GET, HEAD, PUT"},
@@ -209,7 +208,7 @@ func TestTrace(t *testing.T) {
 	table := must(t, []Rule{
 		{Name: "any", Paths: prefix("/")},
 		{Name: "debug", Paths: prefix("/debug"), Methods: []string{"TRACE"}},
-	}, Options{})
+	})
 	for path, want := range map[string]int{"/": -1, "/a": -1, "/debug": 1, "/debug/x": 1} {
 		if got := table.Match(&Request{Method: "TRACE", Path: path}, nil); got.Rule != want || (got.Outcome == Matched) != (want >= 0) || want < 0 && got.Allow != "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT" {
 			t.Errorf("%s: %+v", path, got)
@@ -224,7 +223,7 @@ func TestOrder(t *testing.T) {
 		{Name: "header", Paths: prefix("/a"), Headers: []Field{{"X", Present, ""}}},
 		{Name: "other header", Paths: prefix("/a"), Headers: []Field{{"Y", Present, ""}}},
 		{Name: "both", Paths: prefix("/a"), Headers: []Field{{"X", Present, ""}, {"Y", Present, ""}}, Query: []Field{{"q", Present, ""}}},
-	}, Options{})
+	})
 	for _, one := range []struct {
 		header http.Header
 		query  string
@@ -306,7 +305,7 @@ func TestCompileErrors(t *testing.T) {
 		{Rule{Hosts: []string{"b.example", "a.example"}, Paths: prefix("/x")}, "", -1, "host a.example, /x: route 1 (ok)"},
 	} {
 		one.rule.Name = "one"
-		_, err := Compile([]Rule{ok, one.rule}, Options{})
+		_, err := Compile([]Rule{ok, one.rule})
 		var bad *RuleError
 		if !errors.As(err, &bad) {
 			t.Errorf("%+v: %v", one.rule, err)
@@ -316,23 +315,23 @@ func TestCompileErrors(t *testing.T) {
 			t.Errorf("%+v: field %q %d: %v; want field %q %d: %s", one.rule, bad.Field, bad.At, err, one.field, one.at, one.want)
 		}
 	}
-	if _, err := Compile([]Rule{{Name: "a"}, {Paths: prefix("x"), Methods: []string{""}}}, Options{}); strings.Count(err.Error(), "\n") != 2 {
+	if _, err := Compile([]Rule{{Name: "a"}, {Paths: prefix("x"), Methods: []string{""}}}); strings.Count(err.Error(), "\n") != 2 {
 		t.Errorf("not everything that is wrong: %v", err)
 	}
-	if _, err := Compile(make([]Rule, MaxRules+1), Options{}); err == nil {
+	if _, err := Compile(make([]Rule, MaxRules+1)); err == nil {
 		t.Error("too many rules are taken")
 	}
 	alike := make([]Rule, MaxAlike+1)
 	for i := range alike {
 		alike[i] = Rule{Paths: prefix("/a"), Headers: []Field{{"X", Equal, fmt.Sprint(i)}}}
 	}
-	if _, err := Compile(alike[1:], Options{}); err != nil {
+	if _, err := Compile(alike[1:]); err != nil {
 		t.Error(err)
 	}
-	if _, err := Compile(alike, Options{}); err == nil || !strings.Contains(err.Error(), "tried one by one") {
+	if _, err := Compile(alike); err == nil || !strings.Contains(err.Error(), "tried one by one") {
 		t.Errorf("too many alike: %v", err)
 	}
-	if _, err := Compile([]Rule{{Hosts: many("h"), Paths: manyPaths(t)}}, Options{}); err == nil || !strings.Contains(err.Error(), "pairs") {
+	if _, err := Compile([]Rule{{Hosts: many("h"), Paths: manyPaths(t)}}); err == nil || !strings.Contains(err.Error(), "pairs") {
 		t.Errorf("too many pairs: %v", err)
 	}
 }
@@ -391,7 +390,7 @@ func TestShadow(t *testing.T) {
 					r.Paths = prefix("/p")
 				}
 			}
-			_, err := Compile([]Rule{one.first, one.second}, Options{})
+			_, err := Compile([]Rule{one.first, one.second})
 			if (err != nil) != one.shadowed {
 				t.Errorf("%v", err)
 			}
@@ -443,7 +442,7 @@ func thousand(t testing.TB) *Table {
 			rules = append(rules, r)
 		}
 	}
-	return must(t, rules, Options{})
+	return must(t, rules)
 }
 
 func BenchmarkMatch(b *testing.B) {
@@ -460,7 +459,7 @@ func BenchmarkMatch(b *testing.B) {
 		{"variables", thousand(b), Request{Method: "GET", Host: "host42.example.com", Path: "/users/42/files/a/b/c", Header: http.Header{"X-Version": {"2"}}}},
 		{"prefix", thousand(b), Request{Method: "GET", Host: "host99.example.com:443", Path: "/static/js/app.js"}},
 		{"no host", thousand(b), Request{Method: "GET", Host: "none.example.com", Path: "/static/js/app.js"}},
-		{"one host", must(b, wide, Options{}), Request{Method: "GET", Host: "host1.example.com", Path: "/service777/42/x"}},
+		{"one host", must(b, wide), Request{Method: "GET", Host: "host1.example.com", Path: "/service777/42/x"}},
 	} {
 		b.Run(strings.ReplaceAll(one.name, " ", "_"), func(b *testing.B) {
 			vars := make([]exchange.Var, 0, MaxVars)

@@ -70,11 +70,6 @@ type Rule struct {
 	Preflight bool  // the route answers preflight requests of CORS
 }
 
-// Options are those of a table.
-type Options struct {
-	StrictHead bool // GET in Methods does not stand for HEAD
-}
-
 // Bounds of what is compiled.
 const (
 	MaxRules   = 20_000
@@ -189,10 +184,9 @@ func (f *field) meets(v string) bool {
 
 // compiler collects what is wrong with one rule.
 type compiler struct {
-	rule   *Rule
-	index  int
-	errs   []error
-	strict bool
+	rule  *Rule
+	index int
+	errs  []error
 }
 
 func (c *compiler) bad(field string, at int, format string, args ...any) {
@@ -207,7 +201,7 @@ func (c *compiler) compile() (compiled, []error) {
 	out.alpn = c.words("alpn", r.ALPN, func(s string) bool { return s != "" && len(s) < 256 }, "a protocol's name of 1 to 255 bytes")
 	out.asked = c.words("methods", r.Methods, isToken, `a method such as "GET"`)
 	out.methods = out.asked
-	if !c.strict && slices.Contains(out.asked, http.MethodGet) && !slices.Contains(out.asked, http.MethodHead) {
+	if slices.Contains(out.asked, http.MethodGet) && !slices.Contains(out.asked, http.MethodHead) {
 		out.methods = append(slices.Clone(out.asked), http.MethodHead)
 	}
 	out.hosts = c.hosts("hosts", r.Hosts)

@@ -36,14 +36,14 @@ type entry struct {
 }
 
 // Compile makes a table. It tells everything that is wrong, as joined [RuleError]s.
-func Compile(rules []Rule, o Options) (*Table, error) {
+func Compile(rules []Rule) (*Table, error) {
 	if len(rules) > MaxRules {
 		return nil, fmt.Errorf("%d routes: expected at most %d", len(rules), MaxRules)
 	}
 	t := &Table{rules: make([]compiled, len(rules)), exact: map[string]*node{}, wild: map[string]*node{}}
 	var errs []error
 	for i := range rules {
-		c := compiler{rule: &rules[i], index: i, strict: o.StrictHead}
+		c := compiler{rule: &rules[i], index: i}
 		r, bad := c.compile()
 		t.rules[i] = r
 		errs = append(errs, bad...)
