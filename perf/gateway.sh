@@ -138,7 +138,7 @@ gw_http1() { # CONTENDER URL CONNS: rate, p99 and busy
 gw_h2() { # CONTENDER URL
   local b0 out n
   b0=$(gw_busy "$1")
-  out=$(taskset -c "$ccpu" h2load -t1 -c16 -m32 -D"$secs" "$2")
+  out=$(timeout $((secs + 30)) taskset -c "$ccpu" h2load -t1 -c16 -m32 -D"$secs" "$2") || die "$1: h2load did not end; on a machine that is this busy it may go on for ever"
   n=$(awk '/^requests:/ { print $8 }' <<<"$out")
   [[ $(awk '/^requests:/ { print $10 }' <<<"$out") == 0 ]] || die "$1: $out"
   rate[$1]+=" $(awk '/^finished in/ { printf "%.0f", $4 }' <<<"$out")"
@@ -148,7 +148,7 @@ gw_h2() { # CONTENDER URL
 gw_grpc() { # CONTENDER URL
   local b0 out n
   b0=$(gw_busy "$1")
-  out=$(taskset -c "$ccpu" h2load -t1 -c16 -m32 -D"$secs" -d "$dir/empty" -H 'content-type: application/grpc' -H 'te: trailers' "$2grpc.testing.TestService/EmptyCall")
+  out=$(timeout $((secs + 30)) taskset -c "$ccpu" h2load -t1 -c16 -m32 -D"$secs" -d "$dir/empty" -H 'content-type: application/grpc' -H 'te: trailers' "$2grpc.testing.TestService/EmptyCall") || die "$1: h2load did not end"
   n=$(awk '/^requests:/ { print $8 }' <<<"$out")
   [[ $(awk '/^requests:/ { print $10 }' <<<"$out") == 0 && $(awk '/^status codes:/ { print $3 }' <<<"$out") -gt 0 ]] || die "$1: $out"
   rate[$1]+=" $(awk '/^finished in/ { printf "%.0f", $4 }' <<<"$out")"

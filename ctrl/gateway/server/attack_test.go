@@ -15,6 +15,8 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"github.com/np-appliance/np/ctrl/gateway/exchange"
 )
 
 // until waits for a condition.
@@ -299,6 +301,47 @@ func TestJudge2(t *testing.T) {
 		if s.err == nil && (s.target != "/" || s.body != "ab" && s.body != "") {
 			t.Errorf("%+v", s)
 		}
+	}
+}
+
+// TestRefuse2: what the engine of HTTP/2 lets no handler see is told to Refuse, with the
+// beginning of what was asked for.
+func TestRefuse2(t *testing.T) {
+	type told struct {
+		why          exchange.Reason
+		detail, line string
+	}
+	got := make(chan told, 1)
+	r := newRig(t, Config{Refuse: func(w http.ResponseWriter, q *http.Request, why exchange.Reason, detail, line string) {
+		if c := From(q.Context()); c == nil || c.Protocol != HTTP2 {
+			t.Errorf("over %+v", c)
+		}
+		got <- told{why, detail, line}
+		exchange.Refuse(w, q, why, detail)
+	}})
+	for _, one := range []struct {
+		fields []string
+		want   told
+	}{
+		{[]string{":method", "GET", ":scheme", "http", ":authority", "a.test", ":path", "/a", "connection", "close"}, told{exchange.BadRequest, "field of the connection", `"GET /a"`}},
+		{[]string{":method", "PUT", ":scheme", "http", ":authority", "a.test", ":path", "/a", "x", strings.Repeat("y", 40<<10)}, told{exchange.HeaderTooLarge, "head that is too large", `"PUT /a"`}},
+		{[]string{":method", "CONNECT", ":authority", "a.test\x00"}, told{exchange.BadRequest, "pseudo-header with a character that can't be there", `"CONNECT "`}},
+	} {
+		f := r.frames()
+		block := f.block(one.fields...)
+		_ = f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block[:min(len(block), 16<<10)], EndStream: true, EndHeaders: len(block) <= 16<<10})
+		for at := 16 << 10; at < len(block); at += 16 << 10 {
+			_ = f.WriteContinuation(1, at+16<<10 >= len(block), block[at:min(len(block), at+16<<10)])
+		}
+		if status := f.status(); status != "400" && status != "431" {
+			t.Errorf("%q", status)
+		}
+		if g := <-got; g != one.want {
+			t.Errorf("%+v, expected %+v", g, one.want)
+		}
+	}
+	if st := r.s.Stats(); st.Refusals[exchange.BadRequest] != 2 || st.Refusals[exchange.HeaderTooLarge] != 1 || st.Requests[HTTP2] != 0 {
+		t.Errorf("%+v", st)
 	}
 }
 
