@@ -308,8 +308,10 @@ func TestProtocolFailures(t *testing.T) {
 			}), seen))
 			defer s.Close()
 			defer close(stall)
+			// On a connection that was used before net/http asks again where nothing of an answer came.
+			client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 			for path, want := range map[string]exchange.Reason{"/": exchange.None, "/abort": exchange.UpstreamReset, "/half": exchange.UpstreamReset, "/stall": exchange.UpstreamTimeout} {
-				resp, err := http.Get(s.URL + path)
+				resp, err := client.Get(s.URL + path)
 				if err == nil {
 					_, err = io.ReadAll(resp.Body)
 					resp.Body.Close()

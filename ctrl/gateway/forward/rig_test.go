@@ -89,7 +89,11 @@ func enter(t testing.TB, h http.Handler, seen chan<- *exchange.Exchange) http.Ha
 		x.Client = x.Peer
 		defer func() {
 			if seen != nil {
-				seen <- x
+				select {
+				case seen <- x:
+				default:
+					t.Errorf("%s %s: a request that the test does not wait for", r.Method, r.URL)
+				}
 			}
 		}()
 		h.ServeHTTP(w, r.WithContext(exchange.With(r.Context(), x)))
