@@ -1,7 +1,6 @@
 package pipes
 
 import (
-	"errors"
 	"io"
 	"net"
 	"os"
@@ -141,18 +140,18 @@ func (c *conn) CloseWrite() error {
 
 // Close implements [net.Conn].
 func (c *conn) Close() error {
-	err := c.CloseWrite()
+	_ = c.CloseWrite() // it may have been called before
 	h := c.in
 	h.mu.Lock()
-	if h.gone {
-		err = c.fail("close", net.ErrClosed)
-	} else {
-		h.gone, h.buf, err = true, nil, nil
-	}
+	again := h.gone
+	h.gone, h.buf = true, nil
 	h.cond.Broadcast()
 	h.mu.Unlock()
-	// Timers that nobody waits for would keep a bubble's clock going.
-	return errors.Join(err, c.SetDeadline(time.Time{}))
+	_ = c.SetDeadline(time.Time{}) // timers that nobody waits for would keep a bubble's clock going
+	if again {
+		return c.fail("close", net.ErrClosed)
+	}
+	return nil
 }
 
 // Reset breaks the connection off, as a RST does: what was not read is lost.
