@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -47,6 +48,8 @@ func (b *backend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case strings.HasPrefix(r.URL.Path, "/status/"):
 		var code int
 		_ = json.Unmarshal([]byte(r.URL.Path[8:]), &code)
+		w.Header().Set("WWW-Authenticate", "Bearer")
+		w.Header().Set("Retry-After", "7")
 		w.WriteHeader(code)
 	case r.URL.Path == "/html":
 		w.Header().Set("Content-Type", "text/html")
@@ -148,6 +151,18 @@ func TestMissing(t *testing.T) {
 				t.Errorf("required: %d, %s, %v", w.Code, w.Body, x.Reason)
 			}
 		})
+	}
+}
+
+// TestWhatToDo: a refusal for a part's sake says of it what its client has to do (RFC 9110
+// §11.6.1: 401 never comes without).
+func TestWhatToDo(t *testing.T) {
+	b := newBackend(t)
+	for status, want := range map[int][2]string{401: {"Bearer", "7"}, 429: {"Bearer", "7"}, 503: {"Bearer", "7"}, 404: {}} {
+		w, _ := ask(t, Options{Parts: []Part{{Name: "part", Do: to{b}, Path: fmt.Sprint("/status/", status), Required: true}}, Fields: []Field{{"a", "part"}}}, "GET", "/", "")
+		if got := [2]string{w.Header().Get("WWW-Authenticate"), w.Header().Get("Retry-After")}; w.Code != status || got != want {
+			t.Errorf("%d: %d %q, want %q", status, w.Code, got, want)
+		}
 	}
 }
 

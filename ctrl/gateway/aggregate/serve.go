@@ -186,6 +186,7 @@ func (p *part) ask(ctx context.Context, req *http.Request, res *result) {
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if why := judge(resp.StatusCode); why != exchange.None {
+		res.header = resp.Header
 		res.failed(why, fmt.Errorf("answer is %d %s", resp.StatusCode, http.StatusText(resp.StatusCode)))
 		return
 	}
@@ -303,6 +304,14 @@ func (a *Aggregate) answer(w http.ResponseWriter, r *http.Request, results []res
 		}
 	}
 	if first >= 0 {
+		switch results[first].why {
+		case exchange.Unauthenticated, exchange.RateLimited, exchange.Overloaded: // what to do about it, the part says
+			for _, name := range [...]string{"Www-Authenticate", "Retry-After"} {
+				if v := results[first].header[name]; len(v) > 0 {
+					w.Header()[name] = v
+				}
+			}
+		}
 		exchange.Refuse(w, r, results[first].why, "part "+a.parts[first].Name)
 		return
 	}
