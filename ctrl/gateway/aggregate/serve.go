@@ -16,6 +16,7 @@ import (
 	"sync"
 
 	"github.com/np-appliance/np/ctrl/gateway/exchange"
+	"github.com/np-appliance/np/ctrl/pool"
 	"github.com/np-appliance/np/ctrl/upstream"
 )
 
@@ -221,17 +222,12 @@ func (p *part) ask(ctx context.Context, req *http.Request, res *result) {
 // unsent is the reason of a request that got no answer.
 func unsent(err error) exchange.Reason {
 	var refusal *upstream.Refusal
+	var acquire *pool.AcquireError
 	switch {
 	case errors.As(err, &refusal):
-		switch refusal.Reason {
-		case upstream.ReasonBreaker:
-			return exchange.BreakerOpen
-		case upstream.ReasonInFlight, upstream.ReasonWaiting, upstream.ReasonConns:
-			return exchange.UpstreamFull
-		case upstream.ReasonWaitDeadline:
-			return exchange.UpstreamTimeout
-		}
-		return exchange.NoEndpoint
+		return exchange.OfRefusal(refusal.Reason)
+	case errors.As(err, &acquire) && acquire.Full():
+		return exchange.UpstreamFull
 	case errors.Is(err, upstream.ErrTryTimeout), errors.Is(err, context.DeadlineExceeded):
 		return exchange.UpstreamTimeout
 	}
