@@ -93,14 +93,14 @@ func TestSourceBesideReload(t *testing.T) {
 			select {
 			case <-stop:
 				return
-			default:
+			case <-time.After(50 * time.Microsecond):
 			}
 			if err := c.set(specs); err != nil {
 				t.Error(err)
 			}
 		}
 	}()
-	for i := range 20 {
+	for i := range 10 {
 		r.apply(t, load(t, text+fmt.Sprintf("pool.max = %d\npool.min = %d\npool.warm_up = true\n", 8+i, i%2)))
 	}
 	close(stop)
