@@ -16,10 +16,11 @@
 //
 // # Connections that ended while idle
 //
-// A connection used before is looked at when it is borrowed: one at its end, or with
-// bytes that nobody asked for, is closed. Looking needs a connection that
-// tells (a method Idle, as dataplane/netconn's) or has a descriptor ([syscall.Conn]),
-// itself or below TLS. When nothing of a response came on a connection
+// A connection used before is looked at when it is borrowed, or where it can be (package
+// sock) in one with sending the request and waiting for the response: one at its end, or
+// with bytes that nobody asked for, is closed, and the request goes to another. Looking needs
+// a connection that tells (a method Idle, as dataplane/netconn's) or has a descriptor
+// ([syscall.Conn]), itself or below TLS. When nothing of a response came on a connection
 // used before, and the request may be repeated or nothing of it was sent, it is sent once
 // more, on one that is new or was looked at.
 //
@@ -28,6 +29,9 @@
 // The request's context bounds everything, until the response's body is closed. Its end
 // sets a deadline in the past on the connection, which is then discarded. Nothing here
 // reads a clock but for the wait for 100 (Continue).
+//
+// The server's half of the protocol is in gateway/server, by whose rules requests of all
+// protocols are judged.
 //
 // It must not know: upstreams, routes, transports (a net.Conn is all), TLS.
 package h1
