@@ -208,7 +208,7 @@ func TestWriteAfterwards(t *testing.T) {
 // requests, which are kept as long as it is there.
 func TestClientGoneAhead(t *testing.T) {
 	begun, release, ended := make(chan struct{}), make(chan struct{}), make(chan error)
-	r := newRig(t, Config{Limits: Limits{Head: 40 * time.Millisecond}, Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+	r := newRig(t, Config{Limits: Limits{PassIdle: 40 * time.Millisecond}, Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { // so that the keeper looks often
 		if q.URL.Path != "/slow" {
 			return
 		}

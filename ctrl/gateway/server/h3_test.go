@@ -45,7 +45,7 @@ func TestLimits3(t *testing.T) {
 	echo := &rig{t: t}
 	handler := echo.handler()
 	r := newRig(t, Config{TLS: &tls.Config{Certificates: []tls.Certificate{cert}},
-		Limits: Limits{BodyStall: 150 * time.Millisecond, SendStall: 200 * time.Millisecond, HeadBytes: 4 << 10, Fields: 20, URIBytes: 500, ClientConns: 6},
+		Limits: Limits{BodyStall: time.Second, SendStall: time.Second, HeadBytes: 4 << 10, Fields: 20, URIBytes: 500, ClientConns: 6},
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path == "/endless" {
 				h.ServeHTTP(w, r)
