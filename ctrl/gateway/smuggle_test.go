@@ -3,6 +3,7 @@ package gateway
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -23,6 +24,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 
 	"github.com/np-appliance/np/ctrl/gateway/hostile"
+	"github.com/np-appliance/np/ctrl/gateway/server"
 	"github.com/np-appliance/np/ctrl/gateway/server/servertest"
 	"github.com/np-appliance/np/ctrl/gateway/target"
 )
@@ -256,17 +258,24 @@ type smuggler struct {
 
 func newSmuggler(t *testing.T, backend string) *smuggler {
 	t.Helper()
+	return smugglerOf(t, backend, "", "", nil, func(s *server.Server) (string, func()) { return servertest.Start(t, s, 10*time.Second) })
+}
+
+// smugglerOf is one whose listener has more keys, and is served by start; more is of the
+// configuration.
+func smugglerOf(t *testing.T, backend, keys, more string, tc *tls.Config, start func(*server.Server) (addr string, stop func())) *smuggler {
+	t.Helper()
 	file := filepath.Join(t.TempDir(), "access.json")
-	text := "http.body_timeout = \"200ms\"\nhttp.max_control = 0\nhttp.max_resets = 0\n" + fmt.Sprintf("[access_log]\nfile = %q\n", file) +
-		upstreamOf("u", backend) + "retry.attempts = 1\noutlier.consecutive_failures = 0\nbreaker.consecutive_failures = 0\n[[route]]\nname = \"all\"\npath_prefix = \"/\"\nupstream = \"u\"\n"
+	text := keys + "http.body_timeout = \"200ms\"\nhttp.max_control = 0\nhttp.max_resets = 0\n" + fmt.Sprintf("[access_log]\nfile = %q\n", file) +
+		upstreamOf("u", backend) + "retry.attempts = 1\noutlier.consecutive_failures = 0\nbreaker.consecutive_failures = 0\n[[route]]\nname = \"all\"\npath_prefix = \"/\"\nupstream = \"u\"\n" + more
 	g := New(Options{Dial: dialNet})
 	c := load(t, text)
 	(&rig{Gateway: g}).apply(t, c)
-	s, err := g.Server(c, &c.Listeners[0], nil)
+	s, err := g.Server(c, &c.Listeners[0], tc)
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr, stop := servertest.Start(t, s, 10*time.Second)
+	addr, stop := start(s)
 	end := sync.OnceValue(func() map[string]loggedLine {
 		stop()
 		g.Close()
@@ -482,6 +491,24 @@ func (s *streams) finish() {
 	}
 }
 
+// inner is a request in another's body or field.
+const inner = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
+
+// oddFields are such as would end a head, or say where a body ends, in HTTP/1.1.
+func oddFields(body string) [][]string {
+	return [][]string{
+		{"content-length", "5"}, {"content-length", "0"}, {"content-length", strconv.Itoa(len(body))}, {"content-length", "+5"}, {"content-length", "5", "content-length", "6"},
+		{"transfer-encoding", "chunked"}, {"transfer_encoding", "chunked"}, {"te", "trailers"}, {"connection", "transfer-encoding"}, {"upgrade", "h2c"},
+		{"x", "y\r\nTransfer-Encoding: chunked"}, {"x", "y\r\n\r\n" + inner}, {"x: y\r\nz", "a"}, {"x ", "y"}, {"host", "b"}, {"trailer", "content-length"},
+		{"expect", "100-continue"}, {"expect", "other"}, {"x-request-id", "forged"}, {"content_length", "5"}, {"transfer-encoding ", "chunked"},
+	}
+}
+
+// oddPaths are such as would end a line in HTTP/1.1, or be another's.
+func oddPaths() []string {
+	return []string{"/a b", "/a\r\nX: y", "/a HTTP/1.1\r\nHost: b\r\n\r\n", "/a#b", "http://b/", "*", "/a\tb", "/%0d%0a", "//b/c", "/..;/x"}
+}
+
 // down sends over HTTP/2 what would be more than one request in HTTP/1.1.
 func (m *smuggler) down() {
 	s := &streams{m: m}
@@ -491,20 +518,14 @@ func (m *smuggler) down() {
 		m.t.Logf("%d requests on the last connection, %d ended before", s.id/2, s.ended)
 	}()
 	request := s.request
-	const inner = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
 	for _, method := range []string{"GET", "POST", "HEAD", "G T", "GET /x HTTP/1.1\r\nX: y", "get"} {
 		for _, body := range []string{"", "hello", inner, "0\r\n\r\n" + inner} {
 			base := []string{":method", method, ":path", "/two"}
 			request(body, base...)
-			for _, more := range [][]string{
-				{"content-length", "5"}, {"content-length", "0"}, {"content-length", strconv.Itoa(len(body))}, {"content-length", "+5"}, {"content-length", "5", "content-length", "6"},
-				{"transfer-encoding", "chunked"}, {"transfer_encoding", "chunked"}, {"te", "trailers"}, {"connection", "transfer-encoding"}, {"upgrade", "h2c"},
-				{"x", "y\r\nTransfer-Encoding: chunked"}, {"x", "y\r\n\r\n" + inner}, {"x: y\r\nz", "a"}, {"x ", "y"}, {"host", "b"}, {"trailer", "content-length"},
-				{"expect", "100-continue"}, {"expect", "other"}, {"x-request-id", "forged"}, {"content_length", "5"}, {"transfer-encoding ", "chunked"},
-			} {
+			for _, more := range oddFields(body) {
 				request(body, append(slices.Clone(base), more...)...)
 			}
-			for _, path := range []string{"/a b", "/a\r\nX: y", "/a HTTP/1.1\r\nHost: b\r\n\r\n", "/a#b", "http://b/", "*", "/a\tb", "/%0d%0a", "//b/c", "/..;/x"} {
+			for _, path := range oddPaths() {
 				request(body, ":method", method, ":path", path)
 			}
 		}
