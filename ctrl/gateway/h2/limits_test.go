@@ -275,6 +275,26 @@ func TestNoReader(t *testing.T) {
 	}
 }
 
+// TestSettingsFirst: SETTINGS are acknowledged before anything is sent by them.
+func TestSettingsFirst(t *testing.T) {
+	r := newRig(t, Config{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "twelve bytes") })},
+		http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
+	r.ask(1, "GET", "/")
+	r.until("the answer to wait", func(c *Conn) bool {
+		return c.streams[1] != nil && c.streams[1].sendBy != 0 && len(c.out) == 0 && !c.flushing
+	})
+	_ = r.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1})
+	if _, head := r.next().(*http2.HeadersFrame); !head {
+		t.Error("no head")
+	}
+	if s, ok := r.next().(*http2.SettingsFrame); !ok || !s.IsAck() {
+		t.Error("something else comes before the acknowledgment")
+	}
+	if d, ok := r.next().(*http2.DataFrame); !ok || string(d.Data()) != "t" {
+		t.Error("not the one byte that there is a window for")
+	}
+}
+
 // TestDeadlines: those that a handler sets, and takes back.
 func TestDeadlines(t *testing.T) {
 	r := newRig(t, Config{Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {

@@ -467,11 +467,10 @@ func (c *Conn) takeSettings(f frame, p []byte) error {
 			}
 		}
 	}
-	if err := c.rewindow(first); err != nil {
-		return err
-	}
+	// The acknowledgment comes before what the new windows let out: a client may look for it
+	// before it takes anything by them.
 	c.out = appendFrame(c.outBuffer(), 0, typeSettings, flagAck, 0)
-	return nil
+	return c.rewindow(first)
 }
 
 // rewindow changes the window that streams begin with, and that of those there are (RFC
