@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // kind of a condition.
@@ -98,7 +99,10 @@ func (e *RuleError) Error() string { return fmt.Sprintf("%s rule %d: %v", e.List
 func (e *RuleError) Unwrap() error { return e.Err }
 
 // Rules say what may be done. See the package's text.
-type Rules struct{ allow, deny []rule }
+type Rules struct {
+	allow, deny []rule
+	envs        sync.Pool // *env
+}
 
 // Parse reads rules. The error joins a *RuleError for each that is wrong.
 func Parse(allow, deny []string) (*Rules, error) { return parse(allow, deny, nil) }

@@ -37,8 +37,19 @@ type Decision struct {
 
 // Check decides about a request.
 func (r *Rules) Check(req *http.Request, x *exchange.Exchange) Decision {
-	e := &env{req: req, x: x}
+	e, _ := r.envs.Get().(*env) // it would be allocated for each request
+	if e == nil {
+		e = &env{}
+	}
+	e.req, e.x = req, x
 	e.vars, e.segs = e.varSpace[:0], e.segSpace[:0]
+	d := r.check(e)
+	*e = env{} // nothing of a request is kept
+	r.envs.Put(e)
+	return d
+}
+
+func (r *Rules) check(e *env) Decision {
 	for i := range r.deny {
 		if e.rule(&r.deny[i], 0) != no {
 			return Decision{Rule: r.deny[i].text}
