@@ -40,7 +40,8 @@ type h1answer struct {
 	typed    bool // Content-Type needs not be found out
 	trailed  bool // there are fields with http.TrailerPrefix
 	declared []string
-	err      error // of sending
+	options  []string // Connection, as the handler has it
+	err      error    // of sending
 
 	mu        sync.Mutex // of 100 (Continue), which whoever reads the body sends
 	continues bool       // the client waits for it
@@ -95,7 +96,10 @@ func (a *h1answer) WriteHeader(status int) {
 		case "Transfer-Encoding":
 			continue
 		case "Connection":
-			a.close = a.close || len(values) > 0 && hasToken(values[0], "close")
+			a.options = values
+			for _, v := range values {
+				a.close = a.close || hasToken(v, "close")
+			}
 			continue
 		case "Date":
 			a.dated = true
@@ -233,7 +237,7 @@ func (a *h1answer) commit(p []byte, done bool) {
 	if !a.dated {
 		b = append(b, *s.date.Load()...)
 	}
-	if done && a.length < 0 && (!a.head || a.written > 0) && !a.hasTrailer() {
+	if done && a.length < 0 && (!a.head || a.written > 0) && (a.old || !a.hasTrailer()) {
 		a.length = a.written
 	}
 	known := true
@@ -250,12 +254,12 @@ func (a *h1answer) commit(p []byte, done bool) {
 		known = false
 	}
 	a.close = a.close || !known || a.status == http.StatusSwitchingProtocols || s.ending.Load() || !x.body.over() && x.body.unlikely()
-	switch named, ok := a.header["Connection"]; {
+	switch ok := len(a.options) > 0; {
 	case a.close && (ok || !a.old):
 		b = append(b, "Connection: close\r\n"...)
 	case a.close: // as HTTP/1.0 has it anyway
 	case ok:
-		b = appendFields(b, "Connection", named)
+		b = appendFields(b, "Connection", a.options)
 	case a.old:
 		b = append(b, "Connection: keep-alive\r\n"...)
 	}
