@@ -237,7 +237,7 @@ func (a *h1answer) commit(p []byte, done bool) {
 	if !a.dated {
 		b = append(b, *s.date.Load()...)
 	}
-	if done && a.length < 0 && (!a.head || a.written > 0) && (a.old || !a.hasTrailer()) {
+	if done && a.length < 0 && (!a.head || a.written > 0) && !a.hasTrailer() {
 		a.length = a.written
 	}
 	known := true
