@@ -114,7 +114,6 @@ func TestAnswerBeforeMore(t *testing.T) {
 		_, _ = io.WriteString(c, "\r\nGET /more HTTP/1.1\r\nHost: a\r\n\r\n")
 		sent <- struct{}{}
 		until(t, "its end", func() bool { return r.s.Stats().Running == 0 })
-		time.Sleep(time.Millisecond)
 		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
 		if err != nil {
 			t.Fatal(err)
