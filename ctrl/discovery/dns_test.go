@@ -482,3 +482,32 @@ func FuzzAnswer(f *testing.F) {
 		}
 	})
 }
+
+// TestNegativeTTL: that a name has nothing holds for as long as the zone's SOA says, and
+// without one for no time at all (RFC 2308 §5): a resolver that loses its zone for a
+// moment must not keep endpoints away for longer.
+func TestNegativeTTL(t *testing.T) {
+	t.Parallel()
+	q := new(dns.Msg).SetQuestion("api.test.", dns.TypeA)
+	for _, rcode := range []int{dns.RcodeSuccess, dns.RcodeNameError} {
+		for authority, want := range map[string]time.Duration{
+			"": 0,
+			"test. 300 IN SOA ns.test. admin.test. 1 7200 3600 1209600 7": 7 * time.Second,
+			"test. 4 IN SOA ns.test. admin.test. 1 7200 3600 1209600 60":  4 * time.Second,
+		} {
+			m := new(dns.Msg).SetRcode(q, rcode)
+			if authority != "" {
+				rr, err := dns.NewRR(authority)
+				if err != nil {
+					t.Fatal(err)
+				}
+				m.Ns = []dns.RR{rr}
+			}
+			a, links := answer{ttl: time.Hour}, 0
+			next, err := a.read(m, "api.test.", dns.TypeA, &links)
+			if err != nil || next != "" || a.none == "" || a.ttl != want {
+				t.Errorf("%s with authority %q: none %q for %v, next %q, %v; expected %v", dns.RcodeToString[rcode], authority, a.none, a.ttl, next, err, want)
+			}
+		}
+	}
+}

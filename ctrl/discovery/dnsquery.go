@@ -288,10 +288,15 @@ func (a *answer) read(m *dns.Msg, name string, kind uint16, links *int) (next st
 	if m.Rcode == dns.RcodeNameError {
 		a.none = "NXDOMAIN"
 	}
+	told := false
 	for _, rr := range m.Ns { // RFC 2308 §5
 		if soa, ok := rr.(*dns.SOA); ok {
 			a.least(min(soa.Hdr.Ttl, soa.Minttl))
+			told = true
 		}
+	}
+	if !told { // nobody says for how long this holds, so it is not to be kept (RFC 2308 §5)
+		a.ttl = 0
 	}
 	return "", nil
 }
