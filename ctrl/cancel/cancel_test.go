@@ -96,12 +96,13 @@ func TestForeignAtOnce(t *testing.T) {
 		outer, end := context.WithTimeoutCause(t.Context(), time.Hour, errWhy)
 		n := made(outer)
 		end()
-		var called bool
+		called := make(chan struct{}) // here, or there
 		var h Hook
-		h.Attach(n, func() { called = true })
-		if n.Err() != context.Canceled || !called {
-			t.Fatalf("%v, called %v", n.Err(), called)
+		h.Attach(n, func() { close(called) })
+		if n.Err() != context.Canceled {
+			t.Fatal(n.Err())
 		}
+		<-called
 	}
 }
 

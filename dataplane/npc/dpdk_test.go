@@ -48,8 +48,8 @@ func TestDPDKAFPacket(t *testing.T) {
 			r.listen("0.0.0.0:7", dataplane.SessionEcho)
 			r.listen("[2001:db8::1]:7", dataplane.SessionEcho)
 			for range 2 { // it goes, and comes again
-				r.sh("ping -c 2 -i 0.2 -W 30 198.18.0.1")
-				r.sh("ping -6 -c 2 -i 0.2 -W 30 2001:db8::1")
+				r.sh("ping -c 2 -i 0.2 -W 10 198.18.0.1")
+				r.sh("ping -6 -c 2 -i 0.2 -W 10 2001:db8::1")
 				r.echo("198.18.0.1:7", 3_000_000)
 				r.echo("[2001:db8::1]:7", 300_000)
 				var rx, tx uint64

@@ -142,18 +142,18 @@ func TestException(t *testing.T) {
 				k.listen("0.0.0.0:22")
 				k.listen("[2001:db8::50]:22")
 				k.listen("198.18.0.50:7")
-				r.sh("ping -c 2 -i 0.2 -W 30 198.18.0.50")
-				r.sh("ping -6 -c 2 -i 0.2 -W 30 2001:db8::50")
-				r.sh("ping -c 2 -i 0.2 -W 30 198.18.0.1")
+				r.sh("ping -c 2 -i 0.2 -W 10 198.18.0.50")
+				r.sh("ping -6 -c 2 -i 0.2 -W 10 2001:db8::50")
+				r.sh("ping -c 2 -i 0.2 -W 10 198.18.0.1")
 				r.echo("198.18.0.1:7", 300_000)
 				r.echo("[2001:db8::1]:7", 300_000)
 				r.greeted("198.18.0.50:22")
 				r.greeted("[2001:db8::50]:22")
 				r.greeted("198.18.0.50:7") // the appliance's port on the kernel's address
 				r.greeted("198.18.0.1:22") // the kernel's port on the appliance's address
-				k.sh("ping -c 1 -W 30 -I 198.18.0.50 198.18.0.2")
+				k.sh("ping -c 1 -W 10 -I 198.18.0.50 198.18.0.2")
 				passed, sent := r.counter(dataplane.CounterPassedPkts), r.counter(dataplane.CounterKernelTX)
-				if passed < 20 || sent < 20 || r.counter(dataplane.CounterICMPEcho) != 2 {
+				if passed < 20 || sent < 20 || r.counter(dataplane.CounterICMPEcho) < 2 {
 					t.Errorf("%d passed, %d sent, %d echoes of our own", passed, sent, r.counter(dataplane.CounterICMPEcho))
 				}
 				k.sh("ip link set npn0x down")
@@ -181,7 +181,7 @@ func TestExceptionRate(t *testing.T) {
 	inNamespaceWith(t, 1, func(cfg *dataplane.Config) { cfg.Exception.Rate = 100 }, func(r *rig) {
 		newKernelSide(r, dataplane.BackendAFPacket)
 		r.listen("0.0.0.0:7", dataplane.SessionEcho)
-		r.sh("ping -c 1 -W 30 198.18.0.50")
+		r.sh("ping -c 1 -W 10 198.18.0.50")
 		c, err := net.Dial("udp", "198.18.0.50:9")
 		r.must(err)
 		defer c.Close()

@@ -32,9 +32,9 @@ func (r *rig) addPacket(mtu int) {
 // exercise is what every port has to carry.
 func (r *rig) exercise(size int) {
 	r.t.Helper()
-	r.sh("ping -c 2 -i 0.2 -W 30 198.18.0.1")
-	r.sh("ping -6 -c 2 -i 0.2 -W 30 2001:db8::1")
-	r.sh("ping -c 1 -W 30 -s 1472 198.18.0.1")
+	r.sh("ping -c 2 -i 0.2 -W 10 198.18.0.1")
+	r.sh("ping -6 -c 2 -i 0.2 -W 10 2001:db8::1")
+	r.sh("ping -c 1 -W 10 -s 1472 198.18.0.1")
 	r.listen("0.0.0.0:7", dataplane.SessionEcho)
 	r.listen("[2001:db8::1]:7", dataplane.SessionEcho)
 	r.echo("198.18.0.1:7", size)
@@ -84,7 +84,7 @@ func TestPacketVeth(t *testing.T) {
 					r.sh("ethtool -K npn1 tx " + offload + " tso " + offload + " gso " + offload)
 					r.addPacket(1500)
 					r.exercise(3_000_000)
-					r.sh("ping -c 1 -W 30 -s 20000 198.18.0.1")
+					r.sh("ping -c 1 -W 10 -s 20000 198.18.0.1")
 					r.balanced()
 					var packets, bytes uint64
 					for _, q := range r.p.QueueStats(r.id) {
@@ -106,7 +106,7 @@ func TestPacketJumbo(t *testing.T) {
 		r.sh("ip link set npn1 mtu 9000")
 		r.addPacket(9000)
 		r.exercise(1_000_000)
-		r.sh("ping -c 1 -W 30 -M do -s 8972 198.18.0.1")
+		r.sh("ping -c 1 -W 10 -M do -s 8972 198.18.0.1")
 		r.balanced()
 	})
 }

@@ -85,7 +85,7 @@ func TestVethNeighbors(t *testing.T) {
 func TestVethIdle(t *testing.T) {
 	inNamespace(t, 2, func(r *rig) {
 		r.add()
-		r.sh("ping -c 1 -W 30 198.18.0.1")
+		r.sh("ping -c 1 -W 10 198.18.0.1")
 		used := func() time.Duration {
 			var u syscall.Rusage
 			r.must(syscall.Getrusage(syscall.RUSAGE_SELF, &u))

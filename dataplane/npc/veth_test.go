@@ -59,16 +59,23 @@ func (r *rig) must(err error) {
 func (r *rig) sh(cmd string) {
 	r.t.Helper()
 	f := strings.Fields(cmd)
-	again := 1
-	if f[0] == "ping" { // for one answer each: where one has come, ping waits for the last only twice as long as that took
-		i := slices.Index(f, "-c") + 1
+	again, tries := 1, 1
+	if i := slices.Index(f, "ping"); i >= 0 { // for one answer each: where one has come, ping waits for the last only twice as long as that took
+		i = i + 1 + slices.Index(f[i:], "-c")
 		again, _ = strconv.Atoi(f[i])
 		f[i] = "1"
+		tries = 5 // a datagram may be lost
 	}
 	for range again {
-		if out, err := exec.Command(f[0], f[1:]...).CombinedOutput(); err != nil {
-			r.t.Errorf("%s: %v: %s", cmd, err, out)
-			runtime.Goexit()
+		for try := 1; ; try++ {
+			out, err := exec.Command(f[0], f[1:]...).CombinedOutput()
+			if err == nil {
+				break
+			}
+			if try == tries {
+				r.t.Errorf("%s: %v: %s", cmd, err, out)
+				runtime.Goexit()
+			}
 		}
 	}
 }
@@ -247,8 +254,8 @@ func TestVeth(t *testing.T) {
 	for _, cores := range []int{1, 2} {
 		inNamespace(t, cores, func(r *rig) {
 			r.add()
-			r.sh("ping -c 2 -i 0.2 -W 30 198.18.0.1")
-			r.sh("ping -6 -c 2 -i 0.2 -W 30 2001:db8::1")
+			r.sh("ping -c 2 -i 0.2 -W 10 198.18.0.1")
+			r.sh("ping -6 -c 2 -i 0.2 -W 10 2001:db8::1")
 			r.listen("0.0.0.0:7", dataplane.SessionEcho)
 			r.listen("[2001:db8::1]:7", dataplane.SessionEcho)
 			r.echo("198.18.0.1:7", 300_000)
@@ -389,7 +396,7 @@ func TestVethReturns(t *testing.T) {
 		r.must(err)
 		r.steer(qs)
 		r.echo("198.18.0.1:7", 1000)
-		r.sh("ping -6 -c 1 -W 30 2001:db8::1")
+		r.sh("ping -6 -c 1 -W 10 2001:db8::1")
 		if qs := r.p.QueueStats(r.id); len(qs) != 2 || qs[0].Down || qs[1].Down {
 			t.Errorf("%+v", qs)
 		}
@@ -416,7 +423,7 @@ func TestVethUndone(t *testing.T) {
 			t.Error("number of the interface that failed is not free:", id)
 		}
 		r.steer(qs)
-		r.sh("ping -c 1 -W 30 198.18.0.1")
+		r.sh("ping -c 1 -W 10 198.18.0.1")
 		if _, _, err := r.p.AddInterface(t.Context(), cfg); !errors.Is(err, dataplane.CodeExists) {
 			t.Error("the same interface twice:", err)
 		}
@@ -434,6 +441,6 @@ func TestVethUndone(t *testing.T) {
 		}
 		r.sh("ip addr add 198.18.7.2/24 dev npn1.7")
 		r.sh("ip link set npn1.7 up")
-		r.sh("ping -c 1 -W 30 198.18.7.1")
+		r.sh("ping -c 1 -W 10 198.18.7.1")
 	})
 }
