@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/np-appliance/np/ctrl/linked"
 )
 
 // Context is a [context.Context] to be embedded. It is ready after Init and must not be
@@ -15,8 +17,8 @@ type Context struct {
 	ended  atomic.Pointer[ending]
 
 	mu    sync.Mutex
-	done  chan struct{} // nil: nobody asked
-	first *Hook         // those that wait
+	done  chan struct{}      // nil: nobody asked
+	hooks linked.List[*Hook] // those that wait
 }
 
 // ending is why a context has ended.
@@ -132,21 +134,16 @@ func (c *Context) end(e *ending) {
 		c.mu.Unlock()
 		return
 	}
-	c.ended.Store(e)
-	first := c.first
-	c.first = nil
-	for h := first; h != nil; h = h.next {
-		h.linked = false
-	}
+	c.ended.Store(e) // no hook is added any more
 	if c.done != nil {
 		close(c.done)
 	}
-	c.mu.Unlock()
-	for h := first; h != nil; {
-		next := h.next
-		h.run(e)
-		h = next
+	for n := c.hooks.PopFront(); n != nil; n = c.hooks.PopFront() { // bound: those attached
+		c.mu.Unlock()
+		n.Value.run(e)
+		c.mu.Lock()
 	}
+	c.mu.Unlock()
 }
 
 // Hook waits for the end of a context. The zero value waits for nothing. It must not be
@@ -155,12 +152,11 @@ type Hook struct {
 	f     func()
 	child *Context // ended in place of a call of f
 
-	at         *Context // where it is linked, or was
-	linked     bool     // guarded by at.mu
-	prev, next *Hook
-	foreign    bool        // the context is none of ours
-	never      bool        // it never ends
-	stop       func() bool // of package context
+	at      *Context           // where it waits, or did
+	place   linked.Node[*Hook] // guarded by at.mu
+	foreign bool               // the context is none of ours
+	never   bool               // it never ends
+	stop    func() bool        // of package context
 }
 
 // Attach has f called when ctx has ended, at once if it has, by whoever ends it: f must
@@ -183,11 +179,8 @@ func (h *Hook) attach(ctx context.Context) {
 	c.mu.Lock()
 	e := c.ended.Load()
 	if e == nil {
-		h.at, h.linked, h.prev, h.next = c, true, nil, c.first
-		if c.first != nil {
-			c.first.prev = h
-		}
-		c.first = h
+		h.at, h.place.Value = c, h
+		c.hooks.PushFront(&h.place)
 	}
 	c.mu.Unlock()
 	if e != nil {
@@ -228,18 +221,9 @@ func (h *Hook) Stop() bool {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !h.linked {
+	if !h.place.In() {
 		return false
 	}
-	h.linked = false
-	if h.prev != nil {
-		h.prev.next = h.next
-	} else {
-		c.first = h.next
-	}
-	if h.next != nil {
-		h.next.prev = h.prev
-	}
-	h.prev, h.next = nil, nil
+	c.hooks.Remove(&h.place)
 	return true
 }

@@ -124,7 +124,7 @@ func TestOthersTurn(t *testing.T) {
 	r.ask(1, "GET", "/", "priority", "u=2")
 	r.ask(3, "GET", "/", "priority", "u=3")
 	r.until("both to wait", func(c *Conn) bool {
-		return c.window == 0 && c.streams[1] != nil && c.streams[3] != nil && c.streams[1].listed && c.streams[3].listed
+		return c.window == 0 && c.streams[1] != nil && c.streams[3] != nil && c.streams[1].place.In() && c.streams[3].place.In()
 	})
 	for range 12 { // of five seconds each
 		r.pass(5 * time.Second)

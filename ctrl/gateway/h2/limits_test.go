@@ -343,7 +343,7 @@ func TestOrder(t *testing.T) {
 	r.until("all of them", func(c *Conn) bool {
 		n := 0
 		for _, st := range c.streams {
-			if st.listed {
+			if st.place.In() {
 				n++
 			}
 		}

@@ -1,6 +1,10 @@
 package h2
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/np-appliance/np/ctrl/linked"
+)
 
 // priority is RFC 9218's: 0 is the most urgent.
 type priority struct {
@@ -40,11 +44,9 @@ func parsePriority(p priority, s string) priority {
 // order in which they were asked for, those that can use parts of it take turns; where
 // there are both, each kind gets half (RFC 9218 §10).
 type ready struct {
-	lists [8][2]readyList
+	lists [8][2]linked.List[*stream]
 	turns bool // the next is one of those that take turns
 }
-
-type readyList struct{ first, last *stream }
 
 func index(b bool) int {
 	if b {
@@ -55,69 +57,50 @@ func index(b bool) int {
 
 // add puts a stream into its list.
 func (r *ready) add(st *stream) {
-	if st.listed {
+	if st.place.In() {
 		return
 	}
-	st.listed = true
-	l := &r.lists[st.prio.urgency][index(st.prio.incremental)]
-	before := l.last
+	l := r.listOf(st)
+	before := l.Back()
 	if !st.prio.incremental {
-		for before != nil && before.id > st.id { // bound: Config.Streams
-			before = before.prev
+		for before != nil && before.Value.id > st.id { // bound: Config.Streams
+			before = before.Prev()
 		}
 	}
-	st.prev = before
-	if before != nil {
-		st.next, before.next = before.next, st
-	} else {
-		st.next, l.first = l.first, st
-	}
-	if st.next != nil {
-		st.next.prev = st
-	} else {
-		l.last = st
-	}
+	st.place.Value = st
+	l.InsertAfter(&st.place, before)
 }
 
 // remove takes a stream out.
 func (r *ready) remove(st *stream) {
-	if !st.listed {
-		return
+	if st.place.In() {
+		r.listOf(st).Remove(&st.place)
 	}
-	st.listed = false
-	l := &r.lists[st.prio.urgency][index(st.prio.incremental)]
-	if st.prev != nil {
-		st.prev.next = st.next
-	} else {
-		l.first = st.next
-	}
-	if st.next != nil {
-		st.next.prev = st.prev
-	} else {
-		l.last = st.prev
-	}
-	st.prev, st.next = nil, nil
+}
+
+func (r *ready) listOf(st *stream) *linked.List[*stream] {
+	return &r.lists[st.prio.urgency][index(st.prio.incremental)]
 }
 
 // pick returns the stream whose turn it is; nil: there is none.
 func (r *ready) pick() *stream {
 	for u := range r.lists {
-		one, many := r.lists[u][0].first, r.lists[u][1].first
+		one, many := r.lists[u][0].Front(), r.lists[u][1].Front()
 		if one == nil && many == nil {
 			continue
 		}
 		r.turns = !r.turns
 		if many == nil || one != nil && r.turns {
-			return one
+			return one.Value
 		}
-		return many
+		return many.Value
 	}
 	return nil
 }
 
 // move gives a stream another priority.
 func (r *ready) move(st *stream, p priority) {
-	if !st.listed {
+	if !st.place.In() {
 		st.prio = p
 		return
 	}

@@ -124,7 +124,7 @@ func (r *rig) connect() {
 			r.t.Errorf("after the end: %d streams, %d handlers, flushing %v", len(r.c.streams), r.c.running, r.c.flushing)
 		}
 		for u := range r.c.ready.lists {
-			if r.c.ready.lists[u][0].first != nil || r.c.ready.lists[u][1].first != nil {
+			if r.c.ready.lists[u][0].Len() > 0 || r.c.ready.lists[u][1].Len() > 0 {
 				r.t.Error("streams in the scheduler after the end")
 			}
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/np-appliance/np/ctrl/cancel"
+	"github.com/np-appliance/np/ctrl/linked"
 )
 
 // stream is a request and its answer. It is the handler's http.ResponseWriter, and as a
@@ -64,9 +65,8 @@ type stream struct {
 	canSend sync.Cond
 	lateOut deadline
 
-	prio       priority
-	listed     bool
-	prev, next *stream
+	prio  priority
+	place linked.Node[*stream] // among those that are ready
 }
 
 // deadline is one that a handler set.

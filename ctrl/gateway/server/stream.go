@@ -10,11 +10,12 @@ import (
 	"github.com/quic-go/quic-go/http3"
 
 	"github.com/np-appliance/np/ctrl/gateway/exchange"
+	"github.com/np-appliance/np/ctrl/linked"
 )
 
-// stream is a request of HTTP/2 or HTTP/3 that is being handled: its body and its answer
-// have time limits of their own, because the connection goes on when they stand still. It
-// is the handler's http.ResponseWriter.
+// stream is a request of HTTP/3 that is being handled: its body and its answer have time
+// limits of their own, because the connection goes on when they stand still. It is the
+// handler's http.ResponseWriter.
 type stream struct {
 	http.ResponseWriter
 	conn *Conn
@@ -26,45 +27,36 @@ type stream struct {
 	slow            atomic.Bool // the body was broken off
 	unsent          int         // bytes written since the last flush
 
-	mu   sync.Mutex // between the keeper and the handler's end
-	done bool
-	prev *stream // of the connection's list, under its mutex
-	next *stream
+	mu    sync.Mutex // between the keeper and the handler's end
+	done  bool
+	place linked.Node[*stream] // in the connection's list, under its mutex
 }
 
 // streams is the list of a connection's.
 type streams struct {
-	mu    sync.Mutex
-	first *stream
+	mu   sync.Mutex
+	list linked.List[*stream]
 }
 
 func (l *streams) add(st *stream) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if st.next = l.first; st.next != nil {
-		st.next.prev = st
-	}
-	l.first = st
+	st.place.Value = st
+	l.list.PushFront(&st.place)
 }
 
 func (l *streams) remove(st *stream) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if st.prev != nil {
-		st.prev.next = st.next
-	} else {
-		l.first = st.next
-	}
-	if st.next != nil {
-		st.next.prev = st.prev
-	}
+	l.list.Remove(&st.place)
 }
 
 // late appends the streams that wait for too long.
 func (l *streams) late(now int64, to []*stream) []*stream {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for st := l.first; st != nil; st = st.next { // bound: Limits.Streams
+	for n := l.list.Front(); n != nil; n = n.Next() { // bound: Limits.Streams
+		st := n.Value
 		if r, w := st.readBy.Load(), st.writeBy.Load(); r != 0 && now > r || w != 0 && now > w {
 			to = append(to, st)
 		}
@@ -84,8 +76,8 @@ func newStream(c *Conn, w http.ResponseWriter, r *http.Request) *stream {
 	return st
 }
 
-// finish ends it. What the handler has not flushed the engine sends now: HTTP/2's waits
-// for the client's window without an end but this.
+// finish ends it. What the handler has not flushed the engine sends now, and waits for the
+// client's window without an end but this.
 func (st *stream) finish() {
 	st.mu.Lock()
 	st.done = true
