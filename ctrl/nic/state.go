@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/np-appliance/np/ctrl/host"
+	"github.com/np-appliance/np/ctrl/wholefile"
 )
 
 // Link is what the kernel's interface had and will have again.
@@ -133,18 +134,8 @@ func (s *State) save(dir string) error {
 	if err != nil {
 		return fmt.Errorf("write state of %s: %w", s.Name, err)
 	}
-	tmp := file(dir, s.PCI) + ".new"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, 0o600)
-	if err != nil {
+	if err := wholefile.Replace(file(dir, s.PCI), append(b, '\n'), 0o600); err != nil {
 		return fmt.Errorf("write state of %s: %w", s.Name, err)
-	}
-	_, err = f.Write(append(b, '\n'))
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(tmp, file(dir, s.PCI))
-	}
-	if err != nil {
-		return fmt.Errorf("write state of %s: %w", s.Name, errors.Join(err, os.Remove(tmp)))
 	}
 	return nil
 }

@@ -15,6 +15,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/np-appliance/np/ctrl/wholefile"
 )
 
 // Generated is what [Generate] made, PEM.
@@ -192,27 +194,10 @@ func (g *Generated) Save(dir string, overwrite bool) ([]string, error) {
 			continue
 		}
 		path := filepath.Join(dir, f.name)
-		if err := writeWhole(path, f.data, f.mode); err != nil {
+		if err := wholefile.Replace(path, f.data, f.mode); err != nil {
 			return wrote, err
 		}
 		wrote = append(wrote, path)
 	}
 	return wrote, nil
-}
-
-// writeWhole writes under another name first: a crash leaves the old file or the new one.
-func writeWhole(path string, data []byte, mode os.FileMode) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		err = errors.Join(err, os.Remove(f.Name()))
-	}
-	return err
 }
