@@ -19,6 +19,7 @@ const (
 	CounterBusyNS                             // time spent in turns that found work
 	CounterIdleSleeps                         // times the core went to sleep
 	CounterHandedOn                           // segments and ICMP errors for no connection here, handed to another core; a segment is received there too
+	CounterUnclaimed                          // connections from peers taken in without a claim on their flow, as the table had no room for it: a SYN sent again may make another on another core
 	CounterSteered                            // segments given to the core that their flow names; received there too
 	CounterLaneTX                             // packets of cores without a queue, sent by this core's; among tx_packets_total of both
 	CounterLoansOwed                          // buffers to be lent to the control plane that the pool cannot spare now
@@ -264,6 +265,7 @@ var counterMeta = [CounterCount]CounterMeta{
 	{Name: "core_busy_nanoseconds_total", Help: "time spent in turns that found work"},
 	{Name: "core_sleeps_total", Help: "times the core went to sleep"},
 	{Name: "core_handed_on_total", Help: "segments and ICMP errors for no connection here, handed to another core; a segment is received there too"},
+	{Name: "core_unclaimed_total", Help: "connections from peers taken in without a claim on their flow, as the table had no room for it: a SYN sent again may make another on another core"},
 	{Name: "core_steered_total", Help: "segments given to the core that their flow names; received there too"},
 	{Name: "core_lane_packets_total", Help: "packets of cores without a queue, sent by this core's; among tx_packets_total of both"},
 	{Name: "core_loans_owed", Help: "buffers to be lent to the control plane that the pool cannot spare now"},

@@ -6,7 +6,7 @@
  * Claims are words in a table of which each core's memory has a part: the flow's hash, keyed by the plane's secret,
  * says which part, and which 16 slots of it may hold the claim. They are taken and dropped once in a connection's
  * life and read when a SYN or a stray segment comes; a hash of 56 bits stands for the flow. Where all slots are
- * taken, which the number of connections makes very rare, the flow goes without. */
+ * taken, which the number of connections makes very rare, the flow goes without, and is counted. */
 #include "core/internal.h"
 
 #define SLOTS 16u
@@ -79,7 +79,7 @@ uint32_t np_claim_take(struct np_core *core, const struct np_flow *flow) {
     uint32_t at;
     uint32_t who = others(slot, hash, SLOTS, &at);
     if (who != NP_CLAIM_NONE) return who;
-    if (at == SLOTS) return core->index;
+    if (at == SLOTS) break;
     uint64_t empty = 0;
     if (!__atomic_compare_exchange_n(&slot[at], &empty, mine, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) continue;
     uint32_t room;
@@ -88,7 +88,8 @@ uint32_t np_claim_take(struct np_core *core, const struct np_flow *flow) {
     __atomic_store_n(&slot[at], 0, __ATOMIC_SEQ_CST);
     return who;
   }
-  return core->index; /* others took slot after slot meanwhile */
+  core->counters->counter[NP_C_UNCLAIMED]++; /* all are taken, or were by others meanwhile */
+  return core->index;
 }
 
 void np_claim_drop(struct np_core *core, const struct np_flow *flow) {

@@ -199,7 +199,7 @@ static void test_cookie_and_half_open(void **state) {
   }
 }
 
-/* Where there is no room for a claim the flow goes without. */
+/* Where there is no room for a claim the flow goes without, and is counted. */
 static void test_no_room(void **state) {
   (void)state;
   struct rig r[CORES];
@@ -211,6 +211,7 @@ static void test_no_room(void **state) {
   (void)only_frame(r);
   assert_int_equal(conns(r, &where), 1);
   assert_int_equal(where, 2);
+  for (uint32_t i = 0; i < CORES; i++) assert_int_equal(r[i].core->counters->counter[NP_C_UNCLAIMED], i == 2);
   end(r, CORES);
 }
 
