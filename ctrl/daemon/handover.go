@@ -261,7 +261,8 @@ func (h *httpService) Shutdown(ctx context.Context) error {
 }
 
 // pairs takes the listeners that are swapped out of what is to be closed and opened, and
-// those that move: their new address is opened before the old one is closed.
+// those that move: their new address is opened before the old one is closed, which nobody
+// else may be waiting for.
 func pairs(del, add []config.Listener, byNet func(name string) bool) (restDel, restAdd []config.Listener, swaps, moves [][2]config.Listener) {
 	taken := map[string]bool{}
 	for _, n := range add {
@@ -269,7 +270,8 @@ func pairs(del, add []config.Listener, byNet func(name string) bool) (restDel, r
 		switch {
 		case i >= 0 && swappable(&del[i], &n, byNet(n.Name)):
 			swaps = append(swaps, [2]config.Listener{del[i], n})
-		case i >= 0 && !slices.ContainsFunc(del, func(o config.Listener) bool { return samePlace(&o, &n) }):
+		case i >= 0 && !slices.ContainsFunc(del, func(o config.Listener) bool { return samePlace(&o, &n) }) &&
+			!slices.ContainsFunc(add, func(o config.Listener) bool { return samePlace(&o, &del[i]) }):
 			moves = append(moves, [2]config.Listener{del[i], n})
 		default:
 			restAdd = append(restAdd, n)

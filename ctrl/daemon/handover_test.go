@@ -108,4 +108,9 @@ func TestSwappable(t *testing.T) {
 	if del, add, _, moves = pairs([]config.Listener{base, moved}, []config.Listener{there}, byNet); len(del) != 2 || len(add) != 1 || len(moves) != 0 {
 		t.Errorf("%v\n%v\n%v", del, add, moves)
 	}
+	there.Address = ":91" // and somebody new wants to be where it was
+	other := *with(func(l *config.Listener) { l.Name, l.Address = "o", "127.0.0.1:90" })
+	if del, add, _, moves = pairs([]config.Listener{moved}, []config.Listener{other, there}, byNet); len(del) != 1 || len(add) != 2 || len(moves) != 0 {
+		t.Errorf("%v\n%v\n%v", del, add, moves)
+	}
 }

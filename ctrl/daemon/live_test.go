@@ -208,6 +208,26 @@ func TestReloadMoves(t *testing.T) {
 	}
 }
 
+// TestReloadMovesOn: a listener moves away, and another one, new or moved too, takes the
+// address that it had.
+func TestReloadMovesOn(t *testing.T) {
+	l := newLiveWorld(t)
+	first, second, third := l.address, freePort(t), freePort(t)
+	other := func(address string) string {
+		return fmt.Sprintf("[[listener]]\nname = \"other\"\naddress = %q\nprotocol = \"http\"\n", address)
+	}
+	for _, one := range [][2]string{{second, first}, {first, second}, {second, third}} { // the last: after the other one
+		l.address = one[0]
+		l.reload(l.config("", other(one[1])), "configuration reloaded")
+		for _, at := range one {
+			l.address = at
+			if err := l.get(l.client(false), "http"); err != nil {
+				t.Errorf("%v: %v", one, err)
+			}
+		}
+	}
+}
+
 // TestListenersOfBothKinds: what is served on Go's sockets is nobody else's: closing it
 // leaves listeners of the plane alone.
 func TestListenersOfBothKinds(t *testing.T) {
