@@ -453,7 +453,8 @@ func valueText(f protoreflect.FieldDescriptor, v protoreflect.Value, o *JSONOpti
 	return v.String(), nil // bool and integers
 }
 
-// query are the fields that neither the path nor the body has.
+// query are the fields that neither the path nor the body has. A message with nothing in it
+// has no parameter, as with clients that make such requests themselves.
 func (b *binding) query(m protoreflect.Message, o *JSONOptions) (string, error) {
 	if b.body == bodyAll {
 		return "", nil
