@@ -39,7 +39,6 @@ type answer struct {
 	one       []byte // the message of a unary answer
 	messages  int
 	begun     bool // the client has its head
-	raw       bool // what it gets is no JSON
 	bad       error
 }
 
@@ -136,9 +135,9 @@ func (o *answer) begin(rawKind string) error {
 	if o.begun {
 		return nil
 	}
-	o.begun, o.raw = true, rawKind != ""
+	o.begun = true
 	h := o.w.Header()
-	o.metadata(h, o.header)
+	copyMetadata(h, o.header)
 	switch {
 	case rawKind != "":
 		h.Set("Content-Type", rawKind)
@@ -193,33 +192,68 @@ func (c *codec) value(raw []byte) (value []byte, kind string, err error) {
 	if err := (proto.UnmarshalOptions{Resolver: c.schema.types, RecursionLimit: maxJSONDepth}).Unmarshal(raw, m); err != nil {
 		return nil, "", fmt.Errorf("%w: the message is no %s", errFrame, m.Descriptor().FullName())
 	}
-	var target protoreflect.Message = m
-	single := c.b.response == nil
-	if f := c.b.response; f != nil && f.Message() != nil && !f.IsList() && !f.IsMap() {
-		target, single = m.Get(f).Message(), true
+	if c.b.rawAnswer() {
+		value, kind = readBody(m, c.b.response)
+		return value, kind, nil
 	}
-	if single && target.Descriptor().FullName() == httpBody {
-		fields := target.Descriptor().Fields()
-		kind = target.Get(fields.ByName("content_type")).String()
-		if kind == "" || strings.ContainsAny(kind, "\r\n\x00") {
-			kind = "application/octet-stream"
-		}
-		return target.Get(fields.ByName("data")).Bytes(), kind, nil
+	value, err = valueJSON(m, c.b.response, c.opts.marshal(c.schema))
+	return value, "", err
+}
+
+// rawAnswer says whether answers are a google.api.HttpBody.
+func (b *binding) rawAnswer() bool {
+	if f := b.response; f != nil {
+		return isMessage(f) && f.Message().FullName() == httpBody
 	}
-	opts := c.opts.marshal(c.schema)
-	if single {
-		value, err = opts.Marshal(target.Interface())
-	} else {
-		value, err = fieldJSON(m, c.b.response, opts)
+	return b.method.desc.Output().FullName() == httpBody
+}
+
+// isMessage says whether a field has one message.
+func isMessage(f protoreflect.FieldDescriptor) bool {
+	return f.Message() != nil && !f.IsList() && !f.IsMap()
+}
+
+// readBody reads a google.api.HttpBody: a message, or (f is not nil) a field of it.
+func readBody(m protoreflect.Message, f protoreflect.FieldDescriptor) (data []byte, kind string) {
+	if f != nil {
+		m = m.Get(f).Message()
+	}
+	fields := m.Descriptor().Fields()
+	kind = m.Get(fields.ByName("content_type")).String()
+	if kind == "" || strings.ContainsFunc(kind, func(c rune) bool { return c < ' ' || c > '~' }) {
+		kind = "application/octet-stream"
+	}
+	return m.Get(fields.ByName("data")).Bytes(), kind
+}
+
+// writeBody is readBody's other way round.
+func writeBody(m protoreflect.Message, f protoreflect.FieldDescriptor, data []byte, kind string) {
+	if f != nil {
+		m = m.Mutable(f).Message()
+	}
+	fields := m.Descriptor().Fields()
+	m.Set(fields.ByName("content_type"), protoreflect.ValueOfString(kind))
+	m.Set(fields.ByName("data"), protoreflect.ValueOfBytes(data))
+}
+
+// valueJSON makes compact JSON of a message, or (f is not nil) of a field of it alone.
+func valueJSON(m *dynamicpb.Message, f protoreflect.FieldDescriptor, opts protojson.MarshalOptions) (value []byte, err error) {
+	switch {
+	case f == nil:
+		value, err = opts.Marshal(m)
+	case isMessage(f):
+		value, err = opts.Marshal(m.Get(f).Message().Interface())
+	default:
+		value, err = fieldJSON(m, f, opts)
 	}
 	if err != nil {
-		return nil, "", fmt.Errorf("make JSON of %s: %w", m.Descriptor().FullName(), err)
+		return nil, fmt.Errorf("make JSON of %s: %w", m.Descriptor().FullName(), err)
 	}
 	var b bytes.Buffer // protojson puts spaces in at random
 	if err := json.Compact(&b, value); err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	return b.Bytes(), "", nil
+	return b.Bytes(), nil
 }
 
 // fieldJSON makes JSON of a scalar, list or map field alone.
@@ -244,23 +278,28 @@ func fieldJSON(m *dynamicpb.Message, f protoreflect.FieldDescriptor, opts protoj
 	return all[f.JSONName()], nil
 }
 
-// metadata copies a backend's fields to the client, but for those of gRPC.
-func (o *answer) metadata(to, from http.Header) {
+// copyMetadata copies an answer's fields to the client.
+func copyMetadata(to, from http.Header) {
 	for name, v := range from {
-		if strings.HasPrefix(name, http.TrailerPrefix) || strings.HasPrefix(name, "Grpc-") {
-			continue
+		if isMetadata(name) {
+			to[name] = v
 		}
-		switch name {
-		case "Content-Type", "Content-Length", "Content-Encoding", "Trailer", "Transfer-Encoding", "Te", "Connection":
-			continue
-		}
-		to[name] = v
 	}
+}
+
+// isMetadata says whether a field goes from one side to the other: those of gRPC, of the body
+// and of the connection don't.
+func isMetadata(name string) bool {
+	switch name {
+	case "Content-Type", "Content-Length", "Content-Encoding", "Content-Range":
+		return false
+	}
+	return !strings.HasPrefix(name, http.TrailerPrefix) && !strings.HasPrefix(name, "Grpc-") && !exchange.PerConnection(name)
 }
 
 // finish ends the answer once whoever forwarded is done, or gave up.
 func (o *answer) finish(panicked any) {
-	if panicked != nil && (panicked != http.ErrAbortHandler || o.r.Context().Err() != nil && !deadline(o.r.Context())) {
+	if panicked != nil && (panicked != http.ErrAbortHandler || clientLeft(o.r.Context())) {
 		panic(panicked)
 	}
 	trailers := takeTrailers(o.header, o.announced)
@@ -378,14 +417,14 @@ func (o *answer) fail(st *status.Status, trailers http.Header) {
 	h := o.w.Header()
 	if o.begun {
 		setTrailers(h, int(st.GetCode()), st.GetMessage())
-		if !o.raw {
+		if !o.codec.b.rawAnswer() {
 			_ = o.element(append(append([]byte(`{"error":`), value...), '}'), "error", false) // the client is gone if it fails
 			o.close()
 		}
 		return
 	}
-	o.metadata(h, o.header)
-	o.metadata(h, trailers)
+	copyMetadata(h, o.header)
+	copyMetadata(h, trailers)
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", strconv.Itoa(len(value)))
 	h.Set("X-Content-Type-Options", "nosniff")
@@ -408,7 +447,7 @@ func (o *answer) close() {
 
 // end ends a stream that went well.
 func (o *answer) end(trailers http.Header) {
-	raw := o.codec.b.response == nil && o.codec.b.method.desc.Output().FullName() == httpBody
+	raw := o.codec.b.rawAnswer()
 	kind := ""
 	if raw {
 		kind = "application/octet-stream"
@@ -441,8 +480,8 @@ func (o *answer) unary(trailers http.Header) {
 		return
 	}
 	h := o.w.Header()
-	o.metadata(h, o.header)
-	o.metadata(h, trailers)
+	copyMetadata(h, o.header)
+	copyMetadata(h, trailers)
 	if kind == "" {
 		kind = "application/json"
 	}

@@ -104,13 +104,7 @@ func (b *binding) rawBody() protoreflect.MessageDescriptor {
 }
 
 func (b *binding) setRaw(m *dynamicpb.Message, contentType string, body []byte) {
-	var to protoreflect.Message = m
-	if b.body == bodyField {
-		to = m.Mutable(b.field).Message()
-	}
-	fields := to.Descriptor().Fields()
-	to.Set(fields.ByName("content_type"), protoreflect.ValueOfString(contentType))
-	to.Set(fields.ByName("data"), protoreflect.ValueOfBytes(body))
+	writeBody(m, b.field, body, contentType)
 }
 
 // whole reads a body of at most max bytes.

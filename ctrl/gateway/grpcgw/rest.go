@@ -243,42 +243,20 @@ func choose(list []*binding, m *dynamicpb.Message) (b *binding, path string, err
 // body makes the body; kind is its type, "": there is none.
 func (s *rest) body(b *binding, m *dynamicpb.Message) (body []byte, kind string, err error) {
 	if b.rawBody() != nil {
-		var from protoreflect.Message = m
-		if b.body == bodyField {
-			from = m.Get(b.field).Message()
-		}
-		fields := from.Descriptor().Fields()
-		kind = from.Get(fields.ByName("content_type")).String()
-		if kind == "" || strings.ContainsFunc(kind, func(c rune) bool { return c < ' ' || c > '~' }) {
-			kind = "application/octet-stream"
-		}
-		return from.Get(fields.ByName("data")).Bytes(), kind, nil
+		body, kind = readBody(m, b.field)
+		return body, kind, nil
 	}
-	opts := s.opts.marshal(s.schema)
 	switch b.body {
 	case bodyNone:
 		return nil, "", nil
-	case bodyField:
-		if f := b.field; f.Message() != nil && !f.IsList() && !f.IsMap() {
-			body, err = opts.Marshal(m.Get(f).Message().Interface())
-		} else {
-			body, err = fieldJSON(m, f, opts)
-		}
-	default:
-		rest := proto.Clone(m).(*dynamicpb.Message)
+	case bodyAll:
+		m = proto.Clone(m).(*dynamicpb.Message)
 		for _, v := range b.vars {
-			clearField(rest, v)
+			clearField(m, v)
 		}
-		body, err = opts.Marshal(rest)
 	}
-	if err != nil {
-		return nil, "", fmt.Errorf("make JSON of %s: %w", m.Descriptor().FullName(), err)
-	}
-	var out bytes.Buffer // protojson puts spaces in at random
-	if err := json.Compact(&out, body); err != nil {
-		return nil, "", err
-	}
-	return out.Bytes(), "application/json", nil
+	body, err = valueJSON(m, b.field, s.opts.marshal(s.schema))
+	return body, "application/json", err
 }
 
 func clearField(m protoreflect.Message, fields []protoreflect.FieldDescriptor) {

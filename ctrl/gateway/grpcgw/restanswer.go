@@ -14,7 +14,6 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/dynamicpb"
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -73,7 +72,7 @@ func (o *restAnswer) WriteHeader(code int) {
 		o.mode = restError
 	case encoding != "" && encoding != "identity":
 		o.broken(fmt.Errorf("%w: content-encoding %q, asked for none", errFrame, clip(encoding)))
-	case o.rawAnswer():
+	case o.b.rawAnswer():
 		if streams {
 			o.mode = restPieces
 		}
@@ -92,14 +91,6 @@ func jsonType(kind string) bool {
 		return true
 	}
 	return strings.HasSuffix(kind, "+json")
-}
-
-// rawAnswer says whether the answer is a google.api.HttpBody.
-func (o *restAnswer) rawAnswer() bool {
-	if f := o.b.response; f != nil {
-		return f.Message() != nil && !f.IsList() && !f.IsMap() && f.Message().FullName() == httpBody
-	}
-	return o.b.method.desc.Output().FullName() == httpBody
 }
 
 // broken ends the answer for what the upstream sent. It is said before whoever forwards
@@ -162,13 +153,7 @@ func (o *restAnswer) pieces(p []byte) error {
 // raw makes the output of a body that is no JSON.
 func (o *restAnswer) raw(data []byte) *dynamicpb.Message {
 	m := dynamicpb.NewMessage(o.b.method.desc.Output())
-	var to protoreflect.Message = m
-	if f := o.b.response; f != nil {
-		to = m.Mutable(f).Message()
-	}
-	fields := to.Descriptor().Fields()
-	to.Set(fields.ByName("content_type"), protoreflect.ValueOfString(strings.ToValidUTF8(o.header.Get("Content-Type"), "\uFFFD")))
-	to.Set(fields.ByName("data"), protoreflect.ValueOfBytes(data))
+	writeBody(m, o.b.response, data, strings.ToValidUTF8(o.header.Get("Content-Type"), "\uFFFD"))
 	return m
 }
 
@@ -251,15 +236,8 @@ func (o *restAnswer) send(raw []byte) error {
 // restMetadata copies an upstream's fields as metadata.
 func restMetadata(to, from http.Header) {
 	for name, values := range from {
-		if strings.HasPrefix(name, http.TrailerPrefix) || strings.HasPrefix(name, "Grpc-") {
+		if !isMetadata(name) || strings.HasSuffix(name, "-Bin") && !allBase64(values) { // one of that name that is no metadata would end the call
 			continue
-		}
-		switch name {
-		case "Content-Type", "Content-Length", "Content-Encoding", "Content-Range", "Trailer", "Transfer-Encoding", "Te", "Connection", "Keep-Alive", "Upgrade":
-			continue
-		}
-		if strings.HasSuffix(name, "-Bin") && !allBase64(values) {
-			continue // a field of that name that is no metadata would end the call
 		}
 		to[name] = values
 	}
@@ -330,7 +308,7 @@ func (o *restAnswer) complete() {
 	switch {
 	case o.mode == restMany:
 		err = o.split.end()
-	case o.mode == restOne && o.rawAnswer():
+	case o.mode == restOne && o.b.rawAnswer():
 		var raw []byte
 		if raw, err = proto.Marshal(o.raw(o.buf)); err == nil {
 			err = o.send(raw)

@@ -171,7 +171,7 @@ func grpcHeader(in http.Header) http.Header {
 func (o *answer) negotiate(byDefault Stream) bool {
 	o.streams = true
 	o.stream = byDefault
-	if m := o.codec.b; m.response == nil && m.method.desc.Output().FullName() == httpBody {
+	if o.codec.b.rawAnswer() {
 		return true
 	}
 	accept := strings.Join(o.r.Header.Values("Accept"), ",")

@@ -3,6 +3,8 @@ package grpcgw
 import (
 	"math"
 	"net/http"
+	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protodesc"
 	"google.golang.org/protobuf/types/descriptorpb"
+	"google.golang.org/protobuf/types/dynamicpb"
 )
 
 func TestTimeout(t *testing.T) {
@@ -178,5 +181,75 @@ func TestTrailers(t *testing.T) {
 	frame := string(webTrailerFrame(http.Header{"Grpc-Status": {"0"}, "Long": {strings.Repeat("x", 100)}, "Evil": {"a\r\ngrpc-status: 7"}}, 60))
 	if frame[5:] != "grpc-status: 0\r\nevil: a  grpc-status: 7\r\n" {
 		t.Errorf("%q", frame)
+	}
+}
+
+// TestRawField: a stream whose messages have a google.api.HttpBody in response_body is that
+// body, whatever the client likes of JSON: nothing is put around it.
+func TestRawField(t *testing.T) {
+	raw, err := os.ReadFile("testdata/shop.pb")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var set descriptorpb.FileDescriptorSet
+	if err := proto.Unmarshal(raw, &set); err != nil {
+		t.Fatal(err)
+	}
+	options := &descriptorpb.MethodOptions{}
+	proto.SetExtension(options, annotations.E_Http, &annotations.HttpRule{Pattern: &annotations.HttpRule_Get{Get: "/v1/download/{name}"}, ResponseBody: "content"})
+	for _, f := range set.File {
+		for _, s := range f.Service {
+			if s.GetName() == "Shop" {
+				s.Method = append(s.Method, &descriptorpb.MethodDescriptorProto{Name: proto.String("Download"), InputType: proto.String(".np.shop.v1.FileRequest"),
+					OutputType: proto.String(".np.shop.v1.FileRequest"), ServerStreaming: proto.Bool(true), Options: options})
+			}
+		}
+	}
+	if raw, err = proto.Marshal(&set); err != nil {
+		t.Fatal(err)
+	}
+	s, err := ParseSchema(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := s.methods[shopPath+"Download"].bindings(false)
+	if err != nil || len(list) != 1 {
+		t.Fatal(list, err)
+	}
+	message := func(kind string) []byte {
+		m := dynamicpb.NewMessage(list[0].method.desc.Output())
+		writeBody(m, list[0].response, []byte("ab"), kind)
+		raw, err := proto.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return appendMessage(nil, raw)
+	}
+	for _, one := range []struct{ kind, want, wantKind string }{
+		{"text/plain", "abab", "text/plain"},
+		{"", "abab", "application/octet-stream"},
+		{"text/plain\x7f", "abab", "application/octet-stream"},
+	} {
+		for _, accept := range []string{"", "application/json", "text/event-stream", "image/png"} {
+			r := httptest.NewRequest("GET", "/", nil)
+			r.Header.Set("Accept", accept)
+			w := httptest.NewRecorder()
+			o := &answer{w: w, r: r, codec: &codec{b: list[0], schema: s, opts: &JSONOptions{}, max: 1 << 16}, header: http.Header{}, max: 1 << 16}
+			if !o.negotiate(StreamArray) {
+				t.Errorf("%q is refused", accept)
+				continue
+			}
+			o.header.Set("Content-Type", "application/grpc")
+			for range 2 {
+				if _, err := o.Write(message(one.kind)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			o.header.Set(http.TrailerPrefix+"Grpc-Status", "0")
+			o.finish(nil)
+			if got, kind := w.Body.String(), w.Header().Get("Content-Type"); got != one.want || kind != one.wantKind {
+				t.Errorf("%q of %q: %q of %q", accept, one.kind, got, kind)
+			}
+		}
 	}
 }
