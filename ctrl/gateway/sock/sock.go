@@ -17,7 +17,8 @@ type Buffers interface {
 type Reader struct {
 	nc   net.Conn
 	raw  syscall.RawConn // of nc itself; nil: none
-	look syscall.RawConn // of nc, or of what is below its TLS; nil: none
+	idle func() bool     // of nc, or of what is below its TLS, which tells by itself; nil: none does
+	look syscall.RawConn // the same, of which the descriptor tells; nil: none
 
 	// Of the call that is under way. It is here because a closure for each would be
 	// allocated.
@@ -46,21 +47,31 @@ func New(nc net.Conn) *Reader {
 	r := &Reader{nc: nc}
 	if s, ok := nc.(syscall.Conn); ok {
 		r.raw, _ = s.SyscallConn() // nil with an error: of a connection that is closed
-		r.look = r.raw
 	}
-	for under := nc; r.look == nil; {
-		t, ok := under.(interface{ NetConn() net.Conn })
-		if !ok {
-			break
-		}
-		under = t.NetConn()
-		if s, ok := under.(syscall.Conn); ok {
-			r.look, _ = s.SyscallConn()
-			break
-		}
-	}
+	r.findLook(nc)
 	r.onRaw = r.ready
 	return r
+}
+
+// maxLayers bounds the connections that are within each other.
+const maxLayers = 4
+
+// findLook finds how nc, or what is below its TLS, can be looked at.
+func (r *Reader) findLook(nc net.Conn) {
+	for range maxLayers {
+		switch under := nc.(type) {
+		case interface{ Idle() bool }: // of dataplane/netconn
+			r.idle = under.Idle
+			return
+		case syscall.Conn:
+			r.look, _ = under.SyscallConn()
+			return
+		case interface{ NetConn() net.Conn }:
+			nc = under.NetConn()
+		default:
+			return
+		}
+	}
 }
 
 // Read waits for bytes and reads them into a buffer of from's, which is the caller's with
@@ -114,8 +125,8 @@ func (r *Reader) Ask(from Buffers, send func()) (b []byte, n int, well bool, err
 // Look says whether the connection is open with nothing to be read, as far as it can be
 // told without waiting; known is false where it can't. No method that reads may run.
 func (r *Reader) Look() (well, known bool) {
-	if idle, ok := r.nc.(interface{ Idle() bool }); ok { // of dataplane/netconn
-		return idle.Idle(), true
+	if r.idle != nil {
+		return r.idle(), true
 	}
 	if r.look == nil {
 		return false, false

@@ -1,6 +1,7 @@
 package sock
 
 import (
+	"crypto/tls"
 	"io"
 	"net"
 	"sync/atomic"
@@ -121,5 +122,49 @@ func TestAsk(t *testing.T) {
 		if n != 0 || well || err != nil {
 			t.Errorf("%s: %d, %v, %v", name, n, well, err)
 		}
+	}
+}
+
+// tells is a connection without a descriptor that says by itself whether it is idle.
+type tells struct {
+	net.Conn
+	idle bool
+}
+
+func (c *tells) Idle() bool { return c.idle }
+
+// over is what TLS is: a connection over another.
+type over struct {
+	net.Conn
+	under net.Conn
+}
+
+func (c *over) NetConn() net.Conn { return c.under }
+
+// TestLookBelow: what can be looked at is found below TLS, and it is no matter how it tells.
+func TestLookBelow(t *testing.T) {
+	near, far := pair(t, false)
+	for name, c := range map[string]net.Conn{
+		"tells": &tells{near, true}, "tells, below": tls.Client(&tells{near, true}, &tls.Config{}),
+		"descriptor": near, "descriptor, below": tls.Client(near, &tls.Config{}),
+	} {
+		if well, known := New(c).Look(); !well || !known {
+			t.Errorf("%s: %v, %v", name, well, known)
+		}
+	}
+	if well, known := New(tls.Client(&tells{near, false}, &tls.Config{})).Look(); well || !known {
+		t.Errorf("not idle, below: %v, %v", well, known)
+	}
+	endless := &over{Conn: near}
+	endless.under = endless
+	for name, c := range map[string]net.Conn{"neither": struct{ net.Conn }{near}, "nothing": &over{Conn: near}, "endless": endless} {
+		if _, known := New(c).Look(); known {
+			t.Errorf("%s: is known", name)
+		}
+	}
+	far.Close()
+	below := New(tls.Client(near, &tls.Config{}))
+	for well := true; well; { // its end is on its way
+		well, _ = below.Look()
 	}
 }
