@@ -53,7 +53,7 @@ const (
 // Cut is why something was broken off.
 type Cut uint8
 
-// Cuts. SlowBody and SlowAnswer are of a stream, the others of a connection.
+// Cuts. CutBody and CutAnswer are of a stream, the others of a connection.
 const (
 	CutHead         Cut = iota // a head, or the first SETTINGS, took too long
 	CutBody                    // a body did

@@ -81,7 +81,7 @@ func New(c Config) (*Engine, error) {
 	b = appendSetting(b, settingFrameSize, maxFrame)
 	b = appendSetting(b, settingHeadBytes, uint32(c.HeadBytes+headSlack))
 	b = appendSetting(b, settingConnect, 1)
-	b = appendSetting(b, settingNoOldPriorites, 1)
+	b = appendSetting(b, settingNoOldPriorities, 1)
 	if more := c.ConnBytes - minWindow; more > 0 {
 		b = appendWindow(b, 0, more)
 	}

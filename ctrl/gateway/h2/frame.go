@@ -31,14 +31,14 @@ const (
 
 // Settings (RFC 9113 §6.5.2, RFC 8441 §3, RFC 9218 §2.1).
 const (
-	settingTableSize      = 0x1
-	settingPush           = 0x2
-	settingStreams        = 0x3
-	settingWindow         = 0x4
-	settingFrameSize      = 0x5
-	settingHeadBytes      = 0x6
-	settingConnect        = 0x8
-	settingNoOldPriorites = 0x9
+	settingTableSize       = 0x1
+	settingPush            = 0x2
+	settingStreams         = 0x3
+	settingWindow          = 0x4
+	settingFrameSize       = 0x5
+	settingHeadBytes       = 0x6
+	settingConnect         = 0x8
+	settingNoOldPriorities = 0x9
 )
 
 const (

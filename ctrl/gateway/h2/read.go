@@ -452,7 +452,7 @@ func (c *Conn) takeSettings(f frame, p []byte) error {
 		switch binary.BigEndian.Uint16(p) {
 		case settingTableSize:
 			c.enc.SetMaxDynamicTableSize(min(v, tableBytes))
-		case settingPush, settingConnect, settingNoOldPriorites:
+		case settingPush, settingConnect, settingNoOldPriorities:
 			if v > 1 {
 				return fatal(ProtocolError, "setting that is neither 0 nor 1")
 			}
