@@ -239,7 +239,7 @@ func isTimeout(err error) bool {
 	return errors.As(err, &t) && t.Timeout()
 }
 
-// early is a connection of which the first bytes have been read.
+// earlyConn is a connection of which the first bytes have been read.
 type earlyConn struct {
 	net.Conn
 	b []byte
@@ -258,9 +258,11 @@ func (e *earlyConn) Read(p []byte) (int, error) {
 }
 
 // CloseWrite ends what is sent, if the connection can.
-func (e *earlyConn) CloseWrite() error {
-	if c, ok := e.Conn.(interface{ CloseWrite() error }); ok {
-		return c.CloseWrite()
+func (e *earlyConn) CloseWrite() error { return closeWrite(e.Conn) }
+
+func closeWrite(c net.Conn) error {
+	if half, ok := c.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
 	}
 	return errors.ErrUnsupported
 }

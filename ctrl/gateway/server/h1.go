@@ -2,8 +2,6 @@ package server
 
 import (
 	"context"
-	"errors"
-	"io"
 	"math"
 	"net"
 	"net/http"
@@ -325,17 +323,9 @@ func (h *h1conn) more() bool {
 
 // linger ends what is sent, and waits for the client to take it.
 func (h *h1conn) linger() {
-	if h.closeWrite() == nil {
+	if closeWrite(h.in) == nil {
 		h.conn.lingerOn(h.in)
 	}
-}
-
-// closeWrite ends what is sent, if the connection can.
-func (h *h1conn) closeWrite() error {
-	if c, ok := h.in.(interface{ CloseWrite() error }); ok {
-		return c.CloseWrite()
-	}
-	return errors.ErrUnsupported
 }
 
 // begin lets the keeper see what is being handled.
@@ -422,21 +412,8 @@ func (h *h1conn) unwatch() {
 
 // h1tunnel is a connection that a handler took.
 type h1tunnel struct {
-	net.Conn
-	c     *Conn
-	early []byte // read already
-}
-
-// Read implements net.Conn.
-func (t *h1tunnel) Read(p []byte) (int, error) {
-	if len(t.early) > 0 {
-		n := copy(p, t.early)
-		if t.early = t.early[n:]; len(t.early) == 0 {
-			t.early = nil
-		}
-		return n, nil
-	}
-	return t.Conn.Read(p)
+	earlyConn // what was read already
+	c         *Conn
 }
 
 // Write implements net.Conn.
@@ -448,13 +425,3 @@ func (t *h1tunnel) Close() error {
 	t.c.done()
 	return err
 }
-
-// CloseWrite ends what is sent, if the connection can.
-func (t *h1tunnel) CloseWrite() error {
-	if c, ok := t.Conn.(interface{ CloseWrite() error }); ok {
-		return c.CloseWrite()
-	}
-	return errors.ErrUnsupported
-}
-
-var _ io.Reader = (*h1tunnel)(nil)

@@ -546,18 +546,18 @@ func (a *h1answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	h.unwatch()
 	a.x.body.mu.Lock()
 	defer a.x.body.mu.Unlock()
-	t := &h1tunnel{Conn: h.in, c: h.conn}
+	t := &h1tunnel{earlyConn{Conn: h.in}, h.conn}
 	if h.r < h.w {
-		t.early = append([]byte(nil), h.buf[h.r:h.w]...)
+		t.b = append([]byte(nil), h.buf[h.r:h.w]...)
 	}
 	h.r, h.w = 0, 0
 	h.release()
 	a.x.drop()
 	a.hijacked = true
 	if a.x.body.err == nil {
-		a.x.body.err = http.ErrHijacked // what is left of it is in early
+		a.x.body.err = http.ErrHijacked // what is left of it is in t
 	}
-	n := len(t.early)
+	n := len(t.b)
 	rw := bufio.NewReadWriter(bufio.NewReaderSize(t, max(n, bufferBytes)), bufio.NewWriter(t))
 	if n > 0 {
 		if _, err := rw.Peek(n); err != nil {

@@ -77,9 +77,4 @@ type sender struct {
 func (s *sender) Write(b []byte) (int, error) { return s.conn.write(s.Conn, b) }
 
 // CloseWrite ends what is sent, if the connection can.
-func (s *sender) CloseWrite() error {
-	if c, ok := s.Conn.(interface{ CloseWrite() error }); ok {
-		return c.CloseWrite()
-	}
-	return net.ErrClosed
-}
+func (s *sender) CloseWrite() error { return closeWrite(s.Conn) }

@@ -145,8 +145,7 @@ func (c *Conn) pour(to, from net.Conn, count *atomic.Uint64, broken func()) {
 		if err == nil {
 			continue
 		}
-		half, ok := to.(interface{ CloseWrite() error })
-		if !errors.Is(err, io.EOF) || !ok || half.CloseWrite() != nil {
+		if !errors.Is(err, io.EOF) || closeWrite(to) != nil {
 			broken()
 		}
 		return
