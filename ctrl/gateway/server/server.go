@@ -329,6 +329,12 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	for l := range s.listeners {
 		list = append(list, l)
 	}
+	var engines []*h2.Conn
+	for c := range s.conns { // bound: Limits.Conns
+		if e := c.h2.Load(); e != nil { // one that comes later sees closing
+			engines = append(engines, e)
+		}
+	}
 	s.mu.Unlock()
 	for _, l := range list {
 		if _, packet := l.(net.PacketConn); !packet {
@@ -339,8 +345,8 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	if s.h3 != nil {
 		wg.Go(func() { s.h3.shutdown(ctx) })
 	}
-	for _, c := range s.h2Conns() {
-		c.Shutdown()
+	for _, e := range engines {
+		e.Shutdown()
 	}
 	err := s.drained(ctx)
 	s.cutAll(nil)
@@ -422,6 +428,7 @@ func (s *Server) tellDate(now time.Time) {
 func (s *Server) look(now int64) {
 	var conns []*Conn
 	var late []*stream
+	var engines []*h2.Conn
 	s.mu.Lock()
 	for c := range s.conns { // bound: Limits.Conns
 		if c.wait.cut.Load() == 0 && c.wait.overdue(now) != 0 {
@@ -430,6 +437,9 @@ func (s *Server) look(now int64) {
 		late = c.streams.late(now, late)
 		if h := c.h1.Load(); h != nil {
 			h.glance()
+		}
+		if e := c.h2.Load(); e != nil {
+			engines = append(engines, e)
 		}
 		if by := c.wait.restBy.Load(); by > 0 && now > by {
 			c.atRest()
@@ -444,22 +454,9 @@ func (s *Server) look(now int64) {
 	for _, st := range late {
 		st.cutOff(now)
 	}
-	for _, c := range s.h2Conns() {
-		c.Look()
+	for _, e := range engines {
+		e.Look()
 	}
-}
-
-// h2Conns are the connections of HTTP/2.
-func (s *Server) h2Conns() []*h2.Conn {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	list := make([]*h2.Conn, 0, len(s.conns))
-	for c := range s.conns { // bound: Limits.Conns
-		if e := c.h2.Load(); e != nil {
-			list = append(list, e)
-		}
-	}
-	return list
 }
 
 // trimEvery is how long HTTP/2's goroutines that nobody needs are kept.
