@@ -97,3 +97,32 @@ func TestFirstReasonStays(t *testing.T) {
 		t.Errorf("%d notes", len(x.Notes()))
 	}
 }
+
+// TestConnects: an extended CONNECT is one whichever server took it, and however its protocol
+// is written; nothing else is.
+func TestConnects(t *testing.T) {
+	for name, c := range map[string]struct {
+		method, proto, field string
+		protocol, seen       string
+	}{
+		"HTTP/2":                 {"CONNECT", "HTTP/2.0", "websocket", "websocket", "GET"},
+		"HTTP/2, in capitals":    {"CONNECT", "HTTP/2.0", "WebSocket", "websocket", "GET"},
+		"HTTP/3":                 {"CONNECT", "websocket", "", "websocket", "GET"},
+		"HTTP/3, in capitals":    {"CONNECT", "WebSocket", "", "websocket", "GET"},
+		"HTTP/3, another":        {"CONNECT", "connect-udp", "", "connect-udp", "GET"},
+		"HTTP/1.1, plain":        {"CONNECT", "HTTP/1.1", "", "", "CONNECT"},
+		"HTTP/2, plain":          {"CONNECT", "HTTP/2.0", "", "", "CONNECT"},
+		"HTTP/3, plain":          {"CONNECT", "HTTP/3.0", "", "", "CONNECT"},
+		"HTTP/3, no CONNECT":     {"POST", "HTTP/3.0", "", "", "POST"},
+		"HTTP/2, but no CONNECT": {"POST", "HTTP/2.0", "websocket", "", "POST"},
+	} {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Method, r.Proto = c.method, c.proto
+		if c.field != "" {
+			r.Header[":protocol"] = []string{c.field}
+		}
+		if p, m := Connects(r), Method(r); p != c.protocol || m != c.seen {
+			t.Errorf("%s: %q, %s", name, p, m)
+		}
+	}
+}

@@ -42,14 +42,11 @@ func (f *flight) askUpgrade() {
 // for; a plain CONNECT asks for a tunnel, which a gateway isn't for. A link to an endpoint
 // of HTTP/2 or 3 makes an extended CONNECT of it again.
 func (f *flight) connect() error {
-	protocol := f.r.Header.Get(":protocol") // as net/http's servers of HTTP/2 tell it
-	if protocol == "" && f.r.ProtoMajor == 3 && !strings.HasPrefix(f.r.Proto, "HTTP/") {
-		protocol = f.r.Proto // as quic-go's does
-	}
+	protocol := exchange.Connects(f.r)
 	if protocol == "" {
 		return &refused{exchange.MethodNotAllowed, "CONNECT is not supported"}
 	}
-	if protocol = strings.ToLower(protocol); !f.h.upgrade[protocol] {
+	if !f.h.upgrade[protocol] {
 		return &refused{exchange.Unsupported, "this protocol can't be connected to"}
 	}
 	f.tunnel = true

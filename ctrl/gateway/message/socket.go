@@ -138,7 +138,7 @@ func (s *Socket) allowed(r *http.Request) bool {
 // CONNECT (RFC 8441, RFC 9220).
 func IsWebSocket(r *http.Request) bool {
 	if r.Method == http.MethodConnect {
-		return r.Header.Get(":protocol") == "websocket" || r.Proto == "websocket"
+		return exchange.Connects(r) == "websocket"
 	}
 	return strings.EqualFold(r.Header.Get("Upgrade"), "websocket")
 }

@@ -156,8 +156,12 @@ func setPath(r *http.Request, path string) error {
 func TestExtendedConnect(t *testing.T) {
 	rules := mustParse(t, []string{"*"}, []string{"method:GET path:/admin/{rest...}"})
 	for name, change := range map[string]func(*http.Request){
-		"HTTP/2": func(r *http.Request) { r.Header[":protocol"] = []string{"websocket"} },
-		"HTTP/3": func(r *http.Request) { r.Proto = "websocket" },
+		"HTTP/2":                     func(r *http.Request) { r.Header[":protocol"] = []string{"websocket"} },
+		"HTTP/3":                     func(r *http.Request) { r.Proto = "websocket" },
+		"HTTP/2, in capitals":        func(r *http.Request) { r.Header[":protocol"] = []string{"WebSocket"} },
+		"HTTP/3, in capitals":        func(r *http.Request) { r.Proto = "WebSocket" },
+		"HTTP/3, no WebSocket":       func(r *http.Request) { r.Proto = "connect-udp" },
+		"HTTP/2, no protocol's name": func(r *http.Request) { r.Header[":protocol"] = []string{""} },
 	} {
 		x := ann()
 		r := ask("GET", "http://h/admin/x", x)
