@@ -4,7 +4,7 @@
 //
 //	request → server (framing, limits, PROXY protocol, TLS) → entry (Exchange, request ID)
 //	        → route (which rule) → stages of the route (limits, CORS, who asks, what they may,
-//	          header fields, compression, body limit, transcoding) → forward (endpoint, tries) → endpoint
+//	          header fields, compression, body limit, decompression, transcoding) → forward (endpoint, tries) → endpoint
 //
 // This package is assembly alone: what a stage does is in a package of its own below this
 // one, which knows neither the configuration nor its siblings. The files build_*.go
