@@ -44,7 +44,7 @@ type Conn struct {
 	unwanted atomic.Bool // Config.Admit refused it
 	admitted atomic.Bool // and need not be asked again
 	ended    atomic.Bool
-	streams  streams
+	streams  streams                 // HTTP/3's
 	h2       atomic.Pointer[h2.Conn] // HTTP/2's
 	running  atomic.Int64            // handlers
 	last     atomic.Int64            // when the last one ended

@@ -14,7 +14,7 @@ func (s *Server) newH2() error {
 	l := &s.c.Limits
 	e, err := h2.New(h2.Config{
 		Handler: http.HandlerFunc(s.serveH2Request), Refuse: s.refuseH2,
-		Patient:   func(r *http.Request) bool { return r.Method == http.MethodConnect || exchange.IsGRPC(r) },
+		Patient:   patient,
 		HeadBytes: l.HeadBytes, Streams: l.Streams, StreamBytes: l.StreamBytes, ConnBytes: l.ConnBytes, Requests: l.Requests, Resets: l.Resets, Control: l.Control,
 		Head: l.Head, Idle: l.Idle, BodyStall: l.BodyStall, BodyRate: l.BodyRate, SendStall: l.SendStall,
 		SlowBody: &BodyError{exchange.RequestTimeout, "body that arrives too slowly"},

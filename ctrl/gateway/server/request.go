@@ -19,6 +19,9 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, no fault, line s
 	exchange.Refuse(w, r, no.why, no.detail)
 }
 
+// patient says whether a request's body may stand still: it is one side of a conversation.
+func patient(r *http.Request) bool { return r.Method == http.MethodConnect || exchange.IsGRPC(r) }
+
 // handle calls the handler.
 func (s *Server) handle(c *Conn, w http.ResponseWriter, r *http.Request, protocol int) {
 	s.requests[protocol].Add(1)

@@ -23,7 +23,7 @@ type stream struct {
 
 	readBy, writeBy atomic.Int64 // by the server's clock, in milliseconds; 0: nothing is waited for
 	waited          int64        // for the body, less what its bytes paid for
-	patient         atomic.Bool
+	patient         bool
 	slow            atomic.Bool // the body was broken off
 	unsent          int         // bytes written since the last flush
 
@@ -69,8 +69,7 @@ func newStream(c *Conn, w http.ResponseWriter, r *http.Request) *stream {
 	st := &stream{ResponseWriter: w, conn: c}
 	if r.ContentLength != 0 && r.Body != nil {
 		st.body, r.Body = r.Body, (*streamBody)(st)
-		// A body that is one side of a conversation may stand still.
-		st.patient.Store(r.Method == http.MethodConnect || exchange.IsGRPC(r))
+		st.patient = patient(r)
 	}
 	c.streams.add(st)
 	return st
@@ -153,7 +152,7 @@ type streamBody stream
 // Read implements io.Reader.
 func (b *streamBody) Read(p []byte) (int, error) {
 	s := b.conn.server
-	if s.bodyStall == 0 || b.patient.Load() {
+	if s.bodyStall == 0 || b.patient {
 		return b.body.Read(p)
 	}
 	now := s.now()
