@@ -153,7 +153,7 @@ func (g *Gateway) run(gen *generation, e Entry, w http.ResponseWriter, r *http.R
 	}
 	ended := false
 	defer func() {
-		if !ended { // a panic: net/http ends the connection, and nobody may be told more
+		if !ended { // a panic: the server ends the connection or the stream, and nobody may be told more
 			x.Fail(exchange.Internal)
 			if p := recover(); p != nil && p != http.ErrAbortHandler {
 				x.Note(fmt.Errorf("panic: %v", p))
@@ -182,7 +182,7 @@ func (g *Gateway) end(h *hop, r *http.Request) {
 			x.Fail(exchange.ClientGone)
 			x.Status = exchange.StatusClientGone
 		case x.Reason == exchange.None:
-			x.Status = http.StatusOK // net/http sends it for a handler that wrote nothing
+			x.Status = http.StatusOK // servers send it for a handler that wrote nothing
 		}
 	}
 	g.seen(h)

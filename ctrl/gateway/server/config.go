@@ -98,7 +98,7 @@ type Limits struct {
 	Requests int // over one connection, after which it is closed in good order; none
 
 	Streams     int // of HTTP/2 and HTTP/3, at a time on one connection; 128
-	StreamBytes int // of a request's body that wait for the handler, HTTP/2, each stream; 256 KiB
+	StreamBytes int // of a request's body that wait for the handler, HTTP/2 and HTTP/3, each stream; 256 KiB
 	ConnBytes   int // the same, all streams of a connection; 1 MiB
 	Resets      int // of streams by the client, HTTP/2, a second on one connection; 100, in a burst five times as many
 	Control     int // PING, SETTINGS, PRIORITY and empty frames, the same; 100, in a burst five times as many

@@ -15,10 +15,10 @@ type Refused uint8
 const (
 	RefusedFull          Refused = iota // Limits.Conns are open
 	RefusedClient                       // Limits.ClientConns of its client are
-	RefusedProxy                        // no PROXY header where one has to be, or a bad one
+	RefusedProxy                        // no PROXY header where one has to be, a bad one, or one that took too long
 	RefusedPeer                         // its address may send no PROXY header, and one has to be
 	RefusedHandshake                    // the TLS handshake failed
-	RefusedHandshakeLate                // PROXY header or handshake took too long
+	RefusedHandshakeLate                // it took too long
 	RefusedProtocol                     // no protocol that is served
 	RefusedAuthz                        // Config.Admit says so
 	RefusedPassthrough                  // the destination of a connection passed through can't be reached
