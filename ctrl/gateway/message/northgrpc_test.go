@@ -3,8 +3,10 @@ package message
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -190,4 +192,95 @@ func TestSouthGRPCStream(t *testing.T) {
 	if err := south.Entry().Stream(t.Context(), &dispatch.Request{Opcode: "CHAT"}, d); !errors.Is(err, npro.CodeDenied) || d.out.String() != string(message("re: a")) {
 		t.Errorf("%q, %v", d.out.String(), err)
 	}
+}
+
+// inPieces reads n bytes at a time, and its end with the last of them if early.
+type inPieces struct {
+	p     []byte
+	n     int
+	early bool
+	end   error
+}
+
+func (r *inPieces) Read(p []byte) (int, error) {
+	k := copy(p, r.p[:min(len(r.p), r.n)])
+	r.p = r.p[k:]
+	if len(r.p) == 0 && (r.early || k == 0) {
+		return k, r.end
+	}
+	return k, nil
+}
+
+// wholeMessages is how many bytes of p are whole messages of most bytes at most, and what is
+// wrong with the one after them; nil: nothing follows.
+func wholeMessages(p []byte, most int) (int, error) {
+	at := 0
+	for at < len(p) {
+		rest := p[at:]
+		switch {
+		case len(rest) < grpcPrefix || rest[0] != 0:
+			return at, errFrame
+		case uint64(binary.BigEndian.Uint32(rest[1:])) > uint64(most):
+			return at, errTooLarge
+		case uint64(binary.BigEndian.Uint32(rest[1:])) > uint64(len(rest)-grpcPrefix):
+			return at, errFrame
+		}
+		at += grpcPrefix + int(binary.BigEndian.Uint32(rest[1:]))
+	}
+	return at, nil
+}
+
+// FuzzCopyMessages sends hostile streams of messages, which come from clients and from peers
+// of NPRO: however their bytes come, whole messages within the limit go on as they are, of
+// another none of what follows it, and it is said why.
+func FuzzCopyMessages(f *testing.F) {
+	two := appendUnary(appendUnary(nil, []byte("ab")), nil)
+	f.Add(two, uint16(1), true, false)
+	f.Add(append(two, 0, 0, 0), uint16(3), false, false)
+	f.Add(append(two, 1, 0, 0, 0, 0), uint16(100), true, false)
+	f.Add([]byte{0, 0xff, 0xff, 0xff, 0xff, 1}, uint16(6), false, false)
+	f.Add([]byte{0, 0, 0, 0, 9, 1}, uint16(6), false, true)
+	f.Add(appendUnary(appendUnary(nil, make([]byte, copySize-1)), make([]byte, 2*copySize)), uint16(1000), true, false)
+	f.Fuzz(func(t *testing.T, raw []byte, piece uint16, early, lost bool) {
+		const most = 2*copySize + 10
+		size, want := wholeMessages(raw, most)
+		in := &inPieces{p: raw, n: int(piece) + 1, early: early, end: io.EOF}
+		if lost {
+			in.end = net.ErrClosed
+		}
+		var out bytes.Buffer
+		err := copyMessages(&out, in, most)
+		broken := len(raw) - size
+		ends := want == nil || broken < grpcPrefix // before the next message's head is there
+		cut := !ends && errors.Is(want, errFrame) && raw[size] == 0
+		if !bytes.HasPrefix(raw, out.Bytes()) || out.Len() < size || !cut && out.Len() > size {
+			t.Fatalf("%d bytes of %d, whole messages are %d", out.Len(), len(raw), size)
+		}
+		if lost && (ends || cut) {
+			if !errors.Is(err, net.ErrClosed) || !errors.As(err, new(*readFault)) {
+				t.Fatalf("%v, expected that it is lost", err)
+			}
+		} else if !errors.Is(err, want) || errors.As(err, new(*readFault)) {
+			t.Fatalf("%v, expected %v", err, want)
+		}
+		if left := errors.New("no room"); out.Len() > 0 {
+			if err := copyMessages(&full{room: out.Len() - 1, err: left}, &inPieces{p: raw, n: int(piece) + 1, end: io.EOF}, most); !errors.Is(err, left) {
+				t.Fatalf("of a writer that fails: %v", err)
+			}
+		}
+	})
+}
+
+// full takes some bytes, and then nothing.
+type full struct {
+	room int
+	err  error
+}
+
+func (w *full) Write(p []byte) (int, error) {
+	if len(p) > w.room {
+		return w.room, w.err
+	}
+	w.room -= len(p)
+	return len(p), nil
 }
