@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bufio"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -130,6 +131,42 @@ func replacement(t *testing.T) string {
 	file := filepath.Join(t.TempDir(), "others")
 	users(t, file, "zoe")
 	return file
+}
+
+// TestExposedTrailers: nor behind a body, announced or not.
+func TestExposedTrailers(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, err := io.Copy(io.Discard, r.Body)
+		fmt.Fprintf(w, "%q, %v", r.Trailer, err)
+	}))
+	t.Cleanup(s.Close)
+	file := filepath.Join(t.TempDir(), "users")
+	users(t, file, "ann")
+	r := newRig(t, fmt.Sprintf(basicAuth, file)+upstreamOf("u", strings.TrimPrefix(s.URL, "http://"))+
+		"[[route]]\nname = \"open\"\npath_prefix = \"/\"\nupstream = \"u\"\n")
+	for announced, want := range map[string]string{"": `map[], <nil>`, "X-Sum": `map["X-Sum":["1"]], <nil>`, "X-Sum, X-User": `map["X-Sum":["1"]], <nil>`, "X-User, X-Sum, x_user": `map["X-Sum":["1"]], <nil>`} {
+		c, err := new(net.Dialer).DialContext(t.Context(), "tcp", strings.TrimPrefix(r.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetDeadline(time.Now().Add(time.Minute))
+		head := ""
+		if announced != "" {
+			head = "Trailer: " + announced + "\r\n"
+		}
+		if _, err := io.WriteString(c, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n"+head+"\r\n1\r\nx\r\n0\r\nX-Sum: 1\r\nX-User: root\r\nx_user: root\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		res, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(res.Body)
+		if err != nil || string(b) != want {
+			t.Errorf("announced %s: %d %s, %v, expected %s", announced, res.StatusCode, b, err, want)
+		}
+		_ = c.Close()
+	}
 }
 
 // TestExposedFields: what tells upstreams who asks can't be sent by clients on any route.

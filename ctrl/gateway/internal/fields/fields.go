@@ -28,28 +28,26 @@ func (f Names) From(r *http.Request) {
 		return
 	}
 	f.out(r.Header)
-	if f.out(r.Trailer) {
-		r.Body = &trailers{r.Body, r.Trailer, f}
+	f.out(r.Trailer)
+	if r.Body != nil && r.Body != http.NoBody {
+		r.Body = &trailers{r.Body, r, f}
 	}
 }
 
-// out takes the fields out of h, and says whether there were any.
-func (f Names) out(h http.Header) bool {
-	any := false
+// out takes the fields out of h.
+func (f Names) out(h http.Header) {
 	for name := range h { // bound: the server's limit on fields
 		if _, is := f[Fold(name)]; is {
 			delete(h, name)
-			any = true
 		}
 	}
-	return any
 }
 
-// trailers are taken out when they have come, which is at the body's end: some servers make
-// header fields of them.
+// trailers are taken out when they have come, which is at the body's end, announced or not:
+// some servers make header fields of them.
 type trailers struct {
 	io.ReadCloser
-	h http.Header
+	r *http.Request
 	f Names
 }
 
@@ -57,7 +55,7 @@ type trailers struct {
 func (t *trailers) Read(p []byte) (int, error) {
 	n, err := t.ReadCloser.Read(p)
 	if err != nil {
-		t.f.out(t.h)
+		t.f.out(t.r.Trailer)
 	}
 	return n, err
 }
